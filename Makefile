@@ -73,11 +73,12 @@ demo: ## Show what ProcessHub does, on the local cluster or on kind (CLUSTER=loc
 
 ##@ The kind cluster: four nodes in Docker
 # START_DOCKERD=1 starts Docker's daemon if no systemd does it, and installs missing Debian packages.
-# kind.cluster builds the tools that it needs when Docker answers; kubectl and helm are linked for people.
+# kind.cluster builds the tools that it needs and that are not on PATH, when Docker answers. kubectl and helm are linked
+# for people where they need no build; the end-to-end tests build helm.
 .PHONY: kind-up kind-kubeconfig kind-load kind-down
 kind-up: $(STAMP) ## Bring it up (START_DOCKERD=1: install and start Docker's daemon if none runs)
 	@$(PY) -m kind.cluster up $(if $(filter-out 0,$(START_DOCKERD)),--start-dockerd)
-	@$(PY) -m localcluster.tools --bin $(BIN) kubectl helm >/dev/null
+	@$(PY) -m localcluster.tools --had --bin $(BIN) kubectl helm >/dev/null
 
 kind-kubeconfig: $(STAMP) ## Print the path of its kubeconfig (with make -s)
 	@$(PY) -m kind.cluster kubeconfig
@@ -130,9 +131,11 @@ search: setup ## Run the property tests of whole hub lives on random examples, R
 
 .PHONY: e2e e2e-faults
 e2e: kind-up image kind-load ## Run the tests on the kind cluster, which nothing else may use; logs in .local/e2e (E2E="-k …")
+	@$(PY) -m localcluster.tools --bin $(BIN) kubectl helm >/dev/null
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e --ignore tests/e2e/faults --timeout 400 -o junit_family=xunit1 --junitxml=.local/e2e/junit.xml $(E2E)
 
 e2e-faults: kind-up image kind-load ## Break nodes of the kind cluster under running children; figures in .local/e2e-faults (E2E="-k …")
+	@$(PY) -m localcluster.tools --bin $(BIN) kubectl helm >/dev/null
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTEST) tests/e2e/faults $(E2E)
 
 .PHONY: bench

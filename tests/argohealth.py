@@ -1,4 +1,4 @@
-"""Argo CD's health of an object, by the script of docs/how-to/argocd-cm.yaml, in the Lua that Argo CD has (5.1)."""
+"""Argo CD's health of an object, by the script of docs/how-to/argocd-cm.yaml, in Argo CD's Lua (5.1)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _KEY = "resource.customizations.health.processhub.dev_"
 
 @cache
 def scripts() -> dict[str, str]:
-    """The script of each kind."""
+    """Return the script of each kind."""
     data = yaml.safe_load(_PATCH.read_text())["data"]
     return {key.removeprefix(_KEY): script for key, script in data.items()}
 
 
 def health(item: dict[str, Any]) -> tuple[str, str]:
-    """Status and message for an object, whose kind may be left out."""
+    """Return status and message for an object, which may have no kind."""
     lua = LuaRuntime(unpack_returned_tuples=True)
     lua.globals().obj = lua.table_from(item, recursive=True)
     answer = lua.execute(scripts()[item.get("kind", "Hub")])

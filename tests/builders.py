@@ -1,8 +1,8 @@
 """Builders of the objects that many tests need: hubs, children, Leases, slices, members and API clients.
 
-A builder returns a whole and valid object. A test names only the fields that it is about. The defaults fit together:
-they are of the hub ``hub`` in the namespace ``ns``, of its member ``hub-0`` and of that member's first slice. What the
-planner reads is built by ``planned_hub.py``.
+A builder returns a complete and valid object. A test names only the fields that it is about. The defaults fit together:
+they are those of the hub ``hub`` in the namespace ``ns``, of its member ``hub-0`` and of that member's first slice. The
+planner's input is built by ``planned_hub.py``.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from processhub.core.model.snapshot import HubSnapshot, OnRecord
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
 
 HUB, HUB_UID, NAMESPACE, MEMBER = "hub", "hub-uid", "ns", "hub-0"
-NO_SERVER = "http://127.0.0.1:9"  # the discard port: nothing answers there
+NO_SERVER = "http://127.0.0.1:9"  # the discard port: nothing listens there
 QUORATE = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
 
 
 def loopback(number: int) -> str:
-    """One of four addresses that no other test process has, for servers on a port that is always the same."""
+    """Return one of four addresses that no other test process has, for servers on a fixed port."""
     place = (os.getpid() * 4 + number) & 0xFFFF
     return f"127.1.{place >> 8}.{place & 0xFF}"
 
@@ -54,7 +54,7 @@ def make_hub(
     uid: str = HUB_UID,
     **metadata: Any,
 ) -> Hub:
-    """A Hub. Spec and status are structs, or mappings as in a manifest."""
+    """Return a Hub. Spec and status are structs, or mappings as in a manifest."""
     return Hub(
         metadata=ObjectMeta(name=name, namespace=namespace, uid=uid, **metadata),
         spec=msgspec.convert(spec or {}, HubSpec),
@@ -72,7 +72,7 @@ def make_child(
     uid: str = "u",
     **metadata: Any,
 ) -> Child:
-    """A Child. Spec and status are structs, or mappings as in a manifest, the spec without its ``hub``."""
+    """Return a Child. Spec and status are structs, or mappings as in a manifest, the spec without its ``hub``."""
     if not isinstance(spec, ChildSpec):
         spec = msgspec.convert({"hub": hub, **(spec or {})}, ChildSpec)
     return Child(
@@ -85,7 +85,7 @@ def make_child(
 def make_lease(
     member: str = MEMBER, holder: str = "", *, hub: str = HUB, namespace: str = NAMESPACE, **spec: Any
 ) -> Lease:
-    """A member's Lease; ``spec`` are further fields of the LeaseSpec."""
+    """Return a member's Lease; ``spec`` are further fields of the LeaseSpec."""
     metadata = ObjectMeta(name=lease_name(hub, member), namespace=namespace, uid=f"lease-{member}")
     return Lease(metadata=metadata, spec=LeaseSpec(holder_identity=holder, **spec))
 
@@ -110,10 +110,10 @@ def make_slice(
     activation: Activation | None = None,
     **metadata: Any,
 ) -> RegistrySlice:
-    """A member's slice number ``index``, with what its agent reports; both by id, as text or not formatted yet.
+    """Return a member's slice number ``index`` with its agent's reports; both by id, as text or not yet formatted.
 
-    ``granted_to`` is the holder in the spec. ``holder``, ``address``, ``port`` and ``observed_generation`` (by
-    default the slice's generation) are those in the status, unless a whole ``status`` is given.
+    ``granted_to`` is the holder in the spec. ``holder``, ``address``, ``port`` and ``observed_generation`` (by default
+    the slice's generation) are those in the status, unless a whole ``status`` is given.
     """
     name = slice_name(hub, member, index)
     found = ObjectMeta(**{"name": name, "namespace": NAMESPACE, "uid": name, "generation": 1, **metadata})
@@ -144,7 +144,7 @@ def make_slice(
 
 
 def known_slice(*versions: RegistrySlice) -> KnownSlice:
-    """A slice as the operator knows it after these versions of it."""
+    """Return a slice as the operator knows it after these versions of it."""
     known = KnownSlice()
     for version in versions:
         known.update(version)
@@ -161,7 +161,7 @@ def make_member(
     pod: Pod | None = None,
     restarting: bool = False,
 ) -> Member:
-    """A member as the operator sees it. With a ``holder`` it has a Lease that this one holds."""
+    """Return a member as the operator sees it. With a ``holder`` it has a Lease that this one holds."""
     if holder is not None:
         lease = KnownLease(make_lease(name, holder), 0.0)
     return Member(
@@ -183,7 +183,7 @@ def make_observation(
     chosen: Mapping[str, KnownChild] | None = None,
     quorum: Verdict = QUORATE,
 ) -> Observation:
-    """What the operator observes of a hub for which no child is planned."""
+    """Return the operator's observation of a hub without planned children."""
     snapshot = HubSnapshot(spec=spec or HubSpec(), members=(), children={}, record=record or {}, next_epoch=10)
     return Observation(
         members=dict(members or {}), snapshot=snapshot, refusals={}, chosen=dict(chosen or {}), quorum=quorum
@@ -195,12 +195,12 @@ async def _no_token() -> str | None:
 
 
 def make_client(host: object = NO_SERVER, namespace: str = NAMESPACE, **options: Any) -> Client:
-    """A client of the API server at this URL; without one, a client that reaches none."""
+    """Return a client of the API server at this URL; without one, a client that reaches none."""
     return Client(Config(host=str(host).rstrip("/"), namespace=namespace, ssl=False, token=_no_token), **options)
 
 
 @asynccontextmanager
 async def client_of(app: web.Application, **options: Any) -> AsyncIterator[Client]:
-    """A client of an API server that answers as this application does, which ends with it."""
+    """Run an API server that responds like this application, and yield a client of it."""
     async with TestServer(app, shutdown_timeout=0.1) as server, make_client(server.make_url(""), **options) as client:
         yield client

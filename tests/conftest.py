@@ -1,4 +1,4 @@
-"""What all tests share: a control plane of the session's own for those that ask for one, and fixed examples."""
+"""Shared by all tests: a control plane of the session for tests that use one, and fixed examples."""
 
 import os
 
@@ -10,8 +10,8 @@ from scheduling import ClusterScheduling
 
 pytest_plugins = ("controlplane",)
 
-# A change is judged by the same examples in each run; `make search` looks for others by chance.
-# None has a deadline of its own: on a busy machine one example takes long without a reason in the code.
+# A change is tested with the same examples in each run; `make search` looks for others at random.
+# No example has its own deadline: on a busy machine one may take long without a reason in the code.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
@@ -19,5 +19,5 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ClusterScheduling:
-    """What gives tests to several test processes."""
+    """Return the scheduler that assigns tests to several test processes."""
     return ClusterScheduling(config, log)

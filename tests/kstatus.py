@@ -1,4 +1,4 @@
-"""What tools that follow kstatus make of an object: the rules of its documentation, for a kind that it has none of."""
+"""The status that tools which follow kstatus derive from an object, by its rules for kinds that it does not know."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def kstatus(item: Mapping[str, Any]) -> str:
-    """The result for an object: Terminating, InProgress, Failed or Current."""
+    """Return the result for an object: Terminating, InProgress, Failed or Current."""
     metadata, status = item["metadata"], item.get("status", {})
     conditions = {found["type"]: found["status"] for found in status.get("conditions", ())}
     if metadata.get("deletionTimestamp"):

@@ -1,4 +1,4 @@
-"""The package examples/own-strategy, installed by pip in a folder for PYTHONPATH; no index is asked."""
+"""Installs the package examples/own-strategy with pip in a folder for PYTHONPATH, without an index."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-
 
 
 def installed(folder: Path) -> str:
-    """Install the package below ``folder``; where its modules are."""
+    """Install the package below ``folder`` and return the folder of its modules."""
     source, packages = folder / "source", folder / "packages"
-    shutil.copytree(SOURCE, source)  # pip leaves what it builds beside the sources
-    # With the setuptools that is here.
+    shutil.copytree(SOURCE, source)  # pip leaves build files beside the sources
+    # With the installed setuptools.
     command = [sys.executable, *_PIP, "--no-build-isolation", "--target", str(packages), str(source)]
     subprocess.run(command, check=True)
     return str(packages)

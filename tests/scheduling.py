@@ -1,10 +1,10 @@
-"""Which test process runs which test, where several run at once.
+"""Which test process runs which test, if several run at once.
 
-Tests that share a slow fixture (an operator and its hubs, a cluster) go to one process, which makes it once. And a
-process keeps to one kind of cluster while there are tests for it: each cluster that it brings up takes five seconds of
-a core, and then some of each second until the process turns to the other kind (tests/integration/ownclusters.py). All
-other tests go to whoever is free. xdist's own groups have no effect on this pytest, and know nothing of fixtures of the
-session.
+Tests that share a slow fixture (an operator and its hubs, a cluster) run in one process, which sets it up once. A
+process keeps to one kind of cluster while there are tests for it: each cluster that it starts takes five seconds of a
+core, and then a share of each second until the process changes to the other kind (tests/integration/ownclusters.py).
+All other tests run in any free process. xdist's own groups have no effect on this pytest, and do not know session
+fixtures.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parents[1]
 # What a test needs: the cluster with the operator installed, the one without, or none.
-# Processes take turns at these two orders. The short tests that need none even out the end, but installing the operator
-# costs more than that.
+# Processes take these two orders in turn. The short tests that need no cluster even out the end, but installing the
+# operator costs more than that.
 OPERATED, PLAIN, NONE = "operated", "plain", "none"
 TURNS = ((OPERATED, PLAIN, NONE), (PLAIN, NONE, OPERATED))
 
 
 class ClusterScheduling(LoadScopeScheduling):
-    """Scheduling by what a test needs and shares."""
+    """Scheduling by the cluster and the fixtures of a test."""
 
     def _split_scope(self, nodeid: str) -> str:
         return unit_of(nodeid)
@@ -37,7 +37,7 @@ class ClusterScheduling(LoadScopeScheduling):
 
 
 def unit_of(nodeid: str) -> str:
-    """What the test goes with: its folder, its file, or nothing else."""
+    """Return the tests that a test runs together with: its folder, its file, or only itself."""
     path = nodeid.partition("::")[0]
     if path.startswith("tests/parity/"):
         return "tests/parity"
@@ -47,7 +47,7 @@ def unit_of(nodeid: str) -> str:
 
 @functools.cache
 def need_of(unit: str) -> str:
-    """What the tests of the unit need."""
+    """Return what the tests of the unit need."""
     path = unit.partition("::")[0]
     if path.startswith("tests/unit/"):
         return NONE

@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from bench import changes, handovers, losses, operatorstart, pure, starts, stress
+import msgspec
+
+from bench import calls, changes, failover, handovers, losses, operatorstart, pure, starts, stress
 from bench.lab import Lab
-from bench.measure import Value
+from bench.measure import Point, Topic, Value
 
 Run = Callable[[Lab], Awaitable[Sequence[Value]]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure. ``run`` measures it once and cleans up after itself. ``cluster``: it needs a cluster."""
+    """A figure. ``run`` measures it once and cleans up after itself, up to ``repeats`` times.
+
+    ``topic``: the part of docs/benchmarks.md for those of its values that name none themselves. Of them, those with a
+    goal are rows of the table there, and those of ``points``, by name, have a place in the plot.
+    """
 
     name: str
     title: str
     run: Run
-    cluster: bool = True
+    repeats: int = 3
+    topic: Topic | Literal[""] = ""
+    points: Mapping[str, Point] = field(default_factory=dict)
+
+    def placed(self, values: Sequence[Value]) -> tuple[Value, ...]:
+        """The values with their places in docs/benchmarks.md."""
+        return tuple(
+            value
+            if value.topic or not self.topic
+            else msgspec.structs.replace(
+                value, topic=self.topic, listed=value.goal is not None, point=self.points.get(value.name)
+            )
+            for value in values
+        )
 
 
 def _pure(name: str, title: str, measure: Callable[[], Sequence[Value]]) -> Figure:
     async def run(_: Lab) -> Sequence[Value]:
         return measure()
 
-    return Figure(name, title, run, cluster=False)
+    return Figure(name, title, run)
+
+
+def _plan(count: int, members: int) -> Figure:
+    return _pure(
+        f"plan-{count}-{members}", f"plan(), {count:,} children × {members} members", pure.planning(count, members)
+    )
 
 
 def _start(count: int, kind: starts.Kind) -> Figure:
@@ -35,12 +61,12 @@ def _start(count: int, kind: starts.Kind) -> Figure:
 
 
 def _one(kind: starts.Kind) -> Figure:
-    return Figure(f"one-{kind}", f"one {kind} child, idle hub of 3", lambda lab: starts.start_one(lab, kind))
+    return Figure(f"one-{kind}", f"one {kind} child, idle hub of 3", lambda lab: starts.start_one(lab, kind), repeats=1)
 
 
 def _told(kind: starts.Kind) -> Figure:
-    title = f"20 changes of each sort to {kind} children, idle hub of 3"
-    return Figure(f"told-{kind}", title, lambda lab: changes.tell(lab, kind))
+    title = f"{changes.CHANGES} changes of each sort to {kind} children, idle hub of 3"
+    return Figure(f"told-{kind}", title, lambda lab: changes.tell(lab, kind), repeats=1)
 
 
 def _kill(count: int, kind: starts.Kind) -> Figure:
@@ -60,29 +86,40 @@ def _stress(members: int, count: int, combination: str) -> Figure:
     )
 
 
+# All of them together take under 20 minutes on two cores; runs after the first are made while there is time.
 FIGURES: tuple[Figure, ...] = (
-    *(
-        _pure(
-            f"plan-{count}-{members}", f"plan(), {count:,} children × {members} members", pure.planning(count, members)
-        )
-        for count in (10_000, 100_000)
-        for members in (10, 100)
-    ),
-    _pure("moves", "moves on a join against the ideal, 100,000 children, mean of 10 hubs", pure.moves),
+    _plan(100_000, 100),
+    _pure("moves", "moves on a join, 100,000 children, mean of 10 hubs", pure.moves),
     _pure("lookups", "look-ups in the client, 10,000 children", pure.lookups),
     *(_one(kind) for kind in starts.KINDS),
     *(_told(kind) for kind in starts.KINDS),
     *(_start(count, kind) for count in (1000, 5000) for kind in starts.KINDS),
-    *(_kill(5000, kind) for kind in starts.KINDS),
+    _kill(5000, "python"),
+    Figure(
+        "handover-1000",
+        "1,000 python children moved with their state",
+        lambda lab: handovers.hand_over(lab, 1000),
+        topic="moves",
+    ),
+    Figure(
+        "operator-10000",
+        "operator start with 10,000 children",
+        lambda lab: operatorstart.start(lab, 10_000),
+        topic="failover",
+    ),
+    Figure("calls", "calls to 300 python children, hub of 3", calls.call, topic="calls"),
+    Figure("failover", "the leader of two replicas is lost, hub of 3", failover.fail_over, repeats=1),
+)
+# These take an hour, so they are measured only when named.
+MORE: tuple[Figure, ...] = (
+    _plan(10_000, 10),
+    _plan(10_000, 100),
+    _plan(100_000, 10),
+    _kill(5000, "exec"),
     _promote(1000, "python"),
-    Figure("handover-1000", "1,000 python children moved with their state", lambda lab: handovers.hand_over(lab, 1000)),
-    Figure("operator-10000", "operator start with 10,000 children", lambda lab: operatorstart.start(lab, 10_000)),
+    *(_stress(members, count, combination) for members, count in stress.SIZES for combination in stress.COMBINATIONS),
 )
-# These take half an hour, so they are measured only when named.
-STRESS: tuple[Figure, ...] = tuple(
-    _stress(members, count, combination) for members, count in stress.SIZES for combination in stress.COMBINATIONS
-)
-BY_NAME = {figure.name: figure for figure in (*FIGURES, *STRESS)}
+BY_NAME = {figure.name: figure for figure in (*FIGURES, *MORE)}
 
 
 def chosen(only: str) -> list[Figure]:

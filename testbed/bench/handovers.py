@@ -67,7 +67,12 @@ async def hand_over(lab: Lab, count: int) -> Sequence[Value]:
             await stop(hub, ids)
             await hub.close_requests()
     return [
-        Value(name=f"{count:,} children with {_STATE_BYTES} bytes of state moved", unit="s", samples=(took,), goal=2.0),
+        Value(
+            name=f"{count:,} children with {_STATE_BYTES} bytes of state moved",
+            unit="s",
+            samples=(took,),
+            goal=2.0,
+        ),
         Value(name="states lost", unit="", samples=(float(len(lost)),), goal=0.0),
         Value(name="requests answered meanwhile", unit="", samples=(float(sum(answers.values())),)),
         Value(name="requests failed meanwhile", unit="", samples=(float(sum(failures.values())),), goal=0.0),

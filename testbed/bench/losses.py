@@ -71,11 +71,13 @@ async def _lose(lab: Lab, count: int, kind: Kind, name: str, goal: float, **spec
             unit="s",
             samples=(at - renewed - limit,),
             goal=goal,
+            topic="moves",
         ),
         Value(
             name=f"kill to that (leaseSeconds {limit - LEASE_GRACE_SECONDS:g})",
             unit="s",
             samples=(at - killed,),
+            topic="moves",
         ),
     ]
 

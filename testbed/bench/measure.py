@@ -1,4 +1,4 @@
-"""Values, their medians, and whether a goal is met. Pure."""
+"""Values, what counts of their samples, and whether a goal is met. Pure."""
 
 from __future__ import annotations
 
@@ -10,16 +10,36 @@ from typing import Literal
 import msgspec
 
 Better = Literal["lower", "higher"]
+Topic = Literal["starts", "activations", "calls", "moves", "failover"]
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of a value in the plot of its topic: the line that it belongs to, and its x there.
+
+    Where ``x`` is None, the plot shows the value's samples.
+    """
+
+    series: str
+    x: float | None = None
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured value with a sample for each run; ``goal`` is the issue's, None if there is none."""
+    """One measured value with a sample for each run, or for each of many trials of one run.
+
+    ``goal``: what it is to be, None if there is nothing to be met. ``percent``: which percentile of the samples counts.
+    ``topic``: the part of docs/benchmarks.md that it belongs to, "" for none. ``listed``: whether it is a row of the
+    table there. ``point``: its place in the plot there, None for none.
+    """
 
     name: str
     unit: str
     samples: tuple[float, ...]
     goal: float | None = None
     better: Better = "lower"
+    percent: float = 50
+    topic: Topic | Literal[""] = ""
+    listed: bool = True
+    point: Point | None = None
 
     @property
     def median(self) -> float:
@@ -27,21 +47,45 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
         return median(self.samples)
 
     @property
+    def result(self) -> float:
+        """What counts: the median, or another percentile."""
+        return self.median if self.percent == 50 else percentile(self.samples, self.percent)
+
+    @property
     def met(self) -> bool | None:
-        """Whether the median meets the goal; None without a goal."""
+        """Whether the result meets the goal; None without a goal."""
         if self.goal is None:
             return None
-        return self.median <= self.goal if self.better == "lower" else self.median >= self.goal
+        return self.result <= self.goal if self.better == "lower" else self.result >= self.goal
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole run: what it was measured on, and the outcome of each figure. It is stored as JSON."""
+
+    machine: dict[str, str]
+    outcomes: tuple[Outcome, ...]
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a figure: its values, or the message that explains why there are none."""
+    """The outcome of a figure: its values, or the message that explains why there are none.
+
+    ``apart``: when and of which commit, if it was not measured together with the others.
+    """
 
     figure: str
     title: str
     values: tuple[Value, ...] = ()
     failed: str = ""
     seconds: float = 0.0
+    apart: str = ""
+
+
+def merged(results: Results, part: Results) -> Results:
+    """The results with the figures of a later run of some of them."""
+    apart = f"{part.machine['measured']}, commit {part.machine['commit']}, load before {part.machine['load before']}"
+    later = {outcome.figure: msgspec.structs.replace(outcome, apart=apart) for outcome in part.outcomes}
+    kept = [later.pop(outcome.figure, outcome) for outcome in results.outcomes]
+    return msgspec.structs.replace(results, outcomes=(*kept, *later.values()))
 
 
 def percentile(samples: Sequence[float], percent: float) -> float:
@@ -83,5 +127,5 @@ def verdict(value: Value) -> str:
         return f"{sign} {number(value.goal)}: met"
     if not value.goal:
         return f"{sign} 0: missed"
-    off = value.median / value.goal - 1 if value.better == "lower" else 1 - value.median / value.goal
+    off = value.result / value.goal - 1 if value.better == "lower" else 1 - value.result / value.goal
     return f"{sign} {number(value.goal)}: missed by {max(1, round(100 * off))} %"

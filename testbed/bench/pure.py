@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from bench.measure import Value
+from bench.measure import Point, Value
 from processhub.api.hub import Hub as HubObject
 from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
@@ -76,7 +76,12 @@ def planning(count: int, members: int) -> Callable[[], Sequence[Value]]:
         _, loss = _timed(lost(steady))
         goal = 1.0 if (count, members) == (100_000, 100) else None
         seconds = {"all new": all_new, "nothing to do": nothing, "a join": join, "a loss": loss}
-        return [Value(name=name, unit="s", samples=(took,), goal=goal) for name, took in seconds.items()]
+        return [
+            Value(
+                name=name, unit="s", samples=(took,), goal=goal, topic="moves", listed=bool(goal) and name == "a join"
+            )
+            for name, took in seconds.items()
+        ]
 
     return measure
 
@@ -101,7 +106,18 @@ def moves(count: int = 100_000, hubs: int = 10, sizes: Iterable[int] = (3, 10, 1
             moved = plan(joined(steady, f"hub{index}-{size}")).moves
             assert all(move.target == f"hub{index}-{size}" for move in moved), "a join moves onto the joiner only"
             ratios.append(len(moved) * (size + 1) / count)
-        values.append(Value(name=f"{size} → {size + 1} members", unit="×", samples=(sum(ratios) / hubs,), goal=1.02))
+        name, mean = f"{size} → {size + 1} members", sum(ratios) / hubs
+        values += [
+            Value(name=f"{name}, moved ÷ ideal", unit="×", samples=(mean,), goal=1.02, topic="moves"),
+            Value(
+                name=f"{name}, moved",
+                unit="%",
+                samples=(100 * mean / (size + 1),),
+                topic="moves",
+                listed=False,
+                point=Point(series="ConsistentHashing", x=size),
+            ),
+        ]
     return values
 
 
@@ -121,7 +137,17 @@ def lookups(count: int = 10_000, rounds: int = 1_000_000) -> Sequence[Value]:
         for child_id in order:
             ask(child_id)
         rate = rounds / (time.perf_counter() - begun) / 1e6
-        values.append(Value(name=name, unit="M/s", samples=(rate,), goal=2.0, better="higher"))
+        values.append(
+            Value(
+                name=name,
+                unit="M/s",
+                samples=(rate,),
+                goal=2.0,
+                better="higher",
+                topic="calls",
+                listed=name == "child_lookup",
+            )
+        )
     return values
 
 

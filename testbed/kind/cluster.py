@@ -36,7 +36,7 @@ def up(*, start_dockerd: bool) -> str:
     """
     with locked("cluster"):
         daemon.ensure(start=start_dockerd)
-        paths = tools.ensure(("kind", "kubectl"))
+        paths = tools.ensure(("kind", "kubectl"), near=True)
         if _exists(paths):
             if problem := _problem(paths):
                 print(f"the cluster that is there is of no use, making it anew: {problem}", file=sys.stderr)
@@ -63,7 +63,7 @@ def down() -> str:
             print("dockerd ended unasked; starting it to delete the nodes that it left running", file=sys.stderr)
             daemon.ensure(start=True)
         if docker.state() is docker.Daemon.ANSWERS:
-            paths = tools.ensure(("kind",))
+            paths = tools.ensure(("kind",), near=True)
             said = "cluster deleted" if _exists(paths) else "no cluster was up"
             _delete(paths)
             network.remove()
@@ -74,7 +74,7 @@ def down() -> str:
 
 def load(images: Sequence[str]) -> None:
     """Load Docker's images into all nodes, or image archives if a name is that of a file. Raises KindError."""
-    paths = tools.ensure(("kind",))
+    paths = tools.ensure(("kind",), near=True)
     _require_up(paths)
     for image in images:
         if image.endswith(_ARCHIVES):

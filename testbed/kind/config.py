@@ -14,6 +14,11 @@ _REGIONS = ("r1", "r2")
 _ZONES = ("a", "b", "c")
 # Kubelets after 1.34 refuse cgroup v1 without this setting; earlier ones ignore it.
 _KUBELET = {"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "failCgroupV1": False}
+# Where a node finds the registries that a test brings (hosts.toml). Later node images of kind have it by themselves.
+_CONTAINERD = """
+[plugins."io.containerd.grpc.v1.cri".registry]
+  config_path = "/etc/containerd/certs.d"
+"""
 _SHARED = {"hostPath": str(SHARED), "containerPath": SHARED_IN_NODE}
 
 
@@ -36,6 +41,7 @@ def cluster() -> dict[str, Any]:
             {"role": "control-plane"},
             *({"role": "worker", "labels": labels(index), "extraMounts": [dict(_SHARED)]} for index in range(WORKERS)),
         ],
+        "containerdConfigPatches": [_CONTAINERD],
         "kubeadmConfigPatches": [yaml.safe_dump(_KUBELET)],
     }
 

@@ -69,12 +69,15 @@ class Tool:
     version_args: tuple[str, ...]
     version: str  # pattern that the output of version_args must contain
     minutes: float  # that it adds to a cold build of its module on 2 cores, for the progress line
+    near: str = _NEVER  # pattern of the versions on PATH that a kind cluster can be made with
     sources: tuple[str, ...] = ()  # files of our own in the module's folder that the binary is made of
 
 
 _KUBE = ("--version",), r"v1\.34\.4\b"
 CLUSTER_TOOLS: tuple[Tool, ...] = (
-    Tool("kubectl", "kube", "k8s.io/kubernetes/cmd/kubectl", ("version", "--client"), r"v1\.34\.", 1.0),
+    Tool(
+        "kubectl", "kube", "k8s.io/kubernetes/cmd/kubectl", ("version", "--client"), r"v1\.34\.", 1.0, r"v1\.3[3-5]\."
+    ),
     Tool("kube-apiserver", "kube", "k8s.io/kubernetes/cmd/kube-apiserver", *_KUBE, 1.5),
     Tool("kube-controller-manager", "kube", "k8s.io/kubernetes/cmd/kube-controller-manager", *_KUBE, 0.8),
     Tool("kube-scheduler", "kube", "k8s.io/kubernetes/cmd/kube-scheduler", *_KUBE, 0.3),
@@ -87,7 +90,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("helm", "helm", "helm.sh/helm/v4/cmd/helm", ("version", "--short"), r"v4\.", 2.1),
 )
 NODE_TOOLS: tuple[Tool, ...] = (
-    Tool("kind", "kind", "sigs.k8s.io/kind", ("version",), r"v0\.30\.", 0.3),
+    Tool("kind", "kind", "sigs.k8s.io/kind", ("version",), r"v0\.30\.", 0.3, r"v0\.(2[7-9]|[3-9]\d)\."),
     Tool("pause", "kind", "processhub.dev/tools/kind/pause", ("--version",), _NEVER, 0.1, sources=("pause/main.go",)),
     Tool("kubelet", "kube", "k8s.io/kubernetes/cmd/kubelet", *_KUBE, 2.0),
     Tool("kubeadm", "kube", "k8s.io/kubernetes/cmd/kubeadm", ("version",), r"v1\.34\.4\b", 0.6),
@@ -126,8 +129,8 @@ def cached_path(tool: Tool) -> Path:
     return cache_root() / f"{tool.module}-{pins_hash(tool)}" / tool.name
 
 
-def _given(tool: Tool) -> Path | None:
-    """The tool from its environment variable or from PATH, if the version on PATH is the pinned one."""
+def _given(tool: Tool, version: str) -> Path | None:
+    """The tool from its environment variable or from PATH, if its version on PATH fits the pattern."""
     variable = "PROCESSHUB_TOOL_" + tool.name.upper().replace("-", "_")
     if value := os.environ.get(variable):
         if not os.access(value, os.X_OK):
@@ -138,12 +141,17 @@ def _given(tool: Tool) -> Path | None:
         return None
     answer = subprocess.run([found, *tool.version_args], capture_output=True, text=True, timeout=30, check=False)
     # The found file may be the link that an earlier `--bin` made. It is followed, else it would be linked to itself.
-    return Path(found).resolve() if re.search(tool.version, answer.stdout + answer.stderr) else None
+    return Path(found).resolve() if re.search(version, answer.stdout + answer.stderr) else None
 
 
 def available(tool: Tool) -> Path | None:
     """The tool's path if no build is needed, else None."""
-    return _given(tool) or _cached(tool)
+    return _given(tool, tool.version) or _cached(tool)
+
+
+def _near(tool: Tool) -> Path | None:
+    """The tool's path if no build is needed for a kind cluster, else None."""
+    return available(tool) or _given(tool, tool.near)
 
 
 def _cached(tool: Tool) -> Path | None:
@@ -210,14 +218,15 @@ def _build_locked(mates: Sequence[Tool], go: golang.Go, tell: Callable[[int], No
             _build(missing, folder, go, tell)
 
 
-def ensure(names: Sequence[str] | None = None, *, own: bool = False) -> dict[str, Path]:
+def ensure(names: Sequence[str] | None = None, *, own: bool = False, near: bool = False) -> dict[str, Path]:
     """Every named tool (all of TOOLS if None) by name, built if needed; progress is printed to stderr.
 
     With ``own`` only binaries that were built from the pins count, static and the same everywhere: these go into
-    images. Raises ToolError if a tool can be neither found nor built.
+    images. With ``near`` other versions on PATH count too, with which a kind cluster can be made. Raises ToolError if
+    a tool can be neither found nor built.
     """
     wanted = [BY_NAME[name] for name in names] if names is not None else list(TOOLS)
-    look = _cached if own else available
+    look = _cached if own else _near if near else available
     paths = {tool.name: path for tool in wanted if (path := look(tool))}
     missing = [tool for tool in wanted if tool.name not in paths]
     if missing:
@@ -255,6 +264,14 @@ def _counter(line: str) -> Callable[[int], None]:
     return tell
 
 
+def _had(names: Sequence[str]) -> dict[str, Path]:
+    """Those of the tools that need no build; the others are named on stderr."""
+    found = {name: path for name in names if (path := _near(BY_NAME[name]))}
+    if missing := [name for name in names if name not in found]:
+        print(f"not on PATH in a version that fits: {', '.join(missing)}; `make tools` builds it", file=sys.stderr)
+    return found
+
+
 def _link(path: Path, link: Path) -> None:
     if path.resolve() == link.absolute():
         return  # a binary that somebody put there
@@ -268,10 +285,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", choices=[[], *BY_NAME], help="which tools (default: all but kind's)")
     parser.add_argument("--cluster", action="store_true", help="those of the local cluster")
+    parser.add_argument("--had", action="store_true", help="build nothing, and say what is missing")
     parser.add_argument("--bin", type=Path, help="also link kubectl and helm into this folder")
     arguments = parser.parse_args()
+    names = (
+        [tool.name for tool in CLUSTER_TOOLS] if arguments.cluster else arguments.names or [tool.name for tool in TOOLS]
+    )
     try:
-        paths = ensure([tool.name for tool in CLUSTER_TOOLS] if arguments.cluster else arguments.names or None)
+        paths = _had(names) if arguments.had else ensure(names)
     except ToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
-"""The chart on a real kind cluster: real kubelets, containers and networks. `make e2e` brings all that is needed.
+"""Fixtures for tests of the chart on a real kind cluster; `make e2e` builds and starts all that they need.
 
-The tests only ever talk to a cluster whose context is on a list: kind-processhub, and those that E2E_CONTEXTS names.
+The tests use a cluster only if its context is kind-processhub or is named in E2E_CONTEXTS.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from kube import Kube, Measured, Release, World, run
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / ".local" / "e2e"
 ALLOWED = {"kind-processhub"}
-sys.path.insert(0, str(ROOT / "tests" / "integration"))  # processwatch: children's processes are this machine's
+sys.path.insert(0, str(ROOT / "tests" / "integration"))  # processwatch: the processes of children run on this machine
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes the release away comes last."""
+    """Move tests marked ``last``, which remove the release, to the end."""
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
     for item in items:
         item.add_marker(pytest.mark.e2e)
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def kube() -> Kube:
-    """kubectl and helm on the cluster; the session ends here where its context is on no list."""
+    """kubectl and helm for the cluster; ends the session if its context is not allowed."""
     kubeconfig = Path(os.environ.get("E2E_KUBECONFIG") or ROOT / ".local" / "kind" / "kubeconfig")
     if not kubeconfig.exists():
         pytest.exit(f"there is no {kubeconfig}; bring a cluster up with: make kind-up", returncode=2)
@@ -47,7 +47,7 @@ def kube() -> Kube:
 
 @pytest.fixture(scope="session")
 def release(kube: Kube) -> Release:
-    """The chart, installed with its default values in a namespace that enforces Pod Security `restricted`."""
+    """The release of the chart, installed with default values where Pod Security `restricted` is enforced."""
     found = Release(kube, ROOT / "charts" / "processhub")
     found.install()
     return found
@@ -55,14 +55,14 @@ def release(kube: Kube) -> Release:
 
 @pytest.fixture(scope="session")
 def images(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Users' images, in the nodes."""
+    """The images of users' programs, loaded into the nodes."""
     names = build(tmp_path_factory.mktemp("images"))
     run(sys.executable, "-m", "kind.cluster", "load", *names, env={"PYTHONPATH": str(ROOT / "testbed")}, timeout=300)
 
 
 @pytest.fixture
 def world(kube: Kube, release: Release) -> Iterator[World]:
-    """A namespace of this test's own, Pod Security `restricted` enforced."""
+    """A new namespace for one test, with Pod Security `restricted` enforced."""
     made = World(kube)
     try:
         yield made
@@ -72,7 +72,7 @@ def world(kube: Kube, release: Release) -> Iterator[World]:
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Measured:
-    """Keeps how many seconds something took, for docs/operations.md: in junit.xml."""
+    """A function that records a duration in seconds in junit.xml, for docs/operations.md."""
 
     def keep(what: str, seconds: float) -> None:
         record_property(what, round(seconds, 1))
@@ -82,7 +82,7 @@ def measured(record_property: Callable[[str, object], None]) -> Measured:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Of a failed test: objects, events and the logs of all pods, in files."""
+    """Write the objects, Events and logs of all pods to files when a test has failed."""
     report = yield
     if report.when == "call" and report.failed and (cluster := getattr(item, "funcargs", {}).get("kube")):
         folder = ARTIFACTS / item.name

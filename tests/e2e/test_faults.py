@@ -1,4 +1,4 @@
-"""Nodes that are killed or drained, operators and members that are restarted: nothing lost, nothing twice."""
+"""Nodes are killed or drained, operators and members are restarted: no child is lost and none runs twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kube import LEASE_SECONDS, SYSTEM, Kube, Measured, Release, World, docker, 
 IDS = [f"c{number}" for number in range(24)]
 
 
-def test_children_of_a_killed_node_run_elsewhere_and_it_takes_its_share_when_it_is_back(
+def test_children_of_a_killed_node_run_elsewhere_and_the_node_gets_its_share_back(
     kube: Kube, release: Release, world: World, measured: Measured
 ) -> None:
     world.hub()
@@ -71,7 +71,7 @@ def test_a_drained_node_is_emptied_one_member_at_a_time(
     begun = time.monotonic()
     try:
         said = kube("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s", timeout=160)
-        # Both are evicted only if the first is ready elsewhere before the second may go: the budget allows one.
+        # The budget allows one disruption: the second is evicted only when the first is ready elsewhere.
         assert all(f"pod/{member} evicted" in said for member in drained)
 
         def gone() -> None:
@@ -81,7 +81,7 @@ def test_a_drained_node_is_emptied_one_member_at_a_time(
         world.hub_ready(timeout=180)
         after = world.running(IDS)
         measured("kubectl drain of a node with 2 of 6 members, until all are ready elsewhere", time.monotonic() - begun)
-        # From the drained ones, or onto them: they come back empty, elsewhere, and take their share.
+        # Children move off the drained members, or onto them: these come back empty, elsewhere, and take their share.
         assert {c for c in moved(before, after) if not {before[c], after[c]} & drained} == set()
         stayed = {child_id for child_id in IDS if before[child_id] not in drained} - moved(before, after)
         assert {world.starts()[child_id] for child_id in stayed} == {1}
@@ -91,7 +91,7 @@ def test_a_drained_node_is_emptied_one_member_at_a_time(
     release.ready()
 
 
-def test_a_node_that_leaves_the_cluster_and_one_that_joins_it_are_followed(
+def test_members_follow_a_node_that_leaves_and_one_that_joins(
     kube: Kube, release: Release, world: World, measured: Measured
 ) -> None:
     world.hub(members={"mode": "PerNode"}, migration={"holdSeconds": 1})
@@ -128,7 +128,7 @@ def test_a_node_that_leaves_the_cluster_and_one_that_joins_it_are_followed(
     release.ready()
 
 
-def test_rollout_restart_of_operator_and_members(
+def test_a_rollout_restart_of_operator_and_members_loses_no_child(
     kube: Kube, release: Release, world: World, measured: Measured
 ) -> None:
     world.hub()

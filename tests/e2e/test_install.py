@@ -1,4 +1,4 @@
-"""helm install, test, upgrade with default values; helm uninstall at the very end."""
+"""helm install, test and upgrade with default values; helm uninstall at the very end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kube import SYSTEM, Kube, Release, World, moved, settles
 IDS = [f"c{number}" for number in range(12)]
 
 
-def test_it_is_ready_and_passes_its_own_test(kube: Kube, release: Release) -> None:
+def test_the_release_is_ready_and_passes_helm_test(kube: Kube, release: Release) -> None:
     release.ready()
 
     said = kube.helm("test", "processhub", "--namespace", SYSTEM, "--timeout", "60s")
@@ -55,7 +55,7 @@ def test_uninstall_leaves_the_crds_and_nothing_else(kube: Kube, release: Release
 
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas"
     left = {f"{item['kind']} {item['metadata']['name']}" for item in kube.items(kinds)}
-    # The kind cluster's own network plug-in bears the cluster's name.
+    # The kind cluster's own network plug-in has the same name.
     assert {name for name in left if "processhub" in name and "processhub-kind-" not in name} == set()
 
     def empty() -> None:
@@ -67,4 +67,4 @@ def test_uninstall_leaves_the_crds_and_nothing_else(kube: Kube, release: Release
     settles(empty)
     crds = {item["metadata"]["name"] for item in kube.items("crds") if "processhub" in item["metadata"]["name"]}
     assert crds == {f"{plural}.processhub.dev" for plural in ("hubs", "children", "childsets", "registryslices")}
-    kube("delete", "crds", *sorted(crds))  # it returns when they are gone
+    kube("delete", "crds", *sorted(crds))  # it returns when they are deleted

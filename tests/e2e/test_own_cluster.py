@@ -1,4 +1,4 @@
-"""The README's quick start on a cluster of one's own: its commands as they stand there, with the user's own tools."""
+"""The README's quick start on a user's own cluster: its commands as they are written, with the user's own tools."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from kind.cluster import default_image
 from localcluster import tools
 
 HERE = Path(__file__).relative_to(ROOT).as_posix()
-_BLOCK_SECONDS = 600.0  # the longest one builds the image and loads it into all nodes
-_KIND = "kind-"  # before the name of a kind cluster in that of its context
+_BLOCK_SECONDS = 600.0  # the longest command builds the image and loads it into all nodes
+_KIND = "kind-"  # kind puts this before the cluster's name in the name of its context
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Path]:
-    """A checkout whose image can be built, also where no image registry is in reach: then all that is fetched is here.
+    """A checkout whose image can be built, also without access to an image registry.
 
-    There the base is the one made on this machine, under the name that the Dockerfile has, and the wheels are in the
-    context of the build.
+    Without one, the base image is the one that was built on this machine, tagged with the name in the Dockerfile, and
+    the wheels are in the build context.
     """
     root = tmp_path / "checkout"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -48,7 +48,7 @@ def checkout(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def nothing_installed(kube: Kube) -> Iterator[None]:
-    """No release, and no image of it in Docker or in the nodes: both can only come from the README's commands."""
+    """Remove the release and its image from Docker and the nodes: the README's commands must create them."""
     nodes = docker("ps", "--quiet", "--filter", f"label=io.x-k8s.kind.cluster={_cluster(kube)}").split()
     _uninstall(kube)
     with contextlib.suppress(CommandError):
@@ -64,7 +64,7 @@ def nothing_installed(kube: Kube) -> Iterator[None]:
 
 @pytest.mark.last
 @pytest.mark.timeout(900)
-def test_the_commands_of_the_readme_install_it_and_those_of_the_quick_start_take_it_away(
+def test_the_readmes_commands_install_and_uninstall_the_operator(
     kube: Kube, nothing_installed: None, checkout: Path, tmp_path: Path
 ) -> None:
     reader = Reader(_environment(kube, tmp_path), tmp_path, checkout, _BLOCK_SECONDS)
@@ -91,7 +91,7 @@ def test_the_commands_of_the_readme_install_it_and_those_of_the_quick_start_take
 
 
 def _for_this_cluster(page: Path) -> list[Block]:
-    """The blocks that this test covers, and those that run anywhere; ``make`` is for the local cluster."""
+    """Return the blocks that this test covers and those that run anywhere; ``make`` is for the local cluster."""
     found = [
         block
         for block in blocks(page)
@@ -102,7 +102,7 @@ def _for_this_cluster(page: Path) -> list[Block]:
 
 
 def _environment(kube: Kube, folder: Path) -> dict[str, str]:
-    """A user's: kind on PATH, and a kubeconfig that leads to this cluster and to no other."""
+    """Return a user's environment: kind on PATH, and a kubeconfig with this cluster alone."""
     kubeconfig = folder / "kubeconfig"
     options = ("--kubeconfig", str(kube.kubeconfig), "--context", kube.context)
     kubeconfig.write_text(run("kubectl", *options, "config", "view", "--minify", "--flatten", "--raw"))
@@ -120,14 +120,14 @@ def _environment(kube: Kube, folder: Path) -> dict[str, str]:
 
 
 def _cluster(kube: Kube) -> str:
-    """What kind calls the cluster: the default name stands in the README's command."""
+    """Return kind's name for the cluster; the README's command has the default name."""
     if not kube.context.startswith(_KIND):
         pytest.skip(f"context {kube.context} is no kind cluster")
     return kube.context.removeprefix(_KIND)
 
 
 def _uninstall(kube: Kube) -> None:
-    """Take a release, and the hubs with it, away as far as they are there."""
+    """Remove the hubs and the release, if they exist."""
     with contextlib.suppress(CommandError):
         kube("delete", "hubs,children,childsets", "--all", "--all-namespaces")
     kube.helm("uninstall", "processhub", "--namespace", SYSTEM, "--wait", "--ignore-not-found")

@@ -1,4 +1,4 @@
-"""Where members and children run: the examples, members spread and one a node, guided, images of the user's own."""
+"""Where members and children run: the examples, members spread or one a node, guided children, users' images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from images import GO, MUSL, NODE, PLAIN, PYTHON
 from kube import SLEEP, Json, Kube, World, docker, moved, settles
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "manifests" / "examples"
-DENIED = "without-plan"  # manifests/examples/30-hooks.yaml: its hook says no
+DENIED = "without-plan"  # manifests/examples/30-hooks.yaml: its hook denies it
 IDS = [f"c{number}" for number in range(12)]
 
 
-# By their numbers: all at once, their members would ask for more than small nodes have.
+# In order of their numbers: all at once, their members would request more than small nodes have.
 @pytest.mark.parametrize(("number", "least"), [("0[1-8]", 8), ("09|1[0-2]", 4), ("1[3-9]", 2), ("2", 5), ("[34]", 2)])
 def test_all_examples_become_ready(world: World, images: None, number: str, least: int) -> None:
     for path in sorted(EXAMPLES.glob("*.yaml")):
@@ -44,7 +44,7 @@ def test_members_are_spread_over_the_nodes(world: World) -> None:
 
 @pytest.fixture
 def labelled(kube: Kube) -> Iterator[list[str]]:
-    """Two of the workers have the label e2e=on, for the time of the test."""
+    """Set the label e2e=on on two of the workers during the test."""
     chosen = kube.workers()[:2]
     kube("label", "node", *chosen, "e2e=on")
     yield chosen
@@ -93,7 +93,7 @@ def test_guided_children_run_on_the_member_or_node_that_they_name(world: World) 
     assert world.nodes_of("nodes") == {node: node for node in workers}
 
 
-def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected(world: World, images: None) -> None:
+def test_programs_of_an_image_without_python_run_with_the_injected_agent(world: World, images: None) -> None:
     world.hub(members={"replicas": 2, "image": PLAIN})
     world.children(*IDS, exec={"command": SLEEP})
     places = world.running(IDS)
@@ -110,10 +110,10 @@ def test_programs_of_an_image_without_python_run_with_the_agent_that_is_injected
     [(GO, ["/counter"], "go"), (MUSL, ["counter"], "c"), (NODE, ["node", "/srv/counter.mjs"], "node")],
     ids=["scratch", "musl", "distroless"],
 )
-def test_programs_of_bare_images_are_asked_moved_with_their_state_and_stopped(
+def test_programs_of_bare_images_are_called_moved_with_their_state_and_stopped(
     world: World, images: None, image: str, command: list[str], language: str
 ) -> None:
-    """The members run as any user, with a read-only root, without a shell and without a single file of Debian."""
+    """The members run as any user, with a read-only root, without a shell and without any file of Debian."""
     security = {"runAsUser": 1_234_567_890, "runAsGroup": 0, "fsGroup": 0}
     read_only = {"name": "agent", "securityContext": {"readOnlyRootFilesystem": True}}
     world.hub(
@@ -173,7 +173,7 @@ def test_pod_children_are_pods_on_their_members_node(world: World, images: None)
         return {item["metadata"]["annotations"]["processhub.dev/child-id"]: item for item in found}
 
     def placed() -> dict[str, str]:
-        found = world.registry()  # Hub.status follows the Children's, at most twice a second
+        found = world.registry()  # Hub.status follows the Children's status, at most twice a second
         assert found.keys() == {"p", "q"}
         return found
 

@@ -7,7 +7,7 @@ from kube import SYSTEM, CommandError, Kube, Release, World, run, settles
 
 
 def as_member(world: World, member: str, *arguments: str) -> str:
-    """kubectl with a token of the member's account that is bound to its pod, and with nothing else."""
+    """Run kubectl with a token of the member's account that is bound to its pod, and with no other credentials."""
     token = world.kubectl(
         *("create", "token", "processhub-hub", "--bound-object-kind=Pod", f"--bound-object-name={member}")
     ).strip()
@@ -46,12 +46,12 @@ def test_pod_security_restricted_is_enforced_and_met(kube: Kube, release: Releas
     for namespace in (SYSTEM, world.namespace):
         labels = kube.get("namespace", namespace)["metadata"]["labels"]
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    world.hub(members={"replicas": 1})  # it would not be Ready if its pod were refused
+    world.hub(members={"replicas": 1})  # it would not be Ready if its pod had been rejected
     with pytest.raises(CommandError, match="violates PodSecurity"):
         world.kubectl("run", "root", "--image=processhub:0.1.0", "--restart=Never")
 
 
-def test_network_policies_of_the_chart(kube: Kube, release: Release) -> None:
+def test_the_network_policy_is_optional_and_admits_http_alone(kube: Kube, release: Release) -> None:
     assert kube.items("networkpolicies", "-n", SYSTEM) == []
 
     release.upgrade("--set", "networkPolicy.enabled=true")

@@ -1,7 +1,7 @@
-"""One agent as a real process on a real API server, with the test in the operator's part.
+"""One agent as a real process on a real API server, with the test in the role of the operator.
 
-``Member`` writes slices and Lease as the operator would and reads what the agent answers. Every wait is on a
-condition with a deadline.
+``Member`` writes slices and the Lease as the operator does, and reads the status that the agent writes. Every wait is
+for a condition, with a deadline.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def until(
     what: str = "",
     every: float | None = None,
 ) -> T:
-    """The first true value of ``condition``; AssertionError with ``what`` after the deadline."""
+    """Return the first true value of ``condition``; after the deadline raise AssertionError with ``what``."""
     deadline = time.monotonic() + seconds
     pause = itertools.repeat(every) if every else pauses()
     while True:
@@ -93,7 +93,7 @@ CLUSTER_ROLES = untyped("rbac.authorization.k8s.io/v1", "clusterroles", namespac
 CLUSTER_BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
 ROLES = untyped("rbac.authorization.k8s.io/v1", "roles")
 BINDINGS = untyped("rbac.authorization.k8s.io/v1", "rolebindings")
-# What the chart's ClusterRole gives members, as far as an agent needs it today.
+# The rights that the chart's ClusterRole gives to members, as far as an agent needs them.
 RULES = [
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices/status"], "verbs": ["update", "patch"]},
@@ -105,7 +105,7 @@ RULES = [
         "verbs": ["get", "list", "watch", "update", "patch"],
     },
 ]
-# And in the whole cluster: to check the tokens of callers.
+# Rights for the whole cluster: to check the tokens of callers.
 REVIEWS = [
     {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
     {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]},
@@ -113,7 +113,7 @@ REVIEWS = [
 
 
 async def token_of(client: Client, namespace: str, account: str, **spec: Any) -> str:
-    """A token of the account: for members' HTTP, or by ``spec`` for others."""
+    """Return a token of the account for the members' HTTP server; ``spec`` may name another audience."""
     body = {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
@@ -125,9 +125,9 @@ async def token_of(client: Client, namespace: str, account: str, **spec: Any) ->
 
 
 class Member:
-    """A member's Lease, slices and agent processes.
+    """The Lease, the slices and the agent processes of a member.
 
-    The agents work with a token bound to the member's Pod object, as in a pod; no kubelet runs that Pod.
+    The agents work with a token that is bound to the member's Pod object, as in a pod; no kubelet runs that Pod.
     """
 
     def __init__(self, client: Client, folder: Path, kubeconfig: str, namespace: str, **settings: Any) -> None:
@@ -139,9 +139,9 @@ class Member:
         self.settings = Settings(**settings)
         self.namespace = namespace
         self.agents: list[Agent] = []
-        self.token = ""  # of the hub's account, for the members' HTTP
+        self.token = ""  # of the hub's account, for the members' HTTP server
         self.token_file = folder / "token"
-        self.first: Member | None = None  # the member of this hub that was there before
+        self.first: Member | None = None  # an existing member of this hub, if there is one
         self.peers: list[Member] = []
         self._uids: dict[str, str] = {}
 
@@ -150,14 +150,14 @@ class Member:
         return ObjectMeta(name=name, namespace=self.namespace, labels=labels)
 
     async def create(self, *, term: int = 1) -> None:
-        """What the operator makes for a new member."""
+        """Create the objects that the operator creates for a new member."""
         await self._identity()
         lease = Lease(metadata=self._metadata(lease_name(self.hub, self.name)), spec=LeaseSpec())
         await self.client.create(LEASES, self.namespace, lease)
         await self.add_slice(0, term=term)
 
     async def peer(self, index: int = 1) -> Member:
-        """Another member of the same hub, with its Lease and slice 0; closed with this one."""
+        """Return another member of the same hub, with its Lease and slice 0; it is closed with this one."""
         folder = self.folder / f"member-{index}"
         folder.mkdir()
         other = Member(self.client, folder, self.admin_kubeconfig, self.namespace)
@@ -213,7 +213,7 @@ class Member:
         Path(self.kubeconfig).write_text(yaml.safe_dump(config))  # noqa: ASYNC240
 
     async def add_slice(self, index: int, *, term: int = 1, member: str = "", holder: str = "") -> None:
-        """Another slice, of this member or of another."""
+        """Create another slice, of this member or of another."""
         member = member or self.name
         spec = SliceSpec(
             hub=self.hub, hub_uid=self.hub_uid, member=member, term=term, settings=self.settings, holder=holder
@@ -222,15 +222,15 @@ class Member:
         await self.client.create(SLICES, self.namespace, RegistrySlice(metadata=self._metadata(name), spec=spec))
 
     async def slice(self, index: int = 0) -> RegistrySlice:
-        """The slice as it is now."""
+        """Return the slice as it is now."""
         return await self.client.get(SLICES, self.namespace, slice_name(self.hub, self.name, index))
 
     async def lease(self) -> Lease:
-        """The Lease as it is now."""
+        """Return the Lease as it is now."""
         return await self.client.get(LEASES, self.namespace, lease_name(self.hub, self.name))
 
     async def update(self, change: Callable[[SliceSpec], SliceSpec], index: int = 0) -> RegistrySlice:
-        """Change a slice's spec; on a conflict with the agent's status once more."""
+        """Change a slice's spec; repeat this on a conflict with the agent's status."""
         while True:
             item = await self.slice(index)
             try:
@@ -251,7 +251,7 @@ class Member:
         index: int = 0,
         **fields: Any,
     ) -> RegistrySlice:
-        """Set entries (None removes one). ``fields`` are those of Assignment."""
+        """Return where the ids run once the record has exactly these, each once and Running in its recorded process."""
 
         def change(spec: SliceSpec) -> SliceSpec:
             workloads, entries = dict(spec.workloads), dict(spec.entries)
@@ -268,16 +268,16 @@ class Member:
         return await self.update(change, index)
 
     async def answer(self, item: RegistrySlice) -> None:
-        """Write a slice's status as an agent of this member would."""
+        """Write a slice's status as an agent of this member does."""
         async with await Client.connect(kubeconfig=self.kubeconfig) as client:
             await client.replace(SLICES, self.namespace, item.metadata.name, item, subresource="status")
 
     async def reports(self, index: int = 0) -> dict[str, Report]:
-        """The parsed entries of a slice's status."""
+        """Return the parsed entries of a slice's status."""
         return {child: parse_report(text) for child, text in (await self.slice(index)).status.entries.items()}
 
     async def report(self, child: str, check: Callable[[Report], bool], seconds: float = 40) -> Report:
-        """The child's report once it is as it should be."""
+        """Return the child's report once it has these values."""
         last: Report | None = None
 
         async def look() -> Report | None:
@@ -291,14 +291,14 @@ class Member:
             raise AssertionError(f"{error}; it is {last}") from None
 
     async def running(self, child: str, seconds: float = 40, epoch: int = 0) -> int:
-        """The child's pid once it is reported Running."""
+        """Return the child's pid once it is reported Running."""
         report = await self.report(
             child, lambda report: report.state == "Running" and (not epoch or report.epoch == epoch), seconds
         )
         return report.pid
 
     async def acknowledged(self, item: RegistrySlice, index: int = 0, seconds: float = 40) -> RegistrySlice:
-        """The slice once its status answers this generation."""
+        """Return the slice once its status has this generation."""
 
         async def look() -> RegistrySlice | None:
             now = await self.slice(index)
@@ -307,7 +307,7 @@ class Member:
         return await until(look, seconds, "acknowledgement")
 
     async def through_a_cable(self) -> Cable:
-        """Have agents reach the API server through a proxy from now on."""
+        """Let agents that start from now on reach the API server through a proxy."""
         config = yaml.safe_load(Path(self.kubeconfig).read_text())  # noqa: ASYNC240 a small file
         cluster = config["clusters"][0]["cluster"]
         url = urlsplit(cluster["server"])
@@ -320,7 +320,7 @@ class Member:
     def start_agent(self, pod_uid: str = "pod-1", ip: str = "", **env: str) -> Agent:
         """Start an agent process."""
         if not ip:
-            # Another 127.x.y.z for every agent of every test process.
+            # Each agent of each test process has its own address 127.x.y.z.
             number = next(_addresses)
             ip = f"127.{80 + os.getpid() % 100}.{number // 250}.{number % 250 + 1}"
         agent = Agent(self, pod_uid, ip, env)
@@ -334,14 +334,14 @@ class Member:
         for agent in self.agents:
             agent.kill()
         with contextlib.suppress(Exception):
-            # The rest goes with the test's namespace, but for what is in none.
+            # The other objects are deleted with the test's namespace, except those that have none.
             await self.client.delete(CLUSTER_BINDINGS, None, self.hub)
             await self.client.delete(CLUSTER_ROLES, None, self.hub)
             await self.client.delete(PODS, self.namespace, self.name, grace_period_seconds=0)
 
 
 class Cable:
-    """A TCP proxy between a member and the API server, to be cut and mended."""
+    """A TCP proxy between a member and the API server that can be cut and mended."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -364,7 +364,7 @@ class Cable:
     async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server = self._server
         far_reader, far_writer = await asyncio.open_connection(*self._target)
-        if server is None or not server.is_serving():  # cut meanwhile
+        if server is None or not server.is_serving():  # cut in the meantime
             writer.transport.abort()
             far_writer.transport.abort()
             return
@@ -422,7 +422,7 @@ class Agent:
     @property
     def watchdog_pid(self) -> int:
         """The watchdog is the agent's only child."""
-        for entry in os.listdir("/proc"):  # noqa: PTH208 quicker than Paths
+        for entry in os.listdir("/proc"):  # noqa: PTH208 faster than Path
             if entry.isdecimal():
                 with contextlib.suppress(OSError):
                     words = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
@@ -431,10 +431,11 @@ class Agent:
         raise AssertionError("no watchdog")
 
     def log(self) -> str:
+        """Return the log."""
         return self.log_path.read_text(errors="replace")
 
     def lines(self) -> list[dict[str, Any]]:
-        """The log's JSON lines."""
+        """Return the log's JSON lines."""
         parsed = []
         for line in self.log().splitlines():
             with contextlib.suppress(json.JSONDecodeError):
@@ -442,16 +443,17 @@ class Agent:
         return parsed
 
     def signal(self, signum: int) -> None:
+        """Send a signal."""
         os.kill(self.pid, signum)
 
     def kill(self) -> None:
-        """SIGKILL, also to one that is stopped; returns when it is reaped."""
+        """Kill the agent with SIGKILL, even if it is stopped, and wait until it is reaped."""
         if self.process.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
         self.process.wait(20)
 
     async def exit_code(self, seconds: float = 40) -> int:
-        """Its exit code once it has ended."""
+        """Return the exit code once the agent has ended."""
         await until(lambda: self.process.poll() is not None, seconds, f"agent's end; log:\n{self.log()[-3000:]}")
         code = self.process.returncode
         assert code is not None

@@ -1,4 +1,4 @@
-"""API servers that one suite is run against: the one in memory, and the real one of the session's cluster."""
+"""The API servers that a suite runs against: the one in memory and the real one of the session's cluster."""
 
 from __future__ import annotations
 
@@ -46,42 +46,42 @@ class ApiServer:
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def name(self, text: str = "a") -> str:
-        """A name that no other object has; later ones come later in the alphabet."""
+        """Return a new name; later names follow earlier ones in the alphabet."""
         return f"{text}-{next(self._numbers):04}"
 
     def body(self, kind: Kind[Json], name: str = "", **fields: Any) -> Json:
-        """A manifest; ``metadata`` is added to the name."""
+        """Return a manifest; ``metadata`` is added to the name."""
         metadata = {"name": name or self.name(), **fields.pop("metadata", {})}
         return {"apiVersion": kind.api_version, "kind": _KINDS[kind.plural], "metadata": metadata, **fields}
 
     async def create(self, kind: Kind[Json], name: str = "", **fields: Any) -> Json:
-        """Create an object, with a spec that its kind accepts if none is given."""
+        """Create an object; without ``spec`` it gets one that its kind accepts."""
         if kind in _SPECS and "spec" not in fields:
             fields["spec"] = dict(_SPECS[kind])
         return await self.client.create(kind, self.namespace, self.body(kind, name, **fields))
 
     async def get(self, kind: Kind[Json], item: Json) -> Json:
-        """The object as it is now."""
+        """Return the object as it is now."""
         return await self.client.get(kind, item["metadata"]["namespace"], item["metadata"]["name"])
 
     async def patch(self, kind: Kind[Json], item: Json, body: object, **how: Any) -> Json:
-        """Patch an object."""
+        """Patch the object."""
         return await self.client.patch(kind, item["metadata"]["namespace"], item["metadata"]["name"], body, **how)
 
     async def replace(self, kind: Kind[Json], item: Json, **how: Any) -> Json:
-        """Replace an object by this one."""
+        """Replace the object."""
         return await self.client.replace(kind, item["metadata"]["namespace"], item["metadata"]["name"], item, **how)
 
     async def apply(self, kind: Kind[Json], body: Json, manager: str, **how: Any) -> Json:
-        """Apply a manifest."""
+        """Apply the manifest."""
         return await self.client.apply(kind, self.namespace, body["metadata"]["name"], body, manager=manager, **how)
 
     async def delete(self, kind: Kind[Json], item: Json, **how: Any) -> None:
-        """Delete an object."""
+        """Delete the object."""
         await self.client.delete(kind, item["metadata"]["namespace"], item["metadata"]["name"], **how)
 
     async def in_time(self, look: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Wait for what controllers of the cluster do."""
+        """Wait until controllers of the cluster have acted."""
 
         async def seen() -> bool:
             if self.memory is not None:
@@ -91,13 +91,13 @@ class ApiServer:
         await eventually(seen, what)
 
     def forget(self) -> str:
-        """A resourceVersion that nothing can be watched from any more."""
+        """Return a resourceVersion from which nothing can be watched any more."""
         if self.memory is not None:
             self.memory.compact()
-        return "1"  # the real one has begun to watch custom resources later than that
+        return "1"  # the real server starts to watch custom resources after that version
 
     async def events(self, kind: Kind[Json], version: str, count: int, **selected: str) -> list[tuple[str, Json]]:
-        """So many events of a watch of the namespace from this version on, without bookmarks."""
+        """Return this many events of a watch of the namespace from this version on, without bookmarks."""
         found: list[tuple[str, Json]] = []
         async with asyncio.timeout(20):
             async for batch in self.client.watch(kind, self.namespace, version, **selected):
@@ -113,14 +113,14 @@ _SPECS: dict[Kind[Json], Json] = {
     SLICES: {"hub": "none", "hubUid": "u", "member": "none-0", "mode": "Replicas", "term": 5},
     PODS: {
         "serviceAccountName": ACCOUNT,
-        "nodeName": "none",  # whose kubelet ends no Pod, as there is none
+        "nodeName": "none",  # no kubelet runs there, so none ends a Pod
         "containers": [{"name": "main", "image": "none"}],
     },
 }
 
 
 def in_memory() -> ApiServer:
-    """A new one, in memory."""
+    """A new API server in memory."""
     memory, namespace = MemoryApi(), "ns"
     memory.create("namespaces", {"metadata": {"name": namespace}}, namespace="")
     memory.create("serviceaccounts", {"metadata": {"name": ACCOUNT}}, namespace)
@@ -138,7 +138,7 @@ async def namespace_of_all(cluster: Cluster, api: Client) -> AsyncIterator[str]:
 
 
 def asked(request: pytest.FixtureRequest) -> ApiServer:
-    """The API server of a fixture that has SERVERS as its parameters. Only the real one takes a cluster."""
+    """Return the API server of a fixture with SERVERS as its parameters; only the real one starts a cluster."""
     if request.param == "in memory":
         return in_memory()
     api: Client = request.getfixturevalue("api")
@@ -146,11 +146,11 @@ def asked(request: pytest.FixtureRequest) -> ApiServer:
 
 
 def version(item: Json) -> int:
-    """The object's resourceVersion, as a number."""
+    """Return the object's resourceVersion as a number."""
     return int(item["metadata"]["resourceVersion"])
 
 
 def generation(item: Json) -> int:
-    """The object's generation."""
+    """Return the object's generation."""
     found: int = item["metadata"]["generation"]
     return found

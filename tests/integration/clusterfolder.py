@@ -1,4 +1,4 @@
-"""A place for a cluster that a test lets others bring up: by make, by the demo."""
+"""A folder for a cluster that make or the demo starts in a test."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @contextmanager
 def cluster_folder() -> Iterator[Path]:
-    """A LOCALCLUSTER_ROOT; whatever is up there is down after the block, even if the test is killed.
+    """Yield a LOCALCLUSTER_ROOT; a cluster in it is stopped after the block, even if the test is killed.
 
-    It is hard to work in: the operator's pod has a /tmp of its own, and the name has a blank and a letter beyond ASCII.
+    The folder is a difficult one: the operator's pod has its own /tmp, and the path has a blank and a letter beyond
+    ASCII.
     """
     with tempfile.TemporaryDirectory(prefix="a clüster ") as folder:
         layout = Layout(Path(folder))

@@ -1,7 +1,7 @@
-"""Runs commands of kubectl-hub, each in a process of its own that is forked where all modules are imported already.
+"""Runs each command of kubectl-hub in its own process, forked from one that has imported all modules.
 
-The imports take nine tenths of a command's time. ``Cli.begin`` starts the program as users do. This module is the side
-of the tests, and the program that forks.
+The imports take nine tenths of a command's time. ``Cli.begin`` starts the program as users do. This module is both the
+tests' side and the program that forks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SECONDS = 90
 
 
 class Finished(NamedTuple):
-    """What a command wrote, and its exit code."""
+    """The output and exit code of a command."""
 
     out: str
     err: str
@@ -36,7 +36,7 @@ class Finished(NamedTuple):
 
 
 async def run(words: Sequence[str], environment: Mapping[str, str], stdin: str) -> Finished:
-    """Run ``kubectl-hub`` with these words."""
+    """Run ``kubectl-hub`` with these arguments."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin.encode())
         given.seek(0)
@@ -59,7 +59,7 @@ def _content(file: IO[bytes]) -> str:
 
 @functools.cache
 def _server() -> socket.socket:
-    """The connection to the program that forks; it ends with this process."""
+    """Return the connection to the program that forks, which ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LONGEST)
     with theirs:
@@ -82,14 +82,14 @@ async def _all_of(descriptor: int) -> bytes:
 
 
 def _serve(requests: socket.socket) -> None:
-    """Fork for each request until the tests' side is closed."""
+    """Fork for each request until the tests' side closes the connection."""
     import processhub.cli
     from processhub.agent.watchdog.linux import set_death_signal
     from processhub.cli.main import main
 
     for module in pkgutil.iter_modules(processhub.cli.__path__, "processhub.cli."):
         importlib.import_module(module.name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks: each reports its exit code
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks are not waited for: each reports its exit code
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, _LONGEST, 4)
         if not request:
@@ -105,7 +105,7 @@ def _serve(requests: socket.socket) -> None:
             sys.argv = ["kubectl-hub", *order["words"]]
             try:
                 code = main()
-            except SystemExit as end:  # click ends so where a shell asks it for completions
+            except SystemExit as end:  # click ends like this when a shell asks it for completions
                 code = end.code
             sys.stdout.flush()
             sys.stderr.flush()

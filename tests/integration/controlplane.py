@@ -1,7 +1,7 @@
 """A real control plane with the process kubelet, for one test session.
 
-``cluster`` is the product's CRDs on three nodes; ``cluster.environment()`` is what a process needs to work on it
-(helm, kubectl, the operator). ``faults`` kills, pauses and cuts off; ``namespace`` is fresh for each test.
+``cluster`` has three nodes and the product's CRDs. ``cluster.environment()`` is the environment of a process that works
+on it (helm, kubectl, the operator). ``faults`` kills, pauses and cuts off. ``namespace`` is new for each test.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from localcluster.layout import Layout
 from processhub.cluster.client import Client
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Begun in the background by a shell without job control: what the tests interrupt would not hear of it.
+    # A shell without job control lets its background processes ignore SIGINT, which tests send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest.register_assert_rewrite(
     "apiservers", "operatorworld", "operatorsite", "settling"
-)  # before a test imports from it
+)  # before a test module imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster of this session alone, with the CRDs; gone afterwards, even if the session is killed.
+    """A cluster for this session alone, with the CRDs; it is removed even if the session is killed.
 
     With KEEP_CLUSTER_LOGS=DIR the logs of its control plane and kubelet are copied there at the end.
     """
@@ -72,14 +72,14 @@ def faults(cluster: Cluster) -> Faults:
 
 @pytest_asyncio.fixture(scope="session")
 async def api(cluster: Cluster) -> AsyncIterator[Client]:
-    """The product's client, as the administrator."""
+    """The product's API client, as the administrator."""
     async with Client(read_kubeconfig(cluster.kubeconfig).client_config()) as client:
         yield client
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def namespace(api: Client) -> AsyncIterator[str]:
-    """A namespace of this test's own; its deletion is not waited for."""
+    """A namespace for one test; its deletion is not waited for."""
     name = f"test-{secrets.token_hex(4)}"
     await create_namespace(api, name)
     yield name
@@ -88,5 +88,5 @@ async def namespace(api: Client) -> AsyncIterator[str]:
 
 @pytest.fixture
 def pods(api: Client, cluster: Cluster, faults: Faults, namespace: str) -> Pods:
-    """The pods of this test's namespace."""
+    """The pods of the test's namespace."""
     return Pods(api, cluster, faults, namespace)

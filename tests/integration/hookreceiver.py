@@ -1,4 +1,4 @@
-"""A webhook receiver of a test: an HTTP server that keeps the events that it receives and answers as the test says."""
+"""A webhook receiver for tests: an HTTP server that keeps the events and answers as the test configures it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Answer = Callable[[Json], web.StreamResponse]
 
 
 class Receiver:
-    """What came, by path, in order. ``answers``: path → what is answered there (default 204)."""
+    """The received requests by path, in order. ``answers``: path → the answer there (204 by default)."""
 
     def __init__(self) -> None:
         self.url = ""
         self.came: list[tuple[str, Json]] = []
         self.headers: list[dict[str, str]] = []
         self.answers: dict[str, Answer] = {}
-        self.hanging: set[str] = set()  # paths that do not answer before they are released
+        self.hanging: set[str] = set()  # paths that do not answer until they are released
         self._released = asyncio.Event()
 
     def hook(self, name: str, event: str, path: str = "", priority: int = 0, **webhook: Any) -> Json:
-        """An entry of spec.hooks that is delivered here, under its name unless a path is given."""
+        """Return an entry of spec.hooks that is delivered here, at the path of its name unless a path is given."""
         return {
             "name": name,
             "event": event,
@@ -35,11 +35,11 @@ class Receiver:
         }
 
     def hooks(self, *events: str, path: str = "all") -> list[Json]:
-        """A hook for each event, all delivered at one path."""
+        """Return a hook for each event, all delivered at one path."""
         return [self.hook(event.lower(), event, path) for event in events]
 
     def received(self, path: str = "all", event: str = "", **data: Any) -> list[Json]:
-        """The events that came to a path, of one kind and with these data where given."""
+        """Return the events at a path, optionally of one kind and with these data."""
         return [
             came
             for where, came in self.came
@@ -49,7 +49,7 @@ class Receiver:
         ]
 
     async def once(self, event: str, path: str = "all", within: float = 40.0, **data: Any) -> Json:
-        """The one event of this kind with these data, once it is there."""
+        """Return the one event of this kind with these data, once it has arrived."""
 
         deadline = time.monotonic() + within
         while not (found := self.received(path, event, **data)):
@@ -59,17 +59,17 @@ class Receiver:
         return found[0]
 
     def summary(self, path: str = "all") -> list[str]:
-        """Kinds and subjects, for people."""
+        """Return the kinds and subjects, for failure messages."""
         return [f"{came['type'].rpartition('.')[2]} {came['subject']}" for came in self.received(path)]
 
     def release(self, path: str = "") -> None:
-        """Have a path (all, unless given) answer from now on, and what waits for that."""
+        """Let a path (all, unless one is given) answer from now on, also the requests that wait."""
         self.hanging -= {path} if path else set(self.hanging)
         released, self._released = self._released, asyncio.Event()
         released.set()
 
     def forget(self) -> None:
-        """Begin a new page."""
+        """Forget all requests so far."""
         self.came.clear()
         self.headers.clear()
 
@@ -86,7 +86,7 @@ class Receiver:
 
 @asynccontextmanager
 async def receiver() -> AsyncIterator[Receiver]:
-    """A receiver on a free port of this machine."""
+    """Run a receiver on a free port of this machine."""
     made = Receiver()
     app = web.Application()
     app.router.add_post("/{path:.*}", made._take)
@@ -103,6 +103,6 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 def failing(statuses: Iterable[int]) -> Answer:
-    """These statuses one after the other, then 204."""
+    """Return these statuses one after the other, then 204."""
     left = iter(statuses)
     return lambda _: web.Response(status=next(left, 204))

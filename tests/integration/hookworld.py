@@ -1,4 +1,4 @@
-"""A hub's world for tests of hooks: what is on the API server about it, and the waits for that."""
+"""Reads and waits for tests of hooks: the objects of a hub on the API server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = {"leaseSeconds": 6, "stopSeconds": 3, "startSeconds": 10}
 
 
 async def ready(product: Live, *names: str) -> dict[str, NodeStatus]:
-    """Pid and epoch of each child once it runs."""
+    """Return the pid and epoch of each child once it runs."""
 
     async def look() -> dict[str, NodeStatus] | None:
         found = {}
@@ -34,7 +34,7 @@ async def ready(product: Live, *names: str) -> dict[str, NodeStatus]:
 
 
 async def edit(product: Live, name: str, **spec: Any) -> None:
-    """Edit a Hub and wait until its operator has acted on that."""
+    """Edit a Hub and wait until its operator has observed the edit."""
     edited = await product.api.patch(HUBS, product.namespace, name, {"spec": spec})
 
     async def seen() -> bool:
@@ -56,7 +56,7 @@ async def warnings(product: Live, name: str) -> list[str]:
 
 
 async def condition(product: Live, name: str, kind: str, reason: str) -> Condition:
-    """The Child's condition once it has this reason, for its present spec."""
+    """Return the Child's condition once it has this reason for the current spec."""
 
     async def look() -> Condition | None:
         child = await product.api.get(CHILDREN, product.namespace, name)

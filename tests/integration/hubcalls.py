@@ -1,4 +1,4 @@
-"""Requests to members as callers send them."""
+"""Requests to members, as callers send them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yarl import URL
 
 
 class Reply(NamedTuple):
-    """What a member answered; ``value`` is the JSON, or the text where it is none."""
+    """The answer of a member; ``value`` is the JSON, or the text if the body is not JSON."""
 
     status: int
     value: Any
@@ -19,12 +19,12 @@ class Reply(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The problem's code."""
+        """The code of the problem."""
         return str(self.value["code"])
 
 
 class Caller:
-    """One caller with its token; use as an async context manager."""
+    """A caller with its own token; an async context manager."""
 
     def __init__(self, token: str) -> None:
         self.token = token
@@ -39,16 +39,16 @@ class Caller:
         await self._session.close()
 
     async def call(self, ip: str, child: str, request: Any, *, kind: str = "call", **more: Any) -> Reply:
-        """Ask a child through the member at this address; ``more``: query, headers."""
+        """Call a child through the member at this address; ``more`` are the query and headers."""
         url = f"http://{ip}:8080/v1/children/{quote(child, safe='')}/{kind}{more.get('query', '')}"
         return await self.send("POST", url, json=request, headers=more.get("headers", {}))
 
     async def get(self, url: str) -> Reply:
-        """Look something up."""
+        """Get a resource."""
         return await self.send("GET", url)
 
     async def send(self, method: str, url: str, *, headers: dict[str, str] | None = None, **more: Any) -> Reply:
-        """Any request."""
+        """Send any request."""
         sent = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         async with self._session.request(
             method, URL(url, encoded=True), headers=sent | (headers or {}), **more

@@ -12,7 +12,7 @@ from livehub import Live
 
 
 class Answer(NamedTuple):
-    """What a command said, and its exit code."""
+    """The output and exit code of a command."""
 
     out: str
     err: str
@@ -24,18 +24,18 @@ class Answer(NamedTuple):
 
     @property
     def rows(self) -> list[list[str]]:
-        """The table's rows, its header left out."""
+        """The rows of the table without its header."""
         return [line.split() for line in self.out.splitlines()[1:]]
 
 
 class Cli:
-    """``kubectl hub`` in the product's namespace, for a hub that need not be named (HUB_NAME)."""
+    """``kubectl hub`` in the product's namespace; HUB_NAME is the hub of commands that name none."""
 
     def __init__(self, product: Live, hub: str) -> None:
         self.product, self.hub = product, hub
 
     async def begin(self, *words: str, program: tuple[str, ...] = ("kubectl-hub",), **env: str) -> Any:
-        """The process of a command, started as users start it."""
+        """Start a command as users do, and return its process."""
         return await asyncio.create_subprocess_exec(
             *program,
             *words,
@@ -46,7 +46,7 @@ class Cli:
         )
 
     async def __call__(self, line: str, *more: str, stdin: str = "", **env: str) -> Answer:
-        """Run ``line`` (parted by spaces) and ``more`` (as they are)."""
+        """Run the words of ``line``, followed by the arguments ``more``."""
         return Answer(*await commandforks.run([*line.split(" "), *more], self._environment(env), stdin))
 
     def _environment(self, env: Mapping[str, str]) -> dict[str, str]:

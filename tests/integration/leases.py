@@ -1,4 +1,4 @@
-"""The members' Leases, as tests need to know them."""
+"""Waits for the Leases of members."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from processhub.cluster.kinds import LEASES
 
 
 async def past_the_second_of_its_lease(api: Client, namespace: str, member: str) -> None:
-    """Until the member has had its Lease since an earlier second.
+    """Wait until the current second is later than the one in which the member took its Lease.
 
-    A kubelet's times are whole seconds, rounded down: a container that ends in the second in which it took the Lease is
-    not seen to have ended (docs/operations.md), and a member that is back at once not to have been away.
+    The times of a kubelet are whole seconds, rounded down. An operator can't see that a container ended in the second
+    in which its member took the Lease (docs/operations.md): a member that returns at once does not count as restarted.
     """
 
     async def earlier() -> bool:

@@ -1,4 +1,4 @@
-"""The product at work for tests of its client and command line: an operator of one namespace, hubs on real members."""
+"""The product at work, for tests of its client and command line: an operator of one namespace, hubs on real members."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ COUNTER = {"target": "processhub.examples:Counter"}
 
 
 def sleepers(*ids: str, **more: Any) -> list[dict[str, Any]]:
-    """Children that do nothing; ``more``: further fields of each."""
+    """Return children that sleep; ``more`` are further fields of each."""
     return [{"id": child_id, "exec": SLEEP, **more} for child_id in ids]
 
 
 async def started(hub: Connection, children: list[dict[str, Any]], **options: Any) -> dict[str, str]:
-    """Start these and wait until all run; the member of each."""
+    """Start the children, wait until all run, and return the member of each."""
     result = await hub.start_children(children, wait=True, timeout=90, **options)
     assert result.ok, result.errors
     return {child_id: processes[0][0] for child_id, processes in result.started.items()}
 
 
 def places(hub: Connection) -> dict[str, str]:
-    """The member of each child that has a process."""
+    """Return the member of each child that has a process."""
     return {child_id: processes[0][0] for child_id, processes in hub.process_list().items()}
 
 
 class Operator:
-    """The operator's process."""
+    """The operator as a process."""
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self._environment, self._log = environment, log
@@ -72,16 +72,16 @@ class Operator:
             await self._process.wait()
 
     def said(self) -> str:
-        """Its log."""
+        """The operator's log."""
         return self._log.read_text()
 
 
 class Live:
-    """One namespace in which hubs work."""
+    """A namespace with an operator and hubs."""
 
     def __init__(self, cluster: Cluster, api: Client, namespace: str, operator: Operator) -> None:
         self.cluster, self.api, self.namespace, self.operator = cluster, api, namespace, operator
-        self._unnamed: defaultdict[str, list[str]] = defaultdict(list)  # hubs of each test that it gave no name
+        self._unnamed: defaultdict[str, list[str]] = defaultdict(list)  # hubs without a name, by test
 
     @property
     def kubeconfig(self) -> str:
@@ -89,24 +89,24 @@ class Live:
         return str(self.cluster.kubeconfig)
 
     def connect(self, hub: str) -> Connection:
-        """The client of a hub, as the administrator."""
+        """Return a client of a hub, as the administrator."""
         return Connection.connect(hub, namespace=self.namespace, kubeconfig=self.kubeconfig)
 
     async def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
-        """kubectl in the namespace, as its user; raises ClusterError with its message."""
+        """Run kubectl in the namespace; raises ClusterError with its message."""
         return await asyncio.to_thread(
             self.cluster.kubectl, "-n", self.namespace, *arguments, stdin=stdin, timeout=timeout
         )
 
     async def apply(self, kind: str, name: str, **spec: Any) -> None:
-        """kubectl apply of an object of this product's."""
+        """Apply an object of this product with kubectl."""
         manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
         await self.kubectl("apply", "-f", "-", stdin=json.dumps(manifest))
 
     async def hub(self, name: str = "", *, replicas: int = 2, ready: bool = True, **spec: Any) -> str:
-        """Create a hub and wait until its members are ready; its name.
+        """Create a hub, wait until its members are ready, and return its name.
 
-        One without a name is removed when another test asks for one: a standing hub costs as long as it is there.
+        A hub without a name is removed when another test creates one, because a running hub takes CPU time.
         """
         name = name or await self._next_name()
         members = {"replicas": replicas, **spec.pop("members", {})}
@@ -122,12 +122,12 @@ class Live:
         return name
 
     async def actors(self) -> None:
-        """Make the ConfigMap ``actors``, the module sample_actors, for hubs whose ``members.python`` names it."""
+        """Create the ConfigMap ``actors`` with the module sample_actors, for hubs whose ``members.python`` names it."""
         data = {_ACTORS.name: _ACTORS.read_text()}
         await self.api.create(_CONFIG_MAPS, self.namespace, {"metadata": {"name": "actors"}, "data": data})
 
     async def _next_name(self) -> str:
-        """The same in each run of a test: where its children are placed goes by it."""
+        """Return the same names in each run of a test, because the placement of children depends on them."""
         test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0]
         for former in self._unnamed.keys() - {test}:
             for name in self._unnamed.pop(former):
@@ -137,11 +137,11 @@ class Live:
         return name
 
     async def ready(self, name: str, replicas: int) -> None:
-        """Wait until so many members of the hub are ready."""
+        """Wait until this many members of the hub are ready."""
         await eventually(lambda: self._is_ready(name, replicas), f"hub {name} ready", within=90)
 
     async def child(self, name: str, hub: str, **spec: Any) -> Child:
-        """Create a Child object as kubectl does."""
+        """Create a Child object, as kubectl does."""
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "Child",
@@ -151,7 +151,7 @@ class Live:
         return await self.api.create(CHILDREN, self.namespace, manifest)
 
     async def children(self, hub: str) -> dict[str, Child]:
-        """The hub's Child objects by id."""
+        """Return the hub's Child objects by id."""
         items, _ = await self.api.list(CHILDREN, self.namespace, fields=f"spec.hub={hub}")
         return {item.id: item for item in items if isinstance(item, Child)}
 
@@ -164,7 +164,7 @@ class Live:
 
 @asynccontextmanager
 async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> AsyncIterator[Live]:
-    """A new namespace with an operator of its own, which ends with the block; ``more`` goes to its environment."""
+    """Yield a new namespace with its own operator, which ends with the block; ``more`` is added to its environment."""
     namespace = f"live-{secrets.token_hex(3)}"
     rules = render_manifests.render("-s", "templates/rbac-agent.yaml")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
@@ -189,7 +189,7 @@ async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> Asyn
 
 @asynccontextmanager
 async def losing_answers(live: Live, lost: str, folder: Path) -> AsyncIterator[str]:
-    """A kubeconfig whose server passes requests on, but never answers one that creates the child ``lost``."""
+    """Yield a kubeconfig whose server forwards requests, but never answers one that creates the child ``lost``."""
     config = live.api.config
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

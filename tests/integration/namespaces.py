@@ -1,4 +1,4 @@
-"""Namespaces and hubs of tests, removed so that they cost the next tests little."""
+"""Creates and removes namespaces and hubs of tests, so that they cost the next tests little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from processhub.cluster.kinds import CHILDREN, HUBS, PODS, untyped
 
 NAMESPACES = untyped("v1", "namespaces", namespaced=False)
 _STATEFUL_SETS, _DAEMON_SETS = untyped("apps/v1", "statefulsets"), untyped("apps/v1", "daemonsets")
-_MAKERS = (CHILDREN, HUBS, _STATEFUL_SETS, _DAEMON_SETS)  # objects for which others are made or written, in order
+_MAKERS = (CHILDREN, HUBS, _STATEFUL_SETS, _DAEMON_SETS)  # objects that controllers act on, in the order of removal
 
 
 async def create_namespace(api: Client, name: str) -> None:
@@ -19,8 +19,8 @@ async def create_namespace(api: Client, name: str) -> None:
 async def remove_namespace(api: Client, name: str) -> None:
     """Delete the namespace and end its pods; returns before that is done.
 
-    Kubernetes empties a namespace after five seconds. As long as there are hubs and StatefulSets, the operator works
-    for them, and the controller manager tries again and again to make the pods that are gone.
+    Kubernetes empties a namespace after five seconds. While there are hubs and StatefulSets, the operator works for
+    them, and the controller manager keeps trying to create the deleted pods again.
     """
     await api.delete(NAMESPACES, None, name)
     for kind in _MAKERS:
@@ -29,7 +29,7 @@ async def remove_namespace(api: Client, name: str) -> None:
 
 
 async def remove_hub(api: Client, namespace: str, name: str) -> None:
-    """Delete the hub, its children and its pods; returns before that is done, and also if there is none."""
+    """Delete the hub, its children and its pods, if they exist; returns before that is done."""
     ours = {"labelSelector": f"{LABEL_HUB}={name}"}
     await api.raw("DELETE", CHILDREN.path(namespace), query={"fieldSelector": f"spec.hub={name}"})
     await api.raw("DELETE", HUBS.path(namespace), query={"fieldSelector": f"metadata.name={name}"})

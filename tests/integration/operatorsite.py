@@ -1,4 +1,4 @@
-"""The cluster that all operator tests of a session share, with its operator pods and its API server to be disturbed."""
+"""The cluster that the operator tests of a session share: its operator pods, and the API server that they disturb."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OPERATOR_PODS = "app.kubernetes.io/component=operator"
 
 @dataclass(frozen=True)
 class Site:
-    """The cluster that all operator tests of a session share."""
+    """The shared cluster and its operator."""
 
     cluster: Cluster
     api: Client
@@ -43,25 +43,25 @@ class Operators:
         self.api, self.faults = site.api, site.faults
 
     async def lease(self) -> Lease:
-        """The leader Lease."""
+        """Return the leader Lease."""
         return await self.api.get(LEASES, self.namespace, "processhub-operator")
 
     async def holder(self) -> str:
-        """The identity that leads: pod name, ``_`` and a nonce."""
+        """Return the identity that leads: pod name, ``_`` and a nonce."""
         return (await self.lease()).spec.holder_identity or ""
 
     async def leader(self) -> str:
-        """The pod that leads."""
+        """Return the pod that leads."""
         return (await self.holder()).rpartition("_")[0]
 
     async def kill_leader(self) -> str:
-        """kill -9; the identity that led."""
+        """Kill the leader with SIGKILL and return its identity."""
         holder = await self.holder()
         await self.faults.kill_pod(f"{self.namespace}/{holder.rpartition('_')[0]}")
         return holder
 
     async def leader_after(self, holder: str, within: float = PATIENCE) -> str:
-        """The identity that leads once it is another than ``holder``."""
+        """Return the identity that leads once it differs from ``holder``."""
 
         async def check() -> str:
             now = await self.holder()
@@ -71,7 +71,7 @@ class Operators:
         return await settles(check, within)
 
     async def both_ready(self) -> None:
-        """Wait until there are two Ready operator pods and one leads: what every test may begin with."""
+        """Wait until there are two Ready operator pods and one leads: every test may start from there."""
 
         async def check() -> None:
             states = {
@@ -84,40 +84,40 @@ class Operators:
         await settles(check, within=90)
 
     async def scale(self, replicas: int) -> None:
-        """So many operator pods, once that is so."""
+        """Scale the operator, and wait until it has this many pods."""
         deployments = untyped("apps/v1", "deployments")
         await self.api.patch(deployments, self.namespace, "processhub-operator", {"spec": {"replicas": replicas}})
 
         async def check() -> None:
-            # Those that are ending too: they may still act.
+            # Pods that are ending are counted too: they may still act.
             items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
             assert len(items) == len(await self.pods()) == replicas
 
         await settles(check)
 
     async def logs(self, pod: str, **query: str) -> str:
-        """What an operator pod says."""
+        """Return the log of an operator pod."""
         return (await self.api.raw("GET", PODS.path(self.namespace, pod, "log"), query=query)).decode()
 
     async def complaints(self) -> list[str]:
-        """What the operators said that no user should ever read: errors but for a lost leadership."""
+        """Return the errors in the operators' logs, which no user should see, except those about a lost leadership."""
         found = []
         for item in await self.pods():
             with contextlib.suppress(ApiError):
                 said = await self.logs(item.metadata.name)
                 found += [line for line in said.splitlines() if '"ERROR"' in line or line.startswith("Traceback")]
-        # kopf calls it an error that it will ask an API server that is not up yet again.
+        # kopf logs an error when it will retry a request to an API server that is not up yet.
         return [line for line in found if "leadership lost" not in line and "will retry" not in line]
 
     async def pods(self) -> list[Pod]:
-        """The pods that are to stay."""
+        """Return the operator pods that are not being deleted."""
         items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
         return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that was ended, as it is to be started again."""
+    """A process that was ended, with what is needed to start it again."""
 
     arguments: list[str]
     environment: dict[str, str]
@@ -132,15 +132,15 @@ class ControlPlane:
         self._api, self._etcd = site.api, Path(site.cluster.record.data) / "etcd"
 
     def api_server(self) -> int:
-        """The pid of the API server."""
+        """Return the pid of the API server."""
         return self._pid("kube-apiserver")
 
     def restart_api_server(self, *options: str) -> None:
-        """End it and start it again with the same arguments and these."""
+        """End the API server and start it again with the same arguments and these."""
         self._start(self._end("kube-apiserver"), *options)
 
     def back_up(self, folder: Path) -> None:
-        """Copy etcd's data, as it is at one moment, into this folder."""
+        """Copy etcd's data, as of one moment, into this folder."""
         etcd = self._pid("etcd")
         os.kill(etcd, signal.SIGSTOP)
         try:

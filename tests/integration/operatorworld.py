@@ -1,8 +1,8 @@
 """A cluster with the operator installed through the chart, and one namespace of it for each test.
 
-A test module takes the fixtures with ``pytest_plugins = ("operatorworld",)``. The cluster is not the one of
-controlplane.py: one operator serves all of it, and these tests kill that operator, stop the API server and cut nodes
-off (operatorsite.py).
+A test module uses the fixtures with ``pytest_plugins = ("operatorworld",)``. The cluster is not the one of
+controlplane.py: one operator serves the whole cluster, and these tests kill that operator, stop the API server and cut
+nodes off (operatorsite.py).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ REGIONS = {"node-0": "r1", "node-1": "r2", "node-2": "r1"}  # as the local clust
 
 @dataclass(frozen=True)
 class Place:
-    """A child's entry in a member's slice with what the member reports of that entry."""
+    """A child's entry in a member's slice, with the member's report of that entry."""
 
     member: str
     uid: str
@@ -69,7 +69,7 @@ class Place:
 
 
 class World:
-    """One namespace on the site; every method works in it."""
+    """One namespace of the shared cluster; every method works in it."""
 
     def __init__(self, site: Site, namespace: str) -> None:
         self.site, self.cluster, self.api, self.faults = site, site.cluster, site.api, site.faults
@@ -79,7 +79,7 @@ class World:
         self._undo: list[Callable[[], Awaitable[None]]] = []
 
     async def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 90) -> str:
-        """kubectl in the namespace, as its user; raises ClusterError with its message."""
+        """Run kubectl in the namespace; raises ClusterError with its message."""
         return await asyncio.to_thread(
             self.cluster.kubectl, "-n", self.namespace, *arguments, stdin=stdin, timeout=timeout
         )
@@ -107,11 +107,11 @@ class World:
         return await self.hub_ready(name) if ready else hub
 
     async def get_hub(self, name: str = "hub") -> Hub:
-        """The Hub as it is."""
+        """Return the Hub."""
         return await self.api.get(HUBS, self.namespace, name)
 
     async def hub_ready(self, name: str = "hub", members: int | None = None) -> Hub:
-        """The Hub once all its members (or so many) are ready."""
+        """Return the Hub once all its members (or this many) are ready."""
 
         async def check() -> Hub:
             hub = await self.get_hub(name)
@@ -139,7 +139,7 @@ class World:
         return await self.api.patch(HUBS, self.namespace, name, patch)
 
     async def hub_observed(self, name: str = "hub") -> None:
-        """Wait until the operator has acted on the Hub's present spec; what is created next, it may see first."""
+        """Wait until the operator has observed the Hub's current spec, before it can see what the test creates next."""
 
         async def check() -> None:
             hub = await self.get_hub(name)
@@ -148,7 +148,7 @@ class World:
         await settles(check)
 
     async def hub_condition(self, kind: str, status: str, reason: str = "", hub: str = "hub") -> Condition:
-        """The Hub's condition once it is so."""
+        """Return the Hub's condition once it has this status and reason."""
 
         async def check() -> Condition:
             return _is(await self.get_hub(hub), kind, status, reason)
@@ -170,7 +170,7 @@ class World:
         return await self.api.create(CHILDREN, self.namespace, manifest)
 
     async def children(self, names: Iterable[str], hub: str = "hub", at_once: int = 16, **spec: Any) -> list[str]:
-        """Create many Children; their names."""
+        """Create many Children; return their names."""
         names = list(names)
         gate = asyncio.Semaphore(at_once)
 
@@ -182,7 +182,7 @@ class World:
         return names
 
     async def get_child(self, name: str) -> Child:
-        """The Child as it is."""
+        """Return the Child."""
         return await self.api.get(CHILDREN, self.namespace, name)
 
     async def edit_child(self, name: str, **spec: Any) -> Child:
@@ -194,7 +194,7 @@ class World:
         await asyncio.gather(*(self.api.delete(CHILDREN, self.namespace, name) for name in names))
 
     async def gone(self, name: str) -> None:
-        """Wait until there is no such Child object: garbage collection learns of new CRDs every 30 s."""
+        """Wait until there is no such Child object: garbage collection discovers new CRDs every 30 s."""
 
         async def check() -> None:
             with contextlib.suppress(NotFoundError):
@@ -205,7 +205,7 @@ class World:
     async def condition(
         self, name: str, kind: str, status: str, reason: str = "", within: float = PATIENCE
     ) -> Condition:
-        """The Child's condition once it is so, for its present spec."""
+        """Return the Child's condition once it has this status and reason for the current spec."""
 
         async def check() -> Condition:
             return _is(await self.get_child(name), kind, status, reason)
@@ -213,7 +213,7 @@ class World:
         return await settles(check, within)
 
     async def ready(self, *names: str, within: float = PATIENCE) -> dict[str, Child]:
-        """The Children once each is Ready with a live process that no other copy shares the id with."""
+        """Return the Children once each is Ready with a live process that is the only one of its id."""
 
         async def check(name: str) -> Child:
             child = await self.get_child(name)
@@ -229,12 +229,12 @@ class World:
     # the registry
 
     async def slices(self, hub: str = "hub") -> list[RegistrySlice]:
-        """The hub's slices."""
+        """Return the hub's slices."""
         items, _ = await self.api.list(SLICES, self.namespace, labels=f"processhub.dev/hub={hub}")
         return [item for item in items if isinstance(item, RegistrySlice)]
 
     async def record(self, hub: str = "hub") -> dict[str, list[Place]]:
-        """Every entry of the hub's slices, by id."""
+        """Return every entry of the hub's slices, by id."""
         record: dict[str, list[Place]] = {}
         for item in await self.slices(hub):
             for child_id, text in item.spec.entries.items():
@@ -251,7 +251,7 @@ class World:
         return record
 
     async def running(self, ids: Iterable[str], hub: str = "hub", within: float = PATIENCE) -> dict[str, Place]:
-        """Where the ids run, once exactly these are on record, each once, Running in the process that is named."""
+        """Return where the ids run once the record has exactly these, each once and Running in its recorded process."""
         wanted = set(ids)
 
         async def check() -> dict[str, Place]:
@@ -270,7 +270,7 @@ class World:
         return await settles(check, within)
 
     async def no_process(self, child_id: str, hub: str = "hub", within: float = PATIENCE) -> None:
-        """Wait until nothing runs for the id."""
+        """Wait until no process of the id runs."""
 
         async def check() -> None:
             assert child_id not in self.watch.live(hub)
@@ -278,7 +278,7 @@ class World:
         await settles(check, within)
 
     async def events(self, name: str, reason: str) -> list[str]:
-        """The messages of the Events about an object."""
+        """Return the messages of the Events about an object."""
         fields = f"involvedObject.name={name},reason={reason}"
         items, _ = await self.api.list(EVENTS, self.namespace, fields=fields)
         return [item["message"] for item in items if isinstance(item, dict)]
@@ -286,26 +286,26 @@ class World:
     # members
 
     def pod_key(self, member: str) -> str:
-        """The member's pod as the faults name it (mode Replicas)."""
+        """Return the faults' name for the member's pod (mode Replicas)."""
         return f"{self.namespace}/{member}"
 
     async def pod(self, name: str) -> Pod:
-        """A member's pod."""
+        """Return a member's pod."""
         return await self.api.get(PODS, self.namespace, name)
 
     async def kill_agent(self, member: str) -> None:
-        """kill -9 of the member's agent, at a time at which that is seen."""
+        """Kill the member's agent with SIGKILL, at a time at which the kubelet notices it."""
         await past_the_second_of_its_lease(self.api, self.namespace, member)
         await self.faults.kill_pod(self.pod_key(member))
 
     async def pause_agent(self, member: str) -> None:
-        """SIGSTOP for all processes of the member; undone at the end of the test."""
+        """Stop all processes of the member with SIGSTOP; undone at the end of the test."""
         key = self.pod_key(member)
         await self.faults.pause_pod(key)
         self._undo.append(lambda: self.faults.resume_pod(key))
 
     async def cut_node(self, node: str) -> None:
-        """No traffic between the node and the API server; undone at the end of the test."""
+        """Drop the traffic between the node and the API server; undone at the end of the test."""
         await self.faults.cut_node(node)
         self._undo.append(lambda: self.faults.heal_node(node))
 
@@ -315,32 +315,32 @@ class World:
         self._undo.append(lambda: self.faults.heal_node(node))
 
     async def member_without_operator(self) -> tuple[str, str]:
-        """A member and its node, which runs no operator pod."""
+        """Return a member, and its node, which runs no operator pod."""
         operators = {pod.spec.node_name for pod in await self.operators.pods()}
         members = (await self.get_hub()).status.members
         return next((member.name, member.node) for member in members if member.node not in operators)
 
     async def scale_operators(self, replicas: int) -> None:
-        """So many operator pods, once that is so; two again at the end of the test."""
+        """Scale the operator and wait until it has this many pods; there are two again at the end of the test."""
         await self.operators.scale(replicas)
         if replicas != 2:
             self._undo.append(lambda: self.operators.scale(2))
 
     async def cordon(self, node: str, on: bool = True) -> None:
-        """kubectl cordon; undone at the end of the test."""
+        """Cordon the node; undone at the end of the test."""
         await self.api.patch(NODES, None, node, {"spec": {"unschedulable": on or None}})
         if on:
             self._undo.append(lambda: self.cordon(node, False))
 
     async def label_node(self, node: str, label: str, value: str | None) -> None:
-        """Give the node a label, or take it off; without it at the end of the test."""
+        """Set or remove a label of the node; it is removed at the end of the test."""
         await self.api.patch(NODES, None, node, {"metadata": {"labels": {label: value}}})
         if value is not None:
             self._undo.append(lambda: self.label_node(node, label, None))
 
     @contextlib.contextmanager
     def stopped(self, pids: Iterable[int]) -> Iterator[None]:
-        """SIGSTOP for the block."""
+        """Stop the process with SIGSTOP during the block."""
         held = [os.pidfd_open(pid) for pid in pids]
         try:
             for fd in held:
@@ -361,34 +361,34 @@ class World:
 
 
 def command_of(pid: int) -> list[str]:
-    """The command line of a process."""
+    """Return the command line of a process."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
 
 
 def members_of(places: Mapping[str, Place]) -> Counter[str]:
-    """How many children each member has."""
+    """Return how many children each member has."""
     return Counter(place.member for place in places.values())
 
 
 def moved(before: Mapping[str, Place], after: Mapping[str, Place]) -> set[str]:
-    """The ids that are on another member than before."""
+    """Return the ids that are on another member than before."""
     return {child_id for child_id, place in after.items() if before[child_id].member != place.member}
 
 
 def untouched(before: Mapping[str, Place], after: Mapping[str, Place], ids: Iterable[str] | None = None) -> None:
-    """Assert that the ids (all, unless given) are where they were, in the same process under the same epoch."""
+    """Assert that the ids (all, unless given) are on the same member, in the same process and with the same epoch."""
     for child_id in before.keys() if ids is None else ids:
         old, new = before[child_id], after[child_id]
         assert (old.member, old.epoch, old.pid) == (new.member, new.epoch, new.pid), (child_id, old, new)
 
 
 def never_two(watch: ProcessWatch) -> None:
-    """Assert that no id had two processes at any moment."""
+    """Assert that no id ever had two processes at once."""
     assert watch.overlaps() == []
 
 
 def started_once(runs: Mapping[str, list[Run]]) -> None:
-    """Assert that each id had exactly one process, ever."""
+    """Assert that each id has had exactly one process."""
     assert {child_id: len(found) for child_id, found in runs.items() if len(found) != 1} == {}
 
 
@@ -412,9 +412,9 @@ def _difference(found: Iterable[str], wanted: Iterable[str]) -> str:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
-    """The cluster with the operator; gone afterwards, even if the session is killed.
+    """The cluster with the operator; it is removed even if the session is killed.
 
-    OPERATOR_CLUSTER names the root of a cluster to be used again and left up, to work on one test for a while.
+    OPERATOR_CLUSTER names the root of a cluster to use and to keep, for work on a single test.
     """
     kept = os.environ.get("OPERATOR_CLUSTER")
     layout = Layout(Path(kept) if kept else tmp_path_factory.mktemp("operated"))
@@ -436,7 +436,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 
 @contextlib.asynccontextmanager
 async def new_world(site: Site) -> AsyncIterator[World]:
-    """A namespace of its own, with two operators ready; all faults are undone when the block ends."""
+    """Yield a new namespace, with two operators ready; all faults are undone when the block ends."""
     namespace = f"test-{secrets.token_hex(4)}"
     await create_namespace(site.api, namespace)
     made = World(site, namespace)
@@ -453,21 +453,21 @@ async def new_world(site: Site) -> AsyncIterator[World]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def world(site: Site) -> AsyncIterator[World]:
-    """A namespace of this test's own."""
+    """A namespace for one test."""
     async with new_world(site) as made:
         yield made
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def elsewhere(site: Site) -> AsyncIterator[World]:
-    """Another namespace of this test's own."""
+    """A second namespace for the test."""
     async with new_world(site) as made:
         yield made
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """To a failed test's report: the hub, its children and what the operators said."""
+    """Add the hub, its children and the operators' logs to the report of a failed test."""
     report = yield
     made = getattr(item, "funcargs", {}).get("world")
     if made is not None and report.when == "call" and report.failed:

@@ -1,4 +1,4 @@
-"""The clusters that this test process has brought up for all of its tests."""
+"""The clusters that this test process has started for all of its tests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _standing: list[Layout] = []
 
 
 def make_room(layout: Layout) -> None:
-    """Take the other clusters down before this one is brought up, where several processes share the tests.
+    """Stop the other clusters before this one is started, if several processes share the tests.
 
-    By tests/scheduling.py such a process turns to another kind of cluster at most once, and does not come back. A
-    cluster that stands takes a twentieth of a core.
+    By tests/scheduling.py, such a process changes to another kind of cluster at most once and does not return. An idle
+    cluster takes a twentieth of a core.
     """
     if "PYTEST_XDIST_WORKER" in os.environ:
         while _standing:

@@ -1,4 +1,4 @@
-"""Pods for the tests of the process kubelet: made, waited for, looked into."""
+"""Creates, waits for and inspects pods in tests of the process kubelet."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shell(script: str) -> list[str]:
 
 
 class Pods:
-    """The pods of one test's namespace."""
+    """The pods in the namespace of a test."""
 
     def __init__(self, api: Client, cluster: Cluster, faults: Faults, namespace: str) -> None:
         self.api, self.cluster, self.faults, self.namespace = api, cluster, faults, namespace
@@ -131,7 +131,7 @@ time.sleep(1000)
 
 
 async def process_tree(pods: Pods, name: str, manner: str, **spec: Any) -> list[int]:
-    """A pod whose main process has a child and a grandchild in sessions of their own; their pids."""
+    """Start a pod whose main process has a child and a grandchild in sessions of their own; return their pids."""
     await pods.running(pod(name, [sys.executable, "-c", TREE, manner], spec=spec))
 
     async def look() -> list[int] | None:

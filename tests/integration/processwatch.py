@@ -1,8 +1,8 @@
-"""Watches the processes of one namespace's children on this machine: which there are, and whether two of one id.
+"""Watches the processes of one namespace's children on this machine, and notices when two processes have one id.
 
-An exec child's process carries its id in its environment. Each is held by a pidfd from the moment it is found, so its
-end is seen exactly; its start is the kernel's own. Two processes of one id overlap where the older was seen alive
-after the younger had started.
+The process of an exec child has its id in its environment. The watch holds a pidfd of each process from the moment it
+finds it, so it sees the exact end; the kernel records the start. Two processes of one id overlap if the older one was
+seen alive after the younger one had started.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_YOUNG_SECONDS = 5.0  # a process may become another program, and so a child, this long after its start
+_YOUNG_SECONDS = 5.0  # a process may execute a child's program this long after its start
 _PAUSE_SECONDS = 0.03
-_LATER = 0.5  # a young process is looked at again when it is older by this share of its age: most become one at once
+_LATER = 0.5  # a young process is checked again after this share of its age: most execute a program at once
 
 
 @dataclass
 class Run:
-    """One process of a child; times are CLOCK_BOOTTIME seconds, ``seen`` the last at which it was surely alive."""
+    """One process of a child. Times are CLOCK_BOOTTIME seconds; at ``seen`` it was last known to be alive."""
 
     id: str
     hub: str
@@ -36,7 +36,7 @@ class Run:
 
 
 class ProcessWatch:
-    """Scans /proc in a thread of its own from ``start`` to ``stop``; all methods may be called at any time."""
+    """Scans /proc in its own thread from ``start`` to ``stop``; all methods may be called at any time."""
 
     def __init__(self, namespace: str) -> None:
         self._mark = f"HUB_NAMESPACE={namespace}".encode()
@@ -46,14 +46,14 @@ class ProcessWatch:
         self._live: dict[int, Run] = {}  # by pidfd
         self._pids: dict[int, Run] = {}
         self._foreign: set[int] = set()
-        self._young: dict[int, float] = {}  # when each is to be looked at again
+        self._young: dict[int, float] = {}  # when each is checked again
         self._overlaps: dict[tuple[int, int], tuple[Run, Run]] = {}
         self._poll = select.epoll()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="process watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to watch."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -67,17 +67,17 @@ class ProcessWatch:
         self._poll.close()
 
     def live(self, hub: str = "hub") -> dict[str, list[Run]]:
-        """The processes that are there now, by id."""
+        """Return the live processes, by id."""
         self._scan(whole=True)
         return self._by_id(hub, live=True)
 
     def runs(self, hub: str = "hub") -> dict[str, list[Run]]:
-        """All processes that were ever seen, by id."""
+        """Return all processes that were ever seen, by id."""
         self._scan(whole=True)
         return self._by_id(hub, live=False)
 
     def overlaps(self) -> list[tuple[Run, Run]]:
-        """The pairs of processes of one id that were alive at one moment."""
+        """Return the pairs of processes of one id that were alive at the same time."""
         self._scan(whole=True)
         with self._lock:
             return list(self._overlaps.values())
@@ -103,12 +103,12 @@ class ProcessWatch:
                     run = self._live.pop(fd)
                     run.ended = True
                     del self._pids[run.pid]
-                    # Closing alone takes it off the poll only if no child process that is being forked has a copy.
+                    # Closing alone leaves it in the poll while a process that is being forked has a copy.
                     self._poll.unregister(fd)
                     os.close(fd)
             for run in self._live.values():
                 run.seen = now
-            entries = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()}  # noqa: PTH208 quicker
+            entries = {int(entry) for entry in os.listdir("/proc") if entry.isdecimal()}  # noqa: PTH208 faster
             self._foreign &= entries
             for pid in self._young.keys() - entries:
                 del self._young[pid]
@@ -142,11 +142,11 @@ class ProcessWatch:
                 self._young[pid] = now + _LATER * (now - started)
             return
         if parent not in self._foreign:
-            self._look(parent, now)  # it may be as new as this one
+            self._look(parent, now)  # its environment may be newer than this check
         above = self._pids.get(parent)
         if above is not None and above.id == values["HUB_CHILD_ID"]:
             os.close(fd)
-            return  # a child's own descendant
+            return  # a descendant of a child
         run = Run(
             id=values["HUB_CHILD_ID"],
             hub=values["HUB_NAME"],
@@ -165,7 +165,7 @@ class ProcessWatch:
         self._poll.register(fd, select.EPOLLIN)
 
     def _compare(self, run: Run) -> None:
-        """Whether another of this id was alive when it started, or both are now."""
+        """Record an overlap if another process of this id was alive when this one started, or if both are alive now."""
         for other in self._namesakes[run.hub, run.id]:
             both_now = not other.ended and not select.select([other.fd], [], [], 0)[0]
             later = max(other.started, run.started) + 1 / _TICK

@@ -1,8 +1,9 @@
-"""Commands of a README, run in their order as a reader would, and what it says that they show.
+"""Runs the commands of a README in order, as a reader would, and compares their output with the README.
 
-A fenced block ``sh`` or ``python`` is run. One with a comment right before it is not, unless the comment is ``in
-another terminal``: then it runs beside the others, to the end. A block ``text`` is what the block before it shows, or,
-with the comment ``in that terminal``, what comes in the other one: its lines in their order; ``…`` is anything.
+A fenced block ``sh`` or ``python`` is run. A block with a comment right before it is not, unless the comment is ``in
+another terminal``: then it runs beside the others, until the end. A block ``text`` is the output of the block before it
+or, with the comment ``in that terminal``, of the one in the other terminal: its lines in their order; ``…`` stands for
+anything.
 """
 
 from __future__ import annotations
@@ -40,22 +41,22 @@ class Block:
 
     @property
     def covered_by(self) -> str:
-        """The path that covers a block that is not run; empty for one that is."""
+        """The path that covers a block that is not run; empty for a block that is run."""
         said = _NOT_RUN.fullmatch(self.comment)
         return said["path"] if said else ""
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The place of the block, for messages."""
         return f"{self.path.relative_to(ROOT)}, line {self.line}"
 
     def with_(self, old: str, new: str) -> Block:
-        """The same with another text in its code."""
+        """Return the same block with another text in its code."""
         return replace(self, code=self.code.replace(old, new))
 
 
 def blocks(path: Path) -> list[Block]:
-    """All that are commands or what these show."""
+    """Return all blocks that are commands or outputs."""
     text = path.read_text()
     return [
         Block(path, text.count("\n", 0, match.start("code")), (match["comment"] or "").strip(), *match.group(2, 3))
@@ -64,9 +65,9 @@ def blocks(path: Path) -> list[Block]:
 
 
 def check_form(path: Path) -> None:
-    """Check a page: what is not run says why and what covers it, and no command hides in a block of another kind.
+    """Check a page: blocks that are not run name a reason and a test, and other blocks contain no commands.
 
-    Manifests are YAML, and links lead somewhere.
+    Manifests must be YAML, and links must lead to files.
     """
     text = path.read_text()
     for block in blocks(path):
@@ -83,9 +84,9 @@ def check_form(path: Path) -> None:
 
 
 class Reader:
-    """A shell that goes on where the block before ended: its variables and its folder.
+    """A shell that keeps its variables and its folder from block to block.
 
-    ``folder`` holds what the reader itself writes. The blocks are run in ``checkout``, each for ``seconds`` at most.
+    ``folder`` holds the reader's own files. The blocks run in ``checkout``, each for at most ``seconds``.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Reader:
         self._state.write_text("")
 
     def read(self, block: Block, said: str) -> str:
-        """Run the block, or find what it tells in ``said``, the answer to the one before; what it said itself."""
+        """Run the block, or compare it with ``said``, the output of the block before; return the block's own output."""
         if block.language == "text":
             if block.comment == THAT:
                 self._await(block)
@@ -111,7 +112,7 @@ class Reader:
         return said
 
     def follow(self, block: Block) -> str:
-        """Run the block; what it said."""
+        """Run the block and return its output."""
         command = f'source "$STATE"\n{block.code}\nexport -p > "$STATE"\n'
         if block.language == "python":
             command = 'source "$STATE"\nexec python -'
@@ -130,7 +131,7 @@ class Reader:
         return answer.stdout
 
     def close(self) -> None:
-        """End what still runs beside."""
+        """End the processes in the other terminals."""
         for process in self._beside:
             process.send_signal(signal.SIGINT)
             process.wait()
@@ -145,7 +146,7 @@ class Reader:
             )
 
     def _await(self, block: Block) -> None:
-        """The other terminal shows it, now or soon."""
+        """Wait until the other terminal shows the block."""
         deadline = time.monotonic() + _SHOWN_SECONDS
         while _missing(block, self._other.read_text()) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -153,7 +154,7 @@ class Reader:
 
 
 def shows(block: Block, said: str) -> None:
-    """AssertionError where a line of the block is not in ``said``, after the one before it."""
+    """Raise AssertionError if a line of the block is not in ``said`` after the line before it."""
     missing = _missing(block, said)
     assert missing is None, f"{block.where}: {missing!r} is not in:\n{said}"
 
@@ -161,7 +162,7 @@ def shows(block: Block, said: str) -> None:
 def _missing(block: Block, said: str) -> str | None:
     lines = iter(said.splitlines())
     for wanted in block.code.splitlines():
-        # Columns are as wide as they need to be.
+        # The width of a column depends on its contents.
         pattern = r"\s+".join(re.escape(word).replace("…", ".*") for word in wanted.split())
         if not any(re.fullmatch(rf"\s*{pattern}\s*", line) for line in lines):
             return wanted

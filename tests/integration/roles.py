@@ -1,4 +1,4 @@
-"""An actor that writes down which role it has, and the check that no two copies of a child were ever active at once."""
+"""An actor that writes its roles down, and a check that no two copies of a child were ever active at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-# The module as a ConfigMap brings it to the members. Each row: boottime, id, member, epoch, role.
+# The source of the module, for a ConfigMap. Each row: boottime, id, member, epoch, role.
 MODULE = """
 import asyncio, json, os, time
 from processhub import Actor
@@ -33,7 +33,7 @@ class Worker(Actor):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a worker: when (CLOCK_BOOTTIME seconds), who, under which epoch, in which role, what it was told."""
+    """One row of an actor: the time (CLOCK_BOOTTIME seconds), the id, the member, the epoch and the role."""
 
     at: float
     id: str
@@ -44,7 +44,7 @@ class Row:
 
 
 def rows_in(folder: Path) -> list[Row]:
-    """All rows in order of time; a line that is cut off at the end of a killed process is left out."""
+    """Return all rows in order of time, without an incomplete last line of a killed process."""
     rows = []
     for path in folder.iterdir():
         whole = (line for line in path.read_text().splitlines() if line.endswith("]"))
@@ -53,7 +53,7 @@ def rows_in(folder: Path) -> list[Row]:
 
 
 def two_active(rows: list[Row]) -> list[tuple[Row, Row]]:
-    """Pairs of rows in which a copy was still active after a newer epoch had been."""
+    """Return the pairs of rows in which a copy was still active after a copy of a newer epoch."""
     found = []
     newest: dict[str, Row] = {}
     for row in rows:
@@ -65,12 +65,12 @@ def two_active(rows: list[Row]) -> list[tuple[Row, Row]]:
         elif before is None or row.epoch > before.epoch:
             newest[row.id] = row
         elif row.member != before.member:
-            found.append((before, row))  # one epoch, two members
+            found.append((before, row))  # the same epoch on two members
     return found
 
 
 def active_members(rows: list[Row]) -> dict[str, list[str]]:
-    """The members in whose hands each id's active role was, in order."""
+    """Return the members that had the active role of each id, in order."""
     hands: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         if row.role == "Active" and hands[row.id][-1:] != [row.member]:

@@ -1,4 +1,4 @@
-"""Waiting until something is so on a cluster, and seeing that it stays so."""
+"""Waits until a check of a cluster succeeds, and checks that a state lasts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from waiting import pauses
 from processhub.cluster.errors import NotFoundError
 
 T = TypeVar("T")
-PATIENCE = 40.0  # for what takes a second or two on an idle machine
+PATIENCE = 40.0  # for changes that take a second or two on an idle machine
 
 
 async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float | None = None) -> T:
-    """What ``check`` returns as soon as it asserts nothing wrong and finds what it looks up; else its last error.
+    """Return the result of ``check`` once it raises neither AssertionError nor LookupError; else raise its last error.
 
-    A ValueError too: so many are not there yet as it unpacks. ``every``: seconds between two looks.
+    A ValueError is retried too: unpacking raises it while there are too few objects. ``every`` is the interval in
+    seconds.
     """
     deadline = time.monotonic() + within
     pause = itertools.repeat(every) if every else pauses()
@@ -33,7 +34,7 @@ async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, e
 
 
 async def stays(check: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """``check`` holds now and for so long: for what must not happen there is no condition to wait for."""
+    """Assert that ``check`` holds now and for this long, for states with no condition to wait for."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         await check()

@@ -1,6 +1,6 @@
 """What the account of a hub's members may write, and what nobody else may: the chart's roles and admission policies.
 
-Each write is made with a real token of that account, bound to a pod as the kubelet binds it.
+Each write uses a real token of that account, bound to a pod as the kubelet binds it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from localcluster.layout import ClusterError
 RUN = secrets.token_hex(3)
 NAMESPACE, NODE = f"admission-{RUN}", f"admission-{RUN}"
 NODE_POD = "left-vx2kq"  # of the DaemonSet of hub left
-SHARED = "shared"  # an account of the user's own, which both hubs name
+SHARED = "shared"  # a user's own account, which both hubs name
 OPERATOR = f"{render_manifests.NAMESPACE}:processhub-operator"
 SLEEP = {"command": ["sleep", "infinity"]}
 Write = Callable[..., str]
@@ -36,7 +36,7 @@ def account_of(hub: str) -> str:
 
 
 def pod(name: str, hub: str, **spec: Any) -> dict[str, Any]:
-    # Nobody schedules it: a token needs the object alone.
+    # The pod is never scheduled: a token needs only the object.
     base = {
         "serviceAccountName": account_of(hub),
         "schedulerName": "nobody",
@@ -84,7 +84,7 @@ def lease_patch(name: str, **metadata: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def hubs(cluster: Cluster) -> Iterator[None]:
-    """Two hubs' accounts, pods, slices and Leases, made as the operator makes them, and the chart's rules in force."""
+    """Accounts, pods, slices and Leases of two hubs as the operator creates them; the chart's rules are in force."""
     rules = render_manifests.render("-s", "templates/admission.yaml", "-s", "templates/rbac-agent.yaml")
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=rules)
     cluster.kubectl("create", "namespace", NAMESPACE)
@@ -123,7 +123,7 @@ def hubs(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def as_member(cluster: Cluster, hubs: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Write]:
-    """``as_member("left-0")("get", "pods")``: kubectl with the token that the kubelet would give to that pod."""
+    """Run kubectl with a pod's token: ``as_member("left-0")("get", "pods")``."""
     folder = tmp_path_factory.mktemp("accounts")
     base = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json"))
 
@@ -147,7 +147,7 @@ def as_member(cluster: Cluster, hubs: None, tmp_path_factory: pytest.TempPathFac
 
 
 def _until_in_force(cluster: Cluster, member: Write) -> None:
-    """A new RoleBinding and new policies take effect within a second or two, each at its own time."""
+    """Wait until a new RoleBinding and new policies are in force: within a second or two, each at its own time."""
 
     def own_child() -> None:
         member("create", "--dry-run=server", "-f", "-", stdin=child("left", exec=SLEEP))
@@ -171,14 +171,14 @@ def _is_refused(write: Callable[[], object], sentence: str) -> bool:
     return False
 
 
-def test_member_writes_its_own_slice_status_and_lease(as_member: Callable[..., Write]) -> None:
+def test_a_member_may_write_its_own_slice_status_and_lease(as_member: Callable[..., Write]) -> None:
     member = as_member("left-0")
 
     assert "patched" in member(*status_patch("left.left-0.0"))
     assert "patched" in member(*lease_patch("left.left-0"))
 
 
-def test_member_of_a_per_node_hub_is_known_by_its_node(as_member: Callable[..., Write]) -> None:
+def test_a_member_of_a_per_node_hub_is_identified_by_its_node(as_member: Callable[..., Write]) -> None:
     member = as_member(NODE_POD)
 
     assert "patched" in member(*status_patch(f"left.{NODE}.0"))
@@ -188,7 +188,7 @@ def test_member_of_a_per_node_hub_is_known_by_its_node(as_member: Callable[..., 
 @pytest.mark.parametrize(
     "name", ["left.left-1.0", "right.right-0.0", f"left.{NODE}.0"], ids=["member", "hub", "per node"]
 )
-def test_member_may_not_write_anothers_slice_status(as_member: Callable[..., Write], name: str) -> None:
+def test_a_member_may_not_write_another_members_slice_status(as_member: Callable[..., Write], name: str) -> None:
     member = as_member("left-0")
 
     with pytest.raises(ClusterError, match=r"the status of this RegistrySlice is the word of member .* alone"):
@@ -200,14 +200,14 @@ def test_member_may_not_write_anothers_slice_status(as_member: Callable[..., Wri
     ["left.left-1", "right.right-0", f"left.{NODE}", "somebody-elses"],
     ids=["member", "hub", "per node", "unknown"],
 )
-def test_member_may_not_renew_anothers_lease(as_member: Callable[..., Write], name: str) -> None:
+def test_a_member_may_not_renew_another_members_lease(as_member: Callable[..., Write], name: str) -> None:
     member = as_member("left-0")
 
     with pytest.raises(ClusterError, match=f"a member of hub left may write its own Lease only, not {name}"):
         member(*lease_patch(name))
 
 
-def test_hubs_that_share_an_account_are_told_apart_by_their_pods(as_member: Callable[..., Write]) -> None:
+def test_hubs_that_share_an_account_are_distinguished_by_their_pods(as_member: Callable[..., Write]) -> None:
     member = as_member("left-7", hub=SHARED)
 
     assert "patched" in member(*status_patch("left.left-7.0"))
@@ -228,14 +228,14 @@ def test_another_pod_of_the_same_node_and_account_is_no_member(as_member: Callab
         member(*lease_patch(f"left.{NODE}"))
 
 
-def test_relabelling_a_lease_does_not_make_it_ones_own(as_member: Callable[..., Write]) -> None:
+def test_a_member_may_not_renew_a_lease_that_it_has_relabelled(as_member: Callable[..., Write]) -> None:
     member = as_member("left-0")
 
     with pytest.raises(ClusterError, match="may write its own Lease only"):
         member(*lease_patch("somebody-elses", labels={"processhub.dev/hub": "left"}))
 
 
-def test_a_token_that_is_bound_to_no_pod_writes_nothing(as_member: Callable[..., Write]) -> None:
+def test_a_token_that_is_bound_to_no_pod_may_write_nothing(as_member: Callable[..., Write]) -> None:
     account = as_member("unbound", hub="left", bound=False)
 
     with pytest.raises(ClusterError, match="is the word of member left-0 of hub left alone"):
@@ -244,12 +244,12 @@ def test_a_token_that_is_bound_to_no_pod_writes_nothing(as_member: Callable[...,
         account(*lease_patch("left.left-0"))
 
 
-def test_an_administrator_may_not_speak_for_a_member(cluster: Cluster, as_member: Callable[..., Write]) -> None:
+def test_an_administrator_may_not_write_a_members_status(cluster: Cluster, as_member: Callable[..., Write]) -> None:
     with pytest.raises(ClusterError, match="is the word of member left-0 of hub left alone"):
         cluster.kubectl("-n", NAMESPACE, *status_patch("left.left-0.0"))
 
 
-def test_member_may_not_write_what_it_shall_run(as_member: Callable[..., Write]) -> None:
+def test_a_member_may_not_write_the_spec_of_its_slice(as_member: Callable[..., Write]) -> None:
     member = as_member("left-0")
 
     with pytest.raises(ClusterError, match=r"cannot patch resource .registryslices"):
@@ -259,14 +259,14 @@ def test_member_may_not_write_what_it_shall_run(as_member: Callable[..., Write])
 @pytest.mark.parametrize(
     "command", [["get", "secrets"], ["delete", "pods", "--all"], ["get", "configmaps"], ["create", "token", "default"]]
 )
-def test_member_may_do_nothing_but_follow_and_report(as_member: Callable[..., Write], command: list[str]) -> None:
+def test_a_member_may_only_read_and_report(as_member: Callable[..., Write], command: list[str]) -> None:
     member = as_member("left-0")
 
     with pytest.raises(ClusterError, match="is forbidden"):
         member(*command)
 
 
-def test_member_creates_children_on_demand_of_its_own_hub(as_member: Callable[..., Write]) -> None:
+def test_a_member_may_create_children_on_demand_of_its_own_hub(as_member: Callable[..., Write]) -> None:
     member = as_member("left-0")
 
     assert "created" in member("create", "-f", "-", stdin=child("left", onDemand=True))
@@ -275,14 +275,14 @@ def test_member_creates_children_on_demand_of_its_own_hub(as_member: Callable[..
 @pytest.mark.parametrize(
     "text", [child("left", exec=SLEEP), child("right", onDemand=True), child("left", onDemand=False, exec=SLEEP)]
 )
-def test_member_creates_no_other_children(as_member: Callable[..., Write], text: str) -> None:
+def test_a_member_may_create_no_other_children(as_member: Callable[..., Write], text: str) -> None:
     member = as_member("left-0")
 
     with pytest.raises(ClusterError, match="may create children of its own hub with onDemand: true only"):
         member("create", "-f", "-", stdin=text)
 
 
-def test_member_may_not_change_a_child(cluster: Cluster, as_member: Callable[..., Write]) -> None:
+def test_a_member_may_not_change_a_child(cluster: Cluster, as_member: Callable[..., Write]) -> None:
     member = as_member("left-0")
     cluster.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=child("left", "users", exec=SLEEP))
 
@@ -292,7 +292,7 @@ def test_member_may_not_change_a_child(cluster: Cluster, as_member: Callable[...
         member("delete", "child", "users")
 
 
-def test_the_operator_is_no_member_though_its_account_is_named_alike(
+def test_the_operator_is_not_mistaken_for_a_member_with_its_account_name(
     cluster: Cluster, as_member: Callable[..., Write]
 ) -> None:
     operator = ["-n", NAMESPACE, f"--as=system:serviceaccount:{OPERATOR}", "--as-group=system:masters"]

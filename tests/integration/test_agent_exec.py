@@ -12,7 +12,7 @@ from waiting import alive
 from localcluster.cluster import Cluster
 from processhub.api.slice import SliceSpec
 
-PROMPT_SECONDS = 10  # 2 are promised on an idle machine
+PROMPT_SECONDS = 10  # the promise is 2 on an idle machine
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ async def test_a_child_runs_with_its_environment_and_its_output_reaches_the_log(
     assert (line["hub"], line["member"], line["epoch"], line["stream"]) == (member.hub, member.name, 1, "stderr")
 
 
-async def test_removing_the_entry_stops_the_whole_tree_and_the_status_proves_it(member: Member, tmp_path: Path) -> None:
+async def test_removing_the_entry_stops_the_whole_process_tree_before_it_is_reported(
+    member: Member, tmp_path: Path
+) -> None:
     member.start_agent()
     escaped = tmp_path / "escaped"
     script = f"setsid sh -c 'echo $$ > {escaped}; trap \"\" TERM; sleep 1000' & sleep 1000"
@@ -64,7 +66,7 @@ async def test_removing_the_entry_stops_the_whole_tree_and_the_status_proves_it(
     removed = await member.write({"a": None})
     item = await member.acknowledged(removed)
 
-    # Either still listed as Stopping under its old epoch, or nothing of it is left.
+    # It is either still listed as Stopping under its old epoch, or no process of it is left.
     if "a" in item.status.entries:
         assert " 1 Active Stopping " in item.status.entries["a"]
 
@@ -100,10 +102,12 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_stop_seconds(member:
     await member.write({"a": None})
     await until(lambda: not alive(pid))
 
-    assert 1.5 < time.monotonic() - began < 9  # by default it has 10 s
+    assert 1.5 < time.monotonic() - began < 9  # the default is 10 s
 
 
-async def test_the_stop_signal_is_the_workloads(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+async def test_the_stop_signal_is_the_one_that_the_workload_names(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
     async with new_member(tmp_path, str(cluster.kubeconfig), namespace, stop_seconds=30) as member:
         member.start_agent()
         note = tmp_path / "note"
@@ -133,7 +137,7 @@ async def test_the_stop_signal_is_the_workloads(cluster: Cluster, namespace: str
     ],
     ids=["unknown", "not executable", "folder", "nul", "too long", "exit", "killed", "signal"],
 )
-async def test_a_child_that_cannot_run_has_its_reason_promptly(
+async def test_a_child_that_cannot_run_reports_its_reason_promptly(
     member: Member, workload, reason: str, words: str
 ) -> None:
     member.start_agent()
@@ -147,13 +151,13 @@ async def test_a_child_that_cannot_run_has_its_reason_promptly(
     assert words in report.message
 
 
-async def test_a_restart_storm_touches_nobody_else(member: Member) -> None:
+async def test_a_restart_storm_affects_no_other_child(member: Member) -> None:
     member.start_agent()
     await member.write({f"good-{number}": SLEEP for number in range(5)})
     before = {child: await member.running(child) for child in [f"good-{number}" for number in range(5)]}
 
     await member.write({f"bad-{number}": program("false") for number in range(20)})
-    # It is up for a moment each time, and then says nothing.
+    # It is up for a moment each time, and then reports nothing.
     await member.report("bad-7", lambda report: report.restarts >= 5 and "BackOff" in report.message)
 
     reports = await member.reports()
@@ -161,7 +165,7 @@ async def test_a_restart_storm_touches_nobody_else(member: Member) -> None:
     assert all(reports[child].restarts == 0 for child in before)
 
 
-async def test_restarts_over_the_limit_fail_until_the_spec_changes(
+async def test_a_child_over_its_restart_limit_fails_until_its_spec_changes(
     cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
     async with new_member(tmp_path, str(cluster.kubeconfig), namespace, restarts_max=2) as member:
@@ -176,7 +180,7 @@ async def test_restarts_over_the_limit_fail_until_the_spec_changes(
         assert await member.running("a", epoch=2)
 
 
-async def test_policies_decide_what_an_end_means(member: Member) -> None:
+async def test_the_restart_policy_decides_what_an_exit_means(member: Member) -> None:
     member.start_agent()
     await member.write({"done": program("true"), "crash": program("false")}, restart_policy="Temporary")
     await member.write({"job": program("true")}, restart_policy="Transient")
@@ -190,7 +194,7 @@ async def test_policies_decide_what_an_end_means(member: Member) -> None:
     assert (done.restarts, crash.restarts, job.restarts) == (0, 0, 0)
 
 
-async def test_a_new_agent_does_not_repeat_what_had_finished(member: Member) -> None:
+async def test_a_new_agent_does_not_repeat_finished_children(member: Member) -> None:
     agent = member.start_agent()
     await member.write({"done": program("true")}, restart_policy="Temporary")
     await member.report("done", lambda report: report.state == "Stopped")
@@ -203,7 +207,7 @@ async def test_a_new_agent_does_not_repeat_what_had_finished(member: Member) -> 
     assert (await member.reports())["done"].state == "Stopped"
 
 
-async def test_a_changed_workload_restarts_it_and_changed_metadata_does_not(member: Member) -> None:
+async def test_a_changed_workload_restarts_a_child_and_changed_metadata_does_not(member: Member) -> None:
     member.start_agent()
     await member.write({"a": SLEEP})
     first = await member.running("a")
@@ -218,7 +222,7 @@ async def test_a_changed_workload_restarts_it_and_changed_metadata_does_not(memb
     assert not alive(first)
 
 
-async def test_an_entry_that_waits_is_not_started(member: Member) -> None:
+async def test_an_entry_with_a_wait_flag_is_not_started(member: Member) -> None:
     member.start_agent()
     item = await member.write({"a": SLEEP}, wait=True)
     await member.acknowledged(item)
@@ -229,11 +233,11 @@ async def test_an_entry_that_waits_is_not_started(member: Member) -> None:
     assert await member.running("a")
 
 
-async def test_a_slice_of_a_term_that_has_passed_starts_nothing(member: Member) -> None:
+async def test_a_slice_of_an_old_term_starts_nothing(member: Member) -> None:
     member.start_agent()
     await member.write({"old": SLEEP})
     pid = await member.running("old")
-    await member.add_slice(0, term=7, member=f"{member.hub}-1")  # a newer operator wrote another member's slice
+    await member.add_slice(0, term=7, member=f"{member.hub}-1")  # a newer operator has written another member's slice
 
     item = await member.write({"late": SLEEP})
     await member.acknowledged(item)
@@ -249,7 +253,7 @@ async def test_a_slice_of_a_term_that_has_passed_starts_nothing(member: Member) 
     assert await member.running("late")
 
 
-async def test_entries_granted_to_an_earlier_holder_are_not_started(member: Member) -> None:
+async def test_entries_of_an_earlier_lease_holder_are_not_started(member: Member) -> None:
     member.start_agent()
     await member.add_slice(1, holder="pod-0/abcdef")
     await member.write({"kept": SLEEP})
@@ -261,7 +265,7 @@ async def test_entries_granted_to_an_earlier_holder_are_not_started(member: Memb
     assert (await member.reports(1))["given"].state == "Pending"
 
 
-async def test_the_highest_epoch_wins_where_two_slices_name_an_id(member: Member) -> None:
+async def test_the_highest_epoch_wins_if_two_slices_have_the_same_id(member: Member) -> None:
     member.start_agent()
     await member.add_slice(1)
     await member.write({"a": SLEEP}, epoch=1)

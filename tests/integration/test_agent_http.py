@@ -25,7 +25,7 @@ async def get(url: str) -> tuple[int, Any]:
         return (await anybody.get(url))[:2]
 
 
-async def test_lookups_answer_from_the_whole_hubs_registry(member: Member) -> None:
+async def test_lookups_cover_the_registry_of_the_whole_hub(member: Member) -> None:
     agent = member.start_agent()
     strange = "tenant/42 ü+%?"
     await member.write({strange: SLEEP, "b": program("false")}, tags=("eu", "gold"), epoch=7)
@@ -39,7 +39,7 @@ async def test_lookups_answer_from_the_whole_hubs_registry(member: Member) -> No
     base = f"http://{agent.ip}:8080/v1"
 
     async def known() -> Any:
-        """The entry as soon as the member's own registry follows what it has written."""
+        """Return the entry once the member's own registry reflects the slice."""
         status, entry = await look(f"{base}/children/{quote(strange, safe='')}")
         return entry if status == 200 and entry["nodes"][0]["state"] == "Running" else None
 
@@ -54,7 +54,7 @@ async def test_lookups_answer_from_the_whole_hubs_registry(member: Member) -> No
     async def both() -> list[Any] | None:
         status, members = await look(f"{base}/members")
         assert status == 200
-        # b ends at once and is started again and again; for a moment each time it runs.
+        # b ends at once and is restarted again and again; for a moment each time it runs.
         return members if len(members) == 2 and members[0]["running"] < 2 else None
 
     members = await until(both)
@@ -68,7 +68,7 @@ async def test_lookups_answer_from_the_whole_hubs_registry(member: Member) -> No
     assert (await look(f"{base}/nothing"))[1]["code"] == "not_found"
 
 
-async def test_probes_and_metrics(member: Member) -> None:
+async def test_probes_and_metrics_show_the_members_state(member: Member) -> None:
     agent = member.start_agent()
 
     async def ready() -> bool:
@@ -84,7 +84,7 @@ async def test_probes_and_metrics(member: Member) -> None:
     await member.report("b", lambda report: report.restarts >= 2)
 
     async def one_runs() -> str | None:
-        """What the metrics say while b, which is up for a moment each time, is not."""
+        """Return the metrics at a moment at which b, which runs for a moment each time, does not."""
         status, text = await get(f"http://{agent.ip}:8080/metrics")
         assert status == 200
         return text if 'processhub_agent_children{state="Running"} 1.0' in text else None
@@ -95,7 +95,7 @@ async def test_probes_and_metrics(member: Member) -> None:
     assert "processhub_agent_child_start_seconds_bucket" in text
 
 
-async def test_a_member_without_its_slice_is_alive_and_not_ready(member: Member) -> None:
+async def test_a_member_without_its_slice_is_alive_but_not_ready(member: Member) -> None:
     agent = member.start_agent(HUB_UID="another")
 
     async def answer() -> Any:

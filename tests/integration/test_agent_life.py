@@ -1,4 +1,4 @@
-"""An agent's and its watchdog's ends, its Lease, and who may run children when."""
+"""How an agent and its watchdog end, the agent's Lease, and who may run children when."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ async def fenced(cluster: Cluster, namespace: str, tmp_path: Path):
 
 
 def seconds(time_of_a_lease: str | None) -> float:
-    """A Lease's time as time.time() tells it."""
+    """Return a Lease's time as seconds of time.time()."""
     assert time_of_a_lease is not None
     return datetime.fromisoformat(time_of_a_lease).timestamp()
 
 
 async def stop_after_a_renewal(member: Member, agent: Agent) -> tuple[float, float]:
-    """SIGSTOP. When (time.time()) the last renewal that the agent surely knows of was sent, and the last of all."""
+    """Stop the agent with SIGSTOP; return when its last acknowledged renewal was sent, and its last renewal at all."""
     first = (await member.lease()).spec.renew_time
 
     async def renewed() -> bool:
@@ -59,7 +59,7 @@ async def stop_after_a_renewal(member: Member, agent: Agent) -> tuple[float, flo
 
 
 async def start_family(member: Member, folder: Path) -> list[int]:
-    """A shell with a grandchild in a session of its own, and an actor: the pids of all."""
+    """Start a shell with a grandchild in its own session, and an actor; return the pids of all."""
     note = folder / "grandchild"
     script = f"setsid sh -c 'trap \"\" TERM; echo $$ > {note}; sleep 1000' & sleep 1000"
     await member.write({"a": shell(script), "p": actor("processhub.examples:Counter")})
@@ -87,7 +87,7 @@ async def test_kill_9_of_the_watchdog_ends_every_process_and_the_agent(member: M
     assert not any(map(alive, pids))
 
 
-async def test_sigterm_stops_children_says_so_and_releases_the_lease(member: Member, tmp_path: Path) -> None:
+async def test_sigterm_stops_children_reports_that_and_releases_the_lease(member: Member, tmp_path: Path) -> None:
     agent = member.start_agent()
     pids = await start_family(member, tmp_path)
     item = await member.slice()
@@ -102,8 +102,8 @@ async def test_sigterm_stops_children_says_so_and_releases_the_lease(member: Mem
     assert (await member.lease()).spec.holder_identity == ""
 
 
-async def test_a_short_grace_period_of_the_pod_is_what_children_have(fenced: Member, tmp_path: Path) -> None:
-    """stopSeconds is 60: half of the 6 s is for the children, the rest to report their end and release the Lease."""
+async def test_a_pods_short_grace_period_limits_stop_seconds(fenced: Member, tmp_path: Path) -> None:
+    """stopSeconds is 60; half of the pod's 6 s are for the children, the rest for the report and the Lease."""
     agent = fenced.start_agent(TERMINATION_GRACE_SECONDS="6")
     mark = tmp_path / "mark"
     heeds = f"trap 'sleep 1; echo done > {mark}; exit 0' TERM; while :; do sleep 0.1; done"
@@ -138,13 +138,13 @@ async def test_the_lease_is_renewed_and_names_the_pod(member: Member) -> None:
     assert agent.process.poll() is None
 
 
-async def test_a_new_pod_waits_until_the_old_ones_lease_has_run_out(member: Member) -> None:
+async def test_a_new_pod_waits_until_the_old_pods_lease_has_expired(member: Member) -> None:
     old = member.start_agent("pod-a")
     await member.write({"a": SLEEP})
     first = await member.running("a")
     new = member.start_agent("pod-b")
     await until(lambda: "waiting until it is released" in new.log())
-    _, renewed = await stop_after_a_renewal(member, old)  # it renews no more, but its child runs on: no fence
+    _, renewed = await stop_after_a_renewal(member, old)  # it renews no more, but its child keeps running: no fencing
 
     async def taken() -> float | None:
         spec = (await member.lease()).spec
@@ -159,7 +159,7 @@ async def test_a_new_pod_waits_until_the_old_ones_lease_has_run_out(member: Memb
     assert alive(second.pid)
 
 
-async def test_the_same_pods_next_agent_takes_over_at_once(member: Member) -> None:
+async def test_the_next_agent_of_the_same_pod_takes_over_at_once(member: Member) -> None:
     old = member.start_agent("pod-a")
     await member.write({"a": SLEEP})
     first = await member.running("a")
@@ -171,7 +171,7 @@ async def test_the_same_pods_next_agent_takes_over_at_once(member: Member) -> No
     assert "waiting until it is released" not in new.log()
 
 
-async def test_another_holder_means_that_all_children_end_at_once(member: Member, tmp_path: Path) -> None:
+async def test_all_children_end_at_once_if_the_lease_has_another_holder(member: Member, tmp_path: Path) -> None:
     agent = member.start_agent()
     pids = await start_family(member, tmp_path)
 
@@ -183,7 +183,7 @@ async def test_another_holder_means_that_all_children_end_at_once(member: Member
                 LEASES, member.namespace, lease.metadata.name, msgspec.structs.replace(lease, spec=spec)
             )
             break
-        except Exception:  # noqa: BLE001 the agent renewed in between
+        except Exception:  # noqa: BLE001 the agent has renewed in between
             continue
 
     assert await agent.exit_code() == 75
@@ -193,7 +193,7 @@ async def test_another_holder_means_that_all_children_end_at_once(member: Member
 
 async def test_a_stalled_agents_children_are_killed_before_its_lease_ends(fenced: Member, tmp_path: Path) -> None:
     agent = fenced.start_agent()
-    # They ignore the stop signal: the SIGKILL must come although stopSeconds is long.
+    # They ignore the stop signal: SIGKILL must come although stopSeconds is long.
     note = tmp_path / "grandchild"
     script = f"trap '' TERM; setsid sh -c 'trap \"\" TERM; echo $$ > {note}; sleep 1000' & while :; do sleep 0.1; done"
     await fenced.write({"a": shell(script), "p": actor("sample_actors:Sleeper")})
@@ -213,20 +213,20 @@ async def test_a_stalled_agents_children_are_killed_before_its_lease_ends(fenced
 
     await until(ended)
 
-    # leaseSeconds - 1 after the last renewal that it knows of, and never after its Lease's end.
+    # leaseSeconds - 1 after the last acknowledged renewal, and never after the Lease's end.
     assert time.time() > known + 6 - 1 - 0.1
     assert seen < last + 6
 
     agent.signal(signal.SIGCONT)
     report = await fenced.report("a", lambda report: report.state == "Running" and report.pid != pids[0])
     assert alive(report.pid)
-    assert report.restarts == 0  # it was not the child's fault
+    assert report.restarts == 0  # the child did not fail
 
 
-async def test_stop_signals_come_first_where_children_heed_them(
+async def test_children_get_the_stop_signal_before_they_are_killed(
     cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    # From the signal on it has a third of leaseSeconds less one to note it.
+    # From the signal on it has a third of leaseSeconds - 1 to record it.
     async with new_member(tmp_path, str(cluster.kubeconfig), namespace, lease_seconds=12, fence=True) as fenced:
         agent = fenced.start_agent()
         note, ready = tmp_path / "note", tmp_path / "ready"
@@ -243,7 +243,7 @@ async def test_stop_signals_come_first_where_children_heed_them(
         agent.signal(signal.SIGCONT)
 
 
-async def test_with_divergence_children_run_on_while_the_agent_is_stalled(member: Member, tmp_path: Path) -> None:
+async def test_with_divergence_children_keep_running_while_the_agent_is_stalled(member: Member, tmp_path: Path) -> None:
     agent = member.start_agent()
     pids = await start_family(member, tmp_path)
 
@@ -270,7 +270,7 @@ async def test_fencing_set_on_a_running_hub_takes_effect(member: Member) -> None
     agent.signal(signal.SIGCONT)
 
 
-async def test_a_longer_lease_counts_from_the_first_renewal_for_so_long(
+async def test_a_longer_lease_counts_from_the_first_renewal_with_that_duration(
     member: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", member.admin_kubeconfig)
@@ -286,7 +286,7 @@ async def test_a_longer_lease_counts_from_the_first_renewal_for_so_long(
     await keeper.release()
 
     fed = list(FEED.iter_unpack(os.read(feed_end, 4096)))
-    # SIGKILL comes a second before the Lease's end: so each tells when the renewal was sent that it is counted from.
+    # SIGKILL comes a second before the Lease's end, so its time shows from which renewal the Lease is counted.
     short = {round(kill_at - 5, 3) for stop_at, kill_at in fed if kill_at - stop_at < 2}
     long = {round(kill_at - 59, 3) for stop_at, kill_at in fed if kill_at - stop_at > 2}
     assert short
@@ -296,14 +296,14 @@ async def test_a_longer_lease_counts_from_the_first_renewal_for_so_long(
     os.close(feed)
 
 
-async def test_without_its_environment_the_agent_says_what_is_missing(member: Member) -> None:
+async def test_an_agent_without_its_environment_names_what_is_missing(member: Member) -> None:
     agent = member.start_agent(HUB_UID="")
 
     assert await agent.exit_code() == 2
     assert "HUB_UID not set" in agent.log()
 
 
-async def test_divergence_runs_on_and_restarts_over_an_outage_of_the_api_server(member: Member) -> None:
+async def test_with_divergence_children_run_and_restart_during_an_outage_of_the_api_server(member: Member) -> None:
     cable = await member.through_a_cable()
     agent = member.start_agent()
     await member.write({"a": SLEEP, "b": SLEEP})
@@ -322,7 +322,7 @@ async def test_divergence_runs_on_and_restarts_over_an_outage_of_the_api_server(
     assert (await member.reports())["b"].pid == second
 
 
-async def test_with_fencing_an_outage_ends_children_and_its_end_brings_them_back(fenced: Member) -> None:
+async def test_with_fencing_children_end_in_an_outage_and_start_again_after_it(fenced: Member) -> None:
     cable = await fenced.through_a_cable()
     agent = fenced.start_agent()
     await fenced.write({"a": SLEEP, "p": actor("processhub.examples:Counter")})
@@ -330,7 +330,7 @@ async def test_with_fencing_an_outage_ends_children_and_its_end_brings_them_back
 
     await cable.cut()
     await until(lambda: not any(map(alive, pids)))
-    await fenced.write({"a": None, "new": SLEEP})  # the operator decided otherwise meanwhile
+    await fenced.write({"a": None, "new": SLEEP})  # the operator has changed the entry in the meantime
     await cable.mend()
 
     assert await fenced.running("new")
@@ -340,7 +340,7 @@ async def test_with_fencing_an_outage_ends_children_and_its_end_brings_them_back
     assert agent.process.poll() is None
 
 
-async def test_an_agent_that_cannot_reach_the_api_server_still_ends_when_told(member: Member) -> None:
+async def test_an_agent_that_cannot_reach_the_api_server_ends_on_sigterm(member: Member) -> None:
     cable = await member.through_a_cable()
     agent = member.start_agent()
     await member.write({"a": SLEEP})
@@ -353,7 +353,7 @@ async def test_an_agent_that_cannot_reach_the_api_server_still_ends_when_told(me
     assert not alive(pid)
 
 
-async def test_a_new_agents_first_status_replaces_the_earlier_ones_over_a_conflict(member: Member) -> None:
+async def test_a_new_agents_first_status_replaces_the_earlier_one_despite_conflicts(member: Member) -> None:
     old = member.start_agent()
     await member.write({"a": SLEEP})
     await member.running("a")
@@ -361,7 +361,7 @@ async def test_a_new_agents_first_status_replaces_the_earlier_ones_over_a_confli
     old.kill()
     member.start_agent()
 
-    # The operator writes all the time: the agent's version of the slice is never the present one for long.
+    # The operator writes all the time, so the agent's version of the slice is nearly always outdated.
     async def replaced() -> bool:
         await member.update(lambda spec: msgspec.structs.replace(spec, term=spec.term + 1))
         return (await member.slice()).status.holder != before
@@ -373,7 +373,7 @@ async def test_a_new_agents_first_status_replaces_the_earlier_ones_over_a_confli
 async def test_an_agent_never_overwrites_a_newer_holders_status(
     cluster: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    # For two renewals it stands back: longer than it takes to look.
+    # It does not write for two renewals: longer than this check takes.
     async with new_member(tmp_path, str(cluster.kubeconfig), namespace, lease_seconds=20) as member:
         member.start_agent()
         await member.write({"a": SLEEP})
@@ -393,15 +393,15 @@ async def test_an_agent_never_overwrites_a_newer_holders_status(
         await until(lambda: "answered by pod-b/1" in agent.log())
         assert (await member.slice()).status.holder == "pod-b/1"
 
-        # Nobody took the Lease: it was a hand edit, and the agent's word is restored.
+        # Nobody has taken the Lease, so this was an edit by hand: the agent writes its own status again.
         assert await member.running("b")
 
 
 @pytest.mark.parametrize("deleted", [0, 1])
-async def test_what_is_still_ending_of_a_slice_that_somebody_deleted_is_reported_in_slice_0(
+async def test_children_still_ending_of_a_deleted_slice_are_reported_in_slice_0(
     fenced: Member, deleted: int, tmp_path: Path
 ) -> None:
-    """By that alone an operator, a new one too, learns that it runs: nothing else names it any more."""
+    """Only this report tells an operator, also a new one, that the children run: nothing else names them any more."""
     member = fenced  # its children have a minute to stop
     await member.add_slice(1)
     member.start_agent()
@@ -413,7 +413,7 @@ async def test_what_is_still_ending_of_a_slice_that_somebody_deleted_is_reported
         return report if report is not None and report.state == "Running" else None
 
     pid = (await until(runs)).pid
-    await until(deaf.exists)  # Running is reported when the shell has begun, before its first command
+    await until(deaf.exists)  # Running is reported when the shell has started, before its first command
     await member.client.delete(SLICES, member.namespace, slice_name(member.hub, member.name, deleted))
     if deleted == 0:
         await member.add_slice(0)

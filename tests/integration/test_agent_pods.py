@@ -1,4 +1,4 @@
-"""Pod children as their member's agent sees them; the test is the operator and the kubelet."""
+"""Pod children as their member's agent sees them; the test takes the roles of the operator and the kubelet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]
 
 
 class Pods:
-    """Makes, changes and deletes the Pods of one member's children."""
+    """Creates, changes and deletes the Pods of one member's children."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -38,7 +38,7 @@ class Pods:
         owner = make_child("owner", hub=member.hub, uid=entry.uid)
         place = PodPlace(child_id=child_id, member=member.name, node="none", entry=entry)
         manifest = child_pod(hub, owner, place, PodWorkload(template=TEMPLATE))
-        del manifest["metadata"]["ownerReferences"]  # its Child is not there: it would be collected
+        del manifest["metadata"]["ownerReferences"]  # without its Child it would be garbage collected
         await member.client.create(PODS, member.namespace, manifest)
         await self.say(child_id, **status)
 
@@ -64,7 +64,7 @@ def is_in(state: State, restarts: int = 0) -> Any:
     return check
 
 
-async def test_a_removed_entry_is_acknowledged_when_the_pod_is_gone(member: Member) -> None:
+async def test_a_removed_entry_is_acknowledged_when_the_pod_is_deleted(member: Member) -> None:
     member.start_agent()
     pods = Pods(member)
     await member.write({"a": POD})
@@ -88,7 +88,7 @@ async def test_a_removed_entry_is_acknowledged_when_the_pod_is_gone(member: Memb
     assert "a" not in await member.reports()
 
 
-async def test_a_new_agent_takes_the_running_pod_over(member: Member) -> None:
+async def test_a_new_agent_takes_over_the_running_pod(member: Member) -> None:
     first = member.start_agent()
     pods = Pods(member)
     await member.write({"a": POD}, restart_policy="Temporary")
@@ -109,7 +109,7 @@ async def test_a_new_agent_takes_the_running_pod_over(member: Member) -> None:
     await member.report("a", is_in(State.RUNNING))
 
 
-async def test_a_pod_that_ends_is_asked_for_again_as_the_policy_says(member: Member) -> None:
+async def test_a_pod_that_ends_is_requested_again_as_its_restart_policy_says(member: Member) -> None:
     member.start_agent()
     pods = Pods(member)
     await member.write({"again": POD})

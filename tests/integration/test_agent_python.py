@@ -13,7 +13,7 @@ from waiting import alive
 
 from localcluster.cluster import Cluster
 
-PROMPT_SECONDS = 10  # 2 are promised on an idle machine
+PROMPT_SECONDS = 10  # the promise is 2 on an idle machine
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ async def member(cluster: Cluster, namespace: str, tmp_path: Path):
 
 
 def ticks(path: Path) -> list[float]:
-    """When the ticker ticked."""
+    """Return the times at which the ticker ticked."""
     return [float(line) for line in path.read_text().splitlines() if line[0].isdigit()] if path.exists() else []
 
 
-async def test_actors_of_a_module_share_a_runner_apart_from_the_agent(member: Member) -> None:
+async def test_actors_of_a_module_share_a_runner_outside_the_agent(member: Member) -> None:
     agent = member.start_agent()
     await member.write({"a": actor("processhub.examples:Counter"), "b": actor("processhub.examples:Cache")})
     await member.write({"c": actor("sample_actors:Reader")})
@@ -60,7 +60,7 @@ async def test_sockets_threads_and_subprocesses_work_in_an_actor(member: Member)
         ("sample_actors", "module:Class"),
     ],
 )
-async def test_what_cannot_be_loaded_is_an_import_error(member: Member, target: str, words: str) -> None:
+async def test_a_module_that_cannot_be_loaded_is_an_import_error(member: Member, target: str, words: str) -> None:
     member.start_agent()
     await member.write({"good": SLEEP})
     await member.running("good")
@@ -72,13 +72,13 @@ async def test_what_cannot_be_loaded_is_an_import_error(member: Member, target: 
     assert words in report.message
 
 
-async def test_an_actor_that_blocks_delays_neither_neighbours_nor_lease(member: Member, tmp_path: Path) -> None:
+async def test_a_blocking_actor_delays_neither_neighbours_nor_lease(member: Member, tmp_path: Path) -> None:
     agent = member.start_agent()
     file = tmp_path / "ticks"
     await member.write({"tick": actor("sample_actors:Ticker", file=str(file))})
     await member.running("tick")
 
-    # More than the pool has threads at first.
+    # More than the pool's initial number of threads.
     await member.write({f"block-{number}": actor("sample_actors:Sleeper", seconds=60) for number in range(8)})
     for number in range(8):
         await member.running(f"block-{number}")
@@ -97,7 +97,7 @@ async def test_an_actor_that_blocks_delays_neither_neighbours_nor_lease(member: 
 
 
 @pytest.mark.parametrize("how", ["raise", "exit", "background"])
-async def test_a_crash_is_the_actors_own(member: Member, tmp_path: Path, how: str) -> None:
+async def test_a_crash_affects_only_its_actor(member: Member, tmp_path: Path, how: str) -> None:
     member.start_agent()
     file = tmp_path / "ticks"
     await member.write({"tick": actor("sample_actors:Ticker", file=str(file))})
@@ -111,7 +111,7 @@ async def test_a_crash_is_the_actors_own(member: Member, tmp_path: Path, how: st
     assert (await member.reports())["tick"].restarts == 0
 
 
-async def test_a_runner_that_dies_is_replaced_with_its_actors(member: Member) -> None:
+async def test_a_killed_runner_is_replaced_with_its_actors(member: Member) -> None:
     member.start_agent()
     await member.write({"a": actor("processhub.examples:Counter"), "b": actor("processhub.examples:Counter")})
     pid = await member.running("a")
@@ -141,7 +141,7 @@ async def test_an_orderly_stop_calls_terminate(member: Member, tmp_path: Path) -
     assert (await member.reports())["other"].pid == pid
 
 
-async def test_an_actor_that_blocks_its_stop_takes_its_runner_with_it(member: Member, tmp_path: Path) -> None:
+async def test_an_actor_that_blocks_its_stop_is_killed_with_its_runner(member: Member, tmp_path: Path) -> None:
     member.start_agent()
     file = tmp_path / "ticks"
     await member.write(
@@ -166,7 +166,7 @@ async def test_an_actor_that_blocks_its_stop_takes_its_runner_with_it(member: Me
 
 
 @pytest.mark.parametrize("block", [False, True])
-async def test_a_slow_start_is_a_start_timeout_and_disturbs_nobody(
+async def test_a_slow_start_is_a_start_timeout_and_affects_no_other_child(
     member: Member, tmp_path: Path, *, block: bool
 ) -> None:
     member.start_agent()
@@ -184,7 +184,7 @@ async def test_a_slow_start_is_a_start_timeout_and_disturbs_nobody(
     assert (await member.reports())["tick"].restarts == 0
 
 
-async def test_modules_of_the_config_map_are_found(member: Member, tmp_path: Path) -> None:
+async def test_modules_of_a_config_map_are_imported(member: Member, tmp_path: Path) -> None:
     (tmp_path / "from_config_map.py").write_text(
         "from processhub import Actor\n\n"
         "class Mine(Actor):\n    async def init(self, args):\n        print(args, self.id)\n"
@@ -197,7 +197,7 @@ async def test_modules_of_the_config_map_are_found(member: Member, tmp_path: Pat
     await until(lambda: any(line.get("message") == "{'x': [1, {'y': 'ü'}]} a" for line in agent.lines()))
 
 
-async def test_a_runner_python_that_is_not_there_is_said(member: Member) -> None:
+async def test_a_missing_runner_python_is_reported(member: Member) -> None:
     member.start_agent(PROCESSHUB_RUNNER_PYTHON="/no/such/python3")
 
     await member.write({"a": actor("processhub.examples:Counter"), "b": SLEEP})

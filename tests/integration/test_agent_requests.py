@@ -1,4 +1,4 @@
-"""Requests to children through real agents: routed, serial, each run once at most."""
+"""Requests to children through real agents: routed, one at a time, each run at most once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORKER = "sample_actors:Worker"
 async def member(
     cluster: Cluster, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Member]:
-    """Of a hub whose requests take as long as the parameter says, else 20 s."""
+    """A member of a hub with the request timeout of the parameter, 20 s by default."""
     seconds = getattr(request, "param", 20)
     folder, kubeconfig = tmp_path, str(cluster.kubeconfig)
     async with new_member(folder, kubeconfig, namespace, lease_seconds=6, request_seconds=seconds) as member:
@@ -37,7 +37,7 @@ async def caller(member: Member) -> AsyncIterator[Caller]:
 
 
 async def known(caller: Caller, agent: Agent, child: str) -> None:
-    """Wait until the member's registry says that the child runs."""
+    """Wait until the member's registry shows the child Running."""
 
     async def runs() -> bool:
         try:
@@ -50,7 +50,7 @@ async def known(caller: Caller, agent: Agent, child: str) -> None:
 
 
 async def waiting(caller: Caller, agent: Agent, count: int) -> None:
-    """Wait until so many requests wait on the member, besides those that its children are busy with."""
+    """Wait until this many requests wait on the member, besides those that its children are serving."""
 
     async def there() -> bool:
         text = (await caller.get(f"http://{agent.ip}:8080/metrics")).value
@@ -59,7 +59,7 @@ async def waiting(caller: Caller, agent: Agent, count: int) -> None:
     await until(there, what=f"{count} requests wait on {agent.member.name}")
 
 
-async def test_a_call_is_answered_on_the_same_and_on_another_member(member: Member, caller: Caller) -> None:
+async def test_a_call_is_answered_by_the_same_and_by_another_member(member: Member, caller: Caller) -> None:
     here, there = member.start_agent(), (await member.peer()).start_agent()
     await member.write({"a/b ü": actor(WORKER)})
     await member.running("a/b ü")
@@ -99,7 +99,7 @@ async def test_calls_of_one_child_are_served_one_at_a_time_in_order(
     assert log.read_text().splitlines() == [f"{what} {number}" for number in range(20) for what in ("begin", "end")]
 
 
-async def test_unknown_ids_bad_bodies_and_paths_are_refused_at_once(member: Member, caller: Caller) -> None:
+async def test_unknown_ids_bad_bodies_and_paths_are_rejected_at_once(member: Member, caller: Caller) -> None:
     agent = member.start_agent()
     await member.write({"a": actor(WORKER)})
     await member.running("a")
@@ -121,7 +121,7 @@ async def test_unknown_ids_bad_bodies_and_paths_are_refused_at_once(member: Memb
     assert (reply.status, reply.code) == (409, "stale_epoch")
 
 
-async def test_an_exception_is_a_crash_with_an_unknown_outcome_and_the_next_incarnation_serves_on(
+async def test_an_exception_is_a_crash_and_the_next_incarnation_serves_further_calls(
     member: Member, caller: Caller
 ) -> None:
     here, there = member.start_agent(), (await member.peer()).start_agent()
@@ -141,9 +141,7 @@ async def test_an_exception_is_a_crash_with_an_unknown_outcome_and_the_next_inca
 
 
 @pytest.mark.parametrize("member", [1], indirect=True)
-async def test_a_program_that_does_not_listen_is_named_as_the_cause_by_every_member(
-    member: Member, caller: Caller
-) -> None:
+async def test_every_member_reports_a_program_that_does_not_listen(member: Member, caller: Caller) -> None:
     here, there = member.start_agent(), (await member.peer()).start_agent()
     await member.write({"a": SLEEP})
     await member.running("a")
@@ -157,7 +155,7 @@ async def test_a_program_that_does_not_listen_is_named_as_the_cause_by_every_mem
 
 
 @pytest.mark.parametrize("member", [4], indirect=True)
-async def test_after_a_timeout_nothing_runs_beside_the_one_that_took_too_long(
+async def test_after_a_timeout_nothing_runs_beside_the_request_that_took_too_long(
     member: Member, caller: Caller, tmp_path: Path
 ) -> None:
     agent = member.start_agent()
@@ -176,7 +174,7 @@ async def test_after_a_timeout_nothing_runs_beside_the_one_that_took_too_long(
     assert log.read_text().splitlines() == ["begin slow", "end slow", "begin next", "end next"]
 
 
-async def test_actors_ask_and_tell_others_in_the_midst_of_a_message(member: Member, caller: Caller) -> None:
+async def test_actors_call_and_cast_to_others_while_they_handle_a_message(member: Member, caller: Caller) -> None:
     agent = member.start_agent()
     peer = await member.peer()
     peer.start_agent()
@@ -203,7 +201,7 @@ async def test_actors_ask_and_tell_others_in_the_midst_of_a_message(member: Memb
     assert "ChildNotFound" in reply.value["detail"]
 
 
-async def test_of_several_active_copies_the_first_running_one_is_asked_and_all_are_told(
+async def test_a_call_goes_to_the_first_running_active_copy_and_a_cast_to_all(
     member: Member, caller: Caller, tmp_path: Path
 ) -> None:
     peer = await member.peer()
@@ -236,7 +234,7 @@ async def test_of_several_active_copies_the_first_running_one_is_asked_and_all_a
     assert (await caller.call(there.ip, "a", {})).value["member"] == peer.name, "the next one in order"
 
 
-async def test_a_full_queue_says_when_to_come_back(member: Member, caller: Caller, tmp_path: Path) -> None:
+async def test_a_full_queue_answers_with_a_time_to_retry(member: Member, caller: Caller, tmp_path: Path) -> None:
     here, there = member.start_agent(), (await member.peer()).start_agent()
     go, log = tmp_path / "go", tmp_path / "log"
     await member.write({"a": actor(WORKER, file=str(log))})
@@ -255,7 +253,7 @@ async def test_a_full_queue_says_when_to_come_back(member: Member, caller: Calle
     assert {reply.status for reply in await asyncio.gather(*tasks)} == {200}
 
 
-async def test_a_caller_that_hangs_up_takes_its_waiting_request_with_it(
+async def test_the_waiting_request_of_a_caller_that_hangs_up_is_dropped(
     member: Member, caller: Caller, tmp_path: Path
 ) -> None:
     here, there = member.start_agent(), (await member.peer()).start_agent()
@@ -278,7 +276,7 @@ async def test_a_caller_that_hangs_up_takes_its_waiting_request_with_it(
     assert "gone" not in log.read_text()
 
 
-async def test_who_may_ask(member: Member, caller: Caller) -> None:
+async def test_only_authorized_callers_may_send_requests(member: Member, caller: Caller) -> None:
     agent = member.start_agent()
     await member.write({"a": actor(WORKER), "b": SLEEP})
     await member.running("a")
@@ -290,9 +288,12 @@ async def test_who_may_ask(member: Member, caller: Caller) -> None:
             assert (reply.status, reply.code) == (401, "unauthorized")
             assert (await stranger.get(f"http://{agent.ip}:8080/v1/members")).status == 401
         assert (await nobody.get(f"http://{agent.ip}:8080/readyz")).status == 200
-    # Only members may say that they have routed a request: its body is then waited for at the child's cost.
+    # Only members may mark a request as routed, which lets its body be waited for at the child's expense.
     await member.client.create(ACCOUNTS, member.namespace, {"metadata": {"name": "other"}})
     async with Caller(await token_of(member.client, member.namespace, "other")) as other:
         assert (await other.call(agent.ip, "a", {})).status == 200
         reply = await other.call(agent.ip, "a", {}, headers={"X-Processhub-Epoch": "1"})
         assert (reply.status, reply.code) == (403, "forbidden")
+    # A member of an earlier version forwards each request so.
+    earlier = {"X-Processhub-Epoch": "1", "Expect": "100-continue"}
+    assert (await caller.call(agent.ip, "a", {}, headers=earlier)).status == 200

@@ -1,6 +1,7 @@
-"""What the product relies on of an API server: the one in memory, of tests in one thread, behaves as the real one.
+"""The API server in memory, for tests in one thread, behaves like a real one where the product depends on it.
 
-Both are asked by the product's own client, and in the ways in which the product asks. Here: writes of single objects.
+The product's own client sends the requests, in the way in which the product sends them. This module has writes of
+single objects.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ pytest_plugins = ("apiservers",)
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> ApiServer:
-    """The API server that is asked."""
+    """The API server under test."""
     return asked(request)
 
 
@@ -44,7 +45,7 @@ async def test_versions_rise_over_all_kinds(server: ApiServer) -> None:
     assert len({item["metadata"]["uid"] for item in items}) == len(items)
 
 
-async def test_an_object_is_created_with_what_the_server_says_of_it(server: ApiServer) -> None:
+async def test_a_created_object_has_the_servers_metadata(server: ApiServer) -> None:
     metadata = {"uid": "mine", "generation": 7, "labels": {"a": "b"}}
     item = await server.create(HUBS, metadata=metadata, status={"readyReplicas": 3})
 
@@ -57,7 +58,7 @@ async def test_an_object_is_created_with_what_the_server_says_of_it(server: ApiS
     assert await server.get(HUBS, item) == item
 
 
-async def test_a_name_is_had_once(server: ApiServer) -> None:
+async def test_a_name_is_unique(server: ApiServer) -> None:
     item = await server.create(CHILDREN)
 
     with pytest.raises(AlreadyExistsError):
@@ -66,7 +67,7 @@ async def test_a_name_is_had_once(server: ApiServer) -> None:
     await server.create(CONFIG_MAPS, item["metadata"]["name"])
 
 
-async def test_a_name_is_made_where_only_its_beginning_is_given(server: ApiServer) -> None:
+async def test_a_name_is_generated_from_its_prefix(server: ApiServer) -> None:
     body = {"metadata": {"generateName": "made-"}}
     names = {(await server.client.create(CONFIG_MAPS, server.namespace, body))["metadata"]["name"] for _ in range(3)}
 
@@ -74,7 +75,7 @@ async def test_a_name_is_made_where_only_its_beginning_is_given(server: ApiServe
     assert all(name.startswith("made-") and name != "made-" for name in names)
 
 
-async def test_what_is_not_there_is_not_found(server: ApiServer) -> None:
+async def test_a_missing_object_is_not_found(server: ApiServer) -> None:
     none = server.body(SLICES, metadata={"namespace": server.namespace, "resourceVersion": "5"}, spec={})
     tests = [{"op": "test", "path": "/metadata/uid", "value": "u"}]
     for request in (
@@ -90,7 +91,7 @@ async def test_what_is_not_there_is_not_found(server: ApiServer) -> None:
             await request
 
 
-async def test_an_object_is_deleted_only_as_it_was_read(server: ApiServer) -> None:
+async def test_a_deletion_with_an_old_resource_version_is_a_conflict(server: ApiServer) -> None:
     item = await server.create(LEASES)
     read = {"uid": item["metadata"]["uid"], "resource_version": item["metadata"]["resourceVersion"]}
     await server.patch(LEASES, item, {"spec": {"holderIdentity": "a"}})
@@ -104,7 +105,7 @@ async def test_an_object_is_deleted_only_as_it_was_read(server: ApiServer) -> No
         await server.get(LEASES, item)
 
 
-async def test_the_spec_alone_raises_the_generation(server: ApiServer) -> None:
+async def test_only_the_spec_raises_the_generation(server: ApiServer) -> None:
     item = await server.create(CHILDREN)
 
     marked = await server.patch(CHILDREN, item, {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}})
@@ -117,7 +118,7 @@ async def test_the_spec_alone_raises_the_generation(server: ApiServer) -> None:
     assert same == changed, "a write that changes nothing is none"
 
 
-async def test_a_replacement_is_of_the_object_as_it_was_read(server: ApiServer) -> None:
+async def test_a_replacement_with_an_old_resource_version_is_a_conflict(server: ApiServer) -> None:
     item = await server.create(SLICES)
     fields = ("name", "namespace", "uid", "resourceVersion")
     metadata = {name: item["metadata"][name] for name in fields}
@@ -138,7 +139,7 @@ async def test_a_replacement_is_of_the_object_as_it_was_read(server: ApiServer) 
     assert await server.get(SLICES, item) == changed
 
 
-async def test_a_lease_is_renewed_only_as_it_was_read(server: ApiServer) -> None:
+async def test_a_renewal_with_an_old_resource_version_is_a_conflict(server: ApiServer) -> None:
     item = await server.create(LEASES, spec={"holderIdentity": "a", "leaseDurationSeconds": 15})
     renewed = await server.replace(LEASES, item | {"spec": {"holderIdentity": "b"}})
 
@@ -175,7 +176,7 @@ async def test_a_merge_patch_replaces_lists(server: ApiServer) -> None:
     assert changed["spec"]["exec"]["command"] == ["sleep"]
 
 
-async def test_a_merge_patch_can_be_of_the_object_as_it_was_read(server: ApiServer) -> None:
+async def test_a_merge_patch_may_name_a_resource_version(server: ApiServer) -> None:
     item = await server.create(HUBS)
     read = {name: item["metadata"][name] for name in ("uid", "resourceVersion")}
     changed = await server.patch(HUBS, item, {"metadata": {**read, "annotations": {"a": "1"}}})
@@ -190,7 +191,7 @@ async def test_a_merge_patch_can_be_of_the_object_as_it_was_read(server: ApiServ
     assert await server.get(HUBS, item) == changed
 
 
-async def test_spec_and_status_are_written_apart(server: ApiServer) -> None:
+async def test_spec_and_status_are_written_separately(server: ApiServer) -> None:
     item = await server.create(SLICES)
     both = {"spec": {"term": 9}, "status": {"holder": "h"}}
 
@@ -211,7 +212,7 @@ async def test_spec_and_status_are_written_apart(server: ApiServer) -> None:
     assert again["status"] == {"holder": "i"}
 
 
-async def test_a_json_patch_is_made_where_its_tests_hold(server: ApiServer) -> None:
+async def test_a_json_patch_is_applied_only_if_its_tests_hold(server: ApiServer) -> None:
     item = await server.create(SLICES, metadata={"annotations": {"x.dev/a": "1"}})
     metadata, spec = item["metadata"], {**item["spec"], "term": 6}
     reported = await server.patch(SLICES, item, {"status": {"holder": "h"}}, subresource="status")
@@ -246,7 +247,7 @@ async def test_a_json_patch_is_made_where_its_tests_hold(server: ApiServer) -> N
     ],
     ids=["test of none", "test below none", "remove none", "replace none"],
 )
-async def test_a_json_patch_of_what_is_not_there_is_refused(server: ApiServer, operation: Json) -> None:
+async def test_a_json_patch_of_a_missing_field_is_rejected(server: ApiServer, operation: Json) -> None:
     item = await server.create(SLICES, metadata={"annotations": {"a": "1"}})
 
     with pytest.raises(InvalidError):
@@ -269,7 +270,7 @@ async def test_a_json_patch_of_the_status_changes_nothing_else(server: ApiServer
     assert version(changed) > version(with_status)
 
 
-async def test_a_dry_run_says_what_would_be_and_stores_nothing(server: ApiServer) -> None:
+async def test_a_dry_run_returns_the_result_and_stores_nothing(server: ApiServer) -> None:
     item = await server.create(HUBS)
     patch = {"spec": {"members": {"replicas": 5}}}
 
@@ -286,7 +287,7 @@ async def test_a_dry_run_says_what_would_be_and_stores_nothing(server: ApiServer
         await server.client.get(HUBS, server.namespace, new["metadata"]["name"])
 
 
-async def test_defaults_are_set_and_unknown_fields_dropped(server: ApiServer) -> None:
+async def test_defaults_are_set_and_unknown_fields_are_dropped(server: ApiServer) -> None:
     item = await server.create(SLICES, spec={**(await server.create(SLICES))["spec"], "none": 1, "holder": None})
     bare = {name: item["spec"][name] for name in ("hub", "hubUid", "member", "mode", "term")}
 
@@ -312,7 +313,7 @@ async def test_defaults_are_set_and_unknown_fields_dropped(server: ApiServer) ->
     ],
     ids=str,
 )
-async def test_what_the_schema_refuses_is_not_stored(server: ApiServer, spec: Json) -> None:
+async def test_an_object_that_the_schema_rejects_is_not_stored(server: ApiServer, spec: Json) -> None:
     item = await server.create(SLICES)
 
     with pytest.raises(InvalidError):
@@ -323,7 +324,7 @@ async def test_what_the_schema_refuses_is_not_stored(server: ApiServer, spec: Js
     assert await server.get(SLICES, item) == item
 
 
-async def test_a_child_keeps_its_hub_and_its_id(server: ApiServer) -> None:
+async def test_hub_and_id_of_a_child_are_immutable(server: ApiServer) -> None:
     item = await server.create(CHILDREN, spec={**CHILD, "id": "one"})
 
     for spec in ({"id": "two"}, {"id": None}, {"hub": "other"}, {"origin": "o"}):
@@ -332,7 +333,7 @@ async def test_a_child_keeps_its_hub_and_its_id(server: ApiServer) -> None:
     assert await server.get(CHILDREN, item) == item
 
 
-async def test_a_slice_takes_no_lower_term(server: ApiServer) -> None:
+async def test_a_slice_rejects_a_lower_term(server: ApiServer) -> None:
     item = await server.create(SLICES)
     raised = await server.patch(SLICES, item, {"spec": {"term": 7, "attempt": 1}})
 

@@ -1,4 +1,4 @@
-"""Server-side apply: the API server in memory behaves as the real one."""
+"""Server-side apply: the API server in memory behaves like the real one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ pytest_plugins = ("apiservers",)
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> ApiServer:
-    """The API server that is asked."""
+    """The API server under test."""
     return asked(request)
 
 
-async def test_an_apply_makes_changes_and_leaves_as_it_is(server: ApiServer) -> None:
+async def test_an_apply_creates_changes_or_keeps_an_object(server: ApiServer) -> None:
     body = server.body(CONFIG_MAPS, metadata={"labels": {"a": "1"}}, data={"x": "1"})
     made = await server.apply(CONFIG_MAPS, body, "one")
     same = await server.apply(CONFIG_MAPS, body, "one")
@@ -32,7 +32,7 @@ async def test_an_apply_makes_changes_and_leaves_as_it_is(server: ApiServer) -> 
     assert "one" in managers
 
 
-async def test_an_apply_removes_what_its_manager_alone_has_applied(server: ApiServer) -> None:
+async def test_an_apply_removes_fields_that_only_its_manager_has_applied(server: ApiServer) -> None:
     body = server.body(CONFIG_MAPS, metadata={"labels": {"a": "1", "b": "2"}}, data={"x": "1", "y": "1", "z": "1"})
     item = await server.apply(CONFIG_MAPS, body, "one")
     await server.patch(CONFIG_MAPS, item, {"data": {"w": "user"}})
@@ -47,7 +47,7 @@ async def test_an_apply_removes_what_its_manager_alone_has_applied(server: ApiSe
     assert last["data"] == {"z": "1", "w": "user"}
 
 
-async def test_a_field_is_its_last_writers(server: ApiServer) -> None:
+async def test_a_field_belongs_to_its_last_writer(server: ApiServer) -> None:
     body = server.body(CONFIG_MAPS, data={"x": "1", "y": "1"})
     name = body["metadata"]["name"]
     item = await server.apply(CONFIG_MAPS, body, "one")
@@ -94,7 +94,7 @@ async def test_items_of_a_list_are_applied_by_their_keys(server: ApiServer) -> N
     assert generation(await server.get(HUBS, item)) == 1
 
 
-async def test_a_status_that_is_applied_loses_what_is_left_out(server: ApiServer) -> None:
+async def test_an_applied_status_loses_the_fields_that_are_left_out(server: ApiServer) -> None:
     item = await server.create(HUBS)
     name, uid = item["metadata"]["name"], item["metadata"]["uid"]
     body = server.body(HUBS, name, metadata={"uid": uid}, status={"readyReplicas": 3, "selector": "a=b"})
@@ -111,7 +111,7 @@ async def test_a_status_that_is_applied_loses_what_is_left_out(server: ApiServer
         await server.apply(HUBS, old, "one", subresource="status")
 
 
-async def test_an_apply_can_be_of_the_object_as_it_was_read(server: ApiServer) -> None:
+async def test_an_apply_may_name_a_resource_version(server: ApiServer) -> None:
     body = server.body(CONFIG_MAPS, data={"x": "1"})
     item = await server.apply(CONFIG_MAPS, body, "one")
     await server.patch(CONFIG_MAPS, item, {"data": {"x": "2"}})
@@ -127,7 +127,7 @@ async def test_an_apply_can_be_of_the_object_as_it_was_read(server: ApiServer) -
     assert again["metadata"]["uid"] != item["metadata"]["uid"], "a version alone is no condition where there is none"
 
 
-async def test_a_workload_is_put_back_as_far_as_it_is_applied(server: ApiServer) -> None:
+async def test_the_applied_fields_of_a_workload_are_restored(server: ApiServer) -> None:
     def workload(*env: str, **ports: int) -> Json:
         container = {
             "name": "agent",

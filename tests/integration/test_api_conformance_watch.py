@@ -1,4 +1,4 @@
-"""Lists, watches, and deletions that take time: the API server in memory behaves as the real one."""
+"""Lists, watches, and deletions that take time: the API server in memory behaves like the real one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ pytest_plugins = ("apiservers",)
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> ApiServer:
-    """The API server that is asked."""
+    """The API server under test."""
     return asked(request)
 
 
@@ -52,7 +52,7 @@ def names(items: list[Any]) -> list[str]:
     return [item["metadata"]["name"] for item in items]
 
 
-async def test_lists_are_of_what_is_selected(server: ApiServer) -> None:
+async def test_lists_contain_the_selected_objects(server: ApiServer) -> None:
     team, hub = server.name("team"), server.name("hub")
     spec = {**CHILD, "hub": hub}
     a = await server.create(CHILDREN, metadata={"labels": {"team": team, "tier": "1"}})
@@ -86,7 +86,7 @@ async def test_metadata_can_be_listed_alone(server: ApiServer) -> None:
     assert (found.metadata.name, found.metadata.uid) == (item["metadata"]["name"], item["metadata"]["uid"])
 
 
-async def test_the_pages_of_a_list_are_of_one_moment(server: ApiServer) -> None:
+async def test_the_pages_of_a_list_show_one_moment(server: ApiServer) -> None:
     one, two, three, four = [
         await server.create(CONFIG_MAPS, f"page-{number}", metadata={"labels": {"paged": "1"}}) for number in range(4)
     ]
@@ -130,7 +130,7 @@ async def test_a_watch_has_all_changes_in_their_order(server: ApiServer) -> None
     assert event == ("DELETED", last), "a watch goes on after the version"
 
 
-async def test_a_watch_goes_on(server: ApiServer) -> None:
+async def test_a_watch_continues_from_a_resource_version(server: ApiServer) -> None:
     _, begin = await server.client.list(TYPED_SLICES, server.namespace)
     seen: list[tuple[str, str]] = []
     item: Json | None = None
@@ -147,7 +147,7 @@ async def test_a_watch_goes_on(server: ApiServer) -> None:
     assert seen == [("ADDED", *names([item])), ("DELETED", *names([item]))]
 
 
-async def test_a_watch_of_a_version_that_is_yet_to_come_is_silent(server: ApiServer) -> None:
+async def test_a_watch_from_a_future_version_is_silent(server: ApiServer) -> None:
     _, now = await server.client.list(SLICES, server.namespace)
     watching = asyncio.create_task(server.events(SLICES, str(int(now) + 10**6), 1))
     await server.create(SLICES)
@@ -155,7 +155,7 @@ async def test_a_watch_of_a_version_that_is_yet_to_come_is_silent(server: ApiSer
         await asyncio.wait_for(watching, 0.5)
 
 
-async def test_a_watch_can_be_of_all_namespaces(server: ApiServer) -> None:
+async def test_a_watch_may_cover_all_namespaces(server: ApiServer) -> None:
     item = await server.create(LEASES, metadata={"labels": {"everywhere": "1"}})
     before = str(version(item) - 1)
     async with asyncio.timeout(20):
@@ -164,7 +164,7 @@ async def test_a_watch_can_be_of_all_namespaces(server: ApiServer) -> None:
             break
 
 
-async def test_an_object_that_is_no_longer_selected_is_deleted_to_a_watch(server: ApiServer) -> None:
+async def test_a_watch_reports_an_object_that_is_no_longer_selected_as_deleted(server: ApiServer) -> None:
     hub = server.name("hub")
     _, begin = await server.client.list(CHILDREN, server.namespace)
     item = await server.create(CHILDREN, metadata={"labels": {"watched": "no"}}, spec={**CHILD, "hub": hub})
@@ -211,7 +211,7 @@ def owner(item: Json, kind: str = "ConfigMap", api_version: str = "v1") -> Json:
     return {"apiVersion": api_version, "kind": kind, "name": item["metadata"]["name"], "uid": item["metadata"]["uid"]}
 
 
-async def test_an_object_goes_with_the_last_of_its_owners(server: ApiServer) -> None:
+async def test_an_object_is_deleted_with_the_last_of_its_owners(server: ApiServer) -> None:
     one, two = await server.create(CONFIG_MAPS), await server.create(CONFIG_MAPS)
     of_one = await server.create(CONFIG_MAPS, metadata={"ownerReferences": [owner(one)]})
     below = await server.create(CONFIG_MAPS, metadata={"ownerReferences": [owner(of_one)]})
@@ -234,7 +234,7 @@ async def test_an_object_goes_with_the_last_of_its_owners(server: ApiServer) -> 
     await server.in_time(has_one_owner, "the other has one owner left")
 
 
-async def test_an_object_with_a_finalizer_stays_until_that_is_removed(server: ApiServer) -> None:
+async def test_an_object_with_a_finalizer_stays_until_the_finalizer_is_removed(server: ApiServer) -> None:
     item = await server.create(HUBS, metadata={"finalizers": ["example.dev/wait"]})
     await server.delete(HUBS, item)
     ending = await server.get(HUBS, item)
@@ -257,7 +257,7 @@ async def test_an_object_with_a_finalizer_stays_until_that_is_removed(server: Ap
     assert (await server.create(HUBS, item["metadata"]["name"]))["metadata"]["uid"] != item["metadata"]["uid"]
 
 
-async def test_a_pod_on_a_node_ends_when_its_kubelet_says_so(server: ApiServer) -> None:
+async def test_a_pod_on_a_node_is_deleted_when_its_kubelet_confirms_it(server: ApiServer) -> None:
     item = await server.create(PODS)
     with pytest.raises(ConflictError):
         await server.delete(PODS, item, uid="another")
@@ -284,7 +284,7 @@ async def test_a_pod_on_no_node_or_that_has_ended_is_deleted_at_once(server: Api
             await server.get(PODS, item)
 
 
-async def test_a_namespace_is_emptied_and_takes_nothing_new(server: ApiServer) -> None:
+async def test_a_namespace_being_deleted_is_emptied_and_rejects_new_objects(server: ApiServer) -> None:
     name = f"ending-{secrets.token_hex(4)}"
     with pytest.raises(NotFoundError):
         await server.client.create(CHILDREN, name, server.body(CHILDREN, spec=CHILD))
@@ -300,7 +300,7 @@ async def test_a_namespace_is_emptied_and_takes_nothing_new(server: ApiServer) -
     await server.patch(HUBS, kept, {"metadata": {"annotations": {"a": "1"}}})
     if server.memory is None:
         await server.patch(HUBS, kept, {"metadata": {"finalizers": None}})
-        return  # the rest begins five seconds later, and takes more
+        return  # the namespace's other objects go five seconds later or more
 
     async def is_empty() -> bool:
         return not (await server.client.list(CONFIG_MAPS, name))[0]

@@ -1,7 +1,7 @@
-"""What a user reads when a manifest or command is wrong: the sentence that kubectl prints, from the real API server.
+"""The message that kubectl prints when a manifest or command is wrong, from the real API server.
 
-One row each: the manifest, and the sentence. Where something must be there first, ``before`` is applied first. What the
-schema can't know (unknown members, other objects) is answered by the operator in conditions, further below.
+Each row is a manifest and the message. ``before`` is applied first. What the schema can't know (unknown members, other
+objects) the operator reports in conditions (test_operator_refusals.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def child(name: str = "a", *, workload: bool = True, **spec: Any) -> str:
 
 
 def hub(name: str = "my-hub", **spec: Any) -> str:
-    # Paused, so that an operator that happens to run makes no members for what is accepted here on purpose.
+    # Paused, so that an operator in this cluster creates no members for a Hub that is accepted here.
     return manifest("Hub", name, spec, annotations={"processhub.dev/paused": "true"})
 
 
@@ -63,7 +63,7 @@ def registry_slice(**spec: Any) -> str:
 
 @dataclass(frozen=True)
 class Bad:
-    """A manifest, what is there before, and the sentence that refuses it."""
+    """A manifest, an object that is applied before it, and the message that rejects it."""
 
     name: str
     text: str
@@ -440,14 +440,14 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def namespace(cluster: Cluster) -> Iterator[str]:
-    """One namespace for all rows: what is refused leaves nothing behind."""
+    """A namespace for all rows: a rejected manifest leaves nothing behind."""
     cluster.kubectl("create", "namespace", NAMESPACE)
     yield NAMESPACE
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def answer(cluster: Cluster, *arguments: str, stdin: str | None = None) -> str:
-    """What kubectl says when it fails, without the type names that CEL's answers carry."""
+    """Return kubectl's error without the type names in the API server's message."""
     with pytest.raises(ClusterError) as caught:
         cluster.kubectl("-n", NAMESPACE, *arguments, stdin=stdin)
     text = str(caught.value)
@@ -457,12 +457,12 @@ def answer(cluster: Cluster, *arguments: str, stdin: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("bad", CHILDREN + HUBS + CHILDSETS, ids=lambda bad: bad.name)
-def test_bad_manifest_is_refused_with_its_sentence(cluster: Cluster, namespace: str, bad: Bad) -> None:
+def test_a_bad_manifest_is_rejected_with_its_message(cluster: Cluster, namespace: str, bad: Bad) -> None:
     assert bad.sentence in answer(cluster, "apply", "-f", "-", stdin=bad.text)
 
 
 @pytest.mark.parametrize("bad", EDITS, ids=lambda bad: bad.name)
-def test_bad_edit_is_refused_with_its_sentence(cluster: Cluster, namespace: str, bad: Bad) -> None:
+def test_a_bad_edit_is_rejected_with_its_message(cluster: Cluster, namespace: str, bad: Bad) -> None:
     cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=bad.before)
 
     assert bad.sentence in answer(cluster, "apply", "-f", "-", stdin=bad.text)
@@ -470,13 +470,13 @@ def test_bad_edit_is_refused_with_its_sentence(cluster: Cluster, namespace: str,
 
 @pytest.fixture(scope="module")
 def scaled(cluster: Cluster, namespace: str) -> None:
-    """Objects for the commands."""
+    """Create the objects that the commands name."""
     for good in (hub("scaled", members={"replicas": 0}), child("scaled"), childset("listed", ids=["a"])):
         cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=good)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_bad_command_is_refused_with_its_sentence(cluster: Cluster, scaled: None, name: str) -> None:
+def test_a_bad_command_fails_with_its_message(cluster: Cluster, scaled: None, name: str) -> None:
     command, sentence = COMMANDS[name]
 
     assert sentence in answer(cluster, *command)
@@ -502,16 +502,16 @@ def test_bad_command_is_refused_with_its_sentence(cluster: Cluster, scaled: None
         registry_slice(),
     ],
 )
-def test_what_looks_odd_and_is_right_is_taken(cluster: Cluster, namespace: str, good: str) -> None:
+def test_unusual_but_valid_manifests_are_accepted(cluster: Cluster, namespace: str, good: str) -> None:
     cluster.kubectl("-n", namespace, "apply", "--dry-run=server", "-f", "-", stdin=good)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "manifests" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
-def test_example_is_taken(cluster: Cluster, namespace: str, path: Path) -> None:
+def test_each_example_is_accepted(cluster: Cluster, namespace: str, path: Path) -> None:
     cluster.kubectl("-n", namespace, "apply", "--dry-run=server", "-f", str(path))
 
 
-def test_explain_reads_well(cluster: Cluster, namespace: str) -> None:
+def test_kubectl_explain_describes_the_values_of_a_field(cluster: Cluster, namespace: str) -> None:
     text = " ".join(cluster.kubectl("explain", "hub.spec.migration.onRestart").split())
 
     assert "ENUM: Hold Move" in text

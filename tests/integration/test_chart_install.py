@@ -1,4 +1,4 @@
-"""The chart's life on a cluster of its own: install, test, upgrade, uninstall; what stays and what goes."""
+"""The chart on its own cluster: install, test, upgrade, uninstall; what is kept and what is removed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HUB = json.dumps(
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A second cluster: the release has cluster-wide names, so it can't share one with another release."""
+    """A second cluster: the release has cluster-wide names, so it can't share a cluster with another release."""
     layout = Layout(tmp_path_factory.mktemp("chart"))
     watcher = guard.start(layout)
     try:
@@ -48,9 +48,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def helm(own: Cluster) -> Iterator[Helm]:
-    """helm on that cluster; what a test leaves installed is removed, but for the CRDs.
+    """Run helm on that cluster; releases that a test leaves are uninstalled, except for the CRDs.
 
-    They stay because the API server may take minutes over deleting a CRD that was made a moment ago.
+    The CRDs stay because the API server may take minutes to delete a CRD that was created a moment ago.
     """
     program = render_manifests.helm()
 
@@ -67,12 +67,12 @@ def helm(own: Cluster) -> Iterator[Helm]:
 
 
 CHART = str(ROOT / "charts" / "processhub")
-# Without operator pods: what is tested here is the release itself.
+# Without operator pods: only the release itself is tested here.
 BARE = (CHART, "--create-namespace", "--set", "replicas=0", "--wait")
 
 
 def install(helm: Helm, *options: str) -> str:
-    """Install without operator pods."""
+    """Install the chart without operator pods."""
     return helm("install", "processhub", *BARE, *options).stdout
 
 
@@ -96,7 +96,7 @@ def may(cluster: Cluster, *what: str) -> bool:
 
 
 def until_allowed(cluster: Cluster, *what: str) -> None:
-    """A role and its binding take effect a moment after they were made."""
+    """Wait until a role and its binding are in effect, a moment after they were created."""
     until(lambda: may(cluster, *what), " ".join(what))
 
 
@@ -115,7 +115,7 @@ def leader_lease(cluster: Cluster, renewed: datetime, **spec: Any) -> None:
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(lease))
 
 
-def test_install_says_what_to_do_next(helm: Helm, own: Cluster) -> None:
+def test_install_prints_the_next_steps(helm: Helm, own: Cluster) -> None:
     notes = install(helm)
 
     assert "serves all namespaces" in notes
@@ -124,7 +124,7 @@ def test_install_says_what_to_do_next(helm: Helm, own: Cluster) -> None:
         own.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=10s")
 
 
-def test_install_limited_to_namespaces(helm: Helm, own: Cluster) -> None:
+def test_an_install_limited_to_namespaces_has_rights_only_there(helm: Helm, own: Cluster) -> None:
     for name in ("team-a", "team-b"):
         own.kubectl("create", "namespace", name)
 
@@ -171,7 +171,7 @@ def test_upgrade_keeps_the_accounts_of_the_hubs(helm: Helm, own: Cluster) -> Non
     assert json.loads(subjects) == [subject]
 
 
-def test_operator_gives_nobody_more_than_a_members_rights(helm: Helm, own: Cluster) -> None:
+def test_the_operator_can_grant_only_the_rights_of_members(helm: Helm, own: Cluster) -> None:
     install(helm)
     operator = f"--as=system:serviceaccount:{NAMESPACE}:processhub-operator"
     bind = ["create", "rolebinding", "--serviceaccount=default:default", "-n", "default", operator]
@@ -181,12 +181,14 @@ def test_operator_gives_nobody_more_than_a_members_rights(helm: Helm, own: Clust
     own.kubectl(*bind, "allowed", "--clusterrole=processhub-agent")
     own.kubectl("delete", "rolebinding", "allowed", "-n", "default")
 
+    with pytest.raises(ClusterError, match="clusterrolebindings"):
+        own.kubectl("create", "clusterrolebinding", "refused", "--clusterrole=processhub-agents", operator)
     for role in ("admin", "view", "processhub-edit"):
         with pytest.raises(ClusterError, match="attempting to grant RBAC permissions not currently held"):
             own.kubectl(*bind, "refused", f"--clusterrole={role}")
 
 
-def test_uninstall_keeps_the_users_objects(helm: Helm, own: Cluster) -> None:
+def test_an_uninstall_keeps_the_users_objects(helm: Helm, own: Cluster) -> None:
     install(helm)
     own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
 
@@ -199,7 +201,7 @@ def test_uninstall_keeps_the_users_objects(helm: Helm, own: Cluster) -> None:
     until(lambda: names(own, namespaced, "-n", NAMESPACE, ours) == [], "garbage collection of what the deployment had")
 
 
-def test_install_again_takes_the_kept_crds_over(helm: Helm, own: Cluster) -> None:
+def test_a_second_install_adopts_the_kept_crds(helm: Helm, own: Cluster) -> None:
     install(helm)
     own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
     helm("uninstall", "processhub", "--wait")
@@ -209,7 +211,7 @@ def test_install_again_takes_the_kept_crds_over(helm: Helm, own: Cluster) -> Non
     assert names(own, "hubs", "-n", "default") == ["kept"]
 
 
-def test_kept_crds_are_taken_over_under_another_name_and_namespace(helm: Helm, own: Cluster) -> None:
+def test_kept_crds_are_adopted_by_a_release_of_another_name_and_namespace(helm: Helm, own: Cluster) -> None:
     install(helm)
     own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
     helm("uninstall", "processhub", "--wait")
@@ -224,7 +226,7 @@ def test_kept_crds_are_taken_over_under_another_name_and_namespace(helm: Helm, o
     install(helm, "--take-ownership")
 
 
-def test_plain_manifest_installs_without_helm_and_helm_takes_it_over(helm: Helm, own: Cluster) -> None:
+def test_the_plain_manifest_installs_without_helm_and_helm_adopts_its_objects(helm: Helm, own: Cluster) -> None:
     manifest = str(ROOT / "manifests" / "install.yaml")
 
     own.kubectl("apply", "--server-side", "--force-conflicts", "-f", manifest)
@@ -242,7 +244,7 @@ def test_plain_manifest_installs_without_helm_and_helm_takes_it_over(helm: Helm,
     own.kubectl("delete", KINDS, "-l=app.kubernetes.io/name=processhub")
 
 
-def test_users_roles_reach_those_who_edit_and_view(helm: Helm, own: Cluster) -> None:
+def test_the_roles_edit_and_view_include_the_products_objects(helm: Helm, own: Cluster) -> None:
     install(helm)
     for user, role in (("ed", "edit"), ("vi", "view")):
         own.kubectl("create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}", "-n", "default")
@@ -263,7 +265,7 @@ def test_users_roles_reach_those_who_edit_and_view(helm: Helm, own: Cluster) -> 
     assert not user_may("vi", "create", "hubs.processhub.dev/call")
 
 
-def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> None:
+def test_upgrade_and_uninstall_affect_no_running_child(helm: Helm, own: Cluster) -> None:
     chart, examples = str(ROOT / "charts" / "processhub"), ROOT / "manifests" / "examples"
     release = ["processhub", chart, "--create-namespace", "--wait", "--timeout=100s"]
 
@@ -277,7 +279,7 @@ def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> Non
     helm("install", *release)
     for example in ("01-hub.yaml", "02-children.yaml"):
         own.kubectl("apply", "-n", "default", "-f", str(examples / example))
-        # A member that is ready later would take its share of the children.
+        # A member that becomes ready later would take its share of the children.
         own.kubectl(*("wait", "hub", "--all", "-n", "default"), "--for=condition=Ready", "--timeout=90s", timeout=100)
     own.kubectl(*("wait", "child", "--all", "-n", "default"), "--for=condition=Ready", "--timeout=60s", timeout=70)
     before = running(), pods()
@@ -296,7 +298,7 @@ def test_upgrade_and_uninstall_disturb_no_child(helm: Helm, own: Cluster) -> Non
         assert Path(f"/proc/{node['pid']}").exists(), "the process runs on"
 
 
-# Last, because CRDs that are being deleted are in the way of whoever installs next.
+# This test is last: CRDs that are being deleted would block the next installation.
 
 
 def test_uninstall_without_keep_removes_the_crds(helm: Helm, own: Cluster) -> None:

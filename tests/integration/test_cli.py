@@ -1,4 +1,4 @@
-"""``kubectl hub`` against the product at work: each verb's output and exit code, and what a user reads on a mistake."""
+"""``kubectl hub`` against the product at work: the output and exit code of each verb, and the messages for mistakes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cli(product: Live) -> Cli:
     return Cli(product, HUB)
 
 
-async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> None:
+async def test_a_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> None:
     started = await cli("start story a/b --wait --tag eu --exec -- sleep 1000")
     assert started.code == 0, started.err
     assert "story running on shop-" in started.out
@@ -63,7 +63,7 @@ async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> 
     assert looked_up["spec"]["tags"] == ["eu"]
 
     async def placed() -> str | None:
-        """What is explained, once the Child's status follows."""
+        """Explain the child once the Child's status shows its placement."""
         said = (await cli("explain story")).out
         return said if "Placed     True     Placed" in said else None
 
@@ -79,7 +79,7 @@ async def test_started_child_is_listed_found_explained_and_stopped(cli: Cli) -> 
     assert (await cli("where story")).code == 1
 
 
-async def test_outputs_for_programs(cli: Cli, product: Live) -> None:
+async def test_json_yaml_and_name_outputs_can_be_parsed(cli: Cli, product: Live) -> None:
     await product.child("another-name", HUB, id="made/elsewhere")
     assert (await cli("await made/elsewhere")).code == 0
 
@@ -90,13 +90,13 @@ async def test_outputs_for_programs(cli: Cli, product: Live) -> None:
     assert (await cli("stop made/elsewhere --wait -o json")).json == {"stopped": ["made/elsewhere"], "errors": {}}
 
 
-async def test_members_are_shown_with_what_they_carry(cli: Cli) -> None:
+async def test_the_members_of_a_hub_are_listed(cli: Cli) -> None:
     rows = (await cli("members")).rows
     assert [row[:2] for row in rows] == [["shop-0", "True"], ["shop-1", "True"]]
     assert {member["name"] for member in (await cli("members -o json")).json} == {"shop-0", "shop-1"}
 
 
-async def test_start_from_a_file_and_from_stdin(cli: Cli, tmp_path: Path) -> None:
+async def test_children_are_started_from_a_file_and_from_stdin(cli: Cli, tmp_path: Path) -> None:
     manifest = yaml.safe_dump(
         {
             "apiVersion": "processhub.dev/v1alpha1",
@@ -115,7 +115,7 @@ async def test_start_from_a_file_and_from_stdin(cli: Cli, tmp_path: Path) -> Non
     assert (await cli("stop filed piped-1 piped-2 --wait")).code == 0
 
 
-async def test_failed_start_names_each_child_and_its_reason(cli: Cli) -> None:
+async def test_a_failed_start_names_each_child_and_its_reason(cli: Cli) -> None:
     failed = await cli("start wrong-1 wrong-2 --wait --exec -- /no/such/program")
 
     assert failed.code == 1
@@ -127,7 +127,7 @@ async def test_failed_start_names_each_child_and_its_reason(cli: Cli) -> None:
     assert (await cli("stop wrong-1 wrong-2 --wait")).code == 0
 
 
-async def test_rollback_says_what_it_removed_and_leaves_nothing(cli: Cli, product: Live) -> None:
+async def test_a_rollback_names_the_removed_children_and_leaves_none(cli: Cli, product: Live) -> None:
     both = "id: good-one\nexec: {command: [sleep, '1000']}\n---\nid: bad-one\nexec: {command: [/no]}"
 
     failed = await cli("start -f - --wait --on-failure rollback", stdin=both)
@@ -138,7 +138,7 @@ async def test_rollback_says_what_it_removed_and_leaves_nothing(cli: Cli, produc
     assert not {"good-one", "bad-one"} & (await product.children(HUB)).keys()
 
 
-async def test_interrupted_start_with_rollback_leaves_nothing(cli: Cli, product: Live) -> None:
+async def test_an_interrupted_start_with_rollback_leaves_no_child(cli: Cli, product: Live) -> None:
     empty = await product.hub(replicas=0, ready=False)
     process = await cli.begin(
         *("start", "cut-1", "cut-2", "--hub", empty, "--wait", "--timeout", "120", "--on-failure", "rollback"),
@@ -158,7 +158,7 @@ async def test_interrupted_start_with_rollback_leaves_nothing(cli: Cli, product:
     assert not await product.children(empty)
 
 
-async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
+async def test_logs_show_only_the_lines_of_the_child(cli: Cli) -> None:
     assert (await cli("start chatty quiet --wait --exec -- sh -c", TALK)).code == 0
 
     async def ticking() -> bool:
@@ -166,7 +166,7 @@ async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
 
     await eventually(ticking, "lines in the log", within=30)
     lines = (await cli("logs chatty")).out.splitlines()
-    assert {"out", "err", "tick 1"} <= set(lines[:5])  # two pipes: their order is not promised
+    assert {"out", "err", "tick 1"} <= set(lines[:5])  # two pipes: the order of their lines is not guaranteed
     assert len((await cli("logs chatty --tail 2")).out.splitlines()) == 2
     line = json.loads((await cli("logs chatty -o json --tail 1")).out)
     assert (line["child"], line["hub"], line["stream"]) == ("chatty", HUB, "stdout")
@@ -180,8 +180,10 @@ async def test_logs_are_the_childs_own_lines(cli: Cli) -> None:
     assert (await cli("stop chatty quiet --wait")).code == 0
 
 
-async def test_who_reads_a_log_that_was_rotated_is_told_so(cli: Cli, product: Live) -> None:
-    name = await product.hub(replicas=1)
+@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+async def test_reading_a_rotated_log_prints_a_warning(cli: Cli, product: Live, level: str) -> None:
+    agent = {"name": "agent", "env": [{"name": "LOG_LEVEL", "value": level}]}
+    name = await product.hub(replicas=1, members={"template": {"spec": {"containers": [agent]}}})
     assert (await cli(f"start silent --hub {name} --wait --exec -- sleep 1000")).code == 0
     assert (await cli(f"start once --hub {name} --wait --exec -- sh -c", "echo once; sleep 1000")).code == 0
     assert (await cli(f"start chatty --hub {name} --wait --exec -- sh -c", TALK)).code == 0
@@ -208,7 +210,7 @@ async def test_who_reads_a_log_that_was_rotated_is_told_so(cli: Cli, product: Li
     assert (rest.err.startswith("warning: the log of pod"), rest.code) == (True, 0)
 
 
-async def test_a_call_that_waits_says_at_once_why_the_child_does_not_run(cli: Cli, product: Live) -> None:
+async def test_a_waiting_call_prints_at_once_why_the_child_does_not_run(cli: Cli, product: Live) -> None:
     await product.child("lazy", HUB, suspend=True)
 
     answer = await cli("call lazy {} --timeout 3")
@@ -236,8 +238,8 @@ async def test_a_list_is_watched_until_it_is_interrupted(cli: Cli) -> None:
     assert (await cli("stop hidden shown --wait")).code == 0
 
 
-async def test_what_kubectl_takes_before_the_kubeconfig(cli: Cli, product: Live, tmp_path: Path) -> None:
-    """A server, its certificates and an exec plug-in that stand in no kubeconfig; and no kubectl on PATH."""
+async def test_kubectls_connection_options_override_the_kubeconfig(cli: Cli, product: Live, tmp_path: Path) -> None:
+    """A server, its certificates and an exec plug-in are given as options only, and kubectl is not on PATH."""
     config = await read_config(None, product.kubeconfig)
     (tmp_path / "ca.crt").write_bytes(config.credentials.authority)
     credential = {
@@ -265,13 +267,13 @@ async def test_what_kubectl_takes_before_the_kubeconfig(cli: Cli, product: Live,
     assert versions.json["server"].startswith("v1.")
 
 
-async def test_a_word_is_completed_to_an_id(cli: Cli) -> None:
+async def test_shell_completion_completes_ids(cli: Cli) -> None:
     asked = {"_KUBECTL_HUB_COMPLETE": "complete_bash", "COMP_WORDS": "kubectl-hub where fi", "COMP_CWORD": "2"}
 
     assert (await cli("ignored", **asked)).out == "fixed\n"
 
 
-async def test_a_command_runs_beside_a_child_with_its_environment(cli: Cli) -> None:
+async def test_exec_runs_a_command_beside_a_child_with_its_environment(cli: Cli) -> None:
     spec = {"exec": {"command": ["sleep", "1000"], "env": [{"name": "COLOUR", "value": "blue"}], "workingDir": "/tmp"}}
     python = {"python": {"target": "processhub.examples:Counter"}}
     assert (await cli("start beside --wait -f -", stdin=json.dumps(spec))).code == 0
@@ -293,7 +295,7 @@ async def test_a_command_runs_beside_a_child_with_its_environment(cli: Cli) -> N
     assert (await cli("stop beside beside-python --wait")).code == 0
 
 
-async def test_a_pod_child_reads_like_any_and_its_log_is_its_pods(cli: Cli) -> None:
+async def test_a_pod_child_is_shown_like_any_other_and_its_log_is_the_log_of_its_pod(cli: Cli) -> None:
     containers = [{"name": "main", "image": "none", "command": ["sh", "-c", TALK]}]
     spec = {"pod": {"template": {"spec": {"terminationGracePeriodSeconds": 1, "containers": containers}}}}
 
@@ -319,7 +321,7 @@ async def test_a_pod_child_reads_like_any_and_its_log_is_its_pods(cli: Cli) -> N
     assert (await cli("stop in-a-pod --wait --timeout 60")).code == 0
 
 
-async def test_member_of_a_node_is_shown_with_its_pod(cli: Cli, product: Live) -> None:
+async def test_a_per_node_member_is_shown_with_its_pod(cli: Cli, product: Live) -> None:
     name = await product.hub(replicas=3, members={"mode": "PerNode"})
     assert (await cli(f"start on-node --hub {name} --wait --exec -- sh -c", TALK)).code == 0
 
@@ -335,7 +337,7 @@ async def test_member_of_a_node_is_shown_with_its_pod(cli: Cli, product: Live) -
     assert (await cli(f"stop on-node --hub {name} --wait")).code == 0
 
 
-async def test_plan_against_the_live_hub_changes_nothing(cli: Cli, product: Live) -> None:
+async def test_a_plan_against_the_live_hub_changes_nothing(cli: Cli, product: Live) -> None:
     ids = [f"planned-{index}" for index in range(20)]
     assert (await cli("start --wait --exec --".replace("start", f"start {' '.join(ids)}"), "sleep", "1000")).code == 0
     before = (await cli("list -o json")).json
@@ -351,7 +353,7 @@ async def test_plan_against_the_live_hub_changes_nothing(cli: Cli, product: Live
     assert (await cli(f"stop {' '.join(ids)} --wait")).code == 0
 
 
-async def test_works_as_a_plugin_of_kubectl(cli: Cli, product: Live) -> None:
+async def test_the_program_works_as_a_plugin_of_kubectl(cli: Cli, product: Live) -> None:
     process = await cli.begin("list", "-n", product.namespace, program=("kubectl", "hub"))
     out, err = await process.communicate()
 
@@ -359,7 +361,7 @@ async def test_works_as_a_plugin_of_kubectl(cli: Cli, product: Live) -> None:
     assert out.decode().startswith("ID ")
 
 
-async def test_hub_may_be_left_out_where_it_is_plain(cli: Cli, product: Live) -> None:
+async def test_the_hub_may_be_omitted_if_it_is_unambiguous(cli: Cli, product: Live) -> None:
     other = await product.hub(replicas=1)
     await product.child("only-here", other)
 
@@ -376,7 +378,7 @@ async def test_hub_may_be_left_out_where_it_is_plain(cli: Cli, product: Live) ->
 
 @pytest_asyncio.fixture(scope="module")
 async def accounts(product: Live, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Kubeconfigs that do not get far: no server there, an account or a user without rights, a token that is none."""
+    """Kubeconfigs that fail: an unreachable server, an account or user without rights, an invalid token."""
     tokens = untyped("v1", "serviceaccounts").path(product.namespace, "default", "token")
     answer = await product.api.raw(
         "POST", tokens, body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
@@ -452,7 +454,7 @@ BAD: list[tuple[str, str, int]] = [
 
 @pytest_asyncio.fixture(scope="module")
 async def guided(product: Live) -> str:
-    """A guided hub with a child whose member is not there; a hub without members; a user who may only look."""
+    """A guided hub with a child whose member does not exist, a hub without members, and a user who may only read."""
     kinds = ",".join(f"{kind}.processhub.dev" for kind in ("hubs", "children", "childsets", "registryslices"))
     await product.kubectl("create", "role", "viewer", "--verb=get,list,watch", f"--resource={kinds}")
     await product.kubectl("create", "rolebinding", "viewer", "--role=viewer", "--user=viewer")
@@ -464,7 +466,7 @@ async def guided(product: Live) -> str:
 
 @pytest.mark.usefixtures("guided")
 @pytest.mark.parametrize(("line", "sentence", "code"), BAD, ids=[row[0] for row in BAD])
-async def test_mistake_gets_one_sentence_and_its_code(
+async def test_a_mistake_prints_one_sentence_and_has_its_exit_code(
     cli: Cli, accounts: dict[str, str], line: str, sentence: str, code: int
 ) -> None:
     names = {"ns": cli.product.namespace, "long": "i" * 300, **accounts}
@@ -478,7 +480,7 @@ async def test_mistake_gets_one_sentence_and_its_code(
     assert answer.out == ""
 
 
-async def test_broken_pipe_is_no_error(cli: Cli) -> None:
+async def test_a_broken_pipe_is_no_error(cli: Cli) -> None:
     process = await cli.begin("dump", "--hub", HUB)
     process.stdout._transport.close()
     await process.wait()
@@ -487,6 +489,6 @@ async def test_broken_pipe_is_no_error(cli: Cli) -> None:
     assert b"Traceback" not in await process.stderr.read()
 
 
-def test_console_script_is_on_the_path(cluster: Cluster) -> None:
+def test_the_console_script_is_on_the_path(cluster: Cluster) -> None:
     folders = cluster.environment()["PATH"].split(os.pathsep)
     assert any((Path(folder) / "kubectl-hub").exists() for folder in folders)

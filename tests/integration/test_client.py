@@ -1,4 +1,4 @@
-"""The Python client against the product at work: what starts, what is refused, what is left behind."""
+"""The Python client against the product at work: which calls start children, which are rejected, what remains."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPa
 
 @pytest_asyncio.fixture(scope="module")
 async def name(product: Live) -> str:
-    """A hub of two members that the tests share, each with ids of its own."""
+    """A hub of two members that the tests share; each uses ids of its own."""
     return await product.hub("shared")
 
 
@@ -48,7 +48,7 @@ async def hub(product: Live, name: str) -> AsyncIterator[Hub]:
         yield client
 
 
-async def test_started_children_run_and_are_found(hub: Hub) -> None:
+async def test_started_children_run_and_can_be_looked_up(hub: Hub) -> None:
     result = await hub.start_children(
         sleepers("look-a", "look/b", "näh 🐝"), wait=True, timeout=20, metadata={"k": "v"}, tags=["eu"]
     )
@@ -82,7 +82,7 @@ async def test_started_children_run_and_are_found(hub: Hub) -> None:
     assert not hub.is_alive("look/b")
 
 
-async def test_without_waiting_a_start_returns_at_once_and_can_be_awaited(hub: Hub) -> None:
+async def test_a_start_without_wait_returns_at_once_and_can_be_awaited(hub: Hub) -> None:
     result = await hub.start_children(sleepers("later-a", "later-b"))
     assert result.started == {"later-a": (), "later-b": ()}
 
@@ -93,7 +93,7 @@ async def test_without_waiting_a_start_returns_at_once_and_can_be_awaited(hub: H
     assert (await hub.stop_children(["later-a", "later-b"])).ok
 
 
-async def test_pid_follows_a_killed_process(hub: Hub) -> None:
+async def test_the_pid_changes_after_a_process_is_killed(hub: Hub) -> None:
     await hub.start_children(sleepers("killed"), wait=True, timeout=20)
     before = hub.get_pid("killed")
     assert before is not None
@@ -107,7 +107,7 @@ async def test_pid_follows_a_killed_process(hub: Hub) -> None:
     await hub.stop_children(["killed"], wait=True)
 
 
-async def test_bad_call_raises_before_anything_is_written(product: Live, hub: Hub) -> None:
+async def test_a_bad_call_raises_before_anything_is_written(product: Live, hub: Hub) -> None:
     guided = await product.hub(distribution={"strategy": "Guided"}, ready=False, replicas=1)
     async with product.connect(guided) as client:
         with pytest.raises(MissingChildMapping):
@@ -138,7 +138,7 @@ async def test_guided_children_run_where_the_call_maps_them(product: Live) -> No
         assert [result.started[child_id][0][0] for child_id in ("g1", "g2")] == [f"{guided}-1", f"{guided}-0"]
 
 
-async def test_existing_id_is_an_error_or_accepted_where_it_is_the_same(product: Live, hub: Hub) -> None:
+async def test_an_existing_id_is_an_error_or_accepted_if_the_child_is_the_same(product: Live, hub: Hub) -> None:
     await hub.start_children(sleepers("exists"), wait=True, timeout=20)
     pid = hub.get_pid("exists")
 
@@ -155,7 +155,7 @@ async def test_existing_id_is_an_error_or_accepted_where_it_is_the_same(product:
     await hub.stop_children(["exists", "exists-new"], wait=True)
 
 
-async def test_child_made_under_another_name_is_known_by_its_id(product: Live, hub: Hub) -> None:
+async def test_a_child_whose_object_has_another_name_is_found_by_its_id(product: Live, hub: Hub) -> None:
     await product.child("object-name", hub.name, id="its/id")
     await hub.wait_children(["its/id"], timeout=20)
 
@@ -168,7 +168,9 @@ async def test_child_made_under_another_name_is_known_by_its_id(product: Live, h
     assert "its/id" not in await product.children(hub.name)
 
 
-async def test_id_whose_name_another_hubs_child_has_is_started_under_another_name(product: Live, hub: Hub) -> None:
+async def test_a_child_gets_another_object_name_if_another_hubs_child_has_that_of_its_id(
+    product: Live, hub: Hub
+) -> None:
     other = await product.hub(ready=False, replicas=0)
     theirs = await product.child("taken", other)
 
@@ -188,7 +190,7 @@ async def test_id_whose_name_another_hubs_child_has_is_started_under_another_nam
     assert (await product.children(other))["taken"].metadata.uid == theirs.metadata.uid
 
 
-async def test_id_both_of_whose_names_are_taken_is_told(product: Live, hub: Hub) -> None:
+async def test_a_start_fails_if_both_object_names_of_an_id_are_taken(product: Live, hub: Hub) -> None:
     other = await product.hub(ready=False, replicas=0)
     names = child_object_names(hub.name, "theirs")
     for name in names:
@@ -200,7 +202,7 @@ async def test_id_both_of_whose_names_are_taken_is_told(product: Live, hub: Hub)
     assert error.message.startswith(f"child/{names[0]} and child/{names[1]} exist")
 
 
-async def test_child_that_can_not_start_is_an_error_and_the_others_run(hub: Hub) -> None:
+async def test_a_child_that_cannot_start_is_an_error_and_the_others_run(hub: Hub) -> None:
     result = await hub.start_children(
         [*sleepers("fine"), {"id": "no-such", "exec": {"command": ["/no/such/program"]}}], wait=True, timeout=20
     )
@@ -211,7 +213,7 @@ async def test_child_that_can_not_start_is_an_error_and_the_others_run(hub: Hub)
     await hub.stop_children(["fine", "no-such"], wait=True)
 
 
-async def test_rollback_leaves_nothing_behind_but_what_was_there(product: Live, hub: Hub) -> None:
+async def test_a_rollback_leaves_only_the_children_that_existed_before(product: Live, hub: Hub) -> None:
     await hub.start_children(sleepers("kept"), wait=True, timeout=20)
     others = await product.children(hub.name)
 
@@ -234,7 +236,7 @@ async def test_rollback_leaves_nothing_behind_but_what_was_there(product: Live, 
     await hub.stop_children(["kept"], wait=True)
 
 
-async def test_cancelled_start_with_rollback_leaves_nothing_behind(product: Live, hub: Hub) -> None:
+async def test_a_cancelled_start_with_rollback_leaves_no_child(product: Live, hub: Hub) -> None:
     ids = [f"cut-{index}" for index in range(300)]
     call = asyncio.create_task(hub.start_children(sleepers(*ids), wait=True, timeout=60, on_failure="rollback"))
 
@@ -250,7 +252,9 @@ async def test_cancelled_start_with_rollback_leaves_nothing_behind(product: Live
     assert not set(ids) & hub.registry_dump().keys()
 
 
-async def test_child_whose_creation_got_no_answer_is_rolled_back_too(product: Live, name: str, tmp_path: Path) -> None:
+async def test_a_child_whose_creation_got_no_response_is_rolled_back_too(
+    product: Live, name: str, tmp_path: Path
+) -> None:
     async with (
         losing_answers(product, "lost", tmp_path) as kubeconfig,
         Hub.connect(name, kubeconfig=kubeconfig) as client,
@@ -263,7 +267,7 @@ async def test_child_whose_creation_got_no_answer_is_rolled_back_too(product: Li
     assert not {"heard", "lost"} & (await product.children(name)).keys()
 
 
-async def test_timeout_names_who_is_pending_and_why(product: Live) -> None:
+async def test_a_timeout_names_the_pending_children_and_their_reasons(product: Live) -> None:
     full = await product.hub(replicas=1, members={"maxChildren": 1})
     async with product.connect(full) as client:
         result = await client.start_children(sleepers("one", "two"), wait=True, timeout=8)
@@ -278,12 +282,12 @@ async def test_timeout_names_who_is_pending_and_why(product: Live) -> None:
         assert raised.value.result is not None
         assert set(raised.value.result.started) == {"one", "two"} - {late}
 
-        # Nothing is lost by a timeout: it runs when there is room.
+        # The child is not lost after a timeout: it runs when there is room.
         await client.stop_children(list(result.started), wait=True, timeout=20)
         assert (await client.wait_children([late], timeout=20)).ok
 
 
-async def test_child_that_the_operator_refuses_is_an_error_with_its_reason(product: Live) -> None:
+async def test_a_child_that_the_operator_rejects_is_an_error_with_its_reason(product: Live) -> None:
     refused = await product.hub(ready=False, replicas=1, distribution={"strategy": "Nearest"})
     async with product.connect(refused) as client:
         result = await client.start_children(sleepers("refused"), wait=True, timeout=20)
@@ -291,14 +295,14 @@ async def test_child_that_the_operator_refuses_is_an_error_with_its_reason(produ
         assert result.errors["refused"].reason == "UnknownStrategy"
 
 
-async def test_waiting_for_a_child_that_nobody_started_fails_at_once(hub: Hub) -> None:
+async def test_waiting_for_an_unknown_child_fails_at_once(hub: Hub) -> None:
     with pytest.raises(ChildrenFailed, match="no child 'nobody'") as raised:
         await hub.wait_children(["nobody"], timeout=30)
 
     assert raised.value.result.errors["nobody"].reason == "NotFound"
 
 
-async def test_child_deleted_while_it_is_waited_for_ends_the_wait(product: Live) -> None:
+async def test_deleting_a_child_ends_a_wait_for_it(product: Live) -> None:
     empty = await product.hub(ready=False, replicas=0)
     await product.child("doomed", empty)
     async with product.connect(empty) as client:
@@ -310,7 +314,7 @@ async def test_child_deleted_while_it_is_waited_for_ends_the_wait(product: Live)
             await waiting
 
 
-async def test_static_child_can_not_be_stopped(product: Live) -> None:
+async def test_a_static_child_cannot_be_stopped(product: Live) -> None:
     name = await product.hub(replicas=1, children=[{"id": "fixed", "exec": SLEEP}])
     async with product.connect(name) as client:
         await client.wait_children(["fixed"], timeout=20)
@@ -322,14 +326,14 @@ async def test_static_child_can_not_be_stopped(product: Live) -> None:
         assert client.is_alive("fixed")
 
 
-async def test_id_may_be_started_again_at_once(hub: Hub) -> None:
+async def test_an_id_may_be_started_again_at_once(hub: Hub) -> None:
     for _ in range(3):
         assert (await hub.start_children(sleepers("again"), wait=True, timeout=20)).ok
         assert (await hub.stop_children(["again"])).ok
     await hub.stop_children(["again"], wait=True)
 
 
-async def test_child_started_in_a_member_names_it_as_origin(
+async def test_a_child_started_on_a_member_has_that_member_as_its_origin(
     product: Live, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HUB_NAME", hub.name)
@@ -341,7 +345,7 @@ async def test_child_started_in_a_member_names_it_as_origin(
     await hub.stop_children(["from-inside"], wait=True)
 
 
-async def test_client_follows_a_hub_that_is_deleted_and_made_again(product: Live) -> None:
+async def test_a_client_follows_a_hub_that_is_deleted_and_created_again(product: Live) -> None:
     name = await product.hub(replicas=1)
     async with product.connect(name) as client:
         await client.start_children(sleepers("reborn"), wait=True, timeout=20)
@@ -358,7 +362,7 @@ async def test_client_follows_a_hub_that_is_deleted_and_made_again(product: Live
         assert client.is_alive("reborn")
 
 
-async def test_registry_heals_after_a_fault_in_taking_a_change(
+async def test_the_registry_recovers_from_a_failed_update(
     product: Live, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with product.connect(name) as client:
@@ -376,13 +380,13 @@ async def test_registry_heals_after_a_fault_in_taking_a_change(
         await client.stop_children(["healed"], wait=True)
 
 
-async def test_unknown_hub_lists_those_there_are(product: Live, name: str) -> None:
+async def test_the_error_for_an_unknown_hub_lists_the_existing_hubs(product: Live, name: str) -> None:
     with pytest.raises(HubNotFound, match=rf"hub nope not found in namespace {product.namespace}; there are: .*{name}"):
         async with product.connect("nope"):
             pytest.fail("connected")
 
 
-async def test_unreachable_server_is_told(tmp_path: Path) -> None:
+async def test_an_unreachable_server_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "config").write_text(
         '{"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c"}}],'
         ' "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:9"}}]}'
@@ -393,12 +397,12 @@ async def test_unreachable_server_is_told(tmp_path: Path) -> None:
             pytest.fail("connected")
 
 
-async def test_unconnected_client_says_how_to_connect() -> None:
+async def test_the_error_of_an_unconnected_client_says_how_to_connect() -> None:
     with pytest.raises(HubError, match=r"async with Hub\.connect"):
         await Hub.connect("h").start_children(sleepers("a"))
 
 
-async def test_blocking_client_does_the_same(product: Live, name: str) -> None:
+async def test_the_blocking_client_has_the_same_calls(product: Live, name: str) -> None:
     def work() -> None:
         with Hub.connect_sync(name, namespace=product.namespace, kubeconfig=product.kubeconfig) as client:
             result = client.start_children(sleepers("sync-a", "sync-b"), tags=["sync"])
@@ -426,7 +430,7 @@ async def test_blocking_client_does_the_same(product: Live, name: str) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.timeout(400)
-async def test_more_children_than_a_slice_holds_are_all_accounted_for(product: Live) -> None:
+async def test_children_over_the_size_of_a_slice_are_all_registered(product: Live) -> None:
     name = await product.hub(replicas=1)
     ids = [f"many-{index}" for index in range(1100)]
     async with product.connect(name) as client:
@@ -441,6 +445,6 @@ async def test_more_children_than_a_slice_holds_are_all_accounted_for(product: L
         assert client.process_list() == {}
 
 
-def test_package_names_the_client_lazily() -> None:
+def test_the_package_imports_the_client_lazily() -> None:
     assert processhub.Hub is Hub
     assert issubclass(Timeout, processhub.HubError)

@@ -1,4 +1,4 @@
-"""make demo, on a cluster of its own. It checks what it tells, so its exit code says most."""
+"""make demo on its own cluster. The demo checks what it prints, so its exit code is most of the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clusterfolder import ROOT, cluster_folder
 
 
 @pytest.mark.timeout(400)
-def test_demo_ends_as_told_in_plain_lines() -> None:
+def test_the_demo_passes_its_checks_in_plain_lines() -> None:
     with cluster_folder() as folder:
         answer = subprocess.run(
             [sys.executable, "-m", "demo", "--cluster", "local"],

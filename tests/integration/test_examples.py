@@ -1,4 +1,4 @@
-"""The README of each example, followed to the letter on a hub of its own; what it shows is there."""
+"""The README of each example, followed on a hub of its own: its commands print what it shows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def path(folder: Path) -> str:
-    """PYTHONPATH with the example's strategies on it."""
+    """PYTHONPATH with the example's strategies."""
     return os.pathsep.join((installed(folder), *filter(None, [os.environ.get("PYTHONPATH")])))
 
 
@@ -52,7 +52,7 @@ async def product(cluster: Cluster, api: Client, folder: Path, path: str) -> Asy
 
 @pytest.fixture(scope="module")
 def environment(product: Live, folder: Path, path: str) -> dict[str, str]:
-    """A reader's: the kubeconfig names the namespace."""
+    """A reader's environment: the kubeconfig names the namespace."""
     kubeconfig = folder / "kubeconfig"
     shutil.copy(product.kubeconfig, kubeconfig)
     product.cluster.kubectl(
@@ -61,7 +61,7 @@ def environment(product: Live, folder: Path, path: str) -> dict[str, str]:
     return {**product.cluster.environment(), "KUBECONFIG": str(kubeconfig), "PYTHONPATH": path}
 
 
-def test_the_index_names_each_example() -> None:
+def test_the_index_of_examples_names_each_one() -> None:
     text = (EXAMPLES / "README.md").read_text()
 
     assert {path.parent.name for path in EXAMPLES.glob("*/README.md")} == set(NAMES)
@@ -71,7 +71,7 @@ def test_the_index_names_each_example() -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
-async def test_an_example_does_what_its_readme_says(name: str, environment: dict[str, str], tmp_path: Path) -> None:
+async def test_each_example_does_what_its_readme_shows(name: str, environment: dict[str, str], tmp_path: Path) -> None:
     readme = EXAMPLES / name / "README.md"
     check_form(readme)
     reader = Reader(environment, tmp_path)
@@ -80,7 +80,7 @@ async def test_an_example_does_what_its_readme_says(name: str, environment: dict
         said, port = "", _free_port()
         try:
             for block in blocks(readme):
-                # The port of the hooks' receiver may be taken on this machine.
+                # The port of the hooks' receiver may be in use on this machine.
                 here = block.with_("8088", str(port)).with_(
                     "apply -f manifests/examples/30-hooks.yaml",
                     f"apply -f - < <(sed s/:8088/:{port}/ manifests/examples/30-hooks.yaml)",

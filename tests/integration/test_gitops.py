@@ -1,4 +1,4 @@
-"""Manifests that are applied over and over, and what GitOps tools make of the objects on a real API server."""
+"""Manifests that are applied repeatedly, and the state that GitOps tools derive from objects of a real API server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def ears() -> AsyncIterator[Receiver]:
 
 
 class Followed:
-    """Every version of one object, from a watch. Each ``until`` looks at the edits since the last one."""
+    """Every version of one object, from a watch. Each ``until`` looks at the edits since the previous one."""
 
     def __init__(self, product: Live, kind: str, name: str) -> None:
         self._product, self._kind, self._name = product, kind, name
@@ -58,7 +58,7 @@ class Followed:
                 version = max([version, *(item["metadata"]["resourceVersion"] for item in self.versions)], key=int)
 
     async def until(self, *results: str) -> Json:
-        """Wait for the last of these results, which are all that there were of the latest edits; the object."""
+        """Wait until these, in order, are all results of the latest edits; return the object with the last one."""
         try:
             await until(lambda: self._results()[-1:] == [results[-1]], f"{self._name} {results[-1]}", within=60)
         except AssertionError as error:
@@ -87,7 +87,7 @@ def manifest(kind: str, name: str, **spec: Any) -> Json:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-async def test_an_example_that_is_applied_again_changes_nothing(cluster: Cluster, namespace: str) -> None:
+async def test_applying_an_example_again_changes_nothing(cluster: Cluster, namespace: str) -> None:
     folder = str(ROOT / "manifests" / "examples")
     flux = ("apply", "--server-side", "--field-manager=flux", "-f", folder)
     read = (
@@ -114,9 +114,7 @@ async def test_an_example_that_is_applied_again_changes_nothing(cluster: Cluster
     assert once == then
 
 
-async def test_a_loop_that_applies_the_manifests_undoes_neither_a_move_nor_a_hook(
-    product: Live, ears: Receiver
-) -> None:
+async def test_applying_the_manifests_in_a_loop_undoes_neither_a_move_nor_a_hook(product: Live, ears: Receiver) -> None:
     declared = ears.hook("declared", "ChildStarted")
     static = {"id": "static", "nodes": ["loop-0"], "exec": {**SLEEP, "env": [{"name": "A"}]}}
     hub_manifest = manifest(
@@ -189,8 +187,8 @@ async def test_objects_are_current_only_when_their_latest_edit_is_in_effect(prod
 
 
 @pytest.mark.parametrize("kind", ["Hub", "ChildSet"])
-async def test_an_autoscaler_finds_what_it_scales(product: Live, kind: str) -> None:
-    """Without metrics it scales by its bounds, and then says that it has no metrics: it has all that it asks of us."""
+async def test_an_autoscaler_scales_by_the_scale_subresource(product: Live, kind: str) -> None:
+    """It scales to its bounds and then reports that metrics are missing: the scale subresource has all it needs."""
     name = f"scaled-{kind.lower()}"
     await product.hub(name)
     if kind == "ChildSet":

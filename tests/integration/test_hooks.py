@@ -1,4 +1,4 @@
-"""Hooks of hubs at work: what happened reaches a receiver once, and no receiver holds anything up."""
+"""Hooks of running hubs: a receiver gets each event once, and no receiver delays anything."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def ears() -> AsyncIterator[Receiver]:
         yield made
 
 
-async def test_the_life_of_a_child_is_told_once_in_order_as_cloud_events(product: Live, ears: Receiver) -> None:
+async def test_the_life_of_a_child_is_sent_once_and_in_order_as_cloud_events(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=1, hooks=ears.hooks(*TOLD))
 
     await product.child("told", hub, tags=["eu"], metadata={"plan": "gold"})
@@ -76,7 +76,7 @@ async def test_the_life_of_a_child_is_told_once_in_order_as_cloud_events(product
     assert len(set(ids)) == len(ids)
 
 
-async def test_a_crash_is_a_new_pid(product: Live, ears: Receiver) -> None:
+async def test_a_crash_is_sent_as_a_new_pid(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=1, hooks=ears.hooks("ChildPidUpdated", "ChildStopped", "ChildStarted"))
     await product.child("crash", hub)
     pid = (await ready(product, "crash"))["crash"].pid
@@ -90,7 +90,7 @@ async def test_a_crash_is_a_new_pid(product: Live, ears: Receiver) -> None:
     assert ears.received(event="ChildStopped") == []
 
 
-async def test_a_restart_of_a_member_is_no_loss_and_its_recovery_is_told(
+async def test_a_restart_of_a_member_is_sent_as_a_recovery_and_not_as_a_loss(
     product: Live, ears: Receiver, faults: Faults
 ) -> None:
     hub = await product.hub(replicas=1, hooks=ears.hooks(*TOLD), timeouts=SHORT)
@@ -107,7 +107,7 @@ async def test_a_restart_of_a_member_is_no_loss_and_its_recovery_is_told(
     assert (await ears.once("ChildPidUpdated"))["data"]["previousPid"] == pid
 
 
-async def test_a_child_that_completes_is_told_with_its_reason(product: Live, ears: Receiver) -> None:
+async def test_a_completed_child_is_sent_with_its_reason(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=1, hooks=ears.hooks("ChildStopped", "ChildUnregistered"))
 
     await product.child("short", hub, exec={"command": ["sleep", "0.3"]}, restartPolicy="Temporary")
@@ -116,8 +116,10 @@ async def test_a_child_that_completes_is_told_with_its_reason(product: Live, ear
     assert ears.received(event="ChildUnregistered") == []
 
 
-async def test_loss_of_a_member_is_told_for_all_of_its_children(product: Live, ears: Receiver, faults: Faults) -> None:
-    # Without the load cap: a child that overflowed onto the member would not be drawn back by it.
+async def test_the_loss_of_a_member_is_sent_for_all_of_its_children(
+    product: Live, ears: Receiver, faults: Faults
+) -> None:
+    # Without the load cap: it would keep a child that overflowed onto the member from returning there.
     hub = await product.hub(
         replicas=2,
         hooks=ears.hooks(*TOLD),
@@ -148,7 +150,7 @@ async def test_loss_of_a_member_is_told_for_all_of_its_children(product: Live, e
         await ears.once("ChildStarted", child=name, member=f"{hub}-0")
     recovered = await ears.once("RecoveryDone")
     assert recovered["data"]["children"] == len(there)
-    # The member comes back and takes its share: by a planned move, told as such.
+    # The member returns and takes its share: planned moves, reported as such.
     await ears.once("MemberJoining", member=f"{hub}-1")
     await ears.once("MemberJoined", member=f"{hub}-1")
     for name in there:
@@ -156,7 +158,7 @@ async def test_loss_of_a_member_is_told_for_all_of_its_children(product: Live, e
     assert {event["subject"] for event in ears.received() if event["subject"].startswith("lost-")} == set(there)
 
 
-async def test_a_drain_is_told_from_leaving_to_left(product: Live, ears: Receiver) -> None:
+async def test_a_drain_is_sent_from_leaving_to_left(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=2, hooks=ears.hooks(*TOLD))
     names = [f"drain-{number}" for number in range(6)]
     await asyncio.gather(*(product.child(name, hub) for name in names))
@@ -177,7 +179,7 @@ async def test_a_drain_is_told_from_leaving_to_left(product: Live, ears: Receive
     assert ears.received(event="RecoveryDone") == []
 
 
-async def test_a_move_that_carries_the_state_over_is_told_as_delivered(product: Live, ears: Receiver) -> None:
+async def test_a_move_with_a_handover_is_sent_as_delivered(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=1, hooks=ears.hooks(*TOLD), migration={"strategy": "HotSwap"})
     names = [f"hot-{number}" for number in range(6)]
     await asyncio.gather(
@@ -202,7 +204,7 @@ async def test_a_move_that_carries_the_state_over_is_told_as_delivered(product: 
         await ears.once("ChildStopped", child=name, member=f"{hub}-0")
 
 
-async def test_a_child_bound_to_a_member_that_shall_go_defers_its_move(product: Live, ears: Receiver) -> None:
+async def test_the_move_of_a_child_bound_to_a_leaving_member_is_sent_as_deferred(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=2, hooks=ears.hooks("MigrationDeferred"), distribution={"strategy": "Guided"})
     await product.child("bound", hub, nodes=[f"{hub}-1"])
     await ready(product, "bound")
@@ -214,7 +216,7 @@ async def test_a_child_bound_to_a_member_that_shall_go_defers_its_move(product: 
     assert deferred["subject"] == f"{hub}-1"
 
 
-async def test_a_lost_quorum_is_told_and_so_is_its_return(product: Live, ears: Receiver, faults: Faults) -> None:
+async def test_the_loss_and_the_return_of_a_quorum_are_sent(product: Live, ears: Receiver, faults: Faults) -> None:
     hub = await product.hub(
         replicas=2, hooks=ears.hooks(*TOLD), partitionTolerance={"strategy": "MajorityQuorum"}, timeouts=SHORT
     )
@@ -249,7 +251,7 @@ async def test_hooks_of_one_event_are_called_by_priority_then_name(product: Live
     assert len({event["id"] for _, event in ears.came}) == 1
 
 
-async def test_a_failed_delivery_is_tried_again_under_the_same_id(product: Live, ears: Receiver) -> None:
+async def test_a_failed_delivery_is_retried_with_the_same_id(product: Live, ears: Receiver) -> None:
     ears.answers["flaky"] = failing([500, 429, 503])
     hub = await product.hub(replicas=1, hooks=[ears.hook("flaky", "ChildStarted")])
 
@@ -264,9 +266,7 @@ async def test_a_failed_delivery_is_tried_again_under_the_same_id(product: Live,
     assert await warnings(product, hub) == []
 
 
-async def test_a_delivery_given_up_is_told_on_the_hub_and_keeps_no_other_hook_from_it(
-    product: Live, ears: Receiver
-) -> None:
+async def test_a_failed_delivery_is_reported_on_the_hub_and_delays_no_other_hook(product: Live, ears: Receiver) -> None:
     ears.answers["refuses"] = failing([404] * 100)
     nobody = {"name": "nobody", "event": "ChildStarted", "priority": 3, "webhook": {"url": "http://127.0.0.1:9/x"}}
     refuses, well = ears.hook("refuses", "ChildStarted", priority=5), ears.hook("well", "ChildStarted")
@@ -282,10 +282,10 @@ async def test_a_delivery_given_up_is_told_on_the_hub_and_keeps_no_other_hook_fr
     first, second = await eventually(both, "two Events")
     assert first.startswith("hook nobody missed 1 ChildStarted events: can't be reached: ")
     assert second == "hook refuses missed 1 ChildStarted events: answered 404 Not Found"
-    assert len(ears.received("refuses")) == 1  # 404 is an answer
+    assert len(ears.received("refuses")) == 1  # 404 is an answer too
 
 
-async def test_a_receiver_that_hangs_stalls_neither_its_hubs_children_nor_another_hub(
+async def test_a_hanging_receiver_delays_neither_its_hubs_children_nor_another_hub(
     product: Live, ears: Receiver
 ) -> None:
     ears.hanging.add("hangs")
@@ -311,7 +311,7 @@ async def test_hooks_are_registered_and_cancelled_while_children_run(product: Li
 
     await product.child("during", hub)
     await ears.once("ChildStarted", child="during")
-    assert ears.received(child="before") == []  # what was there is no news
+    assert ears.received(child="before") == []  # the events before the registration are not sent
     await edit(product, hub, hooks=ears.hooks("ChildRegistered"))
     await product.child("after", hub)
     await ears.once("ChildRegistered", child="after")
@@ -319,7 +319,7 @@ async def test_hooks_are_registered_and_cancelled_while_children_run(product: Li
     assert ears.received(event="ChildStarted", child="after") == []
 
 
-async def test_a_new_leader_is_told_and_repeats_nothing(cluster: Cluster, api: Client, tmp_path: Path) -> None:
+async def test_a_new_leader_is_sent_and_repeats_no_event(cluster: Cluster, api: Client, tmp_path: Path) -> None:
     async with live(cluster, api, tmp_path) as product, receiver() as ears:
         hub = await product.hub(replicas=1, hooks=ears.hooks(*TOLD))
         await product.child("kept", hub)

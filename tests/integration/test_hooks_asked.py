@@ -1,4 +1,4 @@
-"""Pre hooks and Python handlers at work: what waits for an answer, what an answer changes, and what a silence does."""
+"""Pre hooks and Python handlers at work: what waits for a verdict, what it changes, and what a missing one does."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def in_python(name: str, event: str, handler: str, priority: int = 0, **more: An
 # PreChildStart
 
 
-async def test_a_start_waits_for_its_hook_and_the_answer_changes_the_child(
+async def test_a_start_waits_for_its_hook_whose_verdict_changes_the_child(
     product: Live, ears: Receiver, tmp_path: Path
 ) -> None:
     ears.hanging.add("enrich")
@@ -82,7 +82,7 @@ async def text(path: Path) -> str | None:
     return await asyncio.to_thread(lambda: path.read_text() if path.exists() else None)
 
 
-async def test_hooks_see_what_those_before_them_changed(product: Live, ears: Receiver) -> None:
+async def test_hooks_see_the_changes_of_earlier_hooks(product: Live, ears: Receiver) -> None:
     ears.answers["one"] = says(tags=["one"], metadata={"by": "one"})
     ears.answers["two"] = says(metadata={"by": "two"})
     hooks = [ears.hook("two", "PreChildStart"), ears.hook("one", "PreChildStart", priority=1)]
@@ -96,7 +96,7 @@ async def test_hooks_see_what_those_before_them_changed(product: Live, ears: Rec
     assert ears.received("two")[0]["data"]["changes"] == {"tags": ["one"], "metadata": {"by": "one"}}
 
 
-async def test_a_denied_start_says_why_and_is_asked_again_when_child_or_hooks_change(
+async def test_a_denied_start_has_its_reason_and_is_tried_again_when_child_or_hooks_change(
     product: Live, ears: Receiver
 ) -> None:
     ears.answers["strict"] = says(allow=False, reason="no plan")
@@ -115,7 +115,7 @@ async def test_a_denied_start_says_why_and_is_asked_again_when_child_or_hooks_ch
     await ready(product, "denied")
 
 
-async def test_an_edit_that_is_denied_leaves_the_last_good_one_running(product: Live, ears: Receiver) -> None:
+async def test_a_denied_edit_leaves_the_last_accepted_spec_running(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=1, hooks=[ears.hook("judge", "PreChildStart")])
     await product.child("edited", hub)
     before = (await ready(product, "edited"))["edited"]
@@ -130,7 +130,9 @@ async def test_an_edit_that_is_denied_leaves_the_last_good_one_running(product: 
 
 
 @pytest.mark.parametrize(("policy", "starts"), [("Ignore", True), ("Fail", False)])
-async def test_a_hook_that_gives_no_answer(product: Live, ears: Receiver, policy: str, starts: bool) -> None:
+async def test_a_hook_without_a_verdict_follows_its_failure_policy(
+    product: Live, ears: Receiver, policy: str, starts: bool
+) -> None:
     ears.answers["down"] = failing([503] * 100)
     hub = await product.hub(replicas=1, hooks=[ears.hook("down", "PreChildStart", failurePolicy=policy)])
 
@@ -151,7 +153,7 @@ async def told_so(product: Live, hub: str, said: str) -> bool:
     return said in await warnings(product, hub)
 
 
-async def test_an_answer_that_cannot_be_followed_counts_as_none(product: Live, ears: Receiver) -> None:
+async def test_an_invalid_verdict_counts_as_none(product: Live, ears: Receiver) -> None:
     ears.answers["odd"] = says(args={"a": 1})
     hub = await product.hub(replicas=1, hooks=[ears.hook("odd", "PreChildStart", failurePolicy="Fail")])
 
@@ -195,7 +197,7 @@ async def test_a_new_leader_and_cancelled_hooks_leave_changed_children_running(
 # PreChildStop
 
 
-async def test_a_hook_is_told_before_a_child_is_ordered_to_stop(product: Live, ears: Receiver) -> None:
+async def test_a_hook_is_called_before_a_child_is_ordered_to_stop(product: Live, ears: Receiver) -> None:
     ears.hanging.add("bye")
     hub = await product.hub(replicas=1, hooks=[ears.hook("bye", "PreChildStop", timeoutSeconds=30)])
     await product.child("going", hub)
@@ -216,7 +218,7 @@ async def off(connected: Hub, child_id: str) -> bool:
     return connected.child_lookup(child_id) is None
 
 
-async def test_a_hook_may_not_keep_a_child_from_stopping(product: Live, ears: Receiver) -> None:
+async def test_a_hook_cannot_keep_a_child_from_stopping(product: Live, ears: Receiver) -> None:
     ears.answers["no"] = says(allow=False, reason="stay")
     ears.hanging.add("hang")
     hooks = [ears.hook("no", "PreChildStop", priority=1), ears.hook("hang", "PreChildStop", timeoutSeconds=1)]
@@ -267,7 +269,7 @@ async def test_moves_wait_for_the_hook_and_a_denial_defers_them(product: Live, e
 # Python handlers
 
 
-async def test_python_handlers_are_told_in_threads_of_their_own(product: Live, tmp_path: Path) -> None:
+async def test_python_handlers_are_called_in_their_own_threads(product: Live, tmp_path: Path) -> None:
     file = tmp_path / "notes"
     args = {"file": str(file)}
     hooks = [
@@ -292,7 +294,7 @@ async def test_python_handlers_are_told_in_threads_of_their_own(product: Live, t
     )
 
 
-async def test_a_handler_that_raises_or_hangs_is_told_on_the_hub_and_touches_nothing_else(product: Live) -> None:
+async def test_a_handler_that_raises_or_hangs_is_reported_on_the_hub_and_affects_nothing_else(product: Live) -> None:
     hooks = [
         in_python("raises", "ChildStarted", "broken", args={"what": "luck"}),
         in_python("hangs", "ChildRegistered", "hangs", timeoutSeconds=1),
@@ -311,7 +313,7 @@ async def test_a_handler_that_raises_or_hangs_is_told_on_the_hub_and_touches_not
     await until(lambda: "ValueError: no luck today" in product.operator.said(), "the operator's log")
 
 
-async def test_a_python_handler_judges_starts(product: Live) -> None:
+async def test_a_python_handler_changes_and_denies_starts(product: Live) -> None:
     args = {"require": ["plan"], "metadata": {"region": "eu"}, "tags": ["enriched"]}
     hub = await product.hub(replicas=1, hooks=[in_python("enrich", "PreChildStart", "enrich", args=args)])
 
@@ -339,7 +341,7 @@ async def test_a_python_handler_judges_starts(product: Live) -> None:
         ),
     ],
 )
-async def test_a_handler_that_cannot_be_used_refuses_the_hub(product: Live, handler: str, why: str) -> None:
+async def test_a_hub_with_an_unusable_handler_is_rejected(product: Live, handler: str, why: str) -> None:
     hub = await product.hub(ready=False, hooks=[in_python("bad", "ChildStarted", handler)])
 
     async def refused() -> str | None:
@@ -351,7 +353,7 @@ async def test_a_handler_that_cannot_be_used_refuses_the_hub(product: Live, hand
     await product.api.delete(HUBS, product.namespace, hub)
 
 
-async def test_static_children_are_asked_about_too(product: Live, ears: Receiver) -> None:
+async def test_hooks_are_called_for_static_children_too(product: Live, ears: Receiver) -> None:
     ears.answers["static"] = says(tags=["seen"])
     hub = await product.hub(
         replicas=1,
@@ -367,7 +369,7 @@ async def test_static_children_are_asked_about_too(product: Live, ears: Receiver
     await edit(product, hub, hooks=[])
 
 
-async def test_each_child_of_a_childset_is_asked_about_once(product: Live, ears: Receiver) -> None:
+async def test_hooks_are_called_once_for_each_child_of_a_childset(product: Live, ears: Receiver) -> None:
     ears.answers["set"] = lambda event: web.json_response({"metadata": {"asked": event["subject"]}})
     hub = await product.hub(replicas=2, hooks=[ears.hook("set", "PreChildStart"), *ears.hooks("ChildStarted")])
     template = {"exec": SLEEP}

@@ -1,4 +1,4 @@
-"""The thin informer against the real API server."""
+"""The informer against the real API server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 
 @pytest_asyncio.fixture
 async def informer(api: Client, namespace: str) -> AsyncIterator[Informer[Json]]:
-    """One that follows the ConfigMaps of the test's namespace."""
+    """An informer of the ConfigMaps in the test's namespace."""
     following: Informer[Json] = Informer(api, CONFIG_MAPS, lambda old, new: None, namespace=namespace)
     task = asyncio.create_task(following.run())
     await following.synced.wait()
@@ -28,10 +28,10 @@ async def informer(api: Client, namespace: str) -> AsyncIterator[Informer[Json]]
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_an_answer_that_comes_after_the_deletion_brings_nothing_back(
+async def test_a_response_that_arrives_after_the_deletion_restores_nothing(
     api: Client, namespace: str, informer: Informer[Json]
 ) -> None:
-    """Else a child that is stopped while its status is written would run for ever."""
+    """Otherwise a child that is stopped while its status is written would run for ever."""
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}}
     answer = await api.create(CONFIG_MAPS, namespace, body)
     await eventually(lambda: known(informer, namespace), "seen")
@@ -43,7 +43,7 @@ async def test_an_answer_that_comes_after_the_deletion_brings_nothing_back(
     assert (namespace, "a") not in informer.items
 
 
-async def test_an_answer_that_comes_before_the_watch_is_known_at_once(
+async def test_a_response_that_arrives_before_the_watch_event_is_used_at_once(
     api: Client, namespace: str, informer: Informer[Json]
 ) -> None:
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}}

@@ -1,4 +1,4 @@
-"""A hub whose members have IPv6 addresses only."""
+"""A hub whose members have only IPv6 addresses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None or not Path("/proc/net/if_inet6").exists(),
     reason="IPv6 addresses of pods need root, the program ip and a kernel with IPv6",
 )
-# Adds to a counter by the address that a child is given, and writes the answer into a file.
+# Adds to a counter at its child's URL, and writes the answer to a file.
 ASKING = """
 import os, sys, time, urllib.request
 from pathlib import Path
@@ -47,7 +47,7 @@ async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPa
         yield running
 
 
-async def test_children_of_ipv6_members_are_found_asked_and_moved_with_their_state(
+async def test_children_of_ipv6_members_are_found_called_and_moved_with_their_state(
     product: Live, faults: Faults, tmp_path: Path
 ) -> None:
     name = await product.hub(
@@ -68,7 +68,7 @@ async def test_children_of_ipv6_members_are_found_asked_and_moved_with_their_sta
         assert answer.read_text() == "5"
 
         async with Caller(await token_of(product.api, product.namespace, "default")) as caller:
-            for address in addresses.values():  # one of them passes the request on to the other
+            for address in addresses.values():  # one of them forwards the request to the other
                 reply = await caller.call(url_host(address), "counter", {"op": "add"})
                 assert reply.status == 200
 

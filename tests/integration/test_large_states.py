@@ -1,4 +1,4 @@
-"""Large states on their way: streamed and whole up to 64 MiB, refused above that."""
+"""Handovers of large states: streamed completely up to 64 MiB, rejected above that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from settling import settles
 
 pytest_plugins = ("operatorworld",)
 MIB = 2**20
-# Leaves so many random bytes, and writes down the sum of what it left and of what it found.
+# Hands over this many random bytes, and writes the checksums of the state that it leaves and finds.
 SCRIPT = """
 sums={folder}/$HUB_MEMBER
 [ -s "$HUB_HANDOVER_FILE" ] && sha256sum < "$HUB_HANDOVER_FILE" > $sums.found
@@ -23,7 +23,7 @@ while :; do sleep 0.1; done
 
 
 async def on_the_first(world: World, folder: Path, size: int) -> Place:
-    """A child that leaves so much, on hub-0 of two members."""
+    """Start a child with a state of this size on hub-0 of two members."""
     migration = {"strategy": "HotSwap", "handoverTimeoutSeconds": 60}
     await world.hub(members={"replicas": 2, "weights": {"hub-1": 0}}, migration=migration, timeouts={"stopSeconds": 30})
     await world.child("large", command=["sh", "-c", SCRIPT.format(folder=folder, size=size)])
@@ -42,14 +42,14 @@ async def ordered_to_the_second(world: World) -> None:
 
 
 def sums(folder: Path, name: str) -> str:
-    """What was written down, "" where nothing is yet."""
+    """Return the checksums, "" while there are none."""
     with contextlib.suppress(FileNotFoundError):
         return (folder / name).read_text()
     return ""
 
 
 def peaks(world: World) -> dict[str, int]:
-    """The most memory (bytes) that each member's agent has ever had resident, by member."""
+    """Return the peak resident memory (bytes) of each member's agent, by member."""
     found: dict[str, int] = {}
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
@@ -66,7 +66,7 @@ def peaks(world: World) -> dict[str, int]:
     return found
 
 
-async def test_a_state_of_64_mib_arrives_whole_and_passes_through_little_memory(world: World, tmp_path: Path) -> None:
+async def test_a_state_of_64_mib_arrives_complete_and_takes_little_memory(world: World, tmp_path: Path) -> None:
     await on_the_first(world, tmp_path, 64 * MIB)
     before = await asyncio.to_thread(peaks, world)
     assert before.keys() == {"hub-0", "hub-1"}
@@ -82,7 +82,7 @@ async def test_a_state_of_64_mib_arrives_whole_and_passes_through_little_memory(
     assert {member: peak for member, peak in after.items() if peak > before[member] + 32 * MIB} == {}
 
 
-async def test_a_larger_state_is_refused_and_stays_with_its_child(world: World, tmp_path: Path) -> None:
+async def test_a_larger_state_is_rejected_and_stays_with_its_child(world: World, tmp_path: Path) -> None:
     before = await on_the_first(world, tmp_path, 65 * MIB)
 
     await ordered_to_the_second(world)

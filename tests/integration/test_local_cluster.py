@@ -1,4 +1,4 @@
-"""The local cluster comes up once, survives an interrupted start, and takes down what it started and nothing else."""
+"""The local cluster starts once, recovers from an interrupted start, and stops only the processes that it started."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POD = {
 
 @pytest.fixture
 def layout(tmp_path: Path) -> Iterator[Layout]:
-    """A place for a second cluster, beside the session's."""
+    """The folder of a second cluster, beside the session's."""
     place = Layout(tmp_path / "cluster")
     yield place
     local.down(place)
@@ -49,7 +49,7 @@ def pids(identity: str) -> set[int]:
 
 
 def read(pid: int, name: str) -> bytes:
-    """A file of the process; nothing where it has ended."""
+    """Return a file of the process, or nothing if it has ended."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -61,8 +61,8 @@ def kubelet_pid(cluster: Cluster) -> int:
         return next(process.pid for process in processes if runs_kubelet(process))
 
 
-def test_only_processes_with_the_marker_are_found_and_ended() -> None:
-    # Kernel threads and other users' processes have an environment that nobody may read: they must never be meant.
+def test_only_processes_with_the_marker_in_their_environment_are_ended() -> None:
+    # Nobody may read the environment of kernel threads and other users' processes: they must not be ended.
     mine = subprocess.Popen(["sleep", "1000"], env={MARKER: "mine"})
     other = subprocess.Popen(["sleep", "1000"], env={MARKER: "mine-too"})
     try:
@@ -79,7 +79,7 @@ def test_only_processes_with_the_marker_are_found_and_ended() -> None:
             process.wait()
 
 
-def test_up_is_idempotent_beside_another_cluster_and_down_ends_all_of_it(cluster: Cluster, layout: Layout) -> None:
+def test_up_is_idempotent_beside_another_cluster_and_down_ends_every_process(cluster: Cluster, layout: Layout) -> None:
     first = local.up(layout, nodes=1)
     kubelet, data = kubelet_pid(first), Path(first.record.data)
 
@@ -100,7 +100,7 @@ def test_up_is_idempotent_beside_another_cluster_and_down_ends_all_of_it(cluster
     assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
 
 
-def test_up_after_an_interrupted_up_starts_anew(layout: Layout) -> None:
+def test_up_after_an_interrupted_up_starts_a_new_cluster(layout: Layout) -> None:
     command = [sys.executable, "-m", "localcluster.cluster", "up", "--nodes", "1"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "testbed"), "LOCALCLUSTER_ROOT": str(layout.root)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
@@ -112,13 +112,13 @@ def test_up_after_an_interrupted_up_starts_anew(layout: Layout) -> None:
 
     cluster = local.up(layout, nodes=1)
 
-    # Whether the half-made control plane was taken over or replaced, no second one is left beside it.
+    # Whether the unfinished control plane is kept or replaced, there is no second one.
     names = [read(pid, "comm").strip() for pid in pids(cluster.record.id)]
     assert names.count(b"etcd") == names.count(b"kube-apiserver") == 1
     assert interrupted.id == cluster.record.id or not pids(interrupted.id)
 
 
-def test_a_part_of_the_control_plane_that_ends_is_told_at_once_with_what_it_said_last(
+def test_a_control_plane_component_that_ends_is_reported_at_once_with_its_last_output(
     layout: Layout, tmp_path: Path
 ) -> None:
     broken = tmp_path / "etcd"
@@ -132,7 +132,7 @@ def test_a_part_of_the_control_plane_that_ends_is_told_at_once_with_what_it_said
             controlplane.start(layout, record, {**paths, "etcd": broken})
 
 
-def test_killed_kubelet_takes_its_containers_along_and_is_started_again(layout: Layout) -> None:
+def test_a_killed_kubelet_ends_its_containers_and_is_started_again(layout: Layout) -> None:
     cluster = local.up(layout, nodes=1)
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(POD))
     cluster.kubectl("wait", "--for=condition=Ready", "pod/sleeper", "--timeout=30s")

@@ -1,4 +1,4 @@
-"""Children moved and members emptied by hand, by the client and the command line."""
+"""Children moved and members drained by hand, with the client and the command line."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPa
         yield running
 
 
-async def test_drain_empties_a_member_and_undrain_gives_it_its_share_again(product: Live) -> None:
-    # Without the load cap: a child that overflowed onto the member would not be drawn back by it.
+async def test_a_drain_empties_a_member_and_an_undrain_returns_its_share(product: Live) -> None:
+    # Without the load cap: it would keep a child that overflowed onto the member from returning there.
     name = await product.hub(replicas=3, distribution={"loadCapPercent": 1000})
     async with product.connect(name) as hub:
         assert (await hub.start_children(sleepers(*IDS), wait=True, timeout=40)).ok
@@ -44,7 +44,7 @@ async def test_drain_empties_a_member_and_undrain_gives_it_its_share_again(produ
         assert (out, err, code) == (f"member/{name}-1 drained\n", "", 0)
 
         def moved() -> bool:
-            now = places(hub)  # as this client sees it, which is not the one that drained
+            now = places(hub)  # as this client sees it, which has not sent the drain
             return now.keys() == before.keys() and {each for each in IDS if now[each] != before[each]} == here
 
         await until(moved, "its children, and no others, have moved")
@@ -64,7 +64,7 @@ async def test_drain_empties_a_member_and_undrain_gives_it_its_share_again(produ
         assert not await hub.undrain(f"{name}-1")
 
 
-async def test_drain_names_what_it_strands_and_stops_it_by_force(product: Live) -> None:
+async def test_a_drain_names_the_children_that_cannot_move_and_stops_them_with_force(product: Live) -> None:
     name = await product.hub(replicas=2, distribution={"strategy": "Guided"})
     async with product.connect(name) as hub:
         mapping = {"bound": [f"{name}-1"], "other": [f"{name}-0"]}
@@ -72,7 +72,7 @@ async def test_drain_names_what_it_strands_and_stops_it_by_force(product: Live) 
 
         out, err, code = await Cli(product, name)(f"drain {name}-1 --wait")
         assert code == 1
-        assert f"1 guided or pinned children can't leave {name}-1: bound; " in err
+        assert f"1 children can't leave {name}-1: bound (guided to it by its nodes); " in err
         assert hub.is_alive("bound")
 
         out, err, code = await Cli(product, name)(f"drain {name}-1 --force --wait")
@@ -84,14 +84,14 @@ async def test_drain_names_what_it_strands_and_stops_it_by_force(product: Live) 
         assert (await hub.wait_children(["bound"], timeout=20)).ok
 
 
-async def test_drain_stops_bound_copies_by_force_and_another_is_made_active(product: Live) -> None:
+async def test_a_forced_drain_stops_bound_copies_and_another_copy_becomes_active(product: Live) -> None:
     redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
     name = await product.hub(replicas=2, redundancy=redundancy, distribution={"strategy": "Guided"})
     first, second = f"{name}-0", f"{name}-1"
     await product.child("bound-copies", name, nodes=[first, second])
 
     async def roles() -> dict[str, str]:
-        """Of what runs, the active one first."""
+        """Return the roles of running copies, the active one first."""
         child = await product.api.get(CHILDREN, product.namespace, "bound-copies")
         return {node.name: node.role for node in child.status.nodes if node.state == "Running"}
 
@@ -101,7 +101,7 @@ async def test_drain_stops_bound_copies_by_force_and_another_is_made_active(prod
     await eventually(both, "two copies")
     out, err, code = await Cli(product, name)(f"drain {first} --wait")
     assert code == 1
-    assert f"1 guided or pinned children can't leave {first}: bound-copies; " in err
+    assert f"1 children can't leave {first}: bound-copies (guided to it by its nodes); " in err
     assert await both()
 
     out, err, code = await Cli(product, name)(f"drain {first} --force --wait")
@@ -120,7 +120,7 @@ async def test_drain_stops_bound_copies_by_force_and_another_is_made_active(prod
     await eventually(back, "it is back, and takes no role")
 
 
-async def test_a_child_is_moved_once_and_stays(product: Live) -> None:
+async def test_a_child_that_was_moved_stays_there(product: Live) -> None:
     name = await product.hub(replicas=3)
     async with product.connect(name) as hub:
         assert (await hub.start_children(sleepers("a"), wait=True, timeout=20)).ok
@@ -150,7 +150,7 @@ async def test_a_child_is_moved_once_and_stays(product: Live) -> None:
         assert (await Cli(product, name)(f"move a {name}-9"))[2] == 1
 
 
-async def test_an_order_that_is_refused_is_taken_off_and_says_why(product: Live) -> None:
+async def test_a_rejected_move_request_is_removed_with_a_reason(product: Live) -> None:
     name = await product.hub(replicas=2)
     await product.child("stuck", name, pinned=True)
     patch = {"metadata": {"annotations": {ANNOTATION_MOVE_TO: f"{name}-9"}}}
@@ -168,7 +168,7 @@ async def test_an_order_that_is_refused_is_taken_off_and_says_why(product: Live)
     assert await eventually(refused, "refused") == f"{name}-9: it is pinned; set spec.pinned to false first"
 
 
-async def test_a_move_on_a_guided_hub_leaves_its_spec_as_it_is(product: Live) -> None:
+async def test_a_move_on_a_guided_hub_leaves_the_spec_unchanged(product: Live) -> None:
     name = await product.hub(replicas=2, distribution={"strategy": "Guided"})
     async with product.connect(name) as hub:
         mapping = {"g": [f"{name}-0"]}
@@ -180,7 +180,7 @@ async def test_a_move_on_a_guided_hub_leaves_its_spec_as_it_is(product: Live) ->
         assert (await product.api.get(CHILDREN, product.namespace, "g")).spec.nodes == (f"{name}-0",)
 
 
-async def test_a_child_of_a_set_is_moved_and_its_set_leaves_it_there(product: Live) -> None:
+async def test_a_moved_child_of_a_set_stays_there(product: Live) -> None:
     name = await product.hub(replicas=3)
     manifest: dict[str, Any] = {
         "apiVersion": API_VERSION,
@@ -198,7 +198,7 @@ async def test_a_child_of_a_set_is_moved_and_its_set_leaves_it_there(product: Li
         assert (out, err, code) == (f"web-1 running on {target}\n", "", 0)
         await until(lambda: places(hub) == {**before, "web-1": target}, "seen there")
 
-        # What its set does next leaves it there.
+        # Later updates of its set leave it there.
         await product.api.patch(CHILD_SETS, product.namespace, "web", {"spec": {"replicas": 5}})
         assert (await hub.wait_children(["web-4"], timeout=20)).ok
         assert places(hub)["web-1"] == target
@@ -218,14 +218,14 @@ async def test_a_child_of_a_set_is_moved_and_its_set_leaves_it_there(product: Li
         assert places(hub)["web-1"] == target
 
 
-async def test_a_move_makes_the_copy_there_active_and_brings_one_where_there_is_none(product: Live) -> None:
+async def test_a_move_activates_the_copy_on_the_target_or_starts_one_there(product: Live) -> None:
     redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
     name = await product.hub(replicas=3, redundancy=redundancy)
     async with product.connect(name) as hub:
         assert (await hub.start_children(sleepers("twice"), wait=True, timeout=30)).ok
 
         async def both_run() -> dict[str, int] | None:
-            """Member → pid, the active copy first."""
+            """Return member → pid, the active copy first."""
             nodes = (await product.children(name))["twice"].status.nodes
             steady = [node.role for node in nodes if node.state == "Running"] == ["Active", "Passive"]
             return {node.name: node.pid for node in nodes} if steady else None
@@ -257,12 +257,12 @@ async def test_a_move_makes_the_copy_there_active_and_brings_one_where_there_is_
 
 
 def keeper(child_id: str, megabytes: int) -> dict[str, Any]:
-    """A child that takes memory: how much CPU one gets depends on what else the machine does."""
+    """A child that uses memory: the CPU that it gets depends on the load of the machine."""
     command = ["sh", "-c", f"(head -c {megabytes}000000 /dev/zero; sleep 1000) | tail"]
     return {"id": child_id, "exec": {"command": command}}
 
 
-async def test_top_shows_what_members_use_and_least_loaded_goes_by_it(product: Live) -> None:
+async def test_top_shows_the_usage_of_members_and_least_loaded_places_by_it(product: Live) -> None:
     name = await product.hub(
         replicas=2, distribution={"strategy": "LeastLoaded", "loadCapPercent": 1000}, timeouts={"leaseSeconds": 6}
     )
@@ -273,7 +273,7 @@ async def test_top_shows_what_members_use_and_least_loaded_goes_by_it(product: L
         assert hot != cool
 
         async def reported() -> bool:
-            """Each member's report is of its one child: one that came after it counts with the hub's mean."""
+            """Wait until each member reports its one child: a member that came later counts with the hub's mean."""
             members = (await product.api.get(HUBS, product.namespace, name)).status.members
             memory = {member.name: int(member.memory.removesuffix("Mi") or 0) for member in members}
             leases = [await product.api.get(LEASES, product.namespace, lease_name(name, member)) for member in memory]

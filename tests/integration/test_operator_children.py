@@ -1,4 +1,4 @@
-"""Children re-created, doubled, edited, suspended, pinned; Hubs with static children, deleted, re-created, paused."""
+"""Children re-created, duplicated, edited, suspended, pinned; Hubs with static children, re-created, paused."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TWO = {"members": {"replicas": 2}}
 GUIDED = {**TWO, "distribution": {"strategy": "Guided"}}
 
 
-async def test_a_child_deleted_and_created_again_at_once_waits_until_the_first_has_ended(world: World) -> None:
+async def test_a_re_created_child_waits_until_the_first_has_ended(world: World) -> None:
     await world.hub(**TWO, timeouts={"stopSeconds": 60})
     await world.child("a")
     first = (await world.ready("a"))["a"]
 
-    with world.stopped([first.status.nodes[0].pid]):  # it can't end before it is told to go on
+    with world.stopped([first.status.nodes[0].pid]):  # it ends only when the test allows it
         await world.delete_children("a")
         await world.child("a")
         waiting = await world.condition("a", "Placed", "False", "AlreadyStarted")
@@ -87,7 +87,7 @@ async def test_a_changed_command_restarts_in_place_and_other_fields_restart_noth
     never_two(world.watch)
 
 
-async def test_a_refused_edit_leaves_the_last_good_one_running_and_says_why(world: World) -> None:
+async def test_a_rejected_edit_leaves_the_last_accepted_spec_running_and_says_why(world: World) -> None:
     await world.hub(**TWO)
     await world.child("a")
     before = await world.running(["a"])
@@ -185,7 +185,7 @@ async def test_a_suspended_hub_stops_all_its_children_and_keeps_its_members(worl
     never_two(world.watch)
 
 
-async def test_suspended_children_are_started_where_they_stood_though_a_member_joined(world: World) -> None:
+async def test_suspended_children_resume_where_they_were_although_a_member_joined(world: World) -> None:
     await world.hub(**TWO)
     pinned = await world.children((f"pin{number}" for number in range(16)), pinned=True)
     asleep = await world.children(["c0", "c1"], suspend=True)
@@ -290,12 +290,12 @@ async def test_static_children_follow_the_hubs_spec(world: World) -> None:
     never_two(world.watch)
 
 
-async def test_a_hub_created_again_under_its_name_takes_its_children_up_again(world: World) -> None:
+async def test_a_re_created_hub_runs_its_children_again(world: World) -> None:
     await world.hub(**TWO)
     ids = await world.children(["a", "b", "c"])
     before = await world.running(ids)
     first = await world.get_hub()
-    # What this leader found of the first hub when it took over must not bind the second.
+    # What this leader found of the first hub when it took over must not apply to the second.
     holder = await world.operators.holder()
     await world.api.delete(PODS, world.operators.namespace, holder.rpartition("_")[0])
     await world.operators.leader_after(holder)
@@ -312,7 +312,7 @@ async def test_a_hub_created_again_under_its_name_takes_its_children_up_again(wo
     never_two(world.watch)
 
 
-async def test_epochs_rise_over_a_hubs_re_creation(world: World) -> None:
+async def test_epochs_rise_when_a_hub_is_re_created(world: World) -> None:
     await world.hub(members={"replicas": 1})
     ids = await world.children(["a", "b", "c"])
     before = await world.running(ids)
@@ -324,7 +324,7 @@ async def test_epochs_rise_over_a_hubs_re_creation(world: World) -> None:
     assert min(place.epoch for place in after.values()) > max(place.epoch for place in before.values())
 
 
-async def test_a_paused_hub_is_left_alone_and_its_members_restart_what_crashes(world: World) -> None:
+async def test_the_operator_changes_nothing_of_a_paused_hub_while_its_members_restart_children(world: World) -> None:
     await world.hub(**TWO)
     await world.children(["a", "b"])
     before = await world.running(["a", "b"])
@@ -356,7 +356,7 @@ async def test_a_paused_hub_is_left_alone_and_its_members_restart_what_crashes(w
     ]
 
 
-async def test_hubs_share_nothing_in_one_namespace(world: World) -> None:
+async def test_hubs_of_one_namespace_are_independent(world: World) -> None:
     static = {"children": [{"id": "static", "exec": {"command": ["sleep", "99999"]}}]}
     await world.hub("one", **TWO, **static, ready=False)
     await world.hub("two", **TWO, **static, ready=False)
@@ -371,13 +371,13 @@ async def test_hubs_share_nothing_in_one_namespace(world: World) -> None:
     await world.api.delete(HUBS, world.namespace, "one")
 
     await world.condition("a", "Accepted", "False", "HubNotFound")
-    await world.no_process("a", "one", within=120)  # garbage collection learns of new CRDs every 30 s
+    await world.no_process("a", "one", within=120)  # garbage collection discovers new CRDs every 30 s
     untouched(two, await world.running(["a", "static"], "two"))
     started_once(world.watch.runs("two"))
 
 
-async def test_refusals_amid_many_starts_are_told(world: World) -> None:
-    """A child that comes in the midst of a round is not in what that round observed."""
+async def test_children_rejected_during_many_starts_are_reported(world: World) -> None:
+    """A child that arrives during a round is not in that round's observation."""
     await world.hub()
     good = [f"good-{number}" for number in range(150)]
     bad = [f"bad-{number}" for number in range(50)]
@@ -390,7 +390,7 @@ async def test_refusals_amid_many_starts_are_told(world: World) -> None:
     await world.running(good, within=90)
 
 
-async def test_what_a_hubs_edit_makes_unacceptable_is_told(world: World) -> None:
+async def test_children_that_a_hubs_edit_makes_unacceptable_are_reported(world: World) -> None:
     await world.hub(distribution={"strategy": "Guided"})
     await world.child("a", nodes=["hub-0"])
     before = await world.ready("a")

@@ -1,21 +1,24 @@
-"""ChildSets at work: applied, scaled, listed, contested, rolled, deleted, and taken over by another leader."""
+"""ChildSets at work: applied, scaled, listed, in conflict, rolled out, deleted, and taken over by another leader."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
+import pytest
 from operatorworld import World, members_of, moved, never_two, started_once, untouched
 from settling import settles
 
 from localcluster.layout import CHECKOUT
 from processhub.api.childset import ChildSet
 from processhub.api.meta import API_VERSION, find_condition
-from processhub.cluster.kinds import CHILD_SETS, PODS
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, PODS
 
 pytest_plugins = ("operatorworld",)
 TWO = {"members": {"replicas": 2}}
 SLEEP = ["sleep", "100000"]
+LATE_SECONDS = 20.0  # of an end by ttlSeconds on a machine whose cores are all busy
 
 
 def ids(name: str, replicas: int) -> list[str]:
@@ -34,7 +37,7 @@ async def child_set(world: World, name: str = "set", *, command: list[str] | Non
 
 
 async def told(world: World, name: str, kind: str, status: str, reason: str = "", message: str = "") -> ChildSet:
-    """The ChildSet once its condition is so, for its present generation."""
+    """Return the ChildSet once its condition has this status and reason for the current generation."""
 
     async def check() -> ChildSet:
         item = await world.api.get(CHILD_SETS, world.namespace, name)
@@ -48,7 +51,7 @@ async def told(world: World, name: str, kind: str, status: str, reason: str = ""
     return await settles(check)
 
 
-async def test_a_set_runs_scales_and_ends_without_child_objects(world: World) -> None:
+async def test_a_set_starts_scales_and_ends_without_child_objects(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=20)
 
@@ -84,7 +87,7 @@ async def test_a_set_runs_scales_and_ends_without_child_objects(world: World) ->
     never_two(world.watch)
 
 
-async def test_a_list_of_ids_is_followed_and_its_attributes_reach_the_record(world: World) -> None:
+async def test_a_set_follows_its_list_of_ids_and_records_their_attributes(world: World) -> None:
     await world.hub(**TWO)
     template = {"exec": {"command": SLEEP}, "tags": ["eu"], "metadata": {"plan": "gold"}}
     await child_set(world, ids=["tenant/ada", "größe"], template=template)
@@ -108,7 +111,7 @@ async def test_a_list_of_ids_is_followed_and_its_attributes_reach_the_record(wor
     never_two(world.watch)
 
 
-async def test_an_id_has_one_owner_and_the_others_are_told_who_it_is(world: World) -> None:
+async def test_an_id_has_one_owner_which_other_sets_name(world: World) -> None:
     await world.hub(**TWO)
     await world.child("set-1")
     await world.ready("set-1")
@@ -138,7 +141,7 @@ async def test_an_id_has_one_owner_and_the_others_are_told_who_it_is(world: Worl
     never_two(world.watch)
 
 
-async def test_a_changed_template_rolls_within_the_budget_over_a_change_of_leaders(world: World) -> None:
+async def test_a_changed_template_rolls_out_within_its_budget_across_a_change_of_leader(world: World) -> None:
     rebalance = {"maxMovesPerSecond": 2}
     await world.hub(**TWO, distribution={"rebalance": rebalance})
     everyone = ids("set", 24)
@@ -170,7 +173,7 @@ async def test_a_changed_template_rolls_within_the_budget_over_a_change_of_leade
     never_two(world.watch)
 
 
-async def test_a_template_that_fails_stops_its_roll_out_and_the_former_runs_on(world: World) -> None:
+async def test_a_failing_template_stops_its_rollout_and_the_former_one_keeps_running(world: World) -> None:
     await world.hub(**TWO)
     everyone = ids("set", 20)
     await child_set(world, replicas=20)
@@ -204,7 +207,7 @@ async def test_a_template_that_fails_stops_its_roll_out_and_the_former_runs_on(w
     never_two(world.watch)
 
 
-async def test_a_leader_killed_amid_the_start_of_many_loses_and_doubles_nothing(world: World) -> None:
+async def test_killing_the_leader_during_the_start_of_many_children_loses_and_duplicates_none(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=300)
 
@@ -220,7 +223,38 @@ async def test_a_leader_killed_amid_the_start_of_many_loses_and_doubles_nothing(
     started_once(world.watch.runs())
 
 
-async def test_a_set_deleted_and_created_again_has_children_that_start_anew(world: World) -> None:
+@pytest.mark.nightly
+async def test_children_end_on_time_while_a_thousand_others_start(world: World) -> None:
+    await world.hub(**TWO)
+    short = [f"short-{number}" for number in range(100)]
+    creating = asyncio.create_task(world.children(short, at_once=24, ttlSeconds=1))
+
+    async def first_runs() -> None:
+        assert world.watch.live()
+
+    await settles(first_runs, every=0.01)
+    await child_set(world, replicas=1000)
+    await creating
+
+    async def nothing_stays_behind() -> None:
+        items, _ = await world.api.list(CHILDREN, world.namespace)
+        assert len(items) == 0
+        assert not world.watch.live().keys() & set(short)
+
+    await settles(nothing_stays_behind, within=90, every=0.2)
+    await world.running(ids("set", 1000), within=90)
+    runs = world.watch.runs()
+    lasted = sorted(runs[child_id][0].seen - runs[child_id][0].started for child_id in short)
+    began = [runs[child_id][0].started for child_id in ids("set", 1000)]
+    ends = [runs[child_id][0].seen for child_id in short]
+    assert sum(start > min(ends) for start in began) >= 100, "the others were started before the first end"
+    assert lasted[-1] < 1 + LATE_SECONDS, lasted[-5:]
+    logging.info("the children with ttlSeconds 1 lasted from %.1f to %.1f s", lasted[0], lasted[-1])
+    started_once(runs)
+    never_two(world.watch)
+
+
+async def test_the_children_of_a_re_created_set_start_again(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=4)
     before = await world.running(ids("set", 4))
@@ -250,7 +284,7 @@ async def test_a_set_waits_for_its_hub_and_outlives_it(world: World) -> None:
     assert item.status.running == 0
 
 
-async def test_a_template_that_is_refused_leaves_the_last_good_one_running(world: World) -> None:
+async def test_a_rejected_template_leaves_the_last_accepted_one_running(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=3)
     before = await world.running(ids("set", 3))
@@ -268,7 +302,7 @@ async def test_a_template_that_is_refused_leaves_the_last_good_one_running(world
     untouched(before, await world.running(ids("set", 3)))
 
 
-async def test_a_set_of_a_guided_hub_is_on_the_member_that_it_names(world: World) -> None:
+async def test_a_set_of_a_guided_hub_runs_on_the_members_that_it_names(world: World) -> None:
     await world.hub(**TWO, distribution={"strategy": "Guided"})
     await child_set(world, replicas=5, template={"exec": {"command": SLEEP}, "nodes": ["hub-1"]})
 
@@ -286,7 +320,7 @@ async def test_a_set_of_a_guided_hub_is_on_the_member_that_it_names(world: World
     never_two(world.watch)
 
 
-async def test_pods_of_a_set_are_the_sets_own_and_go_with_it(world: World) -> None:
+async def test_pods_of_a_set_are_owned_by_it_and_deleted_with_it(world: World) -> None:
     await world.hub(**TWO)
     container = {"name": "main", "image": "debian:bookworm-slim", "command": SLEEP}
     item = await child_set(world, replicas=2, template={"pod": {"template": {"spec": {"containers": [container]}}}})
@@ -311,7 +345,7 @@ async def test_pods_of_a_set_are_the_sets_own_and_go_with_it(world: World) -> No
     await settles(none_left)
 
 
-async def test_the_command_line_knows_a_sets_children(world: World) -> None:
+async def test_the_command_line_handles_the_children_of_a_set(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=3)
     await world.running(ids("set", 3))
@@ -358,7 +392,7 @@ async def test_the_command_line_knows_a_sets_children(world: World) -> None:
     assert code == 0, planned
 
 
-async def test_the_example_works(world: World) -> None:
+async def test_the_example_runs_as_it_describes(world: World) -> None:
     example = (CHECKOUT / "manifests" / "examples" / "13-childset.yaml").read_text()
     await world.kubectl("apply", "-f", "-", stdin=example)
     await world.hub_ready("fleet")

@@ -12,10 +12,10 @@ from processhub.controller.lead import election
 from processhub.controller.lead.election import LEASE_NAME, Election
 
 
-async def test_a_release_amid_renewals_frees_the_lease(
+async def test_a_release_during_renewals_frees_the_lease(
     api: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One renewal after the other, so that the release nearly always meets one that is under way."""
+    """Renewals follow each other at once, so that the release nearly always meets one that is under way."""
     monkeypatch.setattr(election, "RETRY_SECONDS", 0.0)
     for number in range(1, 11):
         candidate = Election(api, namespace, f"candidate-{number}", (namespace,))
@@ -23,7 +23,7 @@ async def test_a_release_amid_renewals_frees_the_lease(
         renewed = asyncio.Event()
         holding = asyncio.create_task(candidate.hold(lambda _, renewed=renewed: renewed.set()))
         await renewed.wait()
-        await asyncio.sleep(0.0005 * number)  # another moment of the next renewal each time
+        await asyncio.sleep(0.0005 * number)  # each time at another moment of the next renewal
 
         await candidate.release()
         holding.cancel()

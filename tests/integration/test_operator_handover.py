@@ -1,4 +1,4 @@
-"""Moves that carry the state over, on real members: counters that must never start anew, and never count twice."""
+"""Moves that carry the state over, on real members: counters must never start again and never count twice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from settling import settles
 pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(24)]
 HOT = {"strategy": "HotSwap"}
-UNHURRIED = {"stopSeconds": 20}  # whoever is killed leaves no state
-# States that go in messages, and such that go in files.
+UNHURRIED = {"stopSeconds": 20}  # a killed process leaves no state
+# Sizes of states that travel in messages and in files.
 SIZES = (0, 20_000)
-# Counts by itself and writes down where it is: [boottime, id, member, epoch, count]. Those in "unwilling" don't go.
+# Counts and writes rows [boottime, id, member, epoch, count]. Ids in "unwilling" refuse to move.
 MODULE = """
 import asyncio, json, os, time
 from processhub import Actor
@@ -43,7 +43,7 @@ class Keeper(Actor):
         self.task.cancel()
         return self.state
 """
-# The same in a shell: its state is a line of HUB_HANDOVER_FILE.
+# The same as a shell program: its state is a line in HUB_HANDOVER_FILE.
 SCRIPT = """
 count=0
 [ -s "$HUB_HANDOVER_FILE" ] && count=$(cat "$HUB_HANDOVER_FILE")
@@ -55,7 +55,7 @@ while [ -z "$told" ]; do
 done
 echo $count > "$HUB_HANDOVER_FILE"
 """
-# Ends where it finds what it left: its Running is rarely seen.
+# Ends when it finds the state that it left, so its Running is rarely seen.
 ONE_LAST_STEP = """
 [ -s "$HUB_HANDOVER_FILE" ] && exit 0
 trap 'echo done > "$HUB_HANDOVER_FILE"; exit 0' TERM
@@ -64,7 +64,7 @@ while :; do sleep 0.1; done
 
 
 def counts(folder: Path) -> dict[str, list[tuple[int, int, str]]]:
-    """For each id its rows (epoch, count, member), by epoch and count."""
+    """Return the rows (epoch, count, member) of each id, by epoch and count."""
     rows = defaultdict(list)
     for path in folder.iterdir():
         for line in path.read_text().splitlines():
@@ -75,7 +75,7 @@ def counts(folder: Path) -> dict[str, list[tuple[int, int, str]]]:
 
 
 def assert_states_went_along(folder: Path, ids: list[str]) -> None:
-    """No count was taken up anew, and none was made twice: over all epochs each follows the one before."""
+    """Assert that over all epochs each count follows the one before: none started again and none was made twice."""
     found = counts(folder)
     assert set(ids) <= found.keys()
     for child_id, rows in found.items():
@@ -84,7 +84,7 @@ def assert_states_went_along(folder: Path, ids: list[str]) -> None:
 
 
 async def keepers(world: World, folder: Path, *sizes: int, replicas: int = 3) -> dict[str, Place]:
-    folder.mkdir()  # noqa: ASYNC240 a test's own folder
+    folder.mkdir()  # noqa: ASYNC240 a folder of the test
     manifest = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -101,7 +101,7 @@ async def keepers(world: World, folder: Path, *sizes: int, replicas: int = 3) ->
 
 
 async def all_running(world: World) -> dict[str, Place]:
-    """Where they run, once each is on record once and reported Running."""
+    """Return where the ids run, once each is recorded once and reported Running."""
 
     async def check() -> dict[str, Place]:
         record = await world.record()
@@ -115,7 +115,7 @@ async def all_running(world: World) -> dict[str, Place]:
     return await settles(check, within=90)
 
 
-async def test_states_follow_joins_and_scale_downs(world: World, tmp_path: Path) -> None:
+async def test_states_move_along_on_joins_and_scale_downs(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     before = await keepers(world, folder)
 
@@ -155,7 +155,7 @@ async def test_a_pod_that_is_deleted_hands_its_children_over_before_it_ends(worl
     assert len({member for rows in counts(folder).values() for *_, member in rows}) == 3
 
 
-async def test_exec_children_find_what_they_left(world: World, tmp_path: Path) -> None:
+async def test_exec_children_find_the_state_that_they_left(world: World, tmp_path: Path) -> None:
     ids = IDS[:6]
     await world.hub(members={"replicas": 2}, migration=HOT, timeouts=UNHURRIED)
     await world.children(ids, command=["sh", "-c", SCRIPT.format(tmp_path)])
@@ -170,7 +170,7 @@ async def test_exec_children_find_what_they_left(world: World, tmp_path: Path) -
     assert_states_went_along(tmp_path, ids)
 
 
-async def test_children_that_end_as_soon_as_they_have_their_state_leave_nothing_with_their_source(
+async def test_the_source_keeps_no_state_of_children_that_end_at_once_after_a_handover(
     world: World,
 ) -> None:
     ids = IDS[:12]
@@ -191,9 +191,7 @@ async def test_children_that_end_as_soon_as_they_have_their_state_leave_nothing_
     await settles(left)
 
 
-async def test_a_child_that_does_not_want_to_go_stays_and_is_asked_no_more_when_its_member_is_emptied(
-    world: World, tmp_path: Path
-) -> None:
+async def test_a_child_that_refuses_to_move_stays_until_its_member_is_drained(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "rows"
     (tmp_path / "unwilling").touch()
     before = await keepers(world, folder)
@@ -219,7 +217,9 @@ async def test_a_child_that_does_not_want_to_go_stays_and_is_asked_no_more_when_
     assert_states_went_along(folder, IDS)
 
 
-async def test_members_killed_amid_handovers_cost_no_state_that_another_still_has(world: World, tmp_path: Path) -> None:
+async def test_killing_members_during_handovers_loses_no_state_that_another_member_has(
+    world: World, tmp_path: Path
+) -> None:
     folder = tmp_path / "rows"
     before = await keepers(world, folder, 200_000)
     await world.edit_hub(members={"replicas": 4})
@@ -233,7 +233,7 @@ async def test_members_killed_amid_handovers_cost_no_state_that_another_still_ha
     await asyncio.gather(world.hub_ready(members=4))
     await all_running(world)
 
-    # What ran on the killed one began anew; whatever was only on its way did not.
+    # Children of the killed member started afresh; children that were on their way did not.
     found = counts(folder)
     for child_id in IDS:
         rows = found[child_id]

@@ -1,4 +1,4 @@
-"""A child that misbehaves is a matter of its own: no other child, and no member, is touched by it."""
+"""A child that misbehaves affects no other child and no member."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ IN_CALM = {"target": "calm:Calm"}
 
 
 async def with_modules(world: World, **spec: object) -> None:
-    """A hub of one member (so that all children share it) on whose Python path the actors are; sleepers run."""
+    """Create a hub of one member (all children share it) with the actors on its Python path, and start sleepers."""
     config = {"metadata": {"name": "code"}, "data": {"misfits.py": MISFITS + CALM, "calm.py": CALM}}
     await world.api.create(CONFIG_MAPS, world.namespace, config)
     await world.hub(members={"replicas": 1, "python": {"configMap": "code"}}, **spec)
@@ -59,12 +59,12 @@ async def with_modules(world: World, **spec: object) -> None:
 
 
 async def bystanders(world: World, *more: str) -> dict[str, tuple[int, int]]:
-    """Pid and restarts of the children that shall not notice anything."""
+    """Return the pid and restart count of the children that must not be affected."""
     record = await world.record()
     return {name: (record[name][0].pid, record[name][0].restarts) for name in ("calm", *IDS, *more)}
 
 
-async def test_an_actor_that_sleeps_a_minute_touches_nobody(world: World) -> None:
+async def test_an_actor_that_sleeps_a_minute_affects_no_other_child(world: World) -> None:
     await with_modules(world)
     await world.child("beside", python={"target": "misfits:Calm"})  # in the same runner
     await world.child("blocked", python={"target": "misfits:Blocked"})
@@ -112,7 +112,7 @@ async def test_a_child_that_starts_slowly_leaves_its_member_ready(world: World) 
 
 
 @pytest.mark.parametrize("target", ["misfits:Raising", "misfits:Exiting"])
-async def test_a_crashing_actor_is_restarted_and_touches_nobody(world: World, target: str) -> None:
+async def test_a_crashing_actor_is_restarted_and_affects_no_other_child(world: World, target: str) -> None:
     await with_modules(world)
     before = await bystanders(world)
     await world.child("crashing", python={"target": target})
@@ -125,7 +125,7 @@ async def test_a_crashing_actor_is_restarted_and_touches_nobody(world: World, ta
     assert await bystanders(world) == before
 
 
-async def test_a_restart_storm_touches_nobody(world: World) -> None:
+async def test_a_restart_storm_affects_no_child_of_the_member(world: World) -> None:
     await world.hub(members={"replicas": 1})
     await world.children(IDS)
     before = await world.running(IDS)

@@ -1,4 +1,4 @@
-"""Members that crash, are replaced, stand still or are cut off: what happens to their children, and to no others."""
+"""Members that crash, are replaced, stand still or are cut off: the effects on their children, and on no others."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ STAY = {"distribution": {"rebalance": {"onJoin": False}}}
 
 
 async def started_hub(world: World, **spec: object) -> dict[str, Place]:
-    """A hub of three members with its children running; where they are."""
+    """Create a hub of three members with running children; return where they run."""
     await world.hub(**spec)
     await world.children(IDS)
     return await world.running(IDS)
 
 
 def on(places: Mapping[str, Place], member: str) -> set[str]:
-    """The ids on this member."""
+    """Return the ids on this member."""
     return {child_id for child_id, place in places.items() if place.member == member}
 
 
 def crowded(places: Mapping[str, Place]) -> str:
-    """The member with the most children."""
+    """Return the member with the most children."""
     return members_of(places).most_common(1)[0][0]
 
 
 async def back_in_place(world: World, before: Mapping[str, Place], member: str) -> None:
-    """All run where they did under their old epochs; only this member's were started again."""
+    """Wait until all run where they did, with their old epochs; only this member's may have been started again."""
     victims = on(before, member)
 
     async def check() -> None:
@@ -58,7 +58,7 @@ async def back_in_place(world: World, before: Mapping[str, Place], member: str) 
     never_two(world.watch)
 
 
-async def test_hold_brings_the_children_of_a_killed_agent_back_in_place(world: World) -> None:
+async def test_with_hold_the_children_of_a_killed_agent_restart_in_place(world: World) -> None:
     before = await started_hub(world)
     member = crowded(before)
 
@@ -71,7 +71,7 @@ async def test_hold_brings_the_children_of_a_killed_agent_back_in_place(world: W
     }
 
 
-async def test_move_places_the_children_of_a_killed_agent_on_survivors_until_it_is_back(world: World) -> None:
+async def test_with_move_the_children_of_a_killed_agent_run_on_survivors_until_it_returns(world: World) -> None:
     before = await started_hub(world, migration={"onRestart": "Move"})
     member = crowded(before)
     victims = on(before, member)
@@ -79,7 +79,7 @@ async def test_move_places_the_children_of_a_killed_agent_on_survivors_until_it_
     await world.kill_agent(member)
 
     async def elsewhere() -> None:
-        # Each victim was started on a survivor at some time; it may be on its way back by now.
+        # Each of them was started on a survivor at some time; it may already be on its way back.
         runs = world.watch.runs()
         assert {child_id for child_id in victims if {run.member for run in runs[child_id]} - {member}} == victims
 
@@ -101,7 +101,7 @@ async def test_move_places_the_children_of_a_killed_agent_on_survivors_until_it_
 
 
 @pytest.mark.parametrize("how", ["delete", "force delete"])
-async def test_hold_brings_the_children_of_a_deleted_pod_back_in_place(world: World, how: str) -> None:
+async def test_with_hold_the_children_of_a_deleted_pod_restart_in_place(world: World, how: str) -> None:
     before = await started_hub(world)
     member = crowded(before)
     options = ["--grace-period=0", "--force"] if how == "force delete" else []
@@ -111,7 +111,7 @@ async def test_hold_brings_the_children_of_a_deleted_pod_back_in_place(world: Wo
     await back_in_place(world, before, member)
 
 
-async def test_move_never_runs_a_child_of_a_force_deleted_pod_twice(world: World) -> None:
+async def test_with_move_no_child_of_a_force_deleted_pod_runs_twice(world: World) -> None:
     before = await started_hub(world, migration={"onRestart": "Move"}, **STAY)
     member = crowded(before)
     victims = on(before, member)
@@ -132,7 +132,7 @@ async def test_move_never_runs_a_child_of_a_force_deleted_pod_twice(world: World
 @pytest.mark.parametrize(
     "what", [("label", "lease", "processhub.dev/hub-"), ("delete", "lease")], ids=["label off", "deleted"]
 )
-async def test_a_lease_that_somebody_takes_away_proves_nothing_and_comes_back_as_it_was(
+async def test_a_deleted_lease_is_no_proof_that_its_member_ended_and_is_restored(
     world: World, what: tuple[str, ...]
 ) -> None:
     before = await started_hub(world, migration={"onRestart": "Move"}, **STAY)
@@ -151,7 +151,7 @@ async def test_a_lease_that_somebody_takes_away_proves_nothing_and_comes_back_as
 
 
 @pytest.mark.parametrize("on_restart", ["Hold", "Move"])
-async def test_a_lease_that_is_deleted_while_no_operator_runs_proves_nothing_to_the_next(
+async def test_a_lease_deleted_while_no_operator_runs_is_no_proof_that_its_member_ended(
     world: World, on_restart: str
 ) -> None:
     before = await started_hub(world, migration={"onRestart": on_restart}, **STAY)
@@ -170,7 +170,7 @@ async def test_a_lease_that_is_deleted_while_no_operator_runs_proves_nothing_to_
 
 
 async def came_back(world: World, held: Lease) -> Lease:
-    """The member Lease as it was, renewed by the same holder."""
+    """Wait until the member's Lease is as it was and the same holder renews it."""
 
     async def renewed() -> Lease:
         lease = await world.api.get(LEASES, world.namespace, held.metadata.name)
@@ -182,7 +182,7 @@ async def came_back(world: World, held: Lease) -> Lease:
     return await settles(renewed)
 
 
-async def test_children_of_a_member_that_stands_still_are_given_away_when_its_lease_ran_out(world: World) -> None:
+async def test_children_of_a_stopped_member_move_when_its_lease_has_expired(world: World) -> None:
     before = await started_hub(world, **STAY)
     member = crowded(before)
     victims = on(before, member)
@@ -216,7 +216,7 @@ async def test_children_of_a_member_that_stands_still_are_given_away_when_its_le
     await world.hub_ready()
 
 
-async def test_children_on_a_node_that_is_cut_off_run_on_and_are_one_again_when_it_is_back(world: World) -> None:
+async def test_children_on_a_cut_off_node_keep_running_and_have_one_copy_when_it_returns(world: World) -> None:
     before = await started_hub(world, **STAY)
     member, node = await world.member_without_operator()
     victims = on(before, member)
@@ -245,13 +245,13 @@ async def test_children_on_a_node_that_is_cut_off_run_on_and_are_one_again_when_
     await world.hub_ready()
 
 
-async def test_children_of_a_member_that_does_not_return_in_hold_seconds_go_to_others(world: World) -> None:
+async def test_children_of_a_member_that_does_not_return_within_hold_seconds_move(world: World) -> None:
     before = await started_hub(world, migration={"onRestart": "Hold", "holdSeconds": 4}, **STAY)
     victims = on(before, "hub-2")
     assert victims
 
     changed = time.clock_gettime(time.CLOCK_BOOTTIME)
-    # A rollout begins with the last member, whose new pod no node will ever take.
+    # A rollout starts with the last member, whose new pod fits on no node.
     await world.edit_hub(members={"template": {"spec": {"nodeSelector": {"nowhere": "true"}}}})
 
     async def lost() -> None:
@@ -288,7 +288,7 @@ async def test_children_of_an_evicted_member_are_handed_over_without_waiting(wor
     never_two(world.watch)
 
 
-async def test_a_rollout_waits_for_the_children_of_each_member_and_moves_none(world: World) -> None:
+async def test_a_rollout_waits_for_the_children_of_each_member_and_none_moves(world: World) -> None:
     before = await started_hub(world)
     uids = {member: (await world.pod(member)).metadata.uid for member in members_of(before)}
     assert len(uids) == 3
@@ -298,7 +298,7 @@ async def test_a_rollout_waits_for_the_children_of_each_member_and_moves_none(wo
     async def rolled() -> None:
         live = world.watch.live()
         down = {before[child_id].member for child_id in IDS if child_id not in live}
-        # Not an AssertionError: that would only be waited out.
+        # Not an AssertionError, which would be retried until the deadline.
         if len(down) > 1:
             raise RuntimeError(f"children of {down} are down at the same time")
         for member, uid in uids.items():
@@ -315,7 +315,7 @@ async def test_a_rollout_waits_for_the_children_of_each_member_and_moves_none(wo
     never_two(world.watch)
 
 
-async def test_all_children_run_again_when_all_members_were_killed_at_once(world: World) -> None:
+async def test_all_children_run_again_after_all_members_were_killed_at_once(world: World) -> None:
     before = await started_hub(world)
 
     async with asyncio.TaskGroup() as group:
@@ -331,7 +331,7 @@ async def test_all_children_run_again_when_all_members_were_killed_at_once(world
     never_two(world.watch)
 
 
-async def test_members_that_all_crash_by_their_template_are_replaced_when_it_is_mended(world: World) -> None:
+async def test_members_that_crash_because_of_their_template_are_replaced_when_it_is_corrected(world: World) -> None:
     crashing = {"name": "migrate", "image": "any", "command": ["false"]}
     members = {"replicas": 2, "template": {"spec": {"initContainers": [crashing]}}}
     await world.hub(ready=False, members=members)
@@ -380,8 +380,8 @@ async def test_the_children_of_a_dead_node_run_elsewhere_while_its_pod_cannot_go
     never_two(world.watch)
 
 
-async def test_members_are_rolled_from_one_account_and_port_to_others(world: World) -> None:
-    """Each is replaced once: those that wait for their turn keep the rights of the account that they began with."""
+async def test_members_are_rolled_out_from_one_account_and_port_to_others(world: World) -> None:
+    """Each is replaced once: members that wait for their turn keep the rights of their old account."""
     for name in ("before", "after"):
         account = {"metadata": {"name": name}, "automountServiceAccountToken": False}
         await world.api.create(ACCOUNTS, world.namespace, account)
@@ -412,13 +412,13 @@ async def test_members_are_rolled_from_one_account_and_port_to_others(world: Wor
 
 
 async def subjects(world: World) -> list[str]:
-    """The accounts with the rights of the hub's members."""
+    """Return the accounts with the rights of the hub's members."""
     binding = await world.api.get(ROLE_BINDINGS, world.namespace, "processhub-hub")
     return [each["name"] for each in binding["subjects"]]
 
 
 async def all_answer(world: World, port: int) -> None:
-    """Every member answers a call to the one child, at this port."""
+    """Wait until every member answers a call to the one child, on this port."""
     token = (await world.kubectl("create", "token", "default", "--audience=processhub")).strip()
 
     async def check() -> None:

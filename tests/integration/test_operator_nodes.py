@@ -17,7 +17,7 @@ NODES = sorted(REGIONS)
 IDS = [f"c{number}" for number in range(18)]
 
 
-async def test_a_per_node_hub_has_a_member_on_each_node_and_a_cordon_drains_it(world: World) -> None:
+async def test_a_per_node_hub_has_a_member_on_each_node_and_a_cordon_drains_the_nodes_member(world: World) -> None:
     await world.hub(members={"mode": "PerNode"}, distribution={"rebalance": {"onJoin": False}})
     await world.children(IDS)
     before = await world.running(IDS)
@@ -41,7 +41,7 @@ async def test_a_per_node_hub_has_a_member_on_each_node_and_a_cordon_drains_it(w
     waves = itertools.count()
 
     async def takes_children_again() -> None:
-        # The operator may see some of them before it sees that the node is open again.
+        # The operator may see some of them before it sees that the node is schedulable again.
         wave = next(waves)
         names = await world.children(f"new{wave}-{number}" for number in range(8))
         assert "node-1" in {child.status.member for child in (await world.ready(*names)).values()}
@@ -72,8 +72,8 @@ async def test_a_cordoned_nodes_member_gets_its_share_back_when_it_is_uncordoned
     never_two(world.watch)
 
 
-async def test_a_node_that_no_longer_fits_loses_its_member_and_the_hub_is_ready(world: World) -> None:
-    """Also where the Hub's own node selection shrinks."""
+async def test_a_node_that_no_longer_matches_loses_its_member_and_the_hub_is_ready(world: World) -> None:
+    """This also happens when the Hub's own node selector excludes the node."""
     for node in NODES:
         await world.label_node(node, world.namespace, "yes")
     spec = {"nodeSelector": {world.namespace: "yes"}}
@@ -96,7 +96,7 @@ async def test_a_node_that_no_longer_fits_loses_its_member_and_the_hub_is_ready(
     never_two(world.watch)
 
 
-async def test_two_hubs_bound_to_two_regions(world: World) -> None:
+async def test_two_hubs_stay_in_their_two_regions(world: World) -> None:
     example = (CHECKOUT / "manifests" / "examples" / "09-regions.yaml").read_text()
 
     await world.kubectl("apply", "-f", "-", stdin=example)
@@ -111,7 +111,7 @@ async def test_two_hubs_bound_to_two_regions(world: World) -> None:
         assert child.status.member.startswith(f"hub-{region}-")
 
 
-async def test_each_pod_bears_its_members_name(world: World) -> None:
+async def test_each_pod_has_a_label_with_its_members_name(world: World) -> None:
     await world.hub(members={"replicas": 2})
 
     async def labelled() -> None:
@@ -135,7 +135,7 @@ async def test_a_cordon_alone_drains_no_member_of_a_hub_with_replicas(world: Wor
     await stays(unmoved, 1.5)
 
 
-async def test_a_namesake_in_another_namespace_is_another_hub(world: World, elsewhere: World) -> None:
+async def test_hubs_of_one_name_in_two_namespaces_are_independent(world: World, elsewhere: World) -> None:
     await asyncio.gather(world.hub(members={"replicas": 1}), elsewhere.hub(members={"replicas": 1}))
     await asyncio.gather(world.child("a"), elsewhere.child("a"))
     here, there = await asyncio.gather(world.running(["a"]), elsewhere.running(["a"]))

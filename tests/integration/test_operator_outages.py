@@ -1,4 +1,4 @@
-"""What is missed while the API server is away or the operator can't see is neither lost nor acted on wrongly."""
+"""Changes while the API server is down or the operator sees nothing are neither lost nor acted on wrongly."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ IDS = [f"c{number}" for number in range(12)]
 ATTEMPTS = 3
 
 
-async def test_an_api_server_outage_evacuates_nobody_and_restarts_nothing(world: World) -> None:
+async def test_an_api_server_outage_moves_and_restarts_no_child(world: World) -> None:
     await world.hub()
     await world.children(IDS)
     before = await world.running(IDS)
 
     with world.stopped([ControlPlane(world.site).api_server()]):
-        # There is nothing to wait for but the time in which every member's Lease runs out.
+        # There is no condition to wait for: every member's Lease must expire.
         await asyncio.sleep(SHORT["leaseSeconds"] + 2)
 
     async def unmoved() -> None:
@@ -39,10 +39,10 @@ async def test_an_api_server_outage_evacuates_nobody_and_restarts_nothing(world:
     never_two(world.watch)
 
 
-async def test_deletions_missed_over_a_410_are_seen_by_the_list_that_follows(world: World) -> None:
-    """The leader stands still while Children and a Hub are deleted and the API server forgets: no watch is resumed."""
+async def test_deletions_missed_because_of_a_410_are_seen_by_the_next_list(world: World) -> None:
+    """The leader is stopped while objects are deleted and the API server forgets them: no watch is resumed."""
     await other_namespaces_gone(world)
-    await restart(world, "--shutdown-watch-termination-grace-period=10s")  # so that the next one ends watches in order
+    await restart(world, "--shutdown-watch-termination-grace-period=10s")  # so that it ends watches in order
     await world.hub(members={"replicas": 2})
     await world.hub("other", ready=False, members={"replicas": 0})
     await world.child("lone", hub="other")
@@ -52,7 +52,7 @@ async def test_deletions_missed_over_a_410_are_seen_by_the_list_that_follows(wor
     remaining = list(IDS)
 
     for _ in range(ATTEMPTS):
-        # Where the machine is so busy that leadership is lost meanwhile, a standby lists afresh: that proves nothing.
+        # On a busy machine leadership may be lost, and a standby lists afresh: that would prove nothing.
         gone, remaining = remaining[:3], remaining[3:]
         told = await forget(world, world.operators, gone)
         await world.running(remaining)
@@ -70,7 +70,7 @@ async def test_deletions_missed_over_a_410_are_seen_by_the_list_that_follows(wor
 
 
 async def forget(world: World, operators: Operators, names: list[str]) -> bool:
-    """Delete Children behind the leader's back; whether it led on and had to list again because of a 410."""
+    """Delete Children while the leader is stopped; return whether it kept leading and got a 410."""
     holder = await renewed(operators)
     pod = holder.rpartition("_")[0]
     await world.faults.pause_pod(f"{operators.namespace}/{pod}")
@@ -92,7 +92,7 @@ async def forget(world: World, operators: Operators, names: list[str]) -> bool:
 
 
 async def restart(world: World, *options: str) -> None:
-    """The API server ends and starts again, with these options more; returns when it serves watches."""
+    """Restart the API server with these options added, and wait until it serves watches."""
     await asyncio.to_thread(ControlPlane(world.site).restart_api_server, *options)
 
     async def serves() -> None:
@@ -107,7 +107,7 @@ async def restart(world: World, *options: str) -> None:
 
 
 async def other_namespaces_gone(world: World) -> None:
-    """Wait until nothing is being deleted: amid a restart the controller takes what it can't list for gone."""
+    """Wait until no namespace is being deleted: the controller takes objects that it can't list for deleted."""
 
     async def check() -> None:
         items, _ = await world.api.list(NAMESPACES)
@@ -118,7 +118,7 @@ async def other_namespaces_gone(world: World) -> None:
 
 
 async def renewed(operators: Operators) -> str:
-    """The leader's identity, right after it renewed its Lease."""
+    """Return the leader's identity, right after it renewed its Lease."""
     before = (await operators.lease()).spec.renew_time
 
     async def check() -> str:

@@ -1,4 +1,4 @@
-"""What a Hub owns and somebody deletes or edits: the operator puts it back at once, and tells so."""
+"""Objects of a Hub that somebody deletes or edits: the operator restores them at once and reports it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from processhub.controller.store.ownedwatch import OWNED_KINDS
 
 pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(6)]
-WITHIN = 10.0  # for what takes well below 2 s on an idle machine; without a watch it would take 300
+WITHIN = 10.0  # for changes that take well below 2 s on an idle machine, or 300 s without a watch
 KINDS: dict[str, Kind[Any]] = {
     "statefulset": untyped("apps/v1", "statefulsets"),
     "service": untyped("v1", "services"),
@@ -32,6 +32,7 @@ KINDS: dict[str, Kind[Any]] = {
 }
 DAEMON_SETS = untyped("apps/v1", "daemonsets")
 BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
+CLUSTER_ROLES = untyped("rbac.authorization.k8s.io/v1", "clusterroles", namespaced=False)
 OWNED = [
     ("rolebinding", "processhub-hub"),
     ("serviceaccount", "processhub-hub"),
@@ -44,7 +45,7 @@ OWNED = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def owning(site: Site) -> AsyncIterator[World]:
-    """One hub with children that run, for all tests of this module."""
+    """One hub with running children, for all tests of this module."""
     async with new_world(site) as made:
         await made.hub(members={"replicas": 2})
         await made.children(IDS)
@@ -54,7 +55,7 @@ async def owning(site: Site) -> AsyncIterator[World]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def hub(owning: World) -> AsyncIterator[World]:
-    """The same once it is at rest, before and after the test."""
+    """The shared hub, at rest before and after each test."""
     await owning.hub_ready()
     yield owning
     await owning.hub_ready()
@@ -62,12 +63,12 @@ async def hub(owning: World) -> AsyncIterator[World]:
 
 
 async def back(check: Callable[[], Awaitable[None]]) -> None:
-    """Wait until it is back."""
+    """Wait until the object is restored."""
     await settles(check, within=WITHIN, every=0.02)
 
 
 @pytest.mark.parametrize(("kind", "name"), OWNED, ids=[f"{kind} {name}" for kind, name in OWNED])
-async def test_what_is_deleted_is_made_again(hub: World, kind: str, name: str) -> None:
+async def test_a_deleted_object_is_created_again(hub: World, kind: str, name: str) -> None:
     before = await hub.api.get(KINDS[kind], hub.namespace, name)
 
     await hub.api.delete(KINDS[kind], hub.namespace, name)
@@ -86,7 +87,7 @@ async def test_what_is_deleted_is_made_again(hub: World, kind: str, name: str) -
 @pytest.mark.parametrize(
     "edit", [{"labels": {LABEL_HUB: None}}, {"labels": {LABEL_HUB: "other"}}, {"ownerReferences": None}], ids=json.dumps
 )
-async def test_marks_that_are_edited_are_put_back(hub: World, kind: str, name: str, edit: dict[str, Any]) -> None:
+async def test_edited_labels_and_owners_are_restored(hub: World, kind: str, name: str, edit: dict[str, Any]) -> None:
     before = await hub.api.get(KINDS[kind], hub.namespace, name)
 
     await hub.api.patch(KINDS[kind], hub.namespace, name, {"metadata": edit})
@@ -108,7 +109,7 @@ async def test_marks_that_are_edited_are_put_back(hub: World, kind: str, name: s
         ("statefulset", "hub", {"spec": {"template": {"metadata": {"labels": {LABEL_HUB_UID: "other"}}}}}),
     ],
 )
-async def test_an_edited_field_is_put_back(hub: World, kind: str, name: str, edit: dict[str, Any]) -> None:
+async def test_an_edited_field_is_restored(hub: World, kind: str, name: str, edit: dict[str, Any]) -> None:
     before = await hub.api.get(KINDS[kind], hub.namespace, name)
     field = next(iter(edit))
 
@@ -122,7 +123,7 @@ async def test_an_edited_field_is_put_back(hub: World, kind: str, name: str, edi
     await told(hub, f"{before['kind']} {name} was changed")
 
 
-async def test_members_that_somebody_scales_away_come_back(hub: World) -> None:
+async def test_members_that_somebody_scales_down_return(hub: World) -> None:
     await hub.kubectl("scale", "statefulset", "hub", "--replicas=0")
 
     async def scaled_back() -> None:
@@ -132,8 +133,8 @@ async def test_members_that_somebody_scales_away_come_back(hub: World) -> None:
     await hub.running(IDS)
 
 
-async def test_a_field_that_the_operator_does_not_set_stays_and_is_not_fought_for(hub: World) -> None:
-    """Also what `kubectl rollout restart` writes."""
+async def test_a_field_that_the_operator_does_not_set_is_kept(hub: World) -> None:
+    """This includes the annotation of `kubectl rollout restart`."""
     mark = {"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}}}}}
 
     await hub.api.patch(KINDS["statefulset"], hub.namespace, "hub", mark)
@@ -144,7 +145,7 @@ async def test_a_field_that_the_operator_does_not_set_stays_and_is_not_fought_fo
     assert not [text for text in await hub.events("hub", "ObjectPutBack") if "again and again" in text]
 
 
-async def test_who_changes_a_field_again_and_again_is_named_and_does_not_keep_the_operator_busy(hub: World) -> None:
+async def test_a_writer_that_keeps_changing_a_field_is_named_and_does_not_keep_the_operator_busy(hub: World) -> None:
     async def tug() -> None:
         while True:
             await hub.api.patch(KINDS["poddisruptionbudget"], hub.namespace, "hub", {"spec": {"maxUnavailable": 2}})
@@ -164,7 +165,7 @@ async def test_who_changes_a_field_again_and_again_is_named_and_does_not_keep_th
         await asyncio.gather(tugging, return_exceptions=True)
 
 
-async def test_a_daemon_set_that_is_deleted_is_made_again(world: World) -> None:
+async def test_a_deleted_daemon_set_is_created_again(world: World) -> None:
     await world.hub(members={"mode": "PerNode"})
     before = await world.api.get(DAEMON_SETS, world.namespace, "hub")
 
@@ -178,7 +179,7 @@ async def test_a_daemon_set_that_is_deleted_is_made_again(world: World) -> None:
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["at rest", "all hubs paused"])
-async def test_the_accounts_that_may_check_tokens_are_put_back(hub: World, paused: bool) -> None:
+async def test_the_accounts_that_may_check_tokens_are_restored(hub: World, paused: bool) -> None:
     account = {"kind": "ServiceAccount", "name": "processhub-hub", "namespace": hub.namespace}
     await hub.edit_hub(annotations={"processhub.dev/paused": "true" if paused else None})
 
@@ -191,7 +192,27 @@ async def test_the_accounts_that_may_check_tokens_are_put_back(hub: World, pause
     await hub.edit_hub(annotations={"processhub.dev/paused": None})
 
 
-async def test_what_a_hub_with_a_refused_edit_owns_is_put_back_too(hub: World) -> None:
+async def test_the_binding_that_lets_members_check_tokens_is_made_again(hub: World) -> None:
+    """It goes with its ClusterRole then, so that nothing of an installation is left when that is removed."""
+    before, role = [await hub.api.get(kind, None, "processhub-agents") for kind in (BINDINGS, CLUSTER_ROLES)]
+
+    await hub.api.delete(BINDINGS, None, "processhub-agents")
+
+    async def made_again() -> None:
+        after = await hub.api.get(BINDINGS, None, "processhub-agents")
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["roleRef"] == before["roleRef"]
+        assert {"kind": "ServiceAccount", "name": "processhub-hub", "namespace": hub.namespace} in after["subjects"]
+        assert [owner["uid"] for owner in after["metadata"]["ownerReferences"]] == [role["metadata"]["uid"]]
+        # Those by which helm knows what is its own. One with a version would be refused to the next upgrade.
+        assert after["metadata"]["labels"].items() <= before["metadata"]["labels"].items()
+        assert after["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "Helm"
+        assert after["metadata"].get("annotations") == before["metadata"].get("annotations")
+
+    await back(made_again)
+
+
+async def test_objects_of_a_hub_with_a_rejected_edit_are_restored_too(hub: World) -> None:
     good = (await hub.get_hub()).spec.distribution.strategy
     await hub.edit_hub(distribution={"strategy": "NoSuch"})
     await hub.hub_condition("Accepted", "False")
@@ -208,8 +229,8 @@ async def test_what_a_hub_with_a_refused_edit_owns_is_put_back_too(hub: World) -
 
 @pytest.mark.parametrize("value", [None, "other"], ids=["taken off", "another"])
 @pytest.mark.parametrize("label", [LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER])
-async def test_labels_of_slices_are_put_back(hub: World, label: str, value: str | None) -> None:
-    """Members and clients find the slices by one of them: without it a member ends its children."""
+async def test_labels_of_slices_are_restored(hub: World, label: str, value: str | None) -> None:
+    """Members and clients find the slices by a label: without it a member ends its children."""
     before = (await hub.slices())[0].metadata
 
     await hub.api.patch(SLICES, hub.namespace, before.name, {"metadata": {"labels": {label: value}}})
@@ -223,8 +244,8 @@ async def test_labels_of_slices_are_put_back(hub: World, label: str, value: str 
 
 @pytest.mark.parametrize("value", [None, "other"], ids=["taken off", "another"])
 @pytest.mark.parametrize("mark", [f"labels {LABEL_HUB}", f"labels {LABEL_HUB_UID}", f"annotations {ANNOTATION_MODE}"])
-async def test_marks_of_leases_are_put_back(hub: World, mark: str, value: str | None) -> None:
-    """The admission policy judges a member's renewals by them."""
+async def test_labels_and_annotations_of_leases_are_restored(hub: World, mark: str, value: str | None) -> None:
+    """The admission policy checks a member's renewals by them."""
     field, name = mark.split()
     before: Lease = await hub.api.get(LEASES, hub.namespace, "hub.hub-0")
 
@@ -239,7 +260,7 @@ async def test_marks_of_leases_are_put_back(hub: World, mark: str, value: str | 
 
 
 @pytest.mark.parametrize(("kind", "name"), [(SLICES, "hub.hub-0.0"), (LEASES, "hub.hub-0")], ids=["slice", "lease"])
-async def test_owners_of_slices_and_leases_are_put_back(hub: World, kind: Kind[Any], name: str) -> None:
+async def test_owners_of_slices_and_leases_are_restored(hub: World, kind: Kind[Any], name: str) -> None:
     before = (await hub.api.get(kind, hub.namespace, name)).metadata
 
     await hub.api.patch(kind, hub.namespace, name, {"metadata": {"ownerReferences": None}})
@@ -251,7 +272,7 @@ async def test_owners_of_slices_and_leases_are_put_back(hub: World, kind: Kind[A
     await back(as_before)
 
 
-async def test_labels_annotations_and_conditions_of_others_stay(hub: World) -> None:
+async def test_labels_annotations_and_conditions_of_other_writers_are_kept(hub: World) -> None:
     others = {"example.org/team": "x"}
     owned: list[tuple[Kind[Any], str]] = [(metadata_of_kind(KINDS[kind]), name) for kind, name in OWNED]
     for kind, name in [*owned, (SLICES, "hub.hub-0.0"), (LEASES, "hub.hub-0"), (HUBS, "hub"), (CHILDREN, "c0")]:
@@ -284,12 +305,12 @@ async def test_labels_annotations_and_conditions_of_others_stay(hub: World) -> N
 
 
 def metadata_of_kind(kind: Kind[Any]) -> Kind[Any]:
-    """The kind with structs for its metadata."""
+    """Return the kind with structs for its metadata."""
     return next(known for known in OWNED_KINDS.values() if known.plural == kind.plural)
 
 
 async def told(hub: World, beginning: str) -> None:
-    """Wait until an Event on the Hub says so."""
+    """Wait until an Event on the Hub has this text."""
 
     async def check() -> None:
         texts = await hub.events("hub", "ObjectPutBack")

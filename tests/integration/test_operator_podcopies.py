@@ -1,4 +1,4 @@
-"""Pod children in several copies: a Pod for each, and none active beside another, whatever becomes of its member."""
+"""Pod children in several copies: one Pod each, and no two active at once, whatever happens to their members."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processhub.api.kubernetes import Pod
 from processhub.api.naming import ANNOTATION_EPOCH, ANNOTATION_ROLE, GATE_SOLE, child_pod_name
 
 pytest_plugins = ("operatorworld",)
-# Prints its role as it is told it by its annotations.
+# Prints its role whenever its annotations change.
 TOLD = ["sh", "-c", "while :; do cat /told/role; echo; sleep 0.2; done"]
 ROLE = {"path": "role", "fieldRef": {"fieldPath": "metadata.annotations['processhub.dev/role']"}}
 
@@ -37,7 +37,7 @@ def role_of(found: Pod) -> tuple[str, int]:
     return annotations[ANNOTATION_ROLE], int(annotations[ANNOTATION_EPOCH])
 
 
-async def test_the_passive_pod_is_made_active_when_the_active_one_is_gone_and_not_before(world: World) -> None:
+async def test_the_passive_pod_becomes_active_only_when_the_active_one_is_gone(world: World) -> None:
     await world.hub(redundancy=STANDBY)
     await world.child("a", pod=told())
     first, second = await copies(world, "a", 2)
@@ -45,7 +45,7 @@ async def test_the_passive_pod_is_made_active_when_the_active_one_is_gone_and_no
     assert role_of(one) == ("Active", first.epoch)
     assert role_of(other) == ("Passive", second.epoch)
 
-    # The Pod lives on without its member's agent, and so does its role.
+    # The Pod keeps running without its member's agent, and keeps its role.
     await world.kill_agent(first.name)
     await world.hub_ready()
     assert [node.name for node in await copies(world, "a", 2)] == [first.name, second.name]
@@ -59,7 +59,7 @@ async def test_the_passive_pod_is_made_active_when_the_active_one_is_gone_and_no
         assert first.name not in places
         assert len(places) == 2
         assert (await pod_of(world, first.name)).metadata.deletion_timestamp
-        # Its node can't say that it has ended: nobody takes its role.
+        # Its node can't report that the Pod has ended: no other copy becomes active.
         assert {role_of(await pod_of(world, member))[0] for member in places} == {"Passive"}
 
     await settles(replaced)
@@ -81,7 +81,7 @@ async def test_the_passive_pod_is_made_active_when_the_active_one_is_gone_and_no
     await settles(is_told)
 
 
-async def test_for_each_has_a_pod_on_every_member(world: World) -> None:
+async def test_with_for_each_a_child_has_a_pod_on_every_member(world: World) -> None:
     await world.hub(members={"replicas": 2}, distribution={"strategy": "ForEach"})
     await world.child("a", pod=pod())
 
@@ -97,7 +97,7 @@ async def test_for_each_has_a_pod_on_every_member(world: World) -> None:
     assert before.items() <= after.items()
 
 
-async def test_a_copy_that_steps_back_acts_as_active_until_its_pod_is_gone_and_is_told_so(world: World) -> None:
+async def test_a_copy_that_steps_back_has_the_active_role_until_its_pod_is_gone(world: World) -> None:
     await world.hub(members={"replicas": 2}, redundancy={**STANDBY, "replicationModel": "ActiveActive"})
     await world.child("a", pod=pod(SLOW, grace=20))
 
@@ -135,7 +135,7 @@ async def test_a_copy_that_steps_back_acts_as_active_until_its_pod_is_gone_and_i
     await world.condition("a", "Placed", "True")
 
 
-async def test_a_hub_changes_to_one_pod_a_child_and_back(world: World) -> None:
+async def test_a_hub_changes_to_one_pod_for_each_child_and_back(world: World) -> None:
     await world.hub(members={"replicas": 2}, redundancy=STANDBY)
     await world.child("a", pod=pod())
     first, second = await copies(world, "a", 2)
@@ -155,7 +155,7 @@ async def test_a_hub_changes_to_one_pod_a_child_and_back(world: World) -> None:
     assert (await pod_of(world, first.name)).metadata.uid == uid
 
 
-async def test_a_creation_that_takes_effect_when_the_hub_keeps_one_copy_starts_nothing(world: World) -> None:
+async def test_a_delayed_creation_of_a_second_pod_starts_nothing_when_the_hub_keeps_one_copy(world: World) -> None:
     await world.hub(members={"replicas": 2}, distribution={"strategy": "ForEach"})
     await world.child("a", pod=pod())
 

@@ -1,4 +1,4 @@
-"""Pod children: made on their member's node, followed, replaced only when the old one is gone, left alone else."""
+"""Pod children: created on their member's node, replaced only when the old Pod is gone, otherwise left alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from processhub.cluster.kinds import PODS
 pytest_plugins = ("operatorworld",)
 TWO = {"members": {"replicas": 2}}
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-# Says goodbye slowly: it outlives its order to stop by seconds.
+# Outlives its order to stop by some seconds.
 SLOW = ["python3", "-c", "import signal, time; signal.signal(15, lambda *_: time.sleep(6) or exit()); time.sleep(9999)"]
 
 
@@ -46,7 +46,7 @@ class Pods:
         return [item for item in items if isinstance(item, Pod)]
 
     async def running(self, *ids: str, within: float = 60) -> dict[str, Run]:
-        """The one process of each id, once each is on record once as Running, and its Child Ready."""
+        """Return the one process of each id, once each is recorded once as Running and its Child is Ready."""
 
         async def check() -> dict[str, Run]:
             record, live, runs = await self.world.record(), self.world.watch.live(), {}
@@ -66,10 +66,10 @@ class Pods:
         async def check() -> None:
             assert [item.metadata.name for item in await self.all()] == []
 
-        await settles(check, 120)  # the garbage collector may have to learn of our kinds first
+        await settles(check, 120)  # the garbage collector may have to discover our kinds first
 
 
-async def test_a_pod_child_runs_on_its_members_node_and_goes_with_its_child(world: World) -> None:
+async def test_a_pod_child_runs_on_its_members_node_and_is_deleted_with_its_child(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)
     await world.child("a", pod=pod())
@@ -101,7 +101,7 @@ async def test_a_pod_child_runs_on_its_members_node_and_goes_with_its_child(worl
     await settles(off_the_record)
 
 
-async def test_a_pod_deleted_by_hand_is_replaced_when_it_is_gone(world: World) -> None:
+async def test_a_pod_deleted_by_hand_is_replaced_once_it_is_gone(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)
     await world.child("a", pod=pod(SLOW, grace=20))
@@ -121,7 +121,7 @@ async def test_a_pod_deleted_by_hand_is_replaced_when_it_is_gone(world: World) -
     never_two(world.watch)
 
 
-async def test_an_edited_template_makes_a_new_pod_under_a_new_epoch_after_the_old_one(world: World) -> None:
+async def test_an_edited_template_creates_a_pod_with_a_new_epoch_after_the_old_pod_is_gone(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)
     await world.child("a", pod=pod(SLOW, grace=20))
@@ -181,7 +181,7 @@ async def test_a_pod_child_that_becomes_a_process_starts_when_its_pod_is_gone(wo
     never_two(world.watch)
 
 
-async def test_a_suspended_pod_child_and_one_whose_hub_goes_have_no_pod(world: World) -> None:
+async def test_a_suspended_pod_child_and_one_of_a_deleted_hub_have_no_pod(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)
     await world.child("a", pod=pod())
@@ -247,7 +247,7 @@ async def test_on_a_dead_node_a_pod_child_waits_for_its_old_pod(world: World) ->
     never_two(world.watch)
 
 
-async def test_what_keeps_a_pod_from_starting_is_told(world: World) -> None:
+async def test_the_reason_why_a_pod_does_not_start_is_reported(world: World) -> None:
     await world.hub(**TWO)
     await world.child("crash", pod=pod(["sh", "-c", "exit 3"]))
     await world.child("no-program", pod=pod(["no-such-program"]))
@@ -270,7 +270,7 @@ async def test_what_keeps_a_pod_from_starting_is_told(world: World) -> None:
     assert nonsense.message.startswith("spec.pod.template is not a PodTemplateSpec: ")
 
 
-async def test_a_pod_child_that_finished_rests(world: World) -> None:
+async def test_a_finished_pod_child_is_not_started_again(world: World) -> None:
     await world.hub(**TWO)
     await world.child("done", pod=pod(["true"]), restartPolicy="Temporary")
     await world.child("failed", pod=pod(["false"]), restartPolicy="Temporary")
@@ -284,7 +284,7 @@ async def test_a_pod_child_that_finished_rests(world: World) -> None:
     assert all(len(runs.get(child_id, [])) <= 1 for child_id in ("done", "failed"))
 
 
-async def test_fifty_pod_children_are_started_once_over_the_death_of_the_operator(world: World) -> None:
+async def test_fifty_pod_children_are_started_once_although_the_operator_is_killed(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)
     ids = await world.children([f"c{number}" for number in range(50)], pod=pod())
@@ -302,7 +302,7 @@ async def test_fifty_pod_children_are_started_once_over_the_death_of_the_operato
     never_two(world.watch)
 
 
-async def test_a_pod_whose_marks_somebody_takes_off_is_still_the_childs(world: World) -> None:
+async def test_a_pod_without_its_labels_or_annotations_gets_them_back(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)
     await world.child("a", pod=pod())

@@ -1,4 +1,4 @@
-"""An operator whose account lacks rights is not ready, and says which right it lacks."""
+"""An operator whose account lacks rights is not ready and names the missing right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processhub.cluster.client import Client
 from processhub.controller.lead.prerequisites import Prerequisites
 
 
-async def test_the_right_that_an_operator_lacks_is_named_until_it_has_all(
+async def test_a_missing_right_is_named_until_the_operator_has_all_rights(
     cluster: Cluster, api: Client, namespace: str, tmp_path: Path
 ) -> None:
     roles = yaml.safe_load_all(render_manifests.render("-s", "templates/rbac-operator.yaml"))

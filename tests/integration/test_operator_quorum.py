@@ -1,4 +1,4 @@
-"""Partitions: what each strategy stops and starts again when members are cut off, scaled away and back."""
+"""Partitions: the children that each strategy stops and starts when members are cut off, scaled down and return."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def hub_with_children(world: World, **tolerance: Any) -> dict[str, Place]:
 
 
 async def nothing_runs(world: World, besides: Iterable[str] = ()) -> None:
-    """Wait until no process of the hub's is there, but those of the members ``besides``."""
+    """Wait until no process of the hub runs, except on the members ``besides``."""
     others = set(besides)
 
     async def check() -> None:
@@ -59,7 +59,7 @@ async def quorum_of(world: World) -> tuple[int, int, int]:
 
 
 async def command(world: World, *words: str) -> tuple[str, str, int]:
-    """``kubectl hub``; what it said and its exit code."""
+    """Run ``kubectl hub``; return its output and exit code."""
     process = await asyncio.create_subprocess_exec(
         *("kubectl-hub", *words, "-n", world.namespace),
         env=world.cluster.environment(),
@@ -71,7 +71,7 @@ async def command(world: World, *words: str) -> tuple[str, str, int]:
 
 
 @pytest.mark.parametrize("tolerance", [MAJORITY, STATIC, DYNAMIC], ids=lambda tolerance: tolerance["strategy"])
-async def test_children_stop_without_a_quorum_and_all_are_back_with_it(world: World, tolerance: dict[str, Any]) -> None:
+async def test_children_stop_without_a_quorum_and_all_return_with_it(world: World, tolerance: dict[str, Any]) -> None:
     before = await hub_with_children(world, **tolerance)
     assert (await quorum_of(world))[:2] == (2, 3)
     away = ["hub-1", "hub-2"]
@@ -105,7 +105,7 @@ async def test_children_stop_without_a_quorum_and_all_are_back_with_it(world: Wo
     await world.hub_condition("Quorate", "True", "Quorate")
     after = await world.running([*IDS, "new"], within=90)
 
-    # Which of the two was seen to be lost first is chance: its children may have been given to the other.
+    # Which of the two was lost first is chance: its children may have moved to the other.
     assert all(place.member in {"hub-0", *away} for place in after.values())
     assert any(after[child_id].member == place.member == "hub-0" for child_id, place in before.items())
     assert len(await world.events("hub", "PartitionEntered")) == 1
@@ -114,7 +114,7 @@ async def test_children_stop_without_a_quorum_and_all_are_back_with_it(world: Wo
     never_two(world.watch)
 
 
-async def test_a_partitioned_hub_stays_so_whoever_leads(world: World) -> None:
+async def test_a_partitioned_hub_stays_partitioned_under_a_new_leader(world: World) -> None:
     await hub_with_children(world, **MAJORITY)
     away = ["hub-1", "hub-2"]
     for member in away:
@@ -125,7 +125,7 @@ async def test_a_partitioned_hub_stays_so_whoever_leads(world: World) -> None:
     holder = await world.operators.kill_leader()
     await world.operators.leader_after(holder)
 
-    # Longer than the Leases of the lost members, which a new leader sees held at first.
+    # Longer than the Leases of the lost members, which a new leader takes for valid at first.
     await still_stopped(world, seconds=9)
     for member in away:
         await world.faults.heal_pod(world.pod_key(member))
@@ -133,7 +133,7 @@ async def test_a_partitioned_hub_stays_so_whoever_leads(world: World) -> None:
     never_two(world.watch)
 
 
-async def test_pods_of_children_go_without_a_quorum_and_are_made_anew_with_it(world: World) -> None:
+async def test_pods_of_children_are_deleted_without_a_quorum_and_created_again_with_it(world: World) -> None:
     await world.hub(partitionTolerance=MAJORITY)
     container = {"name": "main", "image": "debian:bookworm-slim", "command": ["sleep", "100000"]}
     names = await world.children(IDS[:4], pod={"template": {"spec": {"containers": [container]}}})
@@ -165,7 +165,7 @@ async def test_pods_of_children_go_without_a_quorum_and_are_made_anew_with_it(wo
 
 
 async def test_members_that_are_cut_off_end_their_children_themselves(world: World) -> None:
-    """They are told nothing, and fence themselves before their Leases run out; the one that is left is told."""
+    """They receive no order: they fence themselves before their Leases expire. The remaining member gets the order."""
     before = await hub_with_children(world, **STATIC)
 
     for member in ("hub-1", "hub-2"):
@@ -181,7 +181,7 @@ async def test_members_that_are_cut_off_end_their_children_themselves(world: Wor
     never_two(world.watch)
 
 
-async def test_an_api_server_outage_stops_all_and_brings_all_back_in_place(world: World) -> None:
+async def test_an_api_server_outage_stops_all_children_and_they_restart_in_place(world: World) -> None:
     before = await hub_with_children(world, **MAJORITY)
 
     with world.stopped([ControlPlane(world.site).api_server()]):
@@ -198,7 +198,7 @@ async def test_an_api_server_outage_stops_all_and_brings_all_back_in_place(world
     never_two(world.watch)
 
 
-async def test_a_hub_scaled_below_its_quorum_stops_and_comes_back_when_it_is_scaled_up(world: World) -> None:
+async def test_a_hub_scaled_below_its_quorum_stops_until_it_is_scaled_up(world: World) -> None:
     await hub_with_children(world, **STATIC)
 
     await world.kubectl("scale", "hub/hub", "--replicas=1")
@@ -211,7 +211,7 @@ async def test_a_hub_scaled_below_its_quorum_stops_and_comes_back_when_it_is_sca
     never_two(world.watch)
 
 
-async def test_a_reset_takes_the_members_that_are_left_for_the_whole(world: World) -> None:
+async def test_after_a_reset_the_remaining_members_are_the_whole_hub(world: World) -> None:
     await hub_with_children(world, **MAJORITY)
     await world.kubectl("scale", "hub/hub", "--replicas=1")
     await world.hub_condition("Quorate", "False", "Partitioned")
@@ -234,7 +234,7 @@ async def test_a_reset_takes_the_members_that_are_left_for_the_whole(world: Worl
     never_two(world.watch)
 
 
-async def test_a_hub_that_forms_is_not_partitioned(world: World) -> None:
+async def test_a_new_hub_is_not_partitioned(world: World) -> None:
     await world.hub(ready=False, partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 3})
     await world.children(IDS[:6])
 
@@ -246,7 +246,7 @@ async def test_a_hub_that_forms_is_not_partitioned(world: World) -> None:
     assert await world.events("hub", "PartitionHealed") == []
 
 
-async def test_after_divergence_one_copy_is_left_and_it_is_said_which_ended(world: World) -> None:
+async def test_after_divergence_one_copy_remains_and_an_event_names_the_one_that_ended(world: World) -> None:
     before = await hub_with_children(world, strategy="Divergence")
     (victim,) = {place.member for place in before.values() if place.member == "hub-1"}
     theirs = {child_id for child_id, place in before.items() if place.member == victim}
@@ -273,7 +273,7 @@ async def test_after_divergence_one_copy_is_left_and_it_is_said_which_ended(worl
     await settles(said)
 
 
-async def test_the_example_works(world: World) -> None:
+async def test_the_example_runs_as_it_describes(world: World) -> None:
     example = (CHECKOUT / "manifests" / "examples" / "14-partition.yaml").read_text()
     await world.kubectl("apply", "-f", "-", stdin=example)
     await world.hub_ready("ledger")

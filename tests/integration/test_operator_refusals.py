@@ -1,4 +1,4 @@
-"""What the operator answers where the schema can't know better: one row each, the reason and the sentence."""
+"""The conditions that the operator reports where the schema can't know better: one row each, reason and message."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KNOWN = "ConsistentHashing, Guided, ForEach, RoundRobin, LeastLoaded, Modulo, Lo
 
 @dataclass(frozen=True)
 class Refused:
-    """An object that the API server takes, and what its condition says of it."""
+    """An object that the API server accepts, and the condition that it gets."""
 
     name: str
     kind: str
@@ -61,7 +61,7 @@ def strategy(name: str) -> dict[str, Any]:
     return {"distribution": {"strategy": name}}
 
 
-# What the rows refer to. None has members: nothing here needs a process.
+# The objects that the rows refer to. No hub has members: no row needs a process.
 BEFORE = {
     "plain": {},
     "guided": {"distribution": {"strategy": "Guided"}},
@@ -195,7 +195,7 @@ ROWS = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def answered(site: Site) -> AsyncIterator[World]:
-    """A namespace with all objects of the rows, created at once."""
+    """A namespace with the objects of all rows, created at once."""
     async with new_world(site) as world:
         for name, spec in BEFORE.items():
             await world.hub(name, members={"replicas": 0}, ready=False, bare=True, **spec)
@@ -209,7 +209,7 @@ async def create(world: World, row: Refused) -> None:
 
 
 async def condition(world: World, kind: Kind[dict[str, Any]], name: str, wanted: str) -> dict[str, Any]:
-    """The condition for the object's present generation, once it is False."""
+    """Return the condition for the object's current generation, once it is False."""
 
     async def check() -> dict[str, Any]:
         item = await world.api.get(kind, world.namespace, name)
@@ -223,18 +223,18 @@ async def condition(world: World, kind: Kind[dict[str, Any]], name: str, wanted:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-async def test_the_operator_says_what_is_wrong(answered: World, row: Refused) -> None:
+async def test_the_condition_of_a_rejected_object_names_the_reason(answered: World, row: Refused) -> None:
     sentence = row.sentence.format(namespace=answered.namespace)
 
     async def says() -> None:
-        # A Child that the operator sees before its Hub has no hub at first.
+        # If the operator sees a Child before its Hub, the Child has no hub at first.
         found = await condition(answered, KINDS[row.kind], row.object, row.condition)
         assert (found["reason"], found["message"]) == (row.reason, sentence)
 
     await settles(says)
 
 
-async def test_nothing_is_made_for_a_refused_hub(answered: World) -> None:
+async def test_nothing_is_created_for_a_rejected_hub(answered: World) -> None:
     await condition(answered, KINDS["Hub"], "unknown-strategy", "Accepted")
 
     made, _ = await answered.api.list(STATEFUL_SETS, answered.namespace)
@@ -242,7 +242,7 @@ async def test_nothing_is_made_for_a_refused_hub(answered: World) -> None:
     assert names <= {"plain", "guided", "suspended"}
 
 
-async def test_a_child_set_is_answered_once_a_generation(answered: World) -> None:
+async def test_the_status_of_a_child_set_is_written_once_for_each_generation(answered: World) -> None:
     async def observed() -> tuple[int, str]:
         item = await answered.api.get(KINDS["ChildSet"], answered.namespace, "child-set")
         metadata = item["metadata"]
@@ -265,7 +265,7 @@ async def test_a_child_set_is_answered_once_a_generation(answered: World) -> Non
     await settles(answered_again)
 
 
-async def test_a_workload_of_the_hubs_name_that_is_not_its_own_is_left_alone(answered: World) -> None:
+async def test_a_foreign_workload_with_the_hubs_name_is_left_alone(answered: World) -> None:
     labels = {"app": "other"}
     other = {
         "apiVersion": "apps/v1",
@@ -298,8 +298,8 @@ async def test_a_workload_of_the_hubs_name_that_is_not_its_own_is_left_alone(ans
     await answered.hub_ready("taken")
 
 
-async def test_a_hub_whose_objects_would_have_the_names_of_the_operators_overwrites_none(answered: World) -> None:
-    """The account of its members would be the operator's own."""
+async def test_a_hub_named_like_the_operator_overwrites_none_of_its_objects(answered: World) -> None:
+    """Otherwise the account of its members would be the operator's own."""
     namespace, api = answered.operators.namespace, answered.api
     before = [await api.get(kind, namespace, "processhub-operator") for kind in (ACCOUNTS, DEPLOYMENTS)]
     hub = {"apiVersion": API_VERSION, "kind": "Hub", "metadata": {"name": "operator"}, "spec": {}}

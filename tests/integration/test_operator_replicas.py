@@ -1,4 +1,4 @@
-"""Several copies of a child on real members: roles told, given on after a loss, and never two active at once."""
+"""Several copies of a child on real members: roles assigned, passed on after a loss, and never two active at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STANDBY = {"strategy": "Replication", "replicationModel": "ActivePassive", "redu
 
 
 async def copies(world: World, name: str, count: int) -> tuple[NodeStatus, ...]:
-    """The child's copies once so many run, exactly one of them active, which stands first."""
+    """Return the child's copies, the active one first, once this many run and exactly one is active."""
 
     async def check() -> tuple[NodeStatus, ...]:
         nodes = (await world.get_child(name)).status.nodes
@@ -38,7 +38,7 @@ async def copies(world: World, name: str, count: int) -> tuple[NodeStatus, ...]:
 
 
 async def code(world: World) -> None:
-    """The worker's module as a ConfigMap."""
+    """Create a ConfigMap with the worker's module."""
     await world.kubectl(
         "create",
         "-f",
@@ -53,7 +53,7 @@ def worker(folder: Path) -> dict[str, Any]:
     return {"target": "roles_worker:Worker", "args": {"folder": str(folder)}}
 
 
-async def test_the_passive_copy_takes_over_and_the_returning_one_stands_by(world: World, tmp_path: Path) -> None:
+async def test_the_passive_copy_takes_over_and_the_returning_copy_is_passive(world: World, tmp_path: Path) -> None:
     await world.hub(redundancy=STANDBY)
     script = (
         'echo "$HUB_MEMBER start $(cat $HUB_ROLE_FILE)" >> {0}\n'
@@ -90,7 +90,7 @@ async def test_the_passive_copy_takes_over_and_the_returning_one_stands_by(world
     await settles(told)
 
 
-async def test_python_children_hear_of_the_roles_that_the_hub_names(world: World, tmp_path: Path) -> None:
+async def test_python_children_are_notified_of_the_roles_that_the_hub_names(world: World, tmp_path: Path) -> None:
     await code(world)
     await world.hub(
         members={"replicas": 3, "python": {"configMap": "code"}}, redundancy={**STANDBY, "redundancySignal": "Active"}
@@ -112,7 +112,7 @@ async def test_python_children_hear_of_the_roles_that_the_hub_names(world: World
     await settles(told_again)
 
 
-async def test_a_lost_node_costs_no_copy_for_good(world: World) -> None:
+async def test_a_copy_on_a_lost_node_is_replaced(world: World) -> None:
     hub = await world.hub(redundancy=STANDBY)
     await world.child("a")
     first, second = await copies(world, "a", 2)
@@ -128,7 +128,7 @@ async def test_a_lost_node_costs_no_copy_for_good(world: World) -> None:
     await settles(replaced)
 
 
-async def test_for_each_follows_joins_and_leaves(world: World) -> None:
+async def test_with_for_each_copies_follow_joins_and_leaves(world: World) -> None:
     await world.hub(members={"replicas": 2}, distribution={"strategy": "ForEach"})
     await world.child("a")
 
@@ -145,7 +145,7 @@ async def test_for_each_follows_joins_and_leaves(world: World) -> None:
 
 @pytest_asyncio.fixture
 async def zones(world: World) -> AsyncIterator[dict[str, str]]:
-    """The zone of each node: the first is alone in its own."""
+    """Label the nodes with zones: the first node is alone in its zone."""
     nodes, _ = await world.api.list(NODES)
     names = sorted(node.metadata.name for node in nodes)
     found = {name: f"z{min(number, 1)}" for number, name in enumerate(names)}
@@ -160,8 +160,8 @@ async def zones(world: World) -> AsyncIterator[dict[str, str]]:
     await label(dict.fromkeys(names))
 
 
-async def test_copies_stand_in_different_zones(world: World, zones: dict[str, str]) -> None:
-    # Left to itself the scheduler spreads members over nodes, and may well leave out the zone of one node.
+async def test_copies_run_in_different_zones(world: World, zones: dict[str, str]) -> None:
+    # By default the scheduler spreads members over nodes, and may leave out a zone with one node.
     spread_over_zones = {
         "topologyKey": "topology.kubernetes.io/zone",
         "maxSkew": 1,
@@ -186,7 +186,7 @@ async def test_copies_stand_in_different_zones(world: World, zones: dict[str, st
         await settles(spread)
 
 
-async def test_guided_copies_need_as_many_nodes_as_the_factor(world: World) -> None:
+async def test_guided_copies_must_name_as_many_members_as_the_factor(world: World) -> None:
     await world.hub(redundancy=STANDBY, distribution={"strategy": "Guided"})
 
     await world.child("a", nodes=["hub-2", "hub-0"])
@@ -197,11 +197,11 @@ async def test_guided_copies_need_as_many_nodes_as_the_factor(world: World) -> N
     await world.condition("b", "Accepted", "False", "ChildReplicationMismatch")
 
 
-EVENTS = int(os.environ.get("REPLICA_EVENTS", "12"))  # 200 by hand: CHANGELOG and docs name that run
+EVENTS = int(os.environ.get("REPLICA_EVENTS", "12"))  # 200 by hand: CHANGELOG and docs cite that run
 
 
 @pytest.mark.timeout(1800)
-async def test_exactly_one_is_active_whatever_happens_to_the_members(world: World, tmp_path: Path) -> None:
+async def test_exactly_one_copy_is_active_whatever_happens_to_the_members(world: World, tmp_path: Path) -> None:
     chance = random.Random(7)
     await code(world)
     await world.hub(members={"replicas": 4, "python": {"configMap": "code"}}, redundancy=STANDBY)

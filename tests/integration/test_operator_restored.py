@@ -1,4 +1,4 @@
-"""A hub whose objects come back: from a backup, from an export, or because they were orphaned."""
+"""A hub whose objects are restored: from a backup, from an export, or after they were orphaned."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SPEC: dict[str, Any] = {
     "children": [{"id": "static", "exec": {"command": ["sleep", "100000"]}}],
 }
 OWNED: tuple[Kind[Any], ...] = (
-    *(OWNED_KINDS[kind] for kind in OWNED_KINDS if kind not in ("DaemonSet", "NetworkPolicy")),  # not of these hubs
+    *(OWNED_KINDS[kind] for kind in OWNED_KINDS if kind not in ("DaemonSet", "NetworkPolicy")),  # other hubs'
     *(SLICES, LEASES, PODS),
 )
 
 
 async def export(world: World, *dropped: str) -> list[dict[str, Any]]:
-    """The manifests of the hub's objects as a backup has them. ``dropped``: fields of their metadata."""
+    """Return the manifests of the hub's objects as a backup has them, without the metadata fields in ``dropped``."""
     found = json.loads(await world.kubectl("get", BACKED_UP, "-o", "json"))
     items = [
         item
@@ -44,13 +44,13 @@ async def export(world: World, *dropped: str) -> list[dict[str, Any]]:
 
 
 async def apply(world: World, items: list[dict[str, Any]]) -> None:
-    """``kubectl apply`` of the manifests. It complains of what the operator has created already, and goes on."""
+    """Apply the manifests with kubectl, which reports those that the operator has already created and continues."""
     with contextlib.suppress(ClusterError):
         await world.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
 
 
 async def nothing_left(world: World) -> None:
-    """Wait until garbage collection has deleted what the hub owned. It learns of new CRDs every 30 s."""
+    """Wait until garbage collection has deleted the hub's objects. It discovers new CRDs every 30 s."""
 
     async def check() -> None:
         for kind in (*OWNED, CHILDREN):
@@ -61,12 +61,12 @@ async def nothing_left(world: World) -> None:
 
 
 async def ghosts(world: World) -> None:
-    """Assert that children run."""
+    """Assert that all children run."""
     assert world.watch.live("hub").keys() >= set(IDS)
 
 
 async def is_whole(world: World) -> None:
-    """Wait until all children of the hub run, and check that all it has bears its uid."""
+    """Wait until all children of the hub run, and check that all of its objects have its uid."""
     await world.running(IDS, within=60)
     hub = await world.hub_ready()
     uid = hub.metadata.uid
@@ -103,7 +103,7 @@ async def test_a_hub_that_is_restored_from_a_backup_runs_again(
     first = [item for item in backup if not hub_last or item["kind"] != "Hub"]
     await apply(world, first)
     if hub_last:
-        # The members of the restored StatefulSet run what the restored slices say, once the restored Leases expired.
+        # The members of the restored StatefulSet run the restored slices' children once the restored Leases expire.
         await settles(lambda: ghosts(world))
         await apply(world, backup)
 
@@ -112,7 +112,7 @@ async def test_a_hub_that_is_restored_from_a_backup_runs_again(
     assert min(place.epoch for place in after.values()) > max(place.epoch for place in before.values())
 
 
-async def test_a_hub_whose_objects_were_orphaned_is_created_again(world: World) -> None:
+async def test_a_hub_with_orphaned_objects_can_be_created_again(world: World) -> None:
     hub = await world.hub(**SPEC)
     await world.children(["a", "b"])
     before = await world.running(IDS)

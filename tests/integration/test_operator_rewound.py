@@ -1,29 +1,35 @@
-"""etcd is restored from a backup while operator, members and clients run on."""
+"""etcd is restored from a backup while operator, members and clients run on; and what only looks like that."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
-from operatorsite import ControlPlane
-from operatorworld import World, never_two
+from operatorsite import ControlPlane, Operators
+from operatorworld import World, never_two, untouched
 from settling import settles
 
 from processhub import Hub
-from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.client import JSON_PATCH
+from processhub.cluster.errors import UnavailableError
+from processhub.cluster.kinds import CHILDREN, untyped
 
 pytest_plugins = ("operatorworld",)
 IDS = ["a", "b", "c", "d"]
+CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
+SETTINGS = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/settings/properties"
 
 
-async def test_operator_members_and_clients_go_on_by_the_restored_objects(world: World, tmp_path: Path) -> None:
+async def test_operator_members_and_clients_follow_the_restored_objects(world: World, tmp_path: Path) -> None:
     control_plane = ControlPlane(world.site)
     await world.hub(members={"replicas": 2})
     await world.children(IDS)
     before = await world.running(IDS)
     async with Hub.connect("hub", namespace=world.namespace, kubeconfig=str(world.cluster.kubeconfig)) as client:
         await asyncio.to_thread(control_plane.back_up, tmp_path / "etcd")
-        # What happens from here on will never have happened.
+        # The restored objects will know nothing of the changes from here on.
         await world.kubectl("annotate", "child", "a", f"processhub.dev/move-to={other(before['a'].member)}")
         await world.delete_children("b")
         await world.children(["later"])
@@ -45,18 +51,66 @@ async def test_operator_members_and_clients_go_on_by_the_restored_objects(world:
     never_two(world.watch)
 
 
+async def test_a_crd_of_an_older_version_is_named_and_ends_no_child(world: World) -> None:
+    """The API server drops a field that it lacks from stored slices, too, without a new generation."""
+    await world.hub(members={"replicas": 2}, timeouts={"requestSeconds": 7})
+    await world.children(IDS)
+    before, leader = await world.running(IDS), await Operators(world.site).holder()
+    crd = await world.api.get(CRDS, None, "registryslices.processhub.dev")
+    field = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["settings"][
+        "properties"
+    ]["requestSeconds"]
+
+    async def patch_crd(operation: dict[str, object]) -> None:
+        patch = [{"path": f"{SETTINGS}/requestSeconds", **operation}]
+        await world.api.patch(CRDS, None, "registryslices.processhub.dev", patch, content_type=JSON_PATCH)
+
+    await patch_crd({"op": "remove"})
+    try:
+        stalled = await world.hub_condition("Stalled", "True", "CRDOutdated")
+        assert "CRD registryslices.processhub.dev in this cluster lacks spec.settings.requestSeconds" in stalled.message
+        await settles(lambda: requests_are_limited_to(world, 5))
+        # The child's member reports its end, and the API server stores the slice without the field.
+        os.kill(before["a"].pid, signal.SIGKILL)
+        await settles(lambda: runs_again(world, "a", before["a"].pid))
+        untouched(before, await world.running(IDS), ["b", "c", "d"])
+    finally:
+        await patch_crd({"op": "add", "value": field})
+
+    await settles(lambda: requests_are_limited_to(world, 7))
+    await world.hub_ready()
+    untouched(before, await world.running(IDS), ["b", "c", "d"])
+    assert await Operators(world.site).holder() == leader
+
+
+async def requests_are_limited_to(world: World, seconds: int) -> None:
+    """Assert that the API server gives slices with this requestSeconds."""
+    try:
+        slices = await world.slices()
+    except UnavailableError as error:  # for a moment after a change of the CRD
+        raise AssertionError(str(error)) from error
+    assert {item.spec.settings.request_seconds for item in slices} == {seconds}
+
+
+async def runs_again(world: World, child_id: str, pid: int) -> None:
+    """Assert that the child runs as another process than this one."""
+    (place,) = (await world.record())[child_id]
+    assert place.state == "Running"
+    assert place.pid != pid
+
+
 def other(member: str) -> str:
-    """The other member."""
+    """Return the other member."""
     return "hub-1" if member == "hub-0" else "hub-0"
 
 
 async def is_moved(world: World, source: str) -> None:
-    """Assert that the child is on record elsewhere alone."""
+    """Assert that the child is recorded only on the other member."""
     (place,) = (await world.record())["a"]
     assert place.member != source
     assert place.state == "Running"
 
 
 async def client_knows(client: Hub, ids: set[str]) -> None:
-    """Assert that the client finds these children and no others."""
+    """Assert that the client finds exactly these children."""
     assert client.registry_dump().keys() == ids

@@ -1,4 +1,4 @@
-"""Installing the operator ends when it is there, or with the reason why it can't be."""
+"""Waiting for the operator's installation ends when it is ready, or with the reason why it can't become ready."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def empty() -> Iterator[Cluster]:
 
 
 def with_environment(**values: str) -> tuple[str, str]:
-    """helm's options for more environment variables of the operator."""
+    """Return helm's options for further environment variables of the operator."""
     return "--set-json", f"extraEnv={json.dumps([{'name': name, 'value': value} for name, value in values.items()])}"
 
 
@@ -39,33 +39,33 @@ async def test_an_operator_without_crds_is_not_ready(empty: Cluster) -> None:
     )
 
 
-def test_an_operator_that_can_not_start_is_told_in_the_kubelets_words(empty: Cluster) -> None:
+def test_the_kubelets_reason_why_an_operator_cannot_start_is_reported(empty: Cluster) -> None:
     with pytest.raises(
         ClusterError, match=r"operator.* can't start: .*\"processhub-operator\": executable file not found"
     ):
         install.install(empty, *with_environment(PATH="/nothing"))
 
 
-def test_an_operator_that_ends_over_and_over_is_told_with_what_it_said_last(empty: Cluster) -> None:
+def test_a_crash_looping_operator_is_reported_with_its_last_output(empty: Cluster) -> None:
     with pytest.raises(
         ClusterError, match=r"(?s)can't start: .*exit code 1; it said last:.*No module named 'encodings'"
     ):
         install.install(empty, *with_environment(PYTHONHOME="/nothing"))
 
 
-def test_an_operator_whose_pods_are_refused_is_told_in_the_api_servers_words(empty: Cluster) -> None:
+def test_the_api_servers_reason_why_operator_pods_are_rejected_is_reported(empty: Cluster) -> None:
     with pytest.raises(ClusterError, match=r'can.t start: FailedCreate: .*serviceaccount "nobody" not found'):
         install.install(empty, "--set", "serviceAccount.create=false,serviceAccount.name=nobody")
 
 
-def test_what_kept_it_from_starting_and_was_mended_is_no_reason_to_give_up(empty: Cluster) -> None:
+def test_a_reason_that_no_longer_applies_does_not_end_the_wait(empty: Cluster) -> None:
     install.install(empty)
 
     assert "processhub" in install.helm(empty, "list", "--namespace", "processhub-system", "--output", "json")
 
 
-def test_the_manifest_and_the_chart_take_over_from_each_other(empty: Cluster) -> None:
-    install.install(empty)  # applying the manifest leaves what an earlier test has set by helm
+def test_the_manifest_and_the_chart_replace_each_other(empty: Cluster) -> None:
+    install.install(empty)  # applying the manifest keeps the values that an earlier test has set with helm
     install.apply_manifest(empty.kubectl)
     install.install(empty)
 

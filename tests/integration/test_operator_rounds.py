@@ -1,4 +1,4 @@
-"""What happens in the midst of a round; the engine runs in this process, against the real API server."""
+"""Changes during a round; the engine runs in this process, against the real API server."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ OWN = {"app.kubernetes.io/name": "processhub", "processhub.dev/hub": "hub"}  # l
 
 
 class GatedClient(Client):
-    """The product's client; what it applies waits for ``gate``, statuses of Children for ``may_write_children``."""
+    """The product's client; applies wait for ``gate``, and those of Children's statuses for ``may_write_children``."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.reached, self.gate = asyncio.Event(), asyncio.Event()
         self.child_writes, self.may_write_children = 0, asyncio.Event()
         self.hub_statuses: list[dict[str, Any]] = []  # statuses of Hubs as they were sent
-        self.lost_slice_writes = 0  # that many are still to come to nothing
+        self.lost_slice_writes = 0  # this many writes are still to be lost
 
     async def replace(self, kind: Kind[Any], *arguments: Any, **options: Any) -> Any:
         if kind is CHILDREN:
@@ -63,7 +63,7 @@ class GatedClient(Client):
 
 @asynccontextmanager
 async def engine_with(client: GatedClient, namespace: str, **settings: Any) -> AsyncIterator[Engine]:
-    """An engine at work in the namespace; the gates are open at its end."""
+    """Run an engine in the namespace; the gates are open at its end."""
     given = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,), **settings)
     engine = Engine(client, given, 1, HookReceivers())
     await engine.start()
@@ -94,7 +94,7 @@ def child_manifest(name: str, **spec: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["created", "edited"])
-async def test_a_refusal_of_what_came_in_the_midst_of_a_round_is_reported(
+async def test_a_child_that_arrives_during_a_round_and_is_rejected_is_reported(
     api: Client, namespace: str, edited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(childqueue, "_SETTLE_SECONDS", 0.0)  # the next round takes longer than that
@@ -134,7 +134,7 @@ async def test_a_refusal_of_what_came_in_the_midst_of_a_round_is_reported(
         await settles(reported)
 
 
-async def test_a_hub_made_anew_in_the_midst_of_a_round_gets_no_status_of_the_first(api: Client, namespace: str) -> None:
+async def test_a_hub_re_created_during_a_round_gets_no_status_of_the_first(api: Client, namespace: str) -> None:
     async with GatedClient(api.config) as client, engine_with(client, namespace) as engine:
         first = await api.create(HUBS, namespace, hub_manifest())
         await client.reached.wait()  # the first round has observed and planned
@@ -153,7 +153,7 @@ async def test_a_hub_made_anew_in_the_midst_of_a_round_gets_no_status_of_the_fir
             assert ready is not None
             assert ready.reason == "Suspended"
 
-        await settles(answered, within=120)  # garbage collection learns of new CRDs every 30 s
+        await settles(answered, within=120)  # garbage collection discovers new CRDs every 30 s
         reported = {
             condition.reason
             for body in client.hub_statuses
@@ -162,13 +162,11 @@ async def test_a_hub_made_anew_in_the_midst_of_a_round_gets_no_status_of_the_fir
             if condition.type == "Ready"
         }
         assert first.metadata.uid != second.metadata.uid
-        # What is left of the first may hold the second up for a moment.
+        # Objects of the first may delay the second for a moment.
         assert reported <= {"Suspended", "NameConflict"}
 
 
-async def test_a_slice_write_that_came_to_nothing_is_tried_again_though_no_event_follows(
-    api: Client, namespace: str
-) -> None:
+async def test_a_lost_slice_write_is_retried_although_no_event_follows(api: Client, namespace: str) -> None:
     nowhere = {"replicas": 1, "template": {"spec": {"nodeSelector": {"nowhere": "true"}}}}
     async with GatedClient(api.config) as client, engine_with(client, namespace):
         client.gate.set()
@@ -179,7 +177,7 @@ async def test_a_slice_write_that_came_to_nothing_is_tried_again_though_no_event
             assert [item.spec.settings.stop_seconds for item in items] == [stop_seconds]
 
         await settles(lambda: has_settings(SHORT["stopSeconds"]))
-        client.lost_slice_writes = 4  # more than rounds follow from the edit by themselves
+        client.lost_slice_writes = 4  # more than the rounds that follow from the edit
 
         await api.patch(HUBS, namespace, "hub", {"spec": {"timeouts": {"stopSeconds": 7}}})
 
@@ -187,7 +185,7 @@ async def test_a_slice_write_that_came_to_nothing_is_tried_again_though_no_event
         assert client.lost_slice_writes == 0
 
 
-async def test_rounds_in_a_namespace_that_goes_do_not_fail(api: Client, namespace: str) -> None:
+async def test_rounds_in_a_namespace_being_deleted_do_not_fail(api: Client, namespace: str) -> None:
     kept = {"metadata": {"name": "kept", "finalizers": ["test/kept"]}}
     await api.create(CONFIG_MAPS, namespace, kept)
     async with GatedClient(api.config) as client, engine_with(client, namespace):
@@ -244,9 +242,7 @@ async def test_child_statuses_are_throttled_while_a_hub_has_many_changes(
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is_written_last(
-    api: Client, namespace: str
-) -> None:
+async def test_the_latest_status_of_a_child_is_written_last(api: Client, namespace: str) -> None:
     child = await api.create(CHILDREN, namespace, child_manifest("a"))
     member = "hub-0"
 
@@ -279,7 +275,7 @@ async def test_of_a_child_that_changes_while_its_status_is_written_the_latest_is
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_members_have_a_network_policy_as_long_as_the_chart_says_so(api: Client, namespace: str) -> None:
+async def test_members_have_a_network_policy_while_the_chart_enables_it(api: Client, namespace: str) -> None:
     peers = ({"namespaceSelector": {"matchLabels": {"team": "callers"}}},)
     await api.create(HUBS, namespace, hub_manifest())
 

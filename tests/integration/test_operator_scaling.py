@@ -1,4 +1,4 @@
-"""Members that join and leave, and how many children each of them takes."""
+"""Members that join and leave, and the number of children that each of them takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDS = [f"c{number}" for number in range(40)]
 
 
 def drawn_to(joiner: str, places: Mapping[str, Place]) -> set[str]:
-    """The ids that rendezvous hashing draws more to the joiner than to their present member."""
+    """Return the ids whose rendezvous hash is higher for the joining member than for their current one."""
     return {
         child_id
         for child_id, place in places.items()
@@ -25,7 +25,7 @@ def drawn_to(joiner: str, places: Mapping[str, Place]) -> set[str]:
     }
 
 
-async def test_a_join_moves_its_share_onto_the_joiner_only(world: World) -> None:
+async def test_a_join_moves_only_the_new_members_share_and_only_onto_it(world: World) -> None:
     await world.hub()
     await world.children(IDS)
     before = await world.running(IDS)
@@ -47,7 +47,7 @@ async def test_a_join_moves_its_share_onto_the_joiner_only(world: World) -> None
     never_two(world.watch)
 
 
-async def test_a_join_moves_nothing_where_on_join_is_false_but_takes_new_children(world: World) -> None:
+async def test_with_on_join_false_a_new_member_takes_only_new_children(world: World) -> None:
     await world.hub(members={"replicas": 2}, distribution={"rebalance": {"onJoin": False}})
     await world.children(IDS[:20])
     before = await world.running(IDS[:20])
@@ -77,13 +77,13 @@ async def test_moves_are_spread_over_time_by_max_moves_per_second(world: World) 
     await settles(share_taken)
     assert "to be moved" in rebalancing.message
     starts = sorted(world.watch.runs()[child_id][1].started for child_id in share)
-    # The first second's worth goes at once. A joiner's first start may come seconds late, its last one not early: half
-    # of the time is left to that. Without the limit all of them start within one second.
+    # The moves of the first second go at once. The first start on a new member may be seconds late, the last is not
+    # early: half of the time is left for that. Without the limit, all of them would start within one second.
     assert starts[-1] - starts[0] >= (len(share) - 2) / 2 * 0.5
     never_two(world.watch)
 
 
-async def test_scale_down_empties_members_before_they_go(world: World) -> None:
+async def test_a_scale_down_drains_members_before_they_end(world: World) -> None:
     await world.hub()
     await world.children(IDS)
     before = await world.running(IDS)
@@ -113,7 +113,7 @@ async def test_scale_down_empties_members_before_they_go(world: World) -> None:
     never_two(world.watch)
 
 
-async def test_down_and_up_again_amid_the_moves_loses_and_doubles_nothing(world: World) -> None:
+async def test_scaling_down_and_up_during_moves_loses_and_duplicates_no_child(world: World) -> None:
     await world.hub(members={"replicas": 3})
     await world.children(IDS)
     before = await world.running(IDS)
@@ -167,7 +167,7 @@ async def test_a_guided_child_blocks_the_scale_down_of_its_member_until_it_is_fo
     untouched(before, await world.running(["other"]), ["other"])
 
 
-async def test_a_scale_down_to_nothing_names_its_children_and_is_done_by_force(world: World) -> None:
+async def test_a_scale_down_to_zero_names_its_children_and_needs_force(world: World) -> None:
     await world.hub(members={"replicas": 1})
     await world.child("a")
     before = await world.running(["a"])
@@ -194,7 +194,7 @@ async def test_a_scale_down_to_nothing_names_its_children_and_is_done_by_force(w
     await world.running(["a"])
 
 
-async def test_weights_give_members_their_shares(world: World) -> None:
+async def test_members_get_shares_by_their_weights(world: World) -> None:
     await world.hub(members={"weights": {"hub-0": 3, "hub-2": 0}}, distribution={"loadCapPercent": 110})
     await world.children(IDS)
 
@@ -202,12 +202,12 @@ async def test_weights_give_members_their_shares(world: World) -> None:
 
     counts = members_of(places)
     assert counts["hub-2"] == 0
-    assert 26 <= counts["hub-0"] <= 33  # 30 of 40 are its share; the cap allows 33
+    assert 26 <= counts["hub-0"] <= 33  # its share is 30 of 40; the cap allows 33
     weights = {member.name: member.weight for member in (await world.get_hub()).status.members}
     assert weights == {"hub-0": 3, "hub-1": 1, "hub-2": 0}
 
 
-async def test_the_load_cap_bounds_what_a_member_is_given(world: World) -> None:
+async def test_the_load_cap_bounds_the_children_of_a_member(world: World) -> None:
     await world.hub(distribution={"loadCapPercent": 100})
     await world.children(IDS[:30])
 
@@ -216,7 +216,7 @@ async def test_the_load_cap_bounds_what_a_member_is_given(world: World) -> None:
     assert members_of(places) == {"hub-0": 10, "hub-1": 10, "hub-2": 10}
 
 
-async def test_children_over_the_capacity_wait_until_there_is_more(world: World) -> None:
+async def test_children_over_the_capacity_wait_until_it_is_raised(world: World) -> None:
     await world.hub(members={"replicas": 2, "maxChildren": 3})
     ids = IDS[:8]
     await world.children(ids)

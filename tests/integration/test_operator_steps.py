@@ -1,4 +1,4 @@
-"""One thing of a hub that can't be done: it is told, tried again, and everything else goes on."""
+"""One step for a hub fails: it is reported and retried, and all other steps continue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def static(*ids: str) -> list[dict[str, Any]]:
 
 
 async def quota(world: World, plural: str, *, hard: int, used: int = 0) -> None:
-    """Let there be so many of a kind; the API server counts on from ``used``, where no controller says how many are."""
+    """Set a quota of this many objects of a kind; ``used`` is its initial count if no controller counts the kind."""
     resource, name = f"count/{plural}.processhub.dev", plural
     spec = {"hard": {resource: str(hard)}}
     await world.api.create(QUOTAS, world.namespace, {"metadata": {"name": name}, "spec": spec})
@@ -47,12 +47,12 @@ async def has_no(world: World, kind: str) -> None:
 
 
 async def goes_on(world: World, name: str) -> None:
-    """A new Child of the hub is placed, started and told so."""
+    """Wait until a new Child of the hub is placed and started, and its status shows that."""
     await world.child(name)
     await world.ready(name)
 
 
-async def test_a_hub_whose_static_children_a_quota_refuses_does_all_else(world: World) -> None:
+async def test_a_quota_on_static_children_stops_no_other_step_of_the_hub(world: World) -> None:
     await quota(world, "children", hard=2)
     await world.hub(members={"replicas": 2}, children=static("a", "b", "c"))
 
@@ -63,7 +63,7 @@ async def test_a_hub_whose_static_children_a_quota_refuses_does_all_else(world: 
     assert len(first) == 2
     (event,) = set(await world.events("hub", "Refused"))
     assert "exceeded quota: children" in event
-    # A member that is lost is noticed, and its children run elsewhere.
+    # The loss of a member is noticed, and its children run elsewhere.
     lost = next(iter(first.values())).member
     await world.edit_hub(members={"replicas": 3})
     await world.hub_ready()
@@ -71,7 +71,7 @@ async def test_a_hub_whose_static_children_a_quota_refuses_does_all_else(world: 
     await world.running(first)
 
     await world.api.delete(QUOTAS, world.namespace, "children")
-    await world.edit_hub(members={"replicas": 2})  # an edit has what failed tried at once
+    await world.edit_hub(members={"replicas": 2})  # an edit retries the failed step at once
     await world.running(["a", "b", "c"])
     await has_no(world, "Stalled")
 
@@ -83,7 +83,7 @@ async def children(world: World) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def policy_against(world: World, operation: str, plural: str) -> AsyncIterator[None]:
-    """While the block runs nobody may do that to objects of this kind in the world's namespace."""
+    """Reject this operation on objects of this kind in the world's namespace during the block, by a policy."""
     rule = {"apiGroups": ["processhub.dev"], "apiVersions": ["*"], "resources": [plural], "operations": [operation]}
     name, only = f"keep-{world.namespace}", {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
     spec = {
@@ -101,7 +101,7 @@ async def policy_against(world: World, operation: str, plural: str) -> AsyncIter
         await world.api.delete(POLICIES, None, name)
 
 
-async def test_a_static_child_that_a_policy_keeps_from_being_deleted_holds_up_nothing(world: World) -> None:
+async def test_a_static_child_whose_deletion_a_policy_rejects_delays_nothing(world: World) -> None:
     await world.hub(members={"replicas": 1}, children=static("a", "b"))
     await world.running(["a", "b"])
     async with policy_against(world, "DELETE", "children"):
@@ -120,7 +120,7 @@ async def test_a_static_child_that_a_policy_keeps_from_being_deleted_holds_up_no
     assert "b" not in await children(world)
 
 
-async def test_a_new_leader_that_may_not_take_one_hub_over_leads_all_others(world: World, elsewhere: World) -> None:
+async def test_a_new_leader_that_cannot_take_over_one_hub_leads_all_others(world: World, elsewhere: World) -> None:
     await world.hub(members={"replicas": 1})
     await goes_on(world, "before")
     await elsewhere.hub(members={"replicas": 1})
@@ -141,7 +141,7 @@ async def test_a_new_leader_that_may_not_take_one_hub_over_leads_all_others(worl
 
 
 async def refuses_writes(world: World) -> None:
-    """The policy holds from some seconds after it was made."""
+    """The policy is in force some seconds after it was created."""
     name = (await world.slices())[0].metadata.name
     refusal = None
     try:
@@ -152,7 +152,7 @@ async def refuses_writes(world: World) -> None:
 
 
 async def refuses_deletion(world: World, name: str) -> None:
-    """The policy holds from some seconds after it was made."""
+    """The policy is in force some seconds after it was created."""
     await world.child(name, suspend=True)
     refusal = None
     try:
@@ -178,7 +178,7 @@ WRONG = [
 ]
 
 
-async def test_a_wrong_template_is_told_and_the_last_good_one_runs_on(world: World) -> None:
+async def test_a_wrong_template_is_reported_and_the_last_accepted_one_keeps_running(world: World) -> None:
     await world.hub(members={"replicas": 1, "template": {"metadata": {"annotations": {"mine": "a"}}}})
     await goes_on(world, "before")
 
@@ -202,8 +202,8 @@ async def test_a_wrong_template_is_told_and_the_last_good_one_runs_on(world: Wor
     await settles(rolled_out)
 
 
-async def test_a_hub_whose_edit_is_refused_goes_on_as_it_was_accepted_last(world: World) -> None:
-    """Also members that are lost are replaced, and a spec that is mended is followed."""
+async def test_a_hub_with_a_rejected_edit_keeps_working_by_its_last_accepted_spec(world: World) -> None:
+    """Lost members are replaced too, and a corrected spec is followed."""
     await world.hub(members={"replicas": 2}, migration={"onRestart": "Move"})
     await goes_on(world, "before")
 
@@ -228,14 +228,14 @@ async def test_a_hub_whose_edit_is_refused_goes_on_as_it_was_accepted_last(world
 
 
 async def says(world: World, sentence: str) -> None:
-    """The Hub is told to be not accepted for this."""
+    """Assert that the Hub is not accepted for this reason."""
     condition = find_condition((await world.get_hub()).status.conditions, "Accepted")
     assert condition
     assert (condition.status, condition.reason) == ("False", "Invalid")
     assert sentence in condition.message
 
 
-async def test_the_members_of_a_new_hub_with_a_wrong_template_come_once_it_is_mended(world: World) -> None:
+async def test_a_new_hub_with_a_wrong_template_gets_members_once_it_is_corrected(world: World) -> None:
     await world.hub(ready=False, members={"replicas": 1, "template": {"spec": {"volumes": [{"emptyDir": {}}]}}})
     await world.child("waits")
 
@@ -256,7 +256,7 @@ async def test_the_members_of_a_new_hub_with_a_wrong_template_come_once_it_is_me
 
 
 @pytest.mark.parametrize("uid", ["", "another", "its own"])
-async def test_what_merely_has_the_label_of_a_hub_is_none_of_its(world: World, uid: str) -> None:
+async def test_a_foreign_object_with_a_hubs_label_is_not_the_hubs(world: World, uid: str) -> None:
     hub = await world.hub(members={"replicas": 1})
     await goes_on(world, "before")
     labels = {LABEL_HUB: "hub"}
@@ -277,7 +277,7 @@ async def test_what_merely_has_the_label_of_a_hub_is_none_of_its(world: World, u
     assert accepted.status == "True"
 
 
-async def test_a_new_hub_does_not_wait_for_what_merely_has_its_label(world: World) -> None:
+async def test_a_new_hub_does_not_wait_for_foreign_objects_with_its_label(world: World) -> None:
     metadata = {"name": "web", "labels": {LABEL_HUB: "hub"}}
     spec = {"containers": [{"name": "web", "image": "none", "command": SLEEP}]}
     await world.api.create(PODS, world.namespace, {"metadata": metadata, "spec": spec})
@@ -288,8 +288,8 @@ async def test_a_new_hub_does_not_wait_for_what_merely_has_its_label(world: Worl
     await goes_on(world, "a")
 
 
-async def test_a_hub_goes_on_without_a_slice_that_a_quota_refuses(world: World) -> None:
-    """A second member's first slice can't be made: the first member takes all there is, and the other is told of."""
+async def test_a_hub_keeps_working_without_a_slice_that_a_quota_rejects(world: World) -> None:
+    """The first slice of a second member can't be created: the first member gets all children."""
     await world.hub(members={"replicas": 1})
     await quota(world, "registryslices", hard=1, used=1)
 
@@ -304,7 +304,7 @@ async def test_a_hub_goes_on_without_a_slice_that_a_quota_refuses(world: World) 
     await world.hub_ready()
 
 
-async def test_a_hub_and_its_children_say_what_keeps_members_from_running(world: World) -> None:
+async def test_a_hub_and_its_children_report_why_members_do_not_run(world: World) -> None:
     spec = {"hard": {"pods": "1"}}
     await world.api.create(QUOTAS, world.namespace, {"metadata": {"name": "pods"}, "spec": spec})
     await world.hub(members={"replicas": 2, "python": {"configMap": "code"}}, ready=False)

@@ -1,4 +1,4 @@
-"""Each distribution strategy on members that run, and what a change of strategy or weights moves."""
+"""Each distribution strategy on running members, and the children that move when the strategy or weights change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(24)]
 
 
-async def test_round_robin_goes_by_turns_also_after_the_leader_was_killed(world: World) -> None:
+async def test_round_robin_takes_turns_also_after_the_leader_was_killed(world: World) -> None:
     await world.hub(distribution={"strategy": "RoundRobin"})
     for number in range(4):
         await world.child(f"c{number}")
@@ -41,7 +41,7 @@ async def test_modulo_follows_the_number_of_members(world: World) -> None:
     never_two(world.watch)
 
 
-async def test_local_and_not_local_go_by_the_origin(world: World) -> None:
+async def test_local_and_not_local_place_by_the_origin(world: World) -> None:
     await world.hub(distribution={"strategy": "Local"})
     await world.children(IDS[:6], origin="hub-2")
     assert members_of(await world.running(IDS[:6])) == {"hub-2": 6}
@@ -55,7 +55,7 @@ async def test_local_and_not_local_go_by_the_origin(world: World) -> None:
     never_two(world.watch)
 
 
-async def test_not_local_waits_where_only_the_origin_is_left(world: World) -> None:
+async def test_with_not_local_a_child_waits_while_only_its_origin_is_left(world: World) -> None:
     await world.hub(members={"replicas": 1}, distribution={"strategy": "NotLocal"})
     await world.child("a", origin="hub-0")
     refused = await world.condition("a", "Placed", "False", "NoMembers")
@@ -66,7 +66,7 @@ async def test_not_local_waits_where_only_the_origin_is_left(world: World) -> No
     assert (await world.running(["a"]))["a"].member == "hub-0"
 
 
-async def test_a_changed_strategy_moves_children_to_where_it_has_them_once(world: World) -> None:
+async def test_a_changed_strategy_moves_children_once(world: World) -> None:
     await world.hub(distribution={"strategy": "RoundRobin", "rebalance": {"maxMovesPerSecond": 5}})
     ids = [str(number) for number in range(12)]
     for child_id in ids:
@@ -85,7 +85,7 @@ async def test_a_changed_strategy_moves_children_to_where_it_has_them_once(world
     never_two(world.watch)
 
 
-async def test_changed_weights_and_strategy_move_nothing_where_on_join_is_false(world: World) -> None:
+async def test_with_on_join_false_changed_weights_and_strategy_move_no_child(world: World) -> None:
     await world.hub(distribution={"rebalance": {"onJoin": False}})
     await world.children(IDS[:12])
     before = await world.running(IDS[:12])
@@ -122,7 +122,7 @@ async def test_changed_weights_move_children_at_run_time(world: World) -> None:
     never_two(world.watch)
 
 
-async def test_copies_by_number_have_one_at_the_number_s_member(world: World) -> None:
+async def test_by_number_one_copy_runs_on_the_member_of_that_number(world: World) -> None:
     await world.hub(
         distribution={"strategy": "Modulo"},
         redundancy={"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"},

@@ -1,4 +1,4 @@
-"""Who leads: a standby takes over in time, whatever was under way, and a deposed leader changes nothing."""
+"""Leadership: a standby takes over in time, whatever was under way, and a deposed leader changes nothing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from processhub.cluster.errors import InvalidError
 from processhub.cluster.kinds import PODS, SLICES, untyped
 
 pytest_plugins = ("operatorworld",)
-TAKEOVER_SECONDS = 20.0  # after kill -9
+TAKEOVER_SECONDS = 10.0  # after kill -9: 1 to 2 on a machine of its own; a Lease that is waited for lasts 15
 HANDOVER_SECONDS = 9.0  # after a clean stop: 3 on a machine of its own; a Lease that is not released lasts 15
 
 
 @pytest.mark.nightly
-async def test_killed_amid_a_thousand_starts_a_leader_loses_and_doubles_nothing(world: World) -> None:
+async def test_a_leader_killed_during_a_thousand_starts_loses_and_duplicates_no_child(world: World) -> None:
     await world.hub(timeouts={"leaseSeconds": 20})
     ids = [f"c{number}" for number in range(1000)]
     creating = asyncio.create_task(world.children(ids, at_once=24, command=["sleep", "100000"]))
@@ -46,7 +46,7 @@ async def test_killed_amid_a_thousand_starts_a_leader_loses_and_doubles_nothing(
     assert max(members_of(places).values()) <= 1000 / 3 * 1.25 + 1
 
 
-async def test_after_a_clean_stop_a_standby_leads_at_once_and_touches_nothing(world: World) -> None:
+async def test_after_a_clean_stop_a_standby_leads_at_once_and_restarts_nothing(world: World) -> None:
     await world.hub(members={"replicas": 2})
     ids = await world.children(f"c{number}" for number in range(12))
     before = await world.running(ids)
@@ -65,7 +65,24 @@ async def test_after_a_clean_stop_a_standby_leads_at_once_and_touches_nothing(wo
     assert after["after"].epoch // 10**9 > max(place.epoch for place in before.values()) // 10**9
 
 
-async def test_the_api_server_refuses_a_deposed_leaders_word(world: World) -> None:
+async def test_a_standby_need_not_wait_for_the_lease_of_a_leader_that_was_killed(world: World) -> None:
+    await world.hub(members={"replicas": 2})
+    ids = await world.children(f"c{number}" for number in range(12))
+    before = await world.running(ids)
+
+    killed = time.monotonic()
+    holder = await world.operators.kill_leader()
+    await world.child("after")
+    await world.operators.leader_after(holder)
+    after = await world.running([*ids, "after"])
+    took = time.monotonic() - killed
+
+    assert took <= TAKEOVER_SECONDS
+    untouched(before, after, ids)
+    started_once(world.watch.runs())
+
+
+async def test_the_api_server_rejects_a_deposed_leaders_write(world: World) -> None:
     await world.hub(members={"replicas": 1})
     await world.child("a")
     before = await world.running(["a"])
@@ -79,7 +96,7 @@ async def test_the_api_server_refuses_a_deposed_leaders_word(world: World) -> No
     untouched(before, await world.running(["a"]))
 
 
-async def test_a_leader_that_stood_still_exits_and_changes_nothing_when_it_wakes(world: World) -> None:
+async def test_a_stopped_leader_exits_and_changes_nothing_when_it_resumes(world: World) -> None:
     await world.hub(members={"replicas": 2})
     ids = await world.children(f"c{number}" for number in range(8))
     await world.running(ids)
@@ -89,7 +106,7 @@ async def test_a_leader_that_stood_still_exits_and_changes_nothing_when_it_wakes
 
     await world.faults.pause_pod(pod)
     try:
-        # What it has not seen yet when it wakes: the new leader has acted on it long since.
+        # The deletions that it has not seen when it resumes: the new leader has acted on them long before.
         await world.delete_children("c0", "c1")
         successor = await world.operators.leader_after(holder)
         before = await world.running(ids[2:])
@@ -107,7 +124,7 @@ async def test_a_leader_that_stood_still_exits_and_changes_nothing_when_it_wakes
     started_once(world.watch.runs())
 
 
-async def test_while_no_operator_runs_children_are_kept_up_by_their_members(world: World) -> None:
+async def test_members_keep_children_running_while_no_operator_runs(world: World) -> None:
     await world.hub(members={"replicas": 2})
     ids = await world.children(f"c{number}" for number in range(4))
     before = await world.running(ids)
@@ -117,7 +134,7 @@ async def test_while_no_operator_runs_children_are_kept_up_by_their_members(worl
     os.kill(run.pid, signal.SIGKILL)
 
     async def restarted() -> None:
-        again = [live.pid for live in world.watch.live().get("c0", ())]  # none while it is between two lives
+        again = [live.pid for live in world.watch.live().get("c0", ())]  # none between two incarnations
         assert len(again) == 1
         assert again != [run.pid]
 
@@ -136,8 +153,8 @@ async def test_while_no_operator_runs_children_are_kept_up_by_their_members(worl
     never_two(world.watch)
 
 
-async def test_the_leader_lease_goes_with_the_operators_deployment(world: World) -> None:
-    """Whoever uninstalls finds nothing left; the term lives on in the slices."""
+async def test_the_leader_lease_is_deleted_with_the_operators_deployment(world: World) -> None:
+    """Nothing remains after an uninstall; the term is kept in the slices."""
     deployments = untyped("apps/v1", "deployments")
     deployment = await world.api.get(deployments, world.operators.namespace, "processhub-operator")
 
@@ -147,14 +164,14 @@ async def test_the_leader_lease_goes_with_the_operators_deployment(world: World)
 
 
 async def restarts_of(world: World, pod: str) -> int:
-    """How often the pod's container was started again."""
+    """Return how often the pod's container was restarted."""
     namespace, name = pod.split("/")
     (status,) = (await world.api.get(PODS, namespace, name)).status.container_statuses
     return status.restart_count
 
 
 async def slice_generations(world: World) -> dict[str, int]:
-    """What every write of a slice's spec raises, once all of them are of one leader."""
+    """Return the generation of each slice, which every write of a spec raises, once one leader has written all."""
     slices = await world.slices()
     assert len({item.spec.term for item in slices}) == 1
     return {item.metadata.name: item.metadata.generation for item in slices}

@@ -1,4 +1,4 @@
-"""The thread through everything: a Hub and a Child from kubectl apply to a running process, and back to nothing."""
+"""The whole path of a Hub and a Child: from kubectl apply to a running process and back to nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from processhub.api.meta import find_condition
 pytest_plugins = ("operatorworld",)
 
 
-async def test_a_child_runs_from_apply_to_delete(world: World) -> None:
+async def test_a_child_runs_from_its_creation_to_its_deletion(world: World) -> None:
     hub = {"apiVersion": "processhub.dev/v1alpha1", "kind": "Hub", "metadata": {"name": "hub"}, "spec": {}}
     child = {
         "apiVersion": "processhub.dev/v1alpha1",
@@ -63,7 +63,7 @@ async def test_a_child_runs_from_apply_to_delete(world: World) -> None:
     never_two(world.watch)
 
 
-async def test_hub_ready_waits_with_kubectl_and_shows_in_columns(world: World) -> None:
+async def test_kubectl_waits_for_a_ready_hub_and_shows_it_in_columns(world: World) -> None:
     await world.hub("small", members={"replicas": 2}, ready=False)
     await world.kubectl("wait", "--for=condition=Ready", "hub/small", "--timeout=60s")
     await world.child("a", "small", tags=["eu"])
@@ -85,7 +85,7 @@ async def test_hub_ready_waits_with_kubectl_and_shows_in_columns(world: World) -
     await settles(told)
 
 
-async def test_what_a_hub_owns_goes_with_it_and_nothing_waits_for_a_finalizer(world: World) -> None:
+async def test_objects_of_a_hub_are_deleted_with_it_without_finalizers(world: World) -> None:
     await world.hub(members={"replicas": 2}, children=[{"id": "static", "exec": {"command": SLEEP}}])
     await world.child("mine")
     await world.ready("static", "mine")
@@ -112,8 +112,8 @@ async def test_what_a_hub_owns_goes_with_it_and_nothing_waits_for_a_finalizer(wo
     never_two(world.watch)
 
 
-async def test_a_hub_with_an_image_of_its_own_gets_the_agent_from_an_init_container(world: World) -> None:
-    """Here an image is a name only: no container is made. That the agent needs nothing of it is for kind to show."""
+async def test_a_hub_with_a_users_image_gets_the_agent_from_an_init_container(world: World) -> None:
+    """An image is only a name here: no container is created. The tests on kind show that the agent needs no more."""
     await world.hub(members={"replicas": 1, "image": "registry.example/tools:1"})
     await world.children(["a", "b"])
 

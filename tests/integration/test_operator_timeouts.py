@@ -14,7 +14,7 @@ from processhub.cluster.kinds import LEASES
 
 pytest_plugins = ("operatorworld",)
 ONE = {"members": {"replicas": 1}}
-# Ignores the order to stop once it is the sleep.
+# Ignores the order to stop once it has become the sleep.
 STUBBORN = ["sh", "-c", "trap '' TERM; exec sleep 100000"]
 NEVER_UP = """
 import asyncio
@@ -32,7 +32,7 @@ def now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-async def test_stop_seconds_is_what_a_child_has_before_it_is_killed(world: World) -> None:
+async def test_stop_seconds_is_the_time_before_a_child_is_killed(world: World) -> None:
     await asyncio.gather(
         world.hub("quick", **ONE, timeouts={"stopSeconds": 1}), world.hub("slow", **ONE, timeouts={"stopSeconds": 5})
     )
@@ -60,14 +60,14 @@ async def test_stop_seconds_is_what_a_child_has_before_it_is_killed(world: World
     assert runs["quick"].seen < runs["slow"].seen
 
 
-async def test_start_seconds_bounds_a_start(world: World) -> None:
+async def test_a_start_may_take_start_seconds(world: World) -> None:
     config = {"metadata": {"name": "code"}, "data": {"never.py": NEVER_UP}}
     await world.api.create(CONFIG_MAPS, world.namespace, config)
     await world.hub(members={"replicas": 1, "python": {"configMap": "code"}}, timeouts={"startSeconds": 300})
     await world.child("never", python={"target": "never:NeverUp"})
     await world.condition("never", "Ready", "False", "Starting")
 
-    # The limit in force when a start begins is that start's.
+    # A start has the limit that was in force at its beginning.
     await world.edit_hub(timeouts={"startSeconds": 2})
     await world.hub_observed()
     await world.child("never-too", python={"target": "never:NeverUp"})
@@ -77,7 +77,7 @@ async def test_start_seconds_bounds_a_start(world: World) -> None:
     await world.condition("never", "Ready", "False", "Starting")
 
 
-async def test_lease_seconds_is_what_a_member_holds_and_renews(world: World) -> None:
+async def test_a_members_lease_has_the_duration_lease_seconds(world: World) -> None:
     await world.hub(**ONE, timeouts={"leaseSeconds": 6})
 
     async def lease_of(seconds: int) -> None:
@@ -94,7 +94,7 @@ async def test_lease_seconds_is_what_a_member_holds_and_renews(world: World) -> 
     assert lease.spec.holder_identity == holder, "the member keeps it"
 
 
-async def test_more_restarts_than_allowed_in_the_window_fail_the_child_until_its_spec_changes(world: World) -> None:
+async def test_more_restarts_than_allowed_within_the_window_fail_the_child_until_its_spec_changes(world: World) -> None:
     await world.hub(**ONE, restarts={"max": 3, "windowSeconds": 600})
     await world.child("a", command=["false"])
     await world.child("b")
@@ -113,9 +113,9 @@ async def test_more_restarts_than_allowed_in_the_window_fail_the_child_until_its
     assert after["b"].status.nodes == before["b"].status.nodes
 
 
-async def test_restarts_come_at_once_and_then_further_and_further_apart(world: World) -> None:
+async def test_restarts_back_off(world: World) -> None:
     await world.hub(**ONE)
-    # Up long enough to be seen, and gone again.
+    # Up long enough to be seen, and then it ends again.
     await world.child("a", command=["sleep", "0.15"])
 
     async def six_starts() -> list[Run]:
@@ -125,13 +125,13 @@ async def test_restarts_come_at_once_and_then_further_and_further_apart(world: W
 
     runs = await settles(six_starts)
     gaps = [after.started - before.seen for before, after in itertools.pairwise(runs)]
-    # At once, then 0.1, 0.2, 0.4, 0.8 s; a tick and a look at /proc is what a gap may seem shorter by.
+    # At once, then after 0.1, 0.2, 0.4, 0.8 s; a gap may seem shorter by a tick and one look at /proc.
     for gap, least in zip(gaps[1:], (0.1, 0.2, 0.4, 0.8), strict=True):
         assert gap >= least - 0.02, gaps
     never_two(world.watch)
 
 
-async def test_restart_policies(world: World) -> None:
+async def test_children_restart_by_their_restart_policy(world: World) -> None:
     await world.hub(**ONE)
     await world.child("permanent", command=["true"], restartPolicy="Permanent")
     await world.child("transient", command=["true"], restartPolicy="Transient")
@@ -150,7 +150,7 @@ async def test_restart_policies(world: World) -> None:
     await world.condition("temporary", "Ready", "False", "Exited")
 
 
-async def test_what_can_not_be_started_says_so_within_two_seconds(world: World) -> None:
+async def test_a_child_that_cannot_be_started_reports_it_within_two_seconds(world: World) -> None:
     await world.hub(**ONE)
 
     async def reason_of(name: str, reason: str, **spec: object) -> float:
@@ -165,5 +165,5 @@ async def test_what_can_not_be_started_says_so_within_two_seconds(world: World) 
         reason_of("exits", "Exited", command=["sh", "-c", "exit 7"]),
     )
 
-    # Two seconds on a machine of its own; here others' work is in the way.
+    # Two seconds on an idle machine; here other tests run at the same time.
     assert max(took) <= 10

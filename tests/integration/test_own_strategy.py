@@ -1,4 +1,4 @@
-"""Users' own strategies, installed beside the operator and named by a Hub."""
+"""Users' own strategies, installed with the operator and named by a Hub."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ async def product(cluster: Cluster, api: Client, tmp_path_factory: object) -> As
 
 
 async def placed(product: Live, hub: str, ids: list[str]) -> dict[str, Child] | None:
-    """The children once all of these run."""
+    """Return the children once all of these run."""
     children = await product.children(hub)
     running = {child_id: child for child_id, child in children.items() if child.status.state == "Running"}
     return running if set(ids) <= running.keys() else None
 
 
-async def test_children_go_where_the_strategy_ranks_them_and_follow_a_join(product: Live) -> None:
+async def test_children_are_placed_by_the_strategys_ranks_and_follow_a_join(product: Live) -> None:
     hub = await product.hub(replicas=2, distribution={"strategy": "ByRegion"})
     for child_id in IDS:
         await product.child(child_id, hub)
@@ -57,7 +57,7 @@ async def test_children_go_where_the_strategy_ranks_them_and_follow_a_join(produ
     await eventually(follows, "the second region is the joiner's alone")
 
 
-async def test_a_child_that_it_fails_on_goes_by_the_hash_and_the_hub_is_told(product: Live) -> None:
+async def test_a_child_that_the_strategy_fails_on_is_placed_by_hash_and_the_hub_reports_it(product: Live) -> None:
     hub = await product.hub(replicas=2, distribution={"strategy": "ByRegion"})
     await product.child("four", hub, id="4")
 
@@ -72,7 +72,7 @@ async def test_a_child_that_it_fails_on_goes_by_the_hash_and_the_hub_is_told(pro
     await eventually(told, "the Event")
 
 
-async def test_an_unknown_strategy_is_answered_with_all_that_there_are(product: Live) -> None:
+async def test_the_error_for_an_unknown_strategy_lists_all_strategies(product: Live) -> None:
     hub = await product.hub(replicas=1, ready=False, distribution={"strategy": "ByRegions"})
 
     async def refused() -> str | None:
@@ -115,8 +115,8 @@ async def test_redundancy_and_partition_strategies_decide_for_a_hub(product: Liv
     )
 
 
-async def test_a_migration_strategy_says_what_becomes_of_each_move(product: Live) -> None:
-    """Without a tag the state goes along, scratch work starts afresh, and what is busy stays until it must go."""
+async def test_a_migration_strategy_decides_about_each_move(product: Live) -> None:
+    """Without a tag the state moves along, "scratch" children start afresh, "busy" ones stay until they must move."""
     name = await product.hub(replicas=2, migration={"strategy": "InRegion"})
     ids = [f"{kind}-{number}" for kind in ("kept", "scratch", "busy") for number in range(8)]
     counter = {"target": "processhub.examples:Counter"}
@@ -155,5 +155,5 @@ async def test_a_migration_strategy_says_what_becomes_of_each_move(product: Live
 
 
 def places(hub: Hub) -> dict[str, str]:
-    """The member of each child, of those that are on one alone and have a process there."""
+    """Return the member of each child that has exactly one process."""
     return {child_id: nodes[0][0] for child_id, nodes in hub.process_list().items() if len(nodes) == 1}

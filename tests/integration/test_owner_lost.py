@@ -1,6 +1,6 @@
-"""``onDemand.onOwnerLost: Local``, with default timeouts: the member that is asked starts the child itself.
+"""``onDemand.onOwnerLost: Local``, with default timeouts: the member that gets the request starts the child itself.
 
-What happens with ``Wait``, the default, is in test_requests.py.
+The effect of ``Wait``, the default, is tested in test_requests.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPa
 
 
 class Scene:
-    """A hub of three members; a child on demand of one of them; ``asked`` and ``third`` are the others."""
+    """A hub of three members and an on-demand child on one of them; ``asked`` and ``third`` are the others."""
 
     def __init__(self, product: Live, caller: Caller, hub: HubObject, child: Child) -> None:
         self._product, self._caller = product, caller
@@ -51,7 +51,7 @@ class Scene:
         return found
 
     async def on_record(self) -> Child:
-        """The child once it is on record elsewhere under a newer epoch, and runs there."""
+        """Return the child once it is recorded elsewhere with a newer epoch, and runs there."""
 
         async def so() -> Child | None:
             child = await self.child()
@@ -62,7 +62,7 @@ class Scene:
         return await eventually(so, "on record elsewhere", within=60)
 
     async def moved(self) -> list[str] | None:
-        """The Events about its moves, once there are any."""
+        """Return the Events about its moves, once there are any."""
         items, _ = await self._product.api.list(
             EVENTS, self._product.namespace, fields=f"involvedObject.name={self.first.metadata.name},reason=Moved"
         )
@@ -86,12 +86,14 @@ async def scene(product: Live) -> AsyncIterator[Scene]:
 
         found = Scene(product, caller, hub, await eventually(known, "its status"))
         for member in (found.asked, found.third):
-            assert (await found.call(member, {})).status == 200  # the ways there are known
+            assert (await found.call(member, {})).status == 200  # the route to the child is known
         yield found
     await product.api.delete(HUBS, product.namespace, name)
 
 
-async def test_the_member_that_is_asked_starts_it_at_once_and_the_record_follows(scene: Scene, faults: Faults) -> None:
+async def test_the_member_that_gets_the_request_starts_the_child_at_once_and_the_record_follows(
+    scene: Scene, faults: Faults
+) -> None:
     await faults.kill_node(scene.owner.node)
     try:
         reply = await scene.call(scene.asked, {})
@@ -108,9 +110,7 @@ async def test_the_member_that_is_asked_starts_it_at_once_and_the_record_follows
         await faults.heal_node(scene.owner.node)
 
 
-async def test_an_owner_that_is_back_ends_what_was_started_elsewhere(
-    scene: Scene, product: Live, faults: Faults
-) -> None:
+async def test_an_owner_that_returns_ends_its_own_copy(scene: Scene, product: Live, faults: Faults) -> None:
     pod = f"{product.namespace}/{scene.owner.name}"
     await faults.pause_pod(pod)
     try:
@@ -123,15 +123,15 @@ async def test_an_owner_that_is_back_ends_what_was_started_elsewhere(
     assert (child.status.member, child.status.nodes[0].restarts) == (scene.asked.name, 0)
 
     async def ended() -> Reply | None:
-        """What is answered once the owner has seen that too, and asks the other member."""
+        """Return the response once the owner has ended its own copy and forwards the request."""
         reply = await scene.call(scene.owner, {})
-        assert reply.status in (200, 502), reply  # 502: its own copy ends
+        assert reply.status in (200, 502), reply  # 502: the owner's own copy ends
         return reply if reply.status == 200 and reply.value["member"] == scene.asked.name else None
 
     assert (await eventually(ended, "the owner's copy ended")).value["served"] == 2
 
 
-async def test_beside_a_request_that_may_be_running_yet_nothing_is_started(scene: Scene, faults: Faults) -> None:
+async def test_nothing_is_started_while_a_request_may_still_be_running(scene: Scene, faults: Faults) -> None:
     late = await scene.call(scene.asked, {"sleep": 60})
     assert (late.status, late.code) == (504, "timeout"), late
     await faults.kill_node(scene.owner.node)
@@ -146,7 +146,7 @@ async def test_beside_a_request_that_may_be_running_yet_nothing_is_started(scene
         await faults.heal_node(scene.owner.node)
 
 
-async def test_members_that_are_asked_at_once_come_to_one_owner(scene: Scene, faults: Faults) -> None:
+async def test_members_that_get_requests_at_the_same_time_agree_on_one_owner(scene: Scene, faults: Faults) -> None:
     await faults.kill_node(scene.owner.node)
     try:
         replies = await asyncio.gather(
@@ -157,7 +157,7 @@ async def test_members_that_are_asked_at_once_come_to_one_owner(scene: Scene, fa
         child = await scene.on_record()
 
         async def agree() -> bool:
-            """All answers are the owner's once the other has ended its copy; 502 where that amid the answer."""
+            """Assert that all responses are the owner's once the other copy has ended, with 502 only during that."""
             replies = [await scene.call(member, {}) for member in (scene.asked, scene.third)]
             assert {reply.status for reply in replies} <= {200, 502}, replies
             return all(reply.status == 200 and reply.value["member"] == child.status.member for reply in replies)

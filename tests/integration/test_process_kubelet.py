@@ -1,4 +1,4 @@
-"""The process kubelet starts pods as a real kubelet does, as far as the product relies on it."""
+"""The process kubelet starts pods like a real kubelet, as far as the product depends on it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_volumes_are_mounted_where_the_spec_says(pods: Pods, api: Client) 
     await pods.running(pod("volumes", shell(script), spec={"volumes": volumes}, volumeMounts=mounts))
 
     assert await eventually(lambda: first_line(pods, "volumes"), "a line of log") == "12volumes read-onlyy"
-    assert "made-up" not in os.listdir("/")  # noqa: PTH208 - Path's methods are refused in async functions
+    assert "made-up" not in os.listdir("/")  # noqa: PTH208 - Path's methods are not allowed in async functions
 
 
 async def test_read_only_root_leaves_only_the_volumes_writable(pods: Pods) -> None:
@@ -120,7 +120,7 @@ async def test_read_only_root_leaves_only_the_volumes_writable(pods: Pods) -> No
 
 
 def over_the_programs() -> Json:
-    """An emptyDir at /tmp, and one over the folder that the checkout is in: neither may hide what containers run."""
+    """Two emptyDirs, at /tmp and over the folder of the checkout: neither may hide the programs of containers."""
     above = str(CHECKOUT.parent)
     return {
         "spec": {"volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "above", "emptyDir": {}}]},
@@ -149,7 +149,7 @@ async def test_a_volume_over_the_checkout_does_not_hide_it(pods: Pods) -> None:
     assert not (CHECKOUT.parent / "mine").exists()
 
 
-async def test_what_lies_in_a_read_only_root_is_read_only_over_a_volume_too(pods: Pods) -> None:
+async def test_folders_of_a_read_only_root_are_read_only_inside_a_volume_too(pods: Pods) -> None:
     script = f"cd '{CHECKOUT}' && touch x 2>/dev/null || echo refused; touch \"$ABOVE/mine\" && exec sleep 1000"
     frozen = {"readOnlyRootFilesystem": True}
 
@@ -158,7 +158,7 @@ async def test_what_lies_in_a_read_only_root_is_read_only_over_a_volume_too(pods
     assert await eventually(lambda: first_line(pods, "frozen-above"), "a line of log") == "refused"
 
 
-async def test_without_mount_trees_paths_are_rewritten(pods: Pods, cluster: Cluster, tmp_path: Path) -> None:
+async def test_paths_are_rewritten_without_mount_namespaces(pods: Pods, cluster: Cluster, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "localcluster.kubelet", "--kubeconfig", str(cluster.kubeconfig), "--nodes", "1"),
         *("--root", str(tmp_path / "flat"), "--prefix", f"{pods.namespace}-", "--no-isolation"),
@@ -192,7 +192,7 @@ async def test_without_mount_trees_paths_are_rewritten(pods: Pods, cluster: Clus
         await pods.api.delete(NODES, None, node)
 
 
-async def test_token_is_bound_to_the_pod_and_works_in_cluster(pods: Pods) -> None:
+async def test_the_token_is_bound_to_the_pod_and_works_in_the_cluster(pods: Pods) -> None:
     script = (
         "kubectl auth whoami -o json; KUBECONFIG=/dev/null kubectl --kubeconfig= "
         "--server=https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT "
@@ -214,7 +214,7 @@ async def test_token_is_bound_to_the_pod_and_works_in_cluster(pods: Pods) -> Non
     assert extra["authentication.kubernetes.io/node-name"] == [made["spec"]["nodeName"]]
 
 
-async def test_missing_config_map_holds_the_start_until_it_is_there(pods: Pods, api: Client) -> None:
+async def test_a_container_starts_only_when_its_config_map_exists(pods: Pods, api: Client) -> None:
     source = {"name": "X", "valueFrom": {"configMapKeyRef": {"name": "late", "key": "x"}}}
     await pods.create(pod("waits", SLEEP, env=[source]))
 
@@ -231,7 +231,7 @@ async def test_missing_config_map_holds_the_start_until_it_is_there(pods: Pods, 
     await pods.until("waits", is_ready, "is Ready")
 
 
-async def test_ready_follows_the_readiness_probe_and_gates(pods: Pods, api: Client) -> None:
+async def test_the_condition_ready_follows_the_readiness_probe_and_gates(pods: Pods, api: Client) -> None:
     serve = (
         "import http.server, os\n"
         "class H(http.server.BaseHTTPRequestHandler):\n"
@@ -276,7 +276,7 @@ async def test_ready_follows_the_readiness_probe_and_gates(pods: Pods, api: Clie
     await pods.until("probed", lambda body: not is_ready(body), "is not Ready")
 
 
-async def test_failing_liveness_probe_restarts_the_container(pods: Pods) -> None:
+async def test_a_failing_liveness_probe_restarts_the_container(pods: Pods) -> None:
     probe = {"exec": {"command": ["test", "!", "-e", "/state/sick"]}, "periodSeconds": 1, "failureThreshold": 1}
     await pods.running(
         pod(

@@ -29,7 +29,7 @@ from processhub.cluster.client import Client
 
 
 @pytest.mark.parametrize(("policy", "code", "phase"), [("Never", 0, "Succeeded"), ("Never", 4, "Failed")])
-async def test_phase_tells_how_a_pod_ended(pods: Pods, policy: str, code: int, phase: str) -> None:
+async def test_the_phase_shows_how_a_pod_ended(pods: Pods, policy: str, code: int, phase: str) -> None:
     await pods.create(pod("ends", shell(f"exit {code}"), spec={"restartPolicy": policy}))
 
     body = await pods.until("ends", lambda body: body.get("status", {}).get("phase") == phase, phase)
@@ -38,7 +38,7 @@ async def test_phase_tells_how_a_pod_ended(pods: Pods, policy: str, code: int, p
     assert not is_ready(body)
 
 
-async def test_deletion_sends_term_and_leaves_no_process(pods: Pods, api: Client) -> None:
+async def test_a_deletion_sends_sigterm_and_leaves_no_process(pods: Pods, api: Client) -> None:
     pids = await process_tree(pods, "tree", "polite", terminationGracePeriodSeconds=120)
 
     await api.delete(PODS, pods.namespace, "tree")
@@ -47,14 +47,14 @@ async def test_deletion_sends_term_and_leaves_no_process(pods: Pods, api: Client
     assert not any(alive(pid) for pid in pids)
 
 
-async def test_process_deaf_to_term_is_killed_after_the_grace_period(pods: Pods, api: Client) -> None:
+async def test_a_process_that_ignores_sigterm_is_killed_after_the_grace_period(pods: Pods, api: Client) -> None:
     pids = await process_tree(pods, "deaf", "deaf", terminationGracePeriodSeconds=2)
     begun = time.monotonic()
 
     await api.delete(PODS, pods.namespace, "deaf")
     await pods.gone("deaf")
 
-    assert 1.9 < time.monotonic() - begun < 20  # by default it has 30 s
+    assert 1.9 < time.monotonic() - begun < 20  # the default is 30 s
     assert not any(alive(pid) for pid in pids)
 
 
@@ -70,7 +70,7 @@ async def test_orphans_end_with_the_main_process(pods: Pods) -> None:
     assert (ended["exitCode"], ended["signal"]) == (137, 9)
 
 
-async def test_killed_shim_leaves_no_process(pods: Pods) -> None:
+async def test_a_killed_shim_leaves_no_process(pods: Pods) -> None:
     pids = await process_tree(pods, "shimless", "deaf")
     shim = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])  # noqa: ASYNC240
 
@@ -80,7 +80,7 @@ async def test_killed_shim_leaves_no_process(pods: Pods) -> None:
     assert not any(alive(pid) for pid in pids)
 
 
-async def test_forced_deletion_ends_the_processes_too(pods: Pods, api: Client) -> None:
+async def test_a_forced_deletion_ends_the_processes_too(pods: Pods, api: Client) -> None:
     pids = await process_tree(pods, "forced", "deaf", terminationGracePeriodSeconds=1)
 
     await api.delete(PODS, pods.namespace, "forced", grace_period_seconds=0)
@@ -92,7 +92,7 @@ async def test_forced_deletion_ends_the_processes_too(pods: Pods, api: Client) -
     await eventually(look, "no process is left")
 
 
-async def test_pre_stop_hook_runs_before_term(pods: Pods, api: Client) -> None:
+async def test_the_pre_stop_hook_runs_before_sigterm(pods: Pods, api: Client) -> None:
     script = "trap 'cat /state/log > /state/seen; exit 0' TERM; touch /state/main; while :; do sleep 0.1; done"
     hook = {"preStop": {"exec": {"command": shell("echo hook > /state/log")}}}
     holder = {
@@ -104,7 +104,7 @@ async def test_pre_stop_hook_runs_before_term(pods: Pods, api: Client) -> None:
     body = pod(
         "hooked",
         shell(script),
-        # So long the holder keeps the volume.
+        # The holder keeps the volume for this long.
         spec={"volumes": [{"name": "state", "emptyDir": {}}], "terminationGracePeriodSeconds": 40},
         volumeMounts=mounts,
         lifecycle=hook,
@@ -126,7 +126,7 @@ async def test_pre_stop_hook_runs_before_term(pods: Pods, api: Client) -> None:
     await eventually(look, "the hook's work seen by the TERM handler", within=35)
 
 
-async def test_container_restarts_on_exit_with_its_code_and_times_on_record(pods: Pods) -> None:
+async def test_a_container_restarts_on_exit_with_its_code_and_times_in_the_status(pods: Pods) -> None:
     script = "test -e /state/again && exec sleep 1000; touch /state/again; sleep 1; exit 7"
     mounts = [{"name": "state", "mountPath": "/state"}]
     spec = {"volumes": [{"name": "state", "emptyDir": {}}]}
@@ -140,7 +140,7 @@ async def test_container_restarts_on_exit_with_its_code_and_times_on_record(pods
     assert ended["containerID"] != main_status(body)["containerID"]
 
 
-async def test_crash_loop_backs_off_and_keeps_the_last_log(pods: Pods) -> None:
+async def test_a_crash_loop_backs_off_and_keeps_the_last_log(pods: Pods) -> None:
     await pods.create(pod("loops", shell("echo attempt; exit 3")))
 
     body = await pods.until(
@@ -153,7 +153,7 @@ async def test_crash_loop_backs_off_and_keeps_the_last_log(pods: Pods) -> None:
     assert await pods.logs("loops") == "attempt\n"
 
 
-async def test_what_goes_wrong_is_told_in_events(pods: Pods) -> None:
+async def test_failures_are_reported_as_events(pods: Pods) -> None:
     await pods.create(pod("troubled", shell("exit 3")))
 
     async def look() -> bool:
@@ -163,7 +163,7 @@ async def test_what_goes_wrong_is_told_in_events(pods: Pods) -> None:
     await eventually(look, "a BackOff event")
 
 
-async def test_command_not_found_is_a_start_error(pods: Pods) -> None:
+async def test_a_missing_command_is_a_start_error(pods: Pods) -> None:
     await pods.create(pod("typo", ["no-such-command"], spec={"restartPolicy": "Never"}))
 
     body = await pods.until("typo", lambda body: body.get("status", {}).get("phase") == "Failed", "failed")
@@ -173,7 +173,7 @@ async def test_command_not_found_is_a_start_error(pods: Pods) -> None:
     assert "no-such-command" in ended["message"]
 
 
-async def test_followed_log_ends_with_its_container(pods: Pods) -> None:
+async def test_a_followed_log_ends_with_its_container(pods: Pods) -> None:
     script = "echo one; until test -e /state/go; do sleep 0.05; done; echo two"
     body = pod("finishes", shell(script), **with_state())
     body["spec"]["restartPolicy"] = "Never"
@@ -186,7 +186,7 @@ async def test_followed_log_ends_with_its_container(pods: Pods) -> None:
     assert await followed == "one\ntwo\n"
 
 
-async def test_last_runs_log_is_kept(pods: Pods) -> None:
+async def test_the_log_of_the_previous_container_is_kept(pods: Pods) -> None:
     script = "echo run >> /state/runs; wc -l < /state/runs; exec sleep 1000"
     await pods.running(pod("again", shell(script), **with_state()))
     assert await eventually(lambda: first_line(pods, "again"), "a line of log") == "1"
@@ -198,7 +198,7 @@ async def test_last_runs_log_is_kept(pods: Pods) -> None:
     assert await eventually(lambda: first_line(pods, "again"), "a line of log") == "2"
 
 
-async def test_logs_can_be_followed_and_cut_short(pods: Pods) -> None:
+async def test_logs_can_be_followed_and_limited(pods: Pods) -> None:
     await pods.running(pod("talks", shell("for i in 1 2 3 4 5; do echo $i; done; exec sleep 1000")))
 
     async def look() -> bool:

@@ -1,4 +1,4 @@
-"""Pods and nodes can be killed, paused and cut off, and come back."""
+"""Pods and nodes can be killed, paused and cut off, and recover."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from localcluster.layout import ClusterError
 from processhub.cluster.client import Client
 
 
-async def test_pause_stops_every_process_until_resumed(pods: Pods) -> None:
+async def test_a_pause_stops_every_process_until_it_is_resumed(pods: Pods) -> None:
     await pods.running(pod("pauses", shell("while :; do date +%s%N > /state/beat; sleep 0.02; done"), **with_state()))
     beat = (await folder_of(pods, "pauses")) / "volumes" / "state" / "beat"
 
@@ -39,7 +39,7 @@ async def test_pause_stops_every_process_until_resumed(pods: Pods) -> None:
     before = beat.read_text()
 
     assert stopped[0] in "TD"
-    # The shell may wait for a vfork child that is stopped, or not have reaped one that ended just before.
+    # The shell may wait for a stopped vfork child, or may not have reaped one that has just ended.
     assert set(stopped) <= {"T", "D", "Z"}
     assert is_ready(await pods.get("pauses"))
 
@@ -67,7 +67,7 @@ with open("/state/log", "w", buffering=1) as log:
 
 
 @pytest.mark.parametrize("mode", ["drop", "reset"])
-async def test_cut_pod_runs_on_without_the_api_server(pods: Pods, mode: Any) -> None:
+async def test_a_cut_off_pod_keeps_running_without_the_api_server(pods: Pods, mode: Any) -> None:
     await pods.running(pod("cut", [sys.executable, "-c", ASKING], **with_state()))
     log = (await folder_of(pods, "cut")) / "volumes" / "state" / "log"
 
@@ -84,7 +84,7 @@ async def test_cut_pod_runs_on_without_the_api_server(pods: Pods, mode: Any) -> 
     await eventually(lambda: says("yes"), "it reaches it again")
 
 
-async def test_killed_node_is_lost_and_its_pods_start_anew_when_it_is_back(pods: Pods, api: Client) -> None:
+async def test_a_killed_node_is_lost_and_its_pods_start_again_when_it_returns(pods: Pods, api: Client) -> None:
     body = await pods.running(pod("on-node", SLEEP, spec={"tolerations": [{"operator": "Exists"}]}))
     node, pids = body["spec"]["nodeName"], await pods.pids("on-node")
 
@@ -108,7 +108,7 @@ async def test_killed_node_is_lost_and_its_pods_start_anew_when_it_is_back(pods:
     await pods.until("on-node", lambda found: is_ready(found) and restarts(found) == 1, "runs again")
 
 
-async def test_readiness_that_the_node_controller_took_is_given_back(pods: Pods, api: Client) -> None:
+async def test_readiness_that_the_node_controller_removed_is_restored(pods: Pods, api: Client) -> None:
     body = await pods.running(pod("told", SLEEP))
     conditions = [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]
 
@@ -126,7 +126,7 @@ async def test_readiness_that_the_node_controller_took_is_given_back(pods: Pods,
     assert restarts(found) == restarts(body) == 0
 
 
-async def test_pod_that_was_bound_while_its_node_was_off_runs_once(pods: Pods, tmp_path: Path) -> None:
+async def test_a_pod_bound_while_its_node_was_off_runs_once(pods: Pods, tmp_path: Path) -> None:
     first = await pods.running(pod("first", SLEEP))
     node = first["spec"]["nodeName"]
     starts = tmp_path / "starts"
@@ -157,7 +157,7 @@ def shared_folder(path: Path) -> dict[str, Any]:
     }
 
 
-async def test_cut_node_runs_its_pods_on_and_learns_of_deletions_when_healed(pods: Pods, api: Client) -> None:
+async def test_a_cut_off_node_keeps_its_pods_running_and_sees_deletions_afterwards(pods: Pods, api: Client) -> None:
     stays = await pods.running(pod("stays", SLEEP))
     node = stays["spec"]["nodeName"]
     await pods.running(pod("goes", SLEEP, spec={"nodeName": node}))
@@ -178,7 +178,7 @@ async def test_cut_node_runs_its_pods_on_and_learns_of_deletions_when_healed(pod
     assert all(alive(pid) for pid in kept)
 
 
-async def test_faults_name_what_is_missing(faults: Faults, cluster: Cluster) -> None:
+async def test_the_error_of_a_fault_names_the_missing_target(faults: Faults, cluster: Cluster) -> None:
     with pytest.raises(FaultRefusedError, match="pod default/nobody does not run on this kubelet"):
         await faults.kill_pod("default/nobody")
     with pytest.raises(FaultRefusedError, match="there is no node moon"):

@@ -1,4 +1,4 @@
-"""Every command of the README and of the pages that continue it, run in their order as a reader would."""
+"""Every command of the README and of the pages that continue it, run in order as a reader would."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from clusterfolder import ROOT, cluster_folder
 from readmes import Reader, blocks, check_form
 
-# In the order in which they are run: the last one takes all away again.
+# The pages in their order; the last one removes everything.
 PAGES = tuple(ROOT / name for name in ("README.md", "docs/operations.md", "docs/quick-start.md"))
 _OF_THE_CALLER = ("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONPATH", "HUB_NAME", "HUB_NAMESPACE")
-# What commands show, by a part of their block.
+# Conditions on outputs, by a part of their block.
 _SHOWN = {
     "kubectl get hubs,children": r"^hub\.processhub\.dev/shop ",
     "kubectl hub where poller-1": r"^poller-1 +shop-\d .* Running +\d+$",
@@ -24,12 +24,12 @@ _SHOWN = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_all_blocks_are_run_or_say_why_not_and_links_lead_somewhere(page: Path) -> None:
+def test_all_blocks_are_run_or_name_a_reason_and_links_lead_to_files(page: Path) -> None:
     check_form(page)
 
 
 @pytest.mark.timeout(400)
-def test_all_blocks_work_one_after_the_other(tmp_path: Path) -> None:
+def test_all_blocks_succeed_one_after_the_other(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_CALLER}
     looked_at = set()
     with cluster_folder() as folder:

@@ -34,7 +34,7 @@ from processhub.cluster.kinds import CHILDREN, HUBS, PODS, untyped
 
 ACCOUNTS, SECRETS = untyped("v1", "serviceaccounts"), untyped("v1", "secrets")
 WORKER = "sample_actors:Worker"
-# Answers each POST with what it was sent and how often it was asked, as text.
+# Answers each POST with its body and the number of requests so far, as text.
 SERVER = """
 import http.server, os, socketserver, sys
 count = 0
@@ -55,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return "hub"
 socketserver.UnixStreamServer(os.environ["HUB_SOCKET"], Handler).serve_forever()
 """
-# Writes what its environment holds, and what the client finds that connects as it is.
+# Writes its environment, and what a client finds that connects without arguments.
 NEIGHBOURS = """
 import json, os, sys, time
 from pathlib import Path
@@ -78,7 +78,7 @@ async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPa
 
 @pytest_asyncio.fixture(scope="module")
 async def name(product: Live) -> str:
-    """A hub of two members that tests share, each with ids of its own."""
+    """A hub of two members that tests share; each uses ids of its own."""
     return await product.hub("ask", members={"python": {"configMap": "actors"}})
 
 
@@ -93,12 +93,12 @@ def worker(child_id: str, **args: Any) -> dict[str, Any]:
 
 
 async def addresses(product: Live, name: str) -> list[str]:
-    """Where the members listen."""
+    """Return the addresses on which the members listen."""
     found: HubObject = await product.api.get(HUBS, product.namespace, name)
     return [member.pod_ip for member in found.status.members]
 
 
-async def test_the_client_asks_and_tells(hub: Hub) -> None:
+async def test_the_client_sends_calls_and_casts(hub: Hub) -> None:
     ids = [f"c-{number}" for number in range(6)]
     places = await started(hub, [{"id": child_id, "python": COUNTER} for child_id in ids])
     assert len(set(places.values())) == 2, "some on each member"
@@ -161,7 +161,7 @@ async def _all_of(condition: bool) -> bool:
     return condition
 
 
-async def test_an_exec_child_is_asked_over_its_socket(hub: Hub) -> None:
+async def test_an_exec_child_gets_requests_over_its_socket(hub: Hub) -> None:
     late = f"import time; time.sleep(1)\n{SERVER}"
     await hub.start_children(
         [
@@ -172,7 +172,7 @@ async def test_an_exec_child_is_asked_over_its_socket(hub: Hub) -> None:
         timeout=30,
     )
 
-    for child_id in ("e-0", "e-1"):  # the second one takes its time to serve: the call waits
+    for child_id in ("e-0", "e-1"):  # the second one is slow to serve: the call waits
         assert await hub.call(child_id, {"a": 1}, idempotency_key="k") == '/call {"a":1} 1 k'
         await hub.cast(child_id, [])
         assert await hub.call(child_id, {}) == "/call {} 3 None"
@@ -206,8 +206,8 @@ async def test_children_have_the_containers_environment_and_reach_the_cluster(pr
     assert json.loads(note.read_text()) == expected
 
 
-async def test_a_pod_child_is_asked_on_its_port_and_finds_its_way_back(hub: Hub) -> None:
-    """It answers with what another child of the hub answers it, which it asks with the token that it was given."""
+async def test_a_pod_child_gets_requests_on_its_port_and_can_call_other_children(hub: Hub) -> None:
+    """It answers with the response of another child of the hub, which it calls with the token that it has."""
     script = """
 import http.server, os, urllib.request
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -225,7 +225,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 http.server.HTTPServer((os.environ["IP"], 8090), Handler).serve_forever()
 """
-    # No DNS here: the Service's name is replaced by a member's address.
+    # There is no DNS here: the Service's name is replaced with a member's address.
     member = hub._session.living_hub().status.members[0].pod_ip
     container = {
         "name": "main",
@@ -243,7 +243,7 @@ http.server.HTTPServer((os.environ["IP"], 8090), Handler).serve_forever()
     assert await hub.call("p", {"op": "get"}) == 5
 
 
-async def test_the_command_line_asks(product: Live, name: str, hub: Hub) -> None:
+async def test_the_command_line_sends_calls_and_casts(product: Live, name: str, hub: Hub) -> None:
     await started(hub, [{"id": "k/1", "python": COUNTER}, worker("slow")])
 
     async def run(*words: str) -> tuple[int, str, str]:
@@ -333,7 +333,7 @@ async def test_a_thousand_callers_of_one_unknown_id_start_one_child(product: Liv
         assert reply.headers["Retry-After"] == "1"
         assert (await caller.call(ips[0], "one", {})).status == 200
 
-        # A burst beyond onDemand.max: whoever is refused leaves no Child, which would start when another ends.
+        # A burst beyond onDemand.max: a rejected request leaves no Child, which would start when another ends.
         await product.kubectl("patch", "hub", name, "--type=merge", '--patch={"spec": {"onDemand": {"max": 8}}}')
 
         async def raised() -> bool:
@@ -347,7 +347,7 @@ async def test_a_thousand_callers_of_one_unknown_id_start_one_child(product: Liv
 
 
 def shared(folder: Path) -> dict[str, Any]:
-    """A member template with this folder of the machine at its own path."""
+    """Return a member template that mounts this folder of the machine at its own path."""
     mount = {"name": "shared", "mountPath": str(folder)}
     return {
         "spec": {
@@ -357,16 +357,16 @@ def shared(folder: Path) -> dict[str, Any]:
     }
 
 
-async def test_ttl_ends_a_child_over_restarts_and_the_next_request_starts_another(product: Live) -> None:
+async def test_the_ttl_ends_a_child_despite_restarts_and_the_next_request_starts_another(product: Live) -> None:
     name = await product.hub(
         onDemand={"python": {"target": WORKER}, "ttlSeconds": 4}, members={"python": {"configMap": "actors"}}
     )
-    await product.child("u", "another-hub")  # it has the object's name, and is no child of this hub
+    await product.child("u", "another-hub")  # it has the object's name, but is no child of this hub
     async with product.connect(name) as hub:
         await hub.call("t", {})
         first = (await product.children(name))["t"]
         with pytest.raises(OutcomeUnknown):
-            await hub.call("t", {"crash": True})  # a restart begins nothing anew
+            await hub.call("t", {"crash": True})  # a restart does not reset the time
         assert (await hub.call("t", {}))["served"] == 1
 
         async def another() -> Child | None:
@@ -377,11 +377,11 @@ async def test_ttl_ends_a_child_over_restarts_and_the_next_request_starts_anothe
 
         await eventually(another, "another child when the ttlSeconds of the first are over", within=30)
 
-        # The request at hand is let end, though the time is up in the midst of it.
+        # The request at hand is completed, although the time ends during it.
         assert (await hub.call("u", {"sleep": 4.5}))["served"] == 1
 
 
-async def test_a_child_that_nobody_asks_ends(product: Live, name: str, hub: Hub) -> None:
+async def test_an_idle_child_ends(product: Live, name: str, hub: Hub) -> None:
     await product.child("idle", name, exec=None, python=COUNTER, idleSeconds=6)
     await hub.wait_children(["idle"], timeout=30)
     for _ in range(3):
@@ -399,10 +399,10 @@ async def test_a_child_that_nobody_asks_ends(product: Live, name: str, hub: Hub)
         await hub.call("idle", {})
 
 
-async def test_a_lost_owner_takes_what_it_was_doing_with_it_and_nothing_else(
+async def test_a_lost_owner_fails_only_the_requests_that_it_was_serving(
     product: Live, faults: Faults, tmp_path: Path
 ) -> None:
-    """With default timeouts: what was handed over is answered 502 at once, what was not goes to the next owner."""
+    """With default timeouts: requests that it was serving are answered 502, waiting ones go to the next owner."""
     log, go = tmp_path / "log", tmp_path / "go"
     mounted = shared(tmp_path)
     name = await product.hub(
@@ -413,7 +413,7 @@ async def test_a_lost_owner_takes_what_it_was_doing_with_it_and_nothing_else(
         found: HubObject = await product.api.get(HUBS, product.namespace, name)
         ip = next(member.pod_ip for member in found.status.members if member.name != owner)
         async with Caller(await token_of(product.api, product.namespace, f"processhub-{name}")) as caller:
-            assert (await caller.call(ip, "lost", {})).status == 200  # the way there is known
+            assert (await caller.call(ip, "lost", {})).status == 200  # the route to the child is known
             running = asyncio.create_task(caller.call(ip, "lost", {"until": str(go), "n": "running"}))
             await until(lambda: logged(log, "begin running"), "the first at work")
             waiting = asyncio.create_task(caller.call(ip, "lost", {"n": "waiting"}))
@@ -435,16 +435,16 @@ def logged(log: Path, line: str) -> bool:
 
 
 async def one_waits(caller: Caller, ip: str) -> bool:
-    """Whether one request waits on the member, besides the one that is being answered."""
+    """Return whether one request waits on the member, besides the one that is being served."""
     text = (await caller.get(f"http://{ip}:8080/metrics")).value
     return "processhub_agent_requests_waiting 1.0" in text
 
 
 @pytest.mark.timeout(200)
-async def test_a_silent_owner_has_a_successor_and_runs_nothing_of_it_when_it_is_back(
+async def test_a_silent_owner_is_replaced_and_serves_no_waiting_request_when_it_returns(
     product: Live, faults: Faults, tmp_path: Path
 ) -> None:
-    """With default timeouts: its Lease runs out, then what waited there is served elsewhere, and there alone."""
+    """With default timeouts: its Lease expires, then the requests that waited there are served elsewhere only."""
     log, never = tmp_path / "log", tmp_path / "never"
     mounted = shared(tmp_path)
     name = await product.hub("silent", members={"python": {"configMap": "actors"}, "template": mounted})
@@ -476,7 +476,7 @@ async def test_a_silent_owner_has_a_successor_and_runs_nothing_of_it_when_it_is_
 async def test_no_request_fails_while_its_child_moves(product: Live, name: str, hub: Hub) -> None:
     first = (await started(hub, [worker("moving")]))["moving"]
     (other,) = set(hub.nodes()) - {first}
-    answers: list[list[str]] = [[] for _ in range(5)]  # of each caller: those of several may overtake each other
+    answers: list[list[str]] = [[] for _ in range(5)]  # of each caller; those of several may overtake each other
     over = asyncio.Event()
 
     async def ask(members: list[str]) -> None:
@@ -523,11 +523,11 @@ def owner_ip(found: HubObject, name: str) -> str:
     return next(member.pod_ip for member in found.status.members if member.name == name)
 
 
-async def test_members_whose_addresses_do_not_answer_are_reached_by_port_forward(hub: Hub) -> None:
+async def test_members_with_unreachable_addresses_are_reached_by_port_forward(hub: Hub) -> None:
     await started(hub, [{"id": "far", "python": COUNTER}])
     session = hub._session
     found = session.living_hub()
-    # Nobody listens there, as where a cluster's pod network is not routed to.
+    # Nobody listens there, as if the cluster's pod network were not routed to this machine.
     members = tuple(msgspec.structs.replace(member, pod_ip="127.255.255.254") for member in found.status.members)
     session.hub = msgspec.structs.replace(found, status=msgspec.structs.replace(found.status, members=members))
 
@@ -543,7 +543,7 @@ async def test_members_whose_addresses_do_not_answer_are_reached_by_port_forward
         session.hub = found
 
 
-async def test_the_token_of_nobody_is_refused_with_what_to_do(
+async def test_an_invalid_token_is_rejected_with_a_hint(
     product: Live, name: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HUB_TOKEN_FILE", "/no/such/token")

@@ -1,8 +1,8 @@
-"""Hubs of different settings that all parity tests share, each test with child ids of its own.
+"""Hubs with different settings that all parity tests share; each test uses child ids of its own.
 
-``plain`` has the defaults; the other fixtures are named after what is set: the client of each. ``ears`` is the webhook
-receiver that hub ``hot`` tells all of its events, at the path ``hot``. All end with the last parity test: their agents
-would renew their Leases for as long as the other tests take.
+``plain`` has the defaults. The other fixtures are named after the setting that they have. Each is the client of its
+hub. ``ears`` is the receiver of all events of hub ``hot``, at the path ``hot``. All are removed after the last parity
+test, because their agents would renew their Leases while other tests run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HUBS: dict[str, dict[str, Any]] = {
     },
     "hot": {
         **CODE,
-        "distribution": {"loadCapPercent": 1000},  # the hash alone: a member that is back has what it had
+        "distribution": {"loadCapPercent": 1000},  # by hash alone: a member that returns gets its former children
         "migration": {"strategy": "HotSwap", "handoverTimeoutSeconds": 8},
         "timeouts": {"stopSeconds": 8},
     },
@@ -67,7 +67,7 @@ async def ears() -> AsyncIterator[Receiver]:
 async def product(
     cluster: Cluster, api: Client, ears: Receiver, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Live]:
-    """All hubs on their way, with an operator that knows a strategy and hook handlers of the user's own."""
+    """All hubs, and an operator that has a user's own strategy and hook handlers installed."""
     folder = tmp_path_factory.mktemp("parity")
     path = os.pathsep.join((installed(folder), str(INTEGRATION / "handlers")))
     async with live(cluster, api, folder, PYTHONPATH=path) as running:
@@ -98,13 +98,13 @@ plain, tight, guided, copies, hot, quorum, placing = (_connected(name) for name 
 
 @pytest.fixture
 def cli(product: Live) -> Cli:
-    """``kubectl hub`` for hub ``plain``, where no other is named."""
+    """``kubectl hub`` for hub ``plain``, unless the command names another."""
     return Cli(product, "plain")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
-    """To a failed test's report: the objects, and what the operator said."""
+    """Add the objects and the operator's log to the report of a failed test."""
     report = yield
     product = getattr(item, "funcargs", {}).get("product")
     if product is not None and report.when == "call" and report.failed:

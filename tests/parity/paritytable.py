@@ -1,4 +1,4 @@
-"""The rows of docs/coming-from-processhub.md, and what a row may name."""
+"""Reads the rows of docs/coming-from-processhub.md, and the names that a row may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DOCUMENT = ROOT / "docs" / "coming-from-processhub.md"
 
 
 def rows() -> list[tuple[str, list[str]]]:
-    """(what it is called there, what the other columns name in backticks) for each row of each table."""
+    """Return, for each row of each table, ProcessHub's name and the names in backticks of the other columns."""
     found = []
     section = ""
     for line in DOCUMENT.read_text().splitlines():
@@ -28,7 +28,7 @@ def rows() -> list[tuple[str, list[str]]]:
 
 
 def fields() -> set[str]:
-    """All paths of spec in the CRDs of Hub and Child."""
+    """Return the paths of all fields of spec in the CRDs of Hub and Child."""
     found: set[str] = set()
     for name in ("hubs", "children"):
         crd = yaml.safe_load((ROOT / "crds" / f"{name}.yaml").read_text())

@@ -1,4 +1,4 @@
-"""Settings of a shared hub that a test changes, as they were when the test is over."""
+"""Changes to shared hubs, undone when the test ends."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from processhub.api.meta import find_condition
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.kinds import HUBS
 
-WAIT = 40  # seconds, for what takes one or two on an idle machine
+WAIT = 40  # seconds, for changes that take one or two on an idle machine
 NEVER_UP = {"target": "sample_actors:SlowInit", "args": {"seconds": 600}}
 WITHOUT_QUORUM = {"partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 3}}
 
 
 async def kill_member(product: Live, faults: Faults, member: str) -> None:
-    """kill -9 of the member's agent, at a time at which that is seen."""
+    """Kill the member's agent with SIGKILL, at a time at which the kubelet notices it."""
     await past_the_second_of_its_lease(product.api, product.namespace, member)
     await faults.kill_pod(f"{product.namespace}/{member}")
 
 
 @asynccontextmanager
 async def edited(product: Live, hub: Hub, **spec: Any) -> AsyncIterator[None]:
-    """The hub with this merged into its spec, then as it was: all members ready and no move outstanding."""
+    """Merge this into the hub's spec; at the end, restore the spec and wait until the hub is at rest."""
     before = json.loads(await product.kubectl("get", "hub", hub.name, "-o", "json"))["spec"]
     try:
         await edit(product, hub.name, **spec)
@@ -43,7 +43,7 @@ async def edited(product: Live, hub: Hub, **spec: Any) -> AsyncIterator[None]:
 
 
 async def at_rest(product: Live, hub: Hub, members: int = 2) -> None:
-    """Wait until so many members are ready, the hub has a quorum and nothing is on the move."""
+    """Wait until this many members are ready, the hub has a quorum and no child moves."""
     await product.ready(hub.name, members)
     await until(lambda: not hub.is_partitioned(), f"a quorum of hub {hub.name}")
 
@@ -58,14 +58,14 @@ async def at_rest(product: Live, hub: Hub, members: int = 2) -> None:
 
 @asynccontextmanager
 async def without_quorum(product: Live, hub: Hub) -> AsyncIterator[None]:
-    """The hub asks for more members than it has, until the block is over."""
+    """Scale the hub's quorum above its number of members until the block ends."""
     async with edited(product, hub, **WITHOUT_QUORUM):
         await until(hub.is_partitioned, f"hub {hub.name} partitioned")
         yield
 
 
 async def placed_by(product: Live, hub: Hub, strategy: str, children: list[dict[str, Any]]) -> dict[str, str]:
-    """The member of each of these children where the hub places by ``strategy``; they are stopped again."""
+    """Return the member of each of these children when the hub places by ``strategy``, and stop the children again."""
     ids = [child["id"] for child in children]
     async with edited(product, hub, distribution={"strategy": strategy}):
         try:

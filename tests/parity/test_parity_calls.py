@@ -1,4 +1,4 @@
-"""What ProcessHub's calls do, by the client's methods and the command line's verbs."""
+"""The counterparts of ProcessHub's calls: methods of the client and verbs of the command line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_one_call_starts_one_child_or_many(product: Live, plain: Hub, cli:
 
 
 @pytest.mark.row("Calls: stop_children, stop_child")
-async def test_children_are_stopped_by_id_or_where_they_are_declared(product: Live, plain: Hub, cli: Cli) -> None:
+async def test_children_are_stopped_by_id_or_in_their_declaration(product: Live, plain: Hub, cli: Cli) -> None:
     await product.apply("ChildSet", "stop-set", hub="plain", replicas=1, template={"exec": SLEEP})
     await started(plain, sleepers("stop-a", "stop-b", "stop-c"))
     await plain.wait_children(["stop-set-0", "fixed"], timeout=WAIT)
@@ -56,7 +56,7 @@ async def test_children_are_stopped_by_id_or_where_they_are_declared(product: Li
 
 
 @pytest.mark.row("Calls: await")
-async def test_a_start_can_be_waited_for_in_the_call_and_after_it(product: Live, plain: Hub, cli: Cli) -> None:
+async def test_a_start_can_be_awaited_in_the_call_and_after_it(product: Live, plain: Hub, cli: Cli) -> None:
     result = await plain.start_children(sleepers("await-a", "await-b"))
 
     assert (await result.wait(WAIT)).ok
@@ -80,7 +80,7 @@ async def test_a_look_up_gives_spec_and_processes(plain: Hub, cli: Cli) -> None:
 
 
 @pytest.mark.row("Calls: get_pid, get_pids")
-async def test_pids_are_those_of_the_machine(copies: Hub, cli: Cli) -> None:
+async def test_pids_are_the_pids_on_the_node(copies: Hub, cli: Cli) -> None:
     await started(copies, sleepers("pids"))
     await until(lambda: len(copies.get_pids("pids")) == 2, "the passive copy, which is not waited for, runs too")
 
@@ -110,11 +110,11 @@ async def test_processes_are_listed_for_the_hub_or_one_member(plain: Hub, cli: C
 
 
 @pytest.mark.row("Calls: registry_dump")
-async def test_the_registry_is_dumped_whole(plain: Hub, cli: Cli) -> None:
+async def test_the_whole_registry_can_be_dumped(plain: Hub, cli: Cli) -> None:
     await started(plain, sleepers("dumped"))
 
     async def both() -> tuple[Json, Json] | None:
-        """The same, once what other tests have stopped has ended."""
+        """Compare both views, once the children that other tests stopped have ended."""
         by_command, dump = (await cli("dump")).json, plain.registry_dump()
         return (dump, by_command) if dump.keys() == by_command.keys() else None
 
@@ -139,7 +139,7 @@ async def test_children_are_found_by_tags_and_metadata_also_edited_ones(product:
 
 
 @pytest.mark.row("Calls: nodes")
-async def test_members_are_named(plain: Hub, cli: Cli) -> None:
+async def test_members_are_listed_by_name(plain: Hub, cli: Cli) -> None:
     assert plain.nodes() == [row[0] for row in (await cli("members")).rows] == ["plain-0", "plain-1"]
 
 
@@ -162,7 +162,7 @@ async def test_a_child_that_changes_its_owner_is_locked_and_a_pinned_one_stays(p
     pid = plain.get_pid("locked") or pytest.fail("no process")
     assert not plain.is_locked("locked")
 
-    os.kill(pid, signal.SIGSTOP)  # it can't end before it is told to go on
+    os.kill(pid, signal.SIGSTOP)  # it ends only when the test allows it
     await plain.migrate_child("locked", other["locked"])
     await until(lambda: plain.is_locked("locked"), "locked")
     explained = await cli("explain locked")
@@ -209,7 +209,7 @@ async def test_hooks_are_registered_edited_and_cancelled(product: Live, plain: H
 
 
 @pytest.mark.row("Calls: MajorityQuorum.reset_cluster_size")
-async def test_a_reset_takes_the_members_that_are_left_for_the_whole(product: Live, quorum: Hub, cli: Cli) -> None:
+async def test_after_a_reset_the_remaining_members_are_the_whole_hub(product: Live, quorum: Hub, cli: Cli) -> None:
     await started(quorum, sleepers("reset"))
     majority = {"strategy": "MajorityQuorum"}
 
@@ -224,7 +224,7 @@ async def test_a_reset_takes_the_members_that_are_left_for_the_whole(product: Li
 
 
 @pytest.mark.row("Calls: drain")
-async def test_a_drained_member_gives_its_children_away_and_takes_them_again(product: Live, hot: Hub, cli: Cli) -> None:
+async def test_a_drained_member_loses_its_children_and_gets_them_back(product: Live, hot: Hub, cli: Cli) -> None:
     ids = [f"drain-{number}" for number in range(6)]
     before = await started(hot, [{"id": child_id, "python": COUNTER} for child_id in ids])
     there = {child_id for child_id, member in before.items() if member == "hot-1"}
@@ -277,7 +277,7 @@ async def test_a_child_is_moved_by_hand(plain: Hub, cli: Cli) -> None:
 
 
 @pytest.mark.row("Calls: migration_ready")
-async def test_a_child_says_whether_and_when_it_may_be_moved(hot: Hub, ears: Receiver) -> None:
+async def test_a_child_decides_whether_and_when_it_is_moved(hot: Hub, ears: Receiver) -> None:
     def mover(child_id: str, *ready: float) -> dict[str, object]:
         return {"id": child_id, "python": {"target": "sample_actors:Mover", "args": {"ready": ready}}}
 
@@ -294,7 +294,7 @@ async def test_a_child_says_whether_and_when_it_may_be_moved(hot: Hub, ears: Rec
 
 
 @pytest.mark.row("Calls: a message to a pid")
-async def test_a_child_is_asked_and_told_by_id_one_message_at_a_time(plain: Hub, cli: Cli) -> None:
+async def test_a_child_gets_calls_and_casts_by_id_one_at_a_time(plain: Hub, cli: Cli) -> None:
     await started(plain, [{"id": "asked", "python": COUNTER}])
 
     answers = await asyncio.gather(*(plain.call("asked", {"op": "add"}) for _ in range(20)))

@@ -1,4 +1,4 @@
-"""ProcessHub's errors: raised for a whole call, in the result for a single child, on the Child for kubectl."""
+"""The counterparts of ProcessHub's errors: raised for a call, in the result for a child, on the Child for kubectl."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from processhub.client.errors import (
 
 
 @pytest.mark.row("Errors: no_children")
-async def test_a_call_without_children(plain: Hub) -> None:
+async def test_a_call_without_children_is_an_error(plain: Hub) -> None:
     with pytest.raises(NoChildren):
         await plain.start_children([])
 
 
 @pytest.mark.row("Errors: already_started")
-async def test_an_id_that_is_there(product: Live, plain: Hub) -> None:
+async def test_an_id_that_exists_is_an_error(product: Live, plain: Hub) -> None:
     await started(plain, sleepers("twice"))
 
     again = await plain.start_children(sleepers("twice"))
@@ -39,14 +39,14 @@ async def test_an_id_that_is_there(product: Live, plain: Hub) -> None:
 
 
 @pytest.mark.row("Errors: not_found")
-async def test_a_hub_that_is_not_there(product: Live) -> None:
+async def test_a_hub_that_does_not_exist_is_an_error(product: Live) -> None:
     with pytest.raises(HubNotFound, match="there are: "):
         async with product.connect("nowhere"):
             pytest.fail("connected")
 
 
 @pytest.mark.row("Errors: no_response")
-async def test_a_server_and_a_child_that_do_not_answer(product: Live, tight: Hub, tmp_path: Path) -> None:
+async def test_a_server_or_child_that_does_not_answer_is_an_error(product: Live, tight: Hub, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text(
         '{"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c"}}],'
@@ -77,7 +77,7 @@ async def test_a_hub_without_a_quorum_starts_nothing(product: Live, quorum: Hub)
 
 
 @pytest.mark.row("Errors: missing_child_mapping")
-async def test_a_guided_child_without_members(product: Live, guided: Hub) -> None:
+async def test_a_guided_child_without_members_is_rejected(product: Live, guided: Hub) -> None:
     with pytest.raises(MissingChildMapping):
         await guided.start_children(sleepers("unmapped"))
 
@@ -86,7 +86,7 @@ async def test_a_guided_child_without_members(product: Live, guided: Hub) -> Non
 
 
 @pytest.mark.row("Errors: invalid_child_mapping")
-async def test_members_that_are_not_there_or_not_to_be_named(plain: Hub, guided: Hub) -> None:
+async def test_unknown_members_and_members_of_an_unguided_hub_are_rejected(plain: Hub, guided: Hub) -> None:
     nobody = await guided.start_children(
         sleepers("nobody"), wait=True, timeout=WAIT, child_mapping={"nobody": ["guided-9"]}
     )
@@ -97,7 +97,7 @@ async def test_members_that_are_not_there_or_not_to_be_named(plain: Hub, guided:
 
 
 @pytest.mark.row("Errors: child_mapping_mismatch")
-async def test_members_for_an_id_that_is_not_started(guided: Hub) -> None:
+async def test_members_for_an_id_that_is_not_started_are_an_error(guided: Hub) -> None:
     with pytest.raises(ChildMappingMismatch) as raised:
         await guided.start_children(sleepers("here", nodes=["guided-0"]), child_mapping={"elsewhere": ["guided-1"]})
 
@@ -106,7 +106,7 @@ async def test_members_for_an_id_that_is_not_started(guided: Hub) -> None:
 
 
 @pytest.mark.row("Errors: child_replication_mismatch")
-async def test_more_members_than_copies(product: Live, guided: Hub) -> None:
+async def test_more_members_than_copies_are_rejected(product: Live, guided: Hub) -> None:
     both = ["guided-0", "guided-1"]
 
     result = await guided.start_children(sleepers("spread"), child_mapping={"spread": both})
@@ -117,7 +117,7 @@ async def test_more_members_than_copies(product: Live, guided: Hub) -> None:
 
 
 @pytest.mark.row("Errors: timeout")
-async def test_a_wait_that_takes_too_long(plain: Hub) -> None:
+async def test_a_wait_that_takes_too_long_is_a_timeout_error(plain: Hub) -> None:
     await plain.start_children([{"id": "slow", "python": NEVER_UP}])
 
     with pytest.raises(Timeout) as raised:

@@ -1,4 +1,4 @@
-"""ProcessHub's hooks, as events that a webhook is told of."""
+"""The counterparts of ProcessHub's hooks: events that a webhook receives."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from processhub import Hub
 
 
 def kinds(ears: Receiver, **data: str) -> list[str]:
-    """The kinds of the events that hub ``hot`` told with these data, in order."""
+    """Return the kinds of the events with these data that hub ``hot`` sent, in order."""
     return [event["type"].rpartition(".")[2] for event in ears.received("hot", **data)]
 
 
 def others(hub: Hub, members: dict[str, str]) -> dict[str, str]:
-    """For each child another member than its own."""
+    """Return, for each child, a member other than its own."""
     return {child_id: next(name for name in hub.nodes() if name != member) for child_id, member in members.items()}
 
 
 @pytest_asyncio.fixture(scope="module")
 async def scaled(product: Live, hot: Hub, ears: Receiver) -> list[str]:
-    """What was told of a third member that came and went."""
+    """The events about a third member that joined and left."""
     async with edited(product, hot, members={"replicas": 3}):
         await ears.once("MemberJoined", "hot", member="hot-2")
         await at_rest(product, hot, 3)
@@ -39,15 +39,15 @@ async def scaled(product: Live, hot: Hub, ears: Receiver) -> list[str]:
     return kinds(ears, member="hot-2")
 
 
-async def new_page(hot: Hub, ears: Receiver, child_id: str) -> None:
-    """Forget all that was told so far. Events come in order: all before that of this child have come."""
+async def clear_events(hot: Hub, ears: Receiver, child_id: str) -> None:
+    """Forget all events so far. Events arrive in order, so all earlier events of this child have arrived."""
     await started(hot, sleepers(child_id))
     await ears.once("ChildStarted", "hot", child=child_id)
     ears.forget()
 
 
 async def on_hot_1(hot: Hub, prefix: str) -> list[str]:
-    """Those of some new children that the hash has on this member."""
+    """Return the new children that the hash places on this member."""
     members = await started(hot, sleepers(*(f"{prefix}-{number}" for number in range(6))))
     there = [child_id for child_id, member in members.items() if member == "hot-1"]
     assert there
@@ -61,9 +61,9 @@ async def back_on_hot_1(product: Live, hot: Hub, ids: list[str]) -> None:
 
 @pytest_asyncio.fixture(scope="module")
 async def lost(product: Live, hot: Hub, ears: Receiver, faults: Faults) -> list[str]:
-    """The children of a member that was killed, which ran elsewhere until it was back."""
+    """The children of a member that was killed, which ran elsewhere until it returned."""
     ids = await on_hot_1(hot, "lost")
-    await new_page(hot, ears, "before-the-loss")
+    await clear_events(hot, ears, "before-the-loss")
 
     await kill_member(product, faults, "hot-1")
 
@@ -74,9 +74,9 @@ async def lost(product: Live, hot: Hub, ears: Receiver, faults: Faults) -> list[
 
 @asynccontextmanager
 async def drained(product: Live, hot: Hub, ears: Receiver, prefix: str) -> AsyncIterator[int]:
-    """Member hot-1 emptied on a new page, and filled again: how many children it had."""
+    """Member hot-1 was drained and filled again, from a cleared receiver; the number of its children."""
     ids = await on_hot_1(hot, prefix)
-    await new_page(hot, ears, f"before-{prefix}")
+    await clear_events(hot, ears, f"before-{prefix}")
     count = list(places(hot).values()).count("hot-1")
     await hot.drain("hot-1", wait=True, timeout=WAIT)
     try:
@@ -87,17 +87,17 @@ async def drained(product: Live, hot: Hub, ears: Receiver, prefix: str) -> Async
 
 
 @pytest.mark.row("Hooks: pre_cluster_join, post_cluster_join")
-async def test_a_member_that_comes(scaled: list[str]) -> None:
+async def test_a_member_that_joins_is_an_event(scaled: list[str]) -> None:
     assert [kind for kind in scaled if kind in ("MemberJoining", "MemberJoined")] == ["MemberJoining", "MemberJoined"]
 
 
 @pytest.mark.row("Hooks: pre_cluster_leave, post_cluster_leave")
-async def test_a_member_that_goes(scaled: list[str]) -> None:
+async def test_a_member_that_leaves_is_an_event(scaled: list[str]) -> None:
     assert [kind for kind in scaled if kind in ("MemberLeaving", "MemberLeft")] == ["MemberLeaving", "MemberLeft"]
 
 
 @pytest.mark.row("Hooks: coordinator_shutdown")
-async def test_another_leader(product: Live, hot: Hub, ears: Receiver) -> None:
+async def test_a_new_leader_is_an_event(product: Live, hot: Hub, ears: Receiver) -> None:
     await product.operator.stop()
     await product.operator.start()
 
@@ -107,7 +107,7 @@ async def test_another_leader(product: Live, hot: Hub, ears: Receiver) -> None:
 
 
 @pytest.mark.row("Hooks: registry_pid_inserted")
-async def test_a_child_on_record(hot: Hub, ears: Receiver) -> None:
+async def test_a_child_that_is_recorded_is_an_event(hot: Hub, ears: Receiver) -> None:
     member = (await started(hot, sleepers("recorded", tags=["eu"])))["recorded"]
 
     registered = await ears.once("ChildRegistered", "hot", child="recorded")
@@ -115,7 +115,9 @@ async def test_a_child_on_record(hot: Hub, ears: Receiver) -> None:
 
 
 @pytest.mark.row("Hooks: registry_pid_removed")
-async def test_a_child_off_the_record_also_with_its_member(hot: Hub, ears: Receiver, lost: list[str]) -> None:
+async def test_a_child_that_is_removed_also_with_its_member_is_an_event(
+    hot: Hub, ears: Receiver, lost: list[str]
+) -> None:
     await started(hot, sleepers("removed"))
     await ears.once("ChildRegistered", "hot", child="removed")
     await hot.stop_children(["removed"], wait=True)
@@ -126,7 +128,7 @@ async def test_a_child_off_the_record_also_with_its_member(hot: Hub, ears: Recei
 
 
 @pytest.mark.row("Hooks: child_process_pid_update")
-async def test_a_child_in_another_process(hot: Hub, ears: Receiver) -> None:
+async def test_a_new_process_of_a_child_is_an_event(hot: Hub, ears: Receiver) -> None:
     await started(hot, sleepers("crashes"))
     pid = hot.get_pid("crashes") or pytest.fail("no process")
     await ears.once("ChildStarted", "hot", child="crashes", pid=pid)
@@ -139,7 +141,7 @@ async def test_a_child_in_another_process(hot: Hub, ears: Receiver) -> None:
 
 
 @pytest.mark.row("Hooks: pre_nodes_redistribution, post_nodes_redistribution")
-async def test_children_that_are_given_others_members(product: Live, hot: Hub, ears: Receiver) -> None:
+async def test_redistributed_children_are_events(product: Live, hot: Hub, ears: Receiver) -> None:
     async with drained(product, hot, ears, "given") as count:
         done = await ears.once("RedistributionDone", "hot")
 
@@ -149,7 +151,7 @@ async def test_children_that_are_given_others_members(product: Live, hot: Hub, e
 
 
 @pytest.mark.row("Hooks: children_migrated, forwarded_migration")
-async def test_a_child_that_is_moved(hot: Hub, ears: Receiver) -> None:
+async def test_a_moved_child_is_an_event(hot: Hub, ears: Receiver) -> None:
     first = await started(hot, sleepers("moved"))
     target = others(hot, first)["moved"]
 
@@ -159,7 +161,7 @@ async def test_a_child_that_is_moved(hot: Hub, ears: Receiver) -> None:
 
 
 @pytest.mark.row("Hooks: pre_children_start, post_children_start")
-async def test_a_child_that_starts(hot: Hub, ears: Receiver) -> None:
+async def test_a_child_that_starts_is_an_event(hot: Hub, ears: Receiver) -> None:
     await started(hot, sleepers("starts"))
 
     await ears.once("ChildStarted", "hot", child="starts", pid=hot.get_pid("starts"))
@@ -167,7 +169,7 @@ async def test_a_child_that_starts(hot: Hub, ears: Receiver) -> None:
 
 
 @pytest.mark.row("Hooks: child_data_alter")
-async def test_an_answer_changes_a_child_or_denies_it(hot: Hub, ears: Receiver) -> None:
+async def test_a_verdict_changes_or_denies_a_child(hot: Hub, ears: Receiver) -> None:
     def judge(event: Json) -> web.Response:
         answer = {"tags": ["altered"]} if event["subject"] == "good" else {"allow": False, "reason": "not this one"}
         return web.json_response(answer)
@@ -185,7 +187,7 @@ async def test_an_answer_changes_a_child_or_denies_it(hot: Hub, ears: Receiver) 
 
 
 @pytest.mark.row("Hooks: handover delivered")
-async def test_a_state_that_is_handed_over(hot: Hub, ears: Receiver) -> None:
+async def test_a_handover_is_an_event(hot: Hub, ears: Receiver) -> None:
     target = others(hot, await started(hot, [{"id": "carried", "python": COUNTER}]))["carried"]
 
     await hot.migrate_child("carried", target, wait=True, timeout=WAIT)
@@ -195,7 +197,7 @@ async def test_a_state_that_is_handed_over(hot: Hub, ears: Receiver) -> None:
 
 
 @pytest.mark.row("Hooks: migration deferred")
-async def test_a_move_that_is_put_off(hot: Hub, ears: Receiver) -> None:
+async def test_a_deferred_move_is_an_event(hot: Hub, ears: Receiver) -> None:
     homebody = {"id": "homebody", "python": {"target": "sample_actors:Mover", "args": {"ready": [False]}}}
     target = others(hot, await started(hot, [homebody]))["homebody"]
 
@@ -206,7 +208,7 @@ async def test_a_move_that_is_put_off(hot: Hub, ears: Receiver) -> None:
 
 
 @pytest.mark.row("Hooks: drain completed")
-async def test_a_member_that_is_empty(product: Live, hot: Hub, ears: Receiver) -> None:
+async def test_a_drained_member_is_an_event(product: Live, hot: Hub, ears: Receiver) -> None:
     async with drained(product, hot, ears, "emptied") as count:
         completed = await ears.once("DrainCompleted", "hot", member="hot-1")
 
@@ -214,8 +216,10 @@ async def test_a_member_that_is_empty(product: Live, hot: Hub, ears: Receiver) -
 
 
 @pytest.mark.row("Hooks: (none)")
-async def test_what_processhub_has_no_hooks_for(product: Live, hot: Hub, ears: Receiver, lost: list[str]) -> None:
-    """RecoveryDone was told before the fixture ``lost`` was there."""
+async def test_events_without_a_counterpart_in_processhub_are_sent(
+    product: Live, hot: Hub, ears: Receiver, lost: list[str]
+) -> None:
+    """RecoveryDone was sent before the fixture ``lost`` was set up."""
     await started(hot, sleepers("leaves"))
     await ears.once("ChildStarted", "hot", child="leaves")
     await hot.stop_children(["leaves"], wait=True)

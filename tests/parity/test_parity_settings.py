@@ -1,4 +1,4 @@
-"""ProcessHub's settings, as fields of a Hub or as what makes them needless."""
+"""The counterparts of ProcessHub's settings: fields of a Hub, or the behaviour that makes them unnecessary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from processhub.cluster.kinds import CHILDREN
 
 
 @pytest.mark.row("Settings: hub_id")
-async def test_hubs_stand_side_by_side(product: Live, plain: Hub, tight: Hub) -> None:
+async def test_hubs_are_independent_of_each_other(product: Live, plain: Hub, tight: Hub) -> None:
     await started(plain, sleepers("twin"))
     await product.child("twin-of-tight", "tight", id="twin")
     await tight.wait_children(["twin"], timeout=WAIT)
@@ -34,7 +34,7 @@ async def test_hubs_stand_side_by_side(product: Live, plain: Hub, tight: Hub) ->
 
 
 @pytest.mark.row("Settings: child_specs")
-async def test_children_of_the_spec_start_and_end_with_it(product: Live, plain: Hub) -> None:
+async def test_static_children_start_and_end_with_their_spec(product: Live, plain: Hub) -> None:
     await plain.wait_children(["fixed"], timeout=WAIT)
 
     async with edited(product, plain, children=[{"id": child_id, "exec": SLEEP} for child_id in ("fixed", "more")]):
@@ -45,7 +45,7 @@ async def test_children_of_the_spec_start_and_end_with_it(product: Live, plain: 
 
 
 @pytest.mark.row("Settings: hooks")
-async def test_hooks_of_the_spec_are_told_by_webhook_and_in_python(
+async def test_hooks_of_the_spec_call_webhooks_and_python_handlers(
     product: Live, plain: Hub, ears: Receiver, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"
@@ -60,7 +60,7 @@ async def test_hooks_of_the_spec_are_told_by_webhook_and_in_python(
 
 
 @pytest.mark.row("Settings: discovery interval")
-async def test_members_are_seen_to_come_and_go_with_no_interval_to_set(product: Live, tight: Hub) -> None:
+async def test_members_that_join_and_leave_are_noticed_without_an_interval_to_set(product: Live, tight: Hub) -> None:
     assert not [path for path in fields() if "interval" in path.lower() or "discover" in path.lower()]
     assert tight.nodes() == ["tight-0"]
 
@@ -71,7 +71,7 @@ async def test_members_are_seen_to_come_and_go_with_no_interval_to_set(product: 
 
 
 @pytest.mark.row("Settings: migration base timeout")
-async def test_a_state_that_does_not_come_in_time_leaves_the_child_where_it_is(hot: Hub, ears: Receiver) -> None:
+async def test_a_handover_that_takes_too_long_leaves_the_child_where_it_is(hot: Hub, ears: Receiver) -> None:
     first = (await started(hot, [{"id": "hoards", "python": {"target": "sample_actors:Hoarder"}}]))["hoards"]
     (other,) = set(hot.nodes()) - {first}
 
@@ -84,7 +84,7 @@ async def test_a_state_that_does_not_come_in_time_leaves_the_child_where_it_is(h
 
 
 @pytest.mark.row("Settings: max_restarts, max_seconds")
-async def test_a_storm_of_restarts_ends_one_child_and_leaves_its_siblings_alone(product: Live, tight: Hub) -> None:
+async def test_a_restart_storm_fails_one_child_and_leaves_its_siblings_alone(product: Live, tight: Hub) -> None:
     await started(tight, sleepers("sibling"))
     pid = tight.get_pid("sibling")
 
@@ -101,7 +101,7 @@ async def test_a_child_that_does_not_end_is_killed(tight: Hub) -> None:
     await started(tight, sleepers("deaf"))
     pid = tight.get_pid("deaf") or pytest.fail("no process")
 
-    os.kill(pid, signal.SIGSTOP)  # it can't follow the order to stop
+    os.kill(pid, signal.SIGSTOP)  # it can't handle the order to stop
     stopped = await tight.stop_children(["deaf"], wait=True, timeout=WAIT)  # spec.timeouts.stopSeconds is 1
 
     assert stopped.ok
@@ -109,7 +109,7 @@ async def test_a_child_that_does_not_end_is_killed(tight: Hub) -> None:
 
 
 @pytest.mark.row("Settings: cluster-event debounce")
-async def test_the_first_of_many_events_is_acted_on_while_they_come(product: Live, plain: Hub) -> None:
+async def test_a_change_is_acted_on_while_further_changes_arrive(product: Live, plain: Hub) -> None:
     await product.child("eager", "plain")
 
     async def change_and_change() -> None:
@@ -126,7 +126,7 @@ async def test_the_first_of_many_events_is_acted_on_while_they_come(product: Liv
 
 
 @pytest.mark.row("Settings: request timeout")
-async def test_a_request_is_given_up_when_its_time_is_over(tight: Hub) -> None:
+async def test_a_request_fails_after_its_timeout(tight: Hub) -> None:
     await started(tight, [{"id": "dawdles", "python": {"target": "sample_actors:Worker"}}])
 
     with pytest.raises(Timeout) as raised:

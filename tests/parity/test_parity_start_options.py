@@ -1,4 +1,4 @@
-"""What ProcessHub's options of a start do, as arguments of the call or fields of the Child."""
+"""The counterparts of ProcessHub's start options: arguments of the call or fields of the Child."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from processhub import Hub
 
 
 @pytest.mark.row("Start options: wait, timeout")
-async def test_a_start_waits_where_it_is_told_to_and_as_long(plain: Hub) -> None:
+async def test_a_start_waits_if_asked_to_and_for_so_long(plain: Hub) -> None:
     assert inspect.signature(Hub.start_children).parameters["timeout"].default == 10
 
     at_once = await plain.start_children(sleepers("unwaited"))
@@ -26,7 +26,7 @@ async def test_a_start_waits_where_it_is_told_to_and_as_long(plain: Hub) -> None
 
 
 @pytest.mark.row("Start options: check_existing")
-async def test_a_child_that_exists_is_an_error_or_taken_as_it_is(plain: Hub) -> None:
+async def test_a_child_that_exists_is_an_error_or_accepted(plain: Hub) -> None:
     await started(plain, sleepers("existing"))
     pid = plain.get_pid("existing")
 
@@ -38,7 +38,7 @@ async def test_a_child_that_exists_is_an_error_or_taken_as_it_is(plain: Hub) -> 
 
 
 @pytest.mark.row("Start options: on_failure")
-async def test_a_start_with_one_failure_goes_on_or_leaves_nothing_behind(product: Live, plain: Hub) -> None:
+async def test_a_start_with_one_failure_continues_or_is_rolled_back(product: Live, plain: Hub) -> None:
     def some(prefix: str) -> list[dict[str, object]]:
         return [*sleepers(f"{prefix}-good"), {"id": f"{prefix}-bad", "exec": {"command": ["/no/such/program"]}}]
 
@@ -54,7 +54,7 @@ async def test_a_start_with_one_failure_goes_on_or_leaves_nothing_behind(product
 
 
 @pytest.mark.row("Start options: metadata, child_metadata")
-async def test_metadata_of_the_call_are_of_all_and_a_childs_own_win(plain: Hub) -> None:
+async def test_metadata_of_the_call_apply_to_all_children_and_a_childs_own_win(plain: Hub) -> None:
     children = [*sleepers("meta-a"), *sleepers("meta-b", metadata={"tier": "own"})]
 
     await started(plain, children, metadata={"tier": "all", "batch": "meta"})
@@ -65,7 +65,7 @@ async def test_metadata_of_the_call_are_of_all_and_a_childs_own_win(plain: Hub) 
 
 
 @pytest.mark.row("Start options: tags")
-async def test_tags_of_the_call_are_of_all_beside_a_childs_own(plain: Hub) -> None:
+async def test_tags_of_the_call_are_added_to_a_childs_own(plain: Hub) -> None:
     await started(plain, [*sleepers("tag-a"), *sleepers("tag-b", tags=["own-tag"])], tags=["all-tag"])
 
     assert set(plain.tag_query("all-tag")) == {"tag-a", "tag-b"}
@@ -73,7 +73,7 @@ async def test_tags_of_the_call_are_of_all_beside_a_childs_own(plain: Hub) -> No
 
 
 @pytest.mark.row("Start options: child_mapping")
-async def test_guided_children_run_where_the_call_or_their_spec_says(guided: Hub) -> None:
+async def test_guided_children_run_on_the_members_of_the_call_or_their_spec(guided: Hub) -> None:
     children = [*sleepers("map-a", "map-b"), *sleepers("map-c", nodes=["guided-1"])]
 
     await started(guided, children, child_mapping={"map-a": ["guided-1"], "map-b": ["guided-0"]})

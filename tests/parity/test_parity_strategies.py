@@ -1,4 +1,4 @@
-"""ProcessHub's strategies, and those that its users asked for."""
+"""The counterparts of ProcessHub's strategies, and strategies that its users asked for."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from localcluster.faults import Faults
 from processhub import Hub
 from processhub.cluster.kinds import HUBS
 
-# It tells its role when it starts and at each signal, one line each: member and role.
+# It writes its member and role, one line each, when it starts and at each signal.
 TELLS_ITS_ROLE = """
 tell() { echo "$HUB_MEMBER $(cat "$HUB_ROLE_FILE")" >> "$LOG"; }
 trap tell USR1
 tell
 while :; do sleep 0.1; done
 """
-# It counts its members in the file that it is handed over, and says so when it is ready to hand it on.
+# It counts the members that it has been on, and writes when it is ready to hand the count over.
 COUNTS_ITS_MEMBERS = """
 count=$(cat "$HUB_HANDOVER_FILE" 2>/dev/null || echo 0)
 count=$((count + 1))
@@ -38,7 +38,7 @@ while :; do sleep 0.1; done
 
 
 def script(child_id: str, text: str, log: Path, **more: str) -> dict[str, Any]:
-    """A child that writes to a log."""
+    """A child that runs a script with a log file."""
     return {
         "id": child_id,
         "exec": {"command": ["sh", "-c", text], "env": [{"name": "LOG", "value": str(log)}], **more},
@@ -46,18 +46,19 @@ def script(child_id: str, text: str, log: Path, **more: str) -> dict[str, Any]:
 
 
 def lines(log: Path) -> list[str]:
+    """The lines of a child's log."""
     return log.read_text().splitlines() if log.exists() else []
 
 
 def roles(hub: Hub, child_id: str) -> dict[str, str]:
-    """The role of each member that runs a copy."""
+    """Return the role of each member that runs a copy."""
     nodes = hub.registry_dump()[child_id]["nodes"]
     return {node["name"]: node["role"] for node in nodes if node["state"] == "Running"}
 
 
 @asynccontextmanager
 async def cut_off(product: Live, faults: Faults, member: str) -> AsyncIterator[None]:
-    """The member does not reach the API server."""
+    """Cut the member off from the API server."""
     await faults.cut_pod(f"{product.namespace}/{member}")
     try:
         yield
@@ -66,7 +67,7 @@ async def cut_off(product: Live, faults: Faults, member: str) -> AsyncIterator[N
 
 
 async def stop_and_be_back(product: Live, quorum: Hub, prefix: str, **spec: Any) -> None:
-    """Scaled to one member, this hub of two is partitioned; scaled back, every child is back."""
+    """Scale a hub of two members to one, so that it is partitioned, and back; every child must return."""
     ids = [f"{prefix}-{number}" for number in range(4)]
     await started(quorum, sleepers(*ids))
     pids = [quorum.get_pid(child_id) or 0 for child_id in ids]
@@ -113,7 +114,9 @@ async def test_a_guided_child_waits_for_its_member(product: Live, guided: Hub, f
     await started(guided, sleepers("bound", nodes=["guided-1"]))
     pid = guided.get_pid("bound")
 
-    await kill_member(product, faults, "guided-1")  # spec.migration.onRestart is Move: others would go
+    await kill_member(
+        product, faults, "guided-1"
+    )  # spec.migration.onRestart is Move, which other children would follow
 
     await until(lambda: guided.get_pid("bound") not in (None, pid), "running again")
     assert places(guided)["bound"] == "guided-1"
@@ -132,7 +135,7 @@ async def test_the_least_loaded_member_gets_the_next_child(product: Live, placin
 
 
 @pytest.mark.row("Strategies: requested by its users")
-async def test_children_go_by_turns_number_origin_to_each_or_by_a_strategy_of_ones_own(
+async def test_children_are_placed_by_turns_number_origin_on_each_member_or_by_a_users_strategy(
     product: Live, placing: Hub
 ) -> None:
     here, there = "placing-0", "placing-1"
@@ -162,7 +165,7 @@ async def test_children_go_by_turns_number_origin_to_each_or_by_a_strategy_of_on
 
 
 @pytest.mark.row("Strategies: Singularity")
-async def test_a_child_has_one_process(plain: Hub) -> None:
+async def test_a_child_has_one_process_by_default(plain: Hub) -> None:
     member = (await started(plain, sleepers("single")))["single"]
 
     assert roles(plain, "single") == {member: "Active"}
@@ -175,7 +178,7 @@ async def test_a_child_has_as_many_copies_as_the_factor_or_the_hub_has_members(p
         async with edited(product, copies, redundancy={"replicationFactor": factor}):
             await until(lambda: len(copies.get_pids("copied")) == count, f"{factor}: {count} copies")
 
-    await started(copies, sleepers("copied"))  # which waits for the active copy only
+    await started(copies, sleepers("copied"))  # this child waits for the active copy only
     await until(lambda: len(copies.get_pids("copied")) == 2, "both copies")
 
     await counted(1, 1)
@@ -183,8 +186,10 @@ async def test_a_child_has_as_many_copies_as_the_factor_or_the_hub_has_members(p
 
 
 @pytest.mark.row("Strategies: active_active, active_passive")
-async def test_one_copy_is_active_and_another_takes_over_or_all_are(product: Live, copies: Hub, faults: Faults) -> None:
-    await started(copies, sleepers("standby"))  # which waits for the active copy only
+async def test_one_copy_is_active_and_another_takes_over_or_all_copies_are_active(
+    product: Live, copies: Hub, faults: Faults
+) -> None:
+    await started(copies, sleepers("standby"))  # this child waits for the active copy only
     await until(lambda: len(copies.get_pids("standby")) == 2, "both copies")
     first, second = (node["name"] for node in copies.registry_dump()["standby"]["nodes"])
     pids = copies.get_pids("standby")
@@ -200,7 +205,7 @@ async def test_one_copy_is_active_and_another_takes_over_or_all_are(product: Liv
 
 
 @pytest.mark.row("Strategies: redundancy_signal")
-async def test_copies_are_told_of_their_roles_on_start_and_on_change(
+async def test_copies_are_notified_of_their_roles_at_start_and_on_change(
     product: Live, copies: Hub, faults: Faults, tmp_path: Path
 ) -> None:
     log, folder = tmp_path / "log", tmp_path / "rows"
@@ -228,7 +233,7 @@ async def test_copies_are_told_of_their_roles_on_start_and_on_change(
 
 
 @pytest.mark.row("Strategies: ColdSwap")
-async def test_a_moved_child_begins_anew(plain: Hub) -> None:
+async def test_a_moved_child_starts_afresh(plain: Hub) -> None:
     first = (await started(plain, [{"id": "cold", "python": COUNTER}]))["cold"]
     (other,) = set(plain.nodes()) - {first}
     assert await plain.call("cold", {"op": "add", "by": 5}) == 5
@@ -239,7 +244,7 @@ async def test_a_moved_child_begins_anew(plain: Hub) -> None:
 
 
 @pytest.mark.row("Strategies: HotSwap: prepare_handover_state, alter_handover_state")
-async def test_a_moved_child_has_the_state_that_it_had(hot: Hub, tmp_path: Path) -> None:
+async def test_a_moved_child_keeps_its_state(hot: Hub, tmp_path: Path) -> None:
     log = tmp_path / "log"
     first = await started(hot, [{"id": "counter", "python": COUNTER}, script("file", COUNTS_ITS_MEMBERS, log)])
     other = {child_id: (set(hot.nodes()) - {member}).pop() for child_id, member in first.items()}
@@ -257,7 +262,7 @@ async def test_a_moved_child_has_the_state_that_it_had(hot: Hub, tmp_path: Path)
 
 
 @pytest.mark.row("Strategies: PubSub, Gossip")
-async def test_all_clients_and_members_see_a_change_with_nothing_to_choose(product: Live, plain: Hub) -> None:
+async def test_all_clients_and_members_see_a_change_without_any_setting(product: Live, plain: Hub) -> None:
     found = await product.api.get(HUBS, product.namespace, "plain")
     token = await token_of(product.api, product.namespace, "processhub-plain")
 
@@ -279,7 +284,7 @@ async def test_all_clients_and_members_see_a_change_with_nothing_to_choose(produ
 
 
 @pytest.mark.row("Strategies: Divergence")
-async def test_with_divergence_those_cut_off_run_on_and_one_copy_is_left_in_the_end(
+async def test_with_divergence_children_that_are_cut_off_keep_running_until_one_copy_remains(
     product: Live, quorum: Hub, faults: Faults
 ) -> None:
     ids = [f"diverge-{number}" for number in range(4)]
@@ -299,12 +304,12 @@ async def test_with_divergence_those_cut_off_run_on_and_one_copy_is_left_in_the_
 
 
 @pytest.mark.row("Strategies: StaticQuorum")
-async def test_children_stop_with_fewer_members_than_the_number_and_are_back(product: Live, quorum: Hub) -> None:
+async def test_with_a_static_quorum_children_stop_below_it_and_return(product: Live, quorum: Hub) -> None:
     await stop_and_be_back(product, quorum, "static")  # quorumSize is 2
 
 
 @pytest.mark.row("Strategies: DynamicQuorum")
-async def test_children_stop_with_a_lower_share_of_those_seen_lately_and_are_back(
+async def test_with_a_dynamic_quorum_children_stop_below_the_share_of_recent_members_and_return(
     product: Live, quorum: Hub, faults: Faults
 ) -> None:
     ids = [f"dynamic-{number}" for number in range(4)]
@@ -320,5 +325,5 @@ async def test_children_stop_with_a_lower_share_of_those_seen_lately_and_are_bac
 
 
 @pytest.mark.row("Strategies: MajorityQuorum")
-async def test_children_stop_without_a_majority_of_all_there_were_and_are_back(product: Live, quorum: Hub) -> None:
+async def test_with_a_majority_quorum_children_stop_without_a_majority_and_return(product: Live, quorum: Hub) -> None:
     await stop_and_be_back(product, quorum, "majority", partitionTolerance={"strategy": "MajorityQuorum"})

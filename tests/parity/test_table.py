@@ -1,4 +1,4 @@
-"""docs/coming-from-processhub.md, row by row: what it names is there under that name, and one test shows it at work."""
+"""docs/coming-from-processhub.md, row by row: each name in it exists, and one test shows the row at work."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from processhub.api.reasons import Reason
 from processhub.cli.app import app
 from processhub.client import errors
 
-_KUBECTL = {"apply", "delete", "edit", "get", "wait", "drain"}  # kubectl's own
+_KUBECTL = {"apply", "delete", "edit", "get", "wait", "drain"}  # verbs of kubectl itself
 _NOT_OURS = {"init", "scope", "global", "local"}
 
 
 def commands() -> set[str]:
-    """All verbs of kubectl hub."""
+    """Return all verbs of kubectl hub."""
     group: Any = typer.main.get_command(app)
     verbs = set()
     for name, command in group.commands.items():
@@ -33,12 +33,12 @@ def commands() -> set[str]:
 
 
 def strategies() -> set[str]:
-    """The values that the Hub's CRD allows or describes."""
+    """Return the values that the Hub's CRD allows or describes."""
     return set(re.findall(r"\b[A-Z][A-Za-z]+\b", (ROOT / "crds" / "hubs.yaml").read_text()))
 
 
 @pytest.mark.parametrize(("theirs", "names"), rows(), ids=[theirs for theirs, _ in rows()])
-def test_the_counterpart_is_there(theirs: str, names: list[str]) -> None:
+def test_the_counterpart_exists(theirs: str, names: list[str]) -> None:
     for name in names:
         assert _is_there(name), f"{theirs}: nothing here is called {name!r}"
 
@@ -55,7 +55,7 @@ def _is_there(name: str) -> bool:
     if name.endswith("="):
         return name.removesuffix("=") in inspect.signature(Hub.start_children).parameters
     if name.startswith(("await ", '"')) or "=" in name:
-        return True  # an example of what the row's other names are
+        return True  # an example of the row's other names
     if name[0].isupper():
         known = {event.value for event in HookEvent} | {reason.value for reason in Reason} | strategies()
         return name in known or hasattr(errors, name)
@@ -63,7 +63,7 @@ def _is_there(name: str) -> bool:
     return hasattr(Actor, bare) or bare == "roleSignal" or bare in _NOT_OURS
 
 
-def test_each_row_is_shown_by_one_test_of_its_sections_file() -> None:
+def test_each_row_has_one_test_in_the_file_of_its_section() -> None:
     shown = []
     for path in sorted(Path(__file__).parent.glob("test_parity_*.py")):
         module = importlib.import_module(path.stem)
@@ -79,7 +79,7 @@ def test_each_row_is_shown_by_one_test_of_its_sections_file() -> None:
     assert sorted(shown) == sorted(theirs for theirs, _ in rows())
 
 
-def test_the_table_has_a_row_for_each_call_strategy_and_event() -> None:
+def test_each_call_strategy_and_event_has_a_row() -> None:
     named = {name for _, names in rows() for name in names}
 
     assert len(rows()) > 60

@@ -1,4 +1,4 @@
-"""A round for tests of its stages: what is not given is not there."""
+"""Builds a Round for tests of its stages; parts that are not given are absent."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def a_round(
     term: int = 1,
     now: Callable[[], float] | None = None,
 ) -> Round:
-    """A round of ``hub``; the clock is the event loop's where ``now`` is not given."""
+    """Return a round of ``hub``; without ``now`` the clock is the event loop's."""
     if events is None:
         events = EventRecorder(client, "operator")
     if state is None:

@@ -1,4 +1,4 @@
-"""A hub that runs in one thread, for verbs of the command line, and what they print."""
+"""A hub that runs in one thread, for verbs of the command line, and their output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEMBERS = ["hub-0", "hub-1", "hub-2"]
 def with_cluster(
     folder: Path, patch: pytest.MonkeyPatch, test: Callable[[Cluster], Awaitable[None]], **spec: Any
 ) -> None:
-    """Run the test beside a hub with this spec; whatever connects to a cluster gets to this one."""
+    """Run the test beside a hub with this spec; every connection to a cluster goes to this one."""
 
     async def main() -> None:
         async with running_hub(folder, **spec) as cluster:
@@ -47,7 +47,7 @@ async def started(*ids: str, pinned: bool = False) -> None:
 
 
 class Printed:
-    """What the verbs have printed since it was asked last."""
+    """The output of the verbs since it was last read."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -59,5 +59,5 @@ class Printed:
         return read.out
 
     def rows(self) -> list[list[str]]:
-        """The cells of a table, without its header."""
+        """The cells of a table without its header."""
         return [line.split() for line in self.text().splitlines()[1:]]

@@ -1,7 +1,7 @@
-"""A hub that hands the state of its children over, planned in memory.
+"""A hub that hands over the state of its children, planned in memory.
 
-Its agents quiesce, send and receive to the letter. A child's state is made at its first start; it may be lost only with
-the last copy of it, or where a member is emptied and the state can't be had.
+Its agents quiesce, send and receive exactly as ordered. A child's state is created at its first start. It may be lost
+only with the last copy of it, or if a member is drained and the state can't be had.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def hot_spec() -> HubSpec:
 
 
 class HandingHub(PlannedHub):
-    """A hub whose agents hand states over. ``unwilling`` children stay; ``cut`` members can't be reached."""
+    """A hub whose agents hand states over. ``unwilling`` children stay; ``cut`` members are unreachable."""
 
     def __init__(self, members: int = 3) -> None:
         super().__init__(members, hot_spec())
         self.quiet: set[tuple[str, str]] = set()  # (member, id) that is quiesced
-        self.state: dict[tuple[str, str], str] = {}  # (member, id) → the uid whose state a running or quiet copy has
+        self.state: dict[tuple[str, str], str] = {}  # (member, id) → the uid whose state a running or quiesced copy has
         self.gave: dict[tuple[str, str], str] = {}
         self.kept: dict[tuple[str, str], str] = {}
         self.got: dict[tuple[str, str], tuple[int, str]] = {}  # epoch of the waiting entry, uid
@@ -41,8 +41,8 @@ class HandingHub(PlannedHub):
         self.cut: set[str] = set()
         self.lost_states: list[str] = []
         self.failing: set[tuple[str, str]] = set()  # (member, id) that does not come up
-        self.finished: set[tuple[str, str]] = set()  # (member, id) that ended well and rests
-        self.given_up: set[tuple[str, str]] = set()  # (member, id) that rests because it did not come up
+        self.finished: set[tuple[str, str]] = set()  # (member, id) that has completed
+        self.given_up: set[tuple[str, str]] = set()  # (member, id) that has stopped because it did not come up
         self.came_up: set[tuple[str, str]] = set()  # (member, id) that is not Running, but was
         self.deferred: frozenset[str] = frozenset()
 
@@ -121,14 +121,14 @@ class HandingHub(PlannedHub):
         self.running[name][id_] = entry
 
     def _look_for_state(self, name: str, id_: str, entry: Assignment) -> None:
-        """Say so where a source gave the state for this waiting entry, and it is not here (any more)."""
+        """Report whether a source has sent the state for this waiting entry while it is not here (any more)."""
         sources = self._sources(name, id_)
         gave = any(self.gave.get((source, id_), "").startswith(f"{entry.epoch}:") for source in sources)
         if gave and self.got.get((name, id_), (0, ""))[0] != entry.epoch:
             self.kept[name, id_] = f"{entry.epoch}:lost"
 
     def _sources(self, name: str, id_: str) -> list[str]:
-        """The members that are to hand the child over to this one."""
+        """Return the members that are to hand the child over to this one."""
         return [
             source for source, entry in self.record.get(id_, {}).items() if goes_to(OnRecord(source, entry)) == name
         ]
@@ -161,7 +161,7 @@ class HandingHub(PlannedHub):
             self.kept[name, id_] = f"{epoch}:failed"
 
     def acting(self, id_: str) -> list[str]:
-        """The members on which it is more than a quiet copy."""
+        """Return the members with more than a quiesced copy of it."""
         return [name for name, runs in self.running.items() if id_ in runs and (name, id_) not in self.quiet]
 
 
@@ -173,7 +173,7 @@ def started(count: int = 30, members: int = 3) -> HandingHub:
 
 
 def _sent(hub: HandingHub) -> tuple[str, str]:
-    """Source and target of a child whose state is with both, and not committed yet."""
+    """Return source and target of a child whose state is with both and not committed yet."""
     hub.want([child("a")])
     hub.rest()
     (source,) = hub.acting("a")
@@ -192,7 +192,7 @@ def _committed(hub: HandingHub) -> tuple[str, str]:
 
 
 def _restart(hub: HandingHub, name: str) -> None:
-    """The member's agent ends with all that it had, and is back (onRestart Hold)."""
+    """The member's agent ends with all of its memory and restarts (onRestart Hold)."""
     hub.change(name, phase=Phase.HELD, ended=True)
     hub.write(plan(hub.snapshot()))
     hub.change(name, phase=Phase.LIVE, ended=False)

@@ -1,8 +1,8 @@
 """An API server in memory, and a client of it that opens no connection.
 
-It keeps what operator and agents rest on, as tests/integration/test_api_conformance.py shows beside a real API server.
-What the controller manager does is done when ``collect_garbage`` is called. Nobody is refused for who they are: there
-are no users, roles and admission policies.
+It has the features that operator and agents depend on, as tests/integration/test_api_conformance.py shows beside a real
+API server. The work of the controller manager is done when ``collect_garbage`` is called. Nobody is rejected: there are
+no users, roles or admission policies.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _KEPT = ("uid", "name", "namespace", "generation", "creationTimestamp", "deletio
 
 @dataclass
 class _Write:
-    """A write that somebody requests."""
+    """A write of a request."""
 
     method: str
     body: Any
@@ -52,7 +52,7 @@ class _Write:
     owners: Owners | None = None  # after an apply
 
     def sign(self, metadata: Json) -> None:
-        """Note who has written last, in each way."""
+        """Record the last writer, by kind of write."""
         way = {"manager": self.manager, "operation": "Apply" if self.owners is not None else "Update"}
         way |= {"subresource": self.subresource} if self.subresource else {}
         others = [entry for entry in metadata.get("managedFields", ()) if not way.items() <= entry.items()]
@@ -70,7 +70,7 @@ class MemoryApi:
         self._made = 0
         self._rewinds = 0
         self._changed = asyncio.Event()
-        # Of each change: the object before it, and after it the owners of its fields where it was ever applied.
+        # Of each change: the object before it, and then the owners of its fields if it was ever applied.
         self._past: list[tuple[Json | None, Owners | None]] = []
         self._writing: _Write | None = None
 
@@ -80,16 +80,16 @@ class MemoryApi:
         return len(self.changes)
 
     def get(self, plural: str, name: str, namespace: str = "ns") -> Json:
-        """The object as it is."""
+        """Return the object."""
         return self.objects[Key(plural, namespace, name)]
 
     def create(self, plural: str, body: Json, namespace: str = "ns") -> Json:
-        """Store a new object, with its status where it has one."""
+        """Store a new object, with its status if it has one."""
         key, item = self._new(plural, body, namespace)
         return self._store("ADDED", key, item)
 
     def update(self, key: Key, change: Callable[[Json], None]) -> Json:
-        """Store the object as ``change`` leaves it. A changed spec is a new generation."""
+        """Store the object as ``change`` returns it. A changed spec is a new generation."""
         after, owners = self._changed_by(key, change)
         if after is self.objects[key]:
             return after
@@ -104,11 +104,11 @@ class MemoryApi:
         self._store("DELETED", key, copy.deepcopy(self._present(key)))
 
     def compact(self) -> None:
-        """Forget the past, as etcd does after some minutes."""
+        """Forget the history, as etcd does after some minutes."""
         self.compacted = self.version
 
     def rewind(self, version: int) -> None:
-        """Put back all objects as they were at this version, as a restore of etcd does. All watches break."""
+        """Restore all objects as they were at this version, as a restore of etcd does. All watches break."""
         del self.changes[version:], self._past[version:]
         self.objects = self._as_of(version)
         self.compacted = min(self.compacted, version)
@@ -116,7 +116,7 @@ class MemoryApi:
         self._wake()
 
     def collect_garbage(self) -> None:
-        """Do what the controller manager does in time: remove what a deleted owner or namespace leaves."""
+        """Do the work of the controller manager: remove the objects of deleted owners and namespaces."""
         before = -1
         while before != self.version:
             before = self.version
@@ -166,7 +166,7 @@ class MemoryApi:
         return key, body
 
     def _admit(self, key: Key, item: Json, before: Json | None = None) -> None:
-        """Complete the object by its schema. Raises Refused where the schema refuses it."""
+        """Complete the object by its schema. Raises Refused if the schema rejects it."""
         if (schema := schema_of(key.plural)) is None:
             return
         complete_object(schema, item)
@@ -174,7 +174,7 @@ class MemoryApi:
             raise Refused(422, "Invalid", f'{key.plural} "{key.name}" is invalid: {"; ".join(found)}')
 
     def _changed_by(self, key: Key, change: Callable[[Json], None]) -> tuple[Json, Owners | None]:
-        """The object as ``change`` leaves it, not stored, and the owners of its fields."""
+        """Return the object as ``change`` returns it, without storing it, and the owners of its fields."""
         writing, self._writing = self._writing, None
         before, owners = self._present(key), self._owners(key)
         after = copy.deepcopy(before)
@@ -224,7 +224,7 @@ class MemoryApi:
         return key in self.objects and "deletionTimestamp" in self.objects[key]["metadata"]
 
     def _as_of(self, version: int) -> dict[Key, Json]:
-        """The objects as they were at this version."""
+        """Return the objects as they were at this version."""
         objects: dict[Key, Json] = {}
         for _, kind, key, item in self.changes[:version]:
             if kind == "DELETED":
@@ -236,7 +236,7 @@ class MemoryApi:
     # over HTTP, without HTTP
 
     def request(self, method: str, url: str, payload: bytes | None, content_type: str | None) -> Json:
-        """The answer's body. Raises Refused."""
+        """Return the response's body. Raises Refused."""
         key, subresource, query = _parsed(url)
         if method == "GET":
             return self._read(key, query)
@@ -282,7 +282,7 @@ class MemoryApi:
         return stored
 
     def _check_namespace(self, name: str) -> None:
-        """Refuse objects in a namespace that is not there; a server that was given no Namespace has all."""
+        """Reject objects in a missing namespace; a server without any Namespace has all of them."""
         if name and any(key.plural == "namespaces" for key in self.objects):
             key = Key("namespaces", "", name)
             self._present(key)
@@ -311,7 +311,7 @@ class MemoryApi:
         return {"metadata": metadata, "items": [objects[Key(key.plural, *name)] for name in page]}
 
     def _change(self, key: Key, item: Json, write: _Write) -> None:
-        """Change the object as the request says."""
+        """Change the object as the request asks."""
         before, body, part = copy.deepcopy(item), write.body, write.subresource
         if write.content_type == JSON_PATCH:
             try:
@@ -320,7 +320,7 @@ class MemoryApi:
                 raise Refused(422, "Invalid", str(error)) from error
             changed = item
         elif write.content_type == APPLY_PATCH:
-            ignored = {"uid": None} if part else {}  # a status is applied to whatever has the name
+            ignored = {"uid": None} if part else {}  # a status is applied to any object with this name
             self._check(key, body["metadata"] | ignored)
             given = {name: value for name, value in body.items() if (name == "status") == (part == "status")}
             given["metadata"] = {} if part else body["metadata"]
@@ -341,14 +341,14 @@ class MemoryApi:
         item.update(changed)
 
     def _check(self, key: Key, expected: Json) -> None:
-        """The preconditions of a write."""
+        """Check the preconditions of a write."""
         present = self._present(key)["metadata"]
         for field in ("uid", "resourceVersion"):
             if expected.get(field) not in (None, "", present[field]):
                 raise Refused(409, "Conflict", f"{key.plural} {key.name}: {field} is {present[field]}")
 
     async def watch(self, url: str) -> AsyncIterator[bytes]:
-        """The lines of a watch, with bookmarks where they are allowed; it breaks when the objects are put back."""
+        """Yield the lines of a watch, with bookmarks if they are allowed; it breaks when the objects are restored."""
         key, _, query = _parsed(url)
         check_selected(key, query)
         seen, rewinds, loop = int(query["resourceVersion"]), self._rewinds, asyncio.get_running_loop()
@@ -368,14 +368,14 @@ class MemoryApi:
                 yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
                 mark = min(mark + _BOOKMARK_SECONDS, end)
             if self.version > seen:
-                continue  # somebody has written while a line was taken
+                continue  # a write was made while a line was consumed
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(None if mark == float("inf") else mark):
                     await self._changed.wait()
             await asyncio.sleep(_LATENCY)
 
     def _lines(self, key: Key, query: dict[str, str], version: int, kind: str, at: Key, item: Json) -> Iterator[bytes]:
-        """What a watch gets for a change: an object that it does not select any more is deleted to it."""
+        """Yield a watch's lines for a change: an object that is not selected any more is deleted to the watch."""
         if at.plural != key.plural:
             return
         before, _ = self._past[version - 1]
@@ -403,7 +403,7 @@ class _Answer:
 
 
 class Wire:
-    """The connection of one program to the API server: while it is not ``whole``, nothing arrives."""
+    """The connection of one program to the API server: unless it is ``whole``, nothing arrives."""
 
     def __init__(self) -> None:
         self.whole = asyncio.Event()
@@ -433,7 +433,7 @@ class MemoryClient(Client):
         timeout: aiohttp.ClientTimeout,
         accept: str = "",
     ) -> AbstractAsyncContextManager[Answer]:
-        """The answer to one request, after a moment."""
+        """Return the response to one request, after a moment."""
         url = path + "?" + urlencode({name: value for name, value in (query or {}).items() if value})
 
         @asynccontextmanager
@@ -461,7 +461,7 @@ class MemoryClient(Client):
 
 
 def _parsed(url: str) -> tuple[Key, str, dict[str, str]]:
-    """The key (its name "" for a collection, its namespace "" for all), the subresource, the query."""
+    """Return the key (its name "" for a collection, its namespace "" for all), the subresource and the query."""
     split = urlsplit(url)
     parts = split.path.strip("/").split("/")
     parts = parts[2:] if parts[0] == "api" else parts[3:]

@@ -1,4 +1,4 @@
-"""What patches make of an object: merge patches, JSON patches, and server-side apply with its field owners."""
+"""Patches of objects: merge patches, JSON patches, and server-side apply with its field owners."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 Json = dict[str, Any]
 Path = tuple[Any, ...]  # names of fields, and the keys of a list's items
 Owners = Mapping[tuple[str, str], frozenset[Path]]  # by manager and subresource
-UPDATE = ("", "")  # the owner of whatever was not applied
-# Kubernetes' own lists whose items are merged by their keys, by the name of the field.
+UPDATE = ("", "")  # the owner of everything that was not applied
+# Lists of Kubernetes' own kinds whose items are merged by their keys, by the name of the field.
 _KEYS = {
     "conditions": ("type",),
     "containers": ("name",),
@@ -30,7 +30,7 @@ _OWNED_METADATA = ("labels", "annotations", "finalizers", "ownerReferences")
 
 
 class PatchError(Exception):
-    """A JSON patch that can't be made: a test fails, or there is no such place."""
+    """A JSON patch that can't be applied: a test fails, or a path does not exist."""
 
 
 def merged(before: Any, patch: Any) -> Any:
@@ -47,7 +47,7 @@ def merged(before: Any, patch: Any) -> Any:
 
 
 def patch_json(item: Json, operations: Iterable[Json]) -> None:
-    """Make a JSON patch (RFC 6902) of ``test``, ``add``, ``replace`` and ``remove``. Raises PatchError."""
+    """Apply a JSON patch (RFC 6902) of ``test``, ``add``, ``replace`` and ``remove``. Raises PatchError."""
     for operation in operations:
         *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
         try:
@@ -79,7 +79,7 @@ def _operate(place: Any, last: str, operation: Json) -> None:
 
 
 class Shape(NamedTuple):
-    """How values are merged: by the schema of a custom resource, or by the name of a field of Kubernetes' own."""
+    """How values are merged: by the schema of a custom resource, or by the name of a field of Kubernetes' own kinds."""
 
     schema: Json | None
     name: str = ""
@@ -92,7 +92,7 @@ class Shape(NamedTuple):
         return Shape(inner if isinstance(inner, dict) else {}, name)
 
     def parts(self, value: Any) -> dict[Any, tuple[Any, Shape]] | None:
-        """The parts that have owners of their own, by the last element of their paths; None: it is owned as a whole."""
+        """Return the parts with their own owners, by the last element of their paths; None: it is owned as a whole."""
         if isinstance(value, dict):
             return None if self._is_atomic() else {name: (each, self.field(name)) for name, each in value.items()}
         if not isinstance(value, list):
@@ -120,7 +120,7 @@ def _key_of(item: Json, keys: tuple[str, ...]) -> Path:
 
 
 def _leaves(value: Any, shape: Shape, at: Path = ()) -> dict[Path, Any]:
-    """All that has an owner, by its path. An item of a list has one as well as its fields; its value there is None."""
+    """Return everything that has an owner, by path. An item of a list has one beside its fields; its value is None."""
     parts = shape.parts(value)
     if not parts:
         return {at: value}
@@ -132,14 +132,14 @@ def _leaves(value: Any, shape: Shape, at: Path = ()) -> dict[Path, Any]:
 
 
 def _owned(item: Json, shape: Shape) -> dict[Path, Any]:
-    """The same of an object, of whose metadata only some has owners."""
+    """Return the same for an object; only a part of its metadata has owners."""
     metadata = {name: item["metadata"][name] for name in _OWNED_METADATA if item["metadata"].get(name)}
     rest = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata")}
     return _leaves(rest | ({"metadata": metadata} if metadata else {}), shape) if rest or metadata else {}
 
 
 def updated(before: Json, after: Json, shape: Shape, owners: Owners) -> Owners:
-    """The owners after a write that is no apply: whatever it has changed belongs to nobody who applied it."""
+    """Return the owners after a write that is no apply: the fields that it has changed belong to no applier."""
     old, new = _owned(before, shape), _owned(after, shape)
     changed = frozenset(path for path, value in new.items() if path not in old or old[path] != value)
     kept = {who: frozenset(path for path in paths if path in new) - changed for who, paths in owners.items()}
@@ -147,7 +147,7 @@ def updated(before: Json, after: Json, shape: Shape, owners: Owners) -> Owners:
 
 
 def applied(before: Json, body: Json, shape: Shape, owners: Owners | None, who: tuple[str, str]) -> tuple[Json, Owners]:
-    """The object after an apply by force, and its owners. What its manager alone owned and has left out is removed."""
+    """Return the object after a forced apply, its owners, and no fields that only its manager owned and left out."""
     old = _owned(before, shape)
     owners = owners if owners is not None else {UPDATE: frozenset(old)}
     metadata = {name: body["metadata"][name] for name in _OWNED_METADATA if name in body["metadata"]}
@@ -176,7 +176,7 @@ def _merged_by_keys(before: Any, given: Any, shape: Shape) -> Any:
 
 
 def _remove(place: Any, path: Path, shape: Shape) -> bool:
-    """Remove what is there, and what is empty thereby; whether the place itself is empty now."""
+    """Remove the value and the parents that it leaves empty; return whether this place is empty now."""
     found = (shape.parts(place) or {}).get(path[0])
     if found is None:
         return False

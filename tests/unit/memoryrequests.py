@@ -1,4 +1,4 @@
-"""What requests to the API server in memory name, select and are refused with."""
+"""Names, selectors and errors of requests to the API server in memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Json = dict[str, Any]
 
 
 class Key(NamedTuple):
-    """Where an object is."""
+    """The place of an object."""
 
     plural: str
     namespace: str
     name: str
 
 
-class Refused(Exception):  # noqa: N818 it is an answer
-    """An error that the API server answers with."""
+class Refused(Exception):  # noqa: N818 it is a response
+    """An error response of the API server."""
 
     def __init__(self, code: int, reason: str, message: str = "", cause: str = "") -> None:
         super().__init__(message or f"{code} {reason}")
@@ -27,7 +27,7 @@ class Refused(Exception):  # noqa: N818 it is an answer
 
 
 def is_selected(item: Json, query: dict[str, str]) -> bool:
-    """Whether the object is one that the selectors of a list or watch select."""
+    """Return whether the selectors of a list or watch select the object."""
     labels = item["metadata"].get("labels") or {}
     fields = [term.partition("=") for term in query.get("fieldSelector", "").split(",") if term]
     return all(_field(item, name) == value for name, _, value in fields) and all(
@@ -43,7 +43,7 @@ def check_selected(key: Key, query: dict[str, str]) -> None:
 
 
 def status_of(refused: Refused) -> Json:
-    """The body of the answer."""
+    """Return the body of the response."""
     return {
         "kind": "Status",
         "reason": refused.reason,

@@ -1,7 +1,7 @@
-"""What the CRDs say of their objects: defaults, fields that are dropped, validation, and which fields can be selected.
+"""What the CRDs define for their objects: defaults, dropped fields, validation, and selectable fields.
 
-Of the CEL rules, those that compare a value with the one before it are known: fields that can't be changed, and the
-term of a slice, which never falls. All others hold here.
+Of the CEL rules, those that compare a value with the one before are evaluated: immutable fields, and the term of a
+slice, which never falls. All others count as fulfilled.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ _TRANSITIONS = {"self == oldSelf": operator.eq, "self >= oldSelf": operator.ge}
 
 @functools.cache
 def _versions() -> dict[str, Json]:
-    """The version of each CRD that is stored, by its plural."""
+    """The stored version of each CRD, by its plural."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     crds = [yaml.load(path.read_text(), loader) for path in sorted((ROOT / "crds").glob("*.yaml"))]
     return {crd["spec"]["names"]["plural"]: crd["spec"]["versions"][0] for crd in crds}
 
 
 def schema_of(plural: str) -> Json | None:
-    """The schema of a custom resource."""
+    """Return the schema of a custom resource."""
     version = _versions().get(plural)
     return None if version is None else version["schema"]["openAPIV3Schema"]
 
 
 def can_select(plural: str, field: str) -> bool:
-    """Whether lists of the kind can be selected by the field; nothing is known of Kubernetes' own kinds."""
+    """Return whether lists of the kind can be selected by the field; Kubernetes' own kinds are not checked."""
     version = _versions().get(plural)
     if version is None or field in ("metadata.name", "metadata.namespace"):
         return True
@@ -65,7 +65,7 @@ def can_select(plural: str, field: str) -> bool:
 
 
 def complete(schema: Json, value: Any) -> None:
-    """Drop the fields that the schema does not have, and set defaults."""
+    """Drop the fields that are not in the schema, and set defaults."""
     if isinstance(value, list):
         for item in value:
             complete(schema.get("items", {}), item)
@@ -87,14 +87,14 @@ def complete(schema: Json, value: Any) -> None:
 
 
 def complete_object(schema: Json, item: Json) -> None:
-    """The same of a whole object, whose metadata the CRD leaves to Kubernetes."""
+    """Complete a whole object, whose metadata the CRD leaves to Kubernetes."""
     metadata = item.pop("metadata")
     complete(schema, item)
     item["metadata"] = metadata
 
 
 def errors(schema: Json, value: Any, before: Any = None, path: str = "") -> Iterator[str]:
-    """What the schema refuses; ``before`` is the value that is stored."""
+    """Return the errors by the schema; ``before`` is the stored value."""
     kind = schema.get("type")
     if kind and not (isinstance(value, _TYPES[kind]) and (kind == "boolean") == isinstance(value, bool)):
         yield f"{path}: Invalid value: must be of type {kind}"
@@ -117,7 +117,7 @@ def errors(schema: Json, value: Any, before: Any = None, path: str = "") -> Iter
 
 
 def _may_follow(rule: str, value: Any, before: Any) -> bool:
-    """Whether the value may follow this one by a rule."""
+    """Return whether a rule lets the value follow this one."""
     if match := _SAME_FIELD.fullmatch(rule):
         return bool(value.get(match[1]) == before.get(match[1]))
     return rule not in _TRANSITIONS or _TRANSITIONS[rule](value, before)

@@ -1,4 +1,4 @@
-"""Observations for tests, each made twice: the same facts must give the same, and must be left as they were."""
+"""Observations for tests, each made twice: the same facts must give the same observation, and must not change."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def observed(
     now: float = 0.0,
     strategy: Strategy = HASH,
 ) -> Observation:
-    """What a round at ``now`` observes of the hub."""
+    """Return the observation of the hub in a round at ``now``."""
     return observed_by(learn(a_round(hub, state, now=lambda: now), memory, members, strategy))
 
 
 def observed_by(facts: Facts) -> Observation:
-    """What is observed of these facts."""
+    """Return the observation of these facts."""
     before = plain(facts)
     first = observe(facts)
     assert plain(facts) == before, "observe() changes nothing of its facts"
@@ -41,7 +41,7 @@ def observed_by(facts: Facts) -> Observation:
 
 
 def plain(value: Any) -> Any:
-    """A copy of a value and of all that it has, of types that compare by what is in them."""
+    """Return a deep copy of a value, of types that compare by their contents."""
     if value is None or isinstance(value, str | int | float | Enum):
         return value
     if isinstance(value, msgspec.Struct):

@@ -1,7 +1,7 @@
-"""Replicas of the operator and agents in one thread, by a simulated API server and a simulated clock.
+"""Replicas of the operator and agents in one thread, on a simulated API server and a simulated clock.
 
-What both are built upon is handed in, so nothing here opens a connection or starts a thread or a process, and minutes
-take no time.
+Both get their clients and clocks as arguments, so nothing here opens a connection or starts a thread or a process, and
+minutes take no time.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class NoReceivers:
 
 
 class SameLoop:
-    """Keeps the Lease on the loop that all else runs on."""
+    """Renews the Lease on the main loop."""
 
     def __init__(self) -> None:
         self.loop, self.running = asyncio.get_running_loop(), False
@@ -84,7 +84,7 @@ class Machine:
         self._deadline: asyncio.TimerHandle | None = None
 
     def set(self, stop_at: float, kill_at: float) -> None:
-        """The deadlines of the Lease; 0: none."""
+        """Set the deadlines of the Lease; 0: none."""
         if self._deadline is not None:
             self._deadline.cancel()
         loop = asyncio.get_running_loop()
@@ -113,7 +113,7 @@ class Run:
 
     @property
     def child_id(self) -> str:
-        """The child that it is of."""
+        """The id of its child."""
         return self._child.id
 
     def _note(self, *, begins: bool) -> None:
@@ -139,7 +139,7 @@ class Run:
 
 
 class NoPeers:
-    """No other member is asked for anything."""
+    """No other member gets a request."""
 
     async def forward(self, *_: object) -> None: ...
 
@@ -165,7 +165,7 @@ class NoMeter:
 
 
 class NoServer:
-    """Answers nobody."""
+    """Serves no request."""
 
     def __init__(self, served: Served) -> None: ...
 
@@ -179,7 +179,7 @@ class NoServer:
 
 
 class Cluster:
-    """Two replicas of the operator, and the members that the hub's StatefulSet asks for."""
+    """Two replicas of the operator, and the members of the hub's StatefulSet."""
 
     def __init__(self, folder: Path) -> None:
         self.api, self._folder = MemoryApi(), folder
@@ -196,7 +196,7 @@ class Cluster:
         return MemoryClient(self.api, self.wires.setdefault(program, Wire()))
 
     def begin(self, spec: Json) -> None:
-        """Create a node and a Hub with this spec, and have its members run as soon as their workload is there."""
+        """Create a node and a Hub with this spec, and run its members as soon as their workload exists."""
         loop = asyncio.get_running_loop()
         use_clock(lambda: BEGIN + timedelta(seconds=loop.time()))
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -206,7 +206,7 @@ class Cluster:
         self._members = asyncio.create_task(self._run_members())
 
     async def end(self) -> None:
-        """End the members and the replicas, each as on SIGTERM. Raises AssertionError where one did not end well."""
+        """End the members and the replicas as by SIGTERM. Raises AssertionError if one did not end well."""
         for agent in self.agents.values():
             agent.terminate()
         for stop in self.stops.values():
@@ -222,13 +222,13 @@ class Cluster:
         self.tasks[name] = asyncio.create_task(self.replicas[name].run(self.stops[name]))
 
     async def kill_replica(self, name: str) -> None:
-        """End what a replica that has ended has left: in a pod it ends with the process."""
+        """End the remaining tasks of an ended replica: in a pod they end with the process."""
         engine = self.replicas[name]._engine
         if engine is not None and not engine.stopped.is_set():
             await engine.stop()
 
     async def _run_members(self) -> None:
-        """What the controller of StatefulSets and the kubelets do."""
+        """Do the work of the controller of StatefulSets and of the kubelets."""
         workload = Key("statefulsets", "ns", "hub")
         while True:
             replicas = self.api.objects[workload]["spec"]["replicas"] if workload in self.api.objects else 0
@@ -282,7 +282,7 @@ class Cluster:
         self.tasks[name] = asyncio.create_task(self.agents[name].run())
 
     async def until(self, check: Callable[[], bool], what: str, within: float = 60.0) -> None:
-        """Wait for so many seconds of the simulated clock at most."""
+        """Wait for at most this many seconds of the simulated clock."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + within
         while not check():
@@ -290,7 +290,7 @@ class Cluster:
             await asyncio.sleep(0.05)
 
     def runs_on(self) -> dict[str, set[str]]:
-        """The members on which each child has a process now. Raises AssertionError where two ever ran at once."""
+        """Return the members with a process of each child. Raises AssertionError if two ever ran at once."""
         places: dict[str, set[str]] = defaultdict(set)
         for at, child_id, member, begins in self.log:
             if begins:
@@ -301,7 +301,7 @@ class Cluster:
         return places
 
     def reported_running(self, *ids: str) -> bool:
-        """Whether the status of each of these Children says that it runs where it does."""
+        """Return whether the status of each of these Children shows it Running where it runs."""
         statuses = {child_id: self.api.get("children", child_id).get("status", {}) for child_id in ids}
         places = self.runs_on()
         return all(status.get("state") == "Running" and {status["member"]} == places[child_id]
@@ -310,7 +310,7 @@ class Cluster:
 
 @asynccontextmanager
 async def running_hub(folder: Path, **spec: Any) -> AsyncIterator[Cluster]:
-    """The hub ``hub`` with an operator and its members, all ready; they end well with the block."""
+    """Run the hub ``hub`` with an operator and ready members; they end well with the block."""
     cluster = Cluster(folder)
     cluster.begin({"members": {"replicas": 3}, **spec})
     cluster.start_replica("operator-0")

@@ -12,7 +12,7 @@ from processhub.core.model.placement import Candidate, rank
 from processhub.core.model.snapshot import ChildPod, MemberView
 from processhub.core.planning.planner import plan
 
-POD = "pod"  # the workload of a child that is a Pod of its own
+POD = "pod"  # the workload of a child that is a Pod
 
 
 def replicated(
@@ -36,7 +36,7 @@ def lose(hub: PlannedHub, name: str) -> None:
 
 
 def one_that_may_not_have_heard(members: int) -> tuple[PlannedHub, str]:
-    """A hub without its active copy, and the member that was it before: back, it may have read the slice as it was."""
+    """A hub without its active copy, and the member that had it before: it is back and may have read the old slice."""
     hub = replicated(3, members=members)
     hub.want([child("a")])
     hub.rest()
@@ -51,7 +51,7 @@ def one_that_may_not_have_heard(members: int) -> tuple[PlannedHub, str]:
 
 
 def one_copy_left_that_is_passive() -> tuple[PlannedHub, str]:
-    """A hub that goes back to one copy, and the member that may still run the active one."""
+    """A hub that returns to one copy, and the member that may still run the active one."""
     hub, away = one_that_may_not_have_heard(members=5)
     hub.write(plan(hub.snapshot()))
     hub.spec = hub_spec()
@@ -59,7 +59,7 @@ def one_copy_left_that_is_passive() -> tuple[PlannedHub, str]:
 
 
 def with_pods(hub: PlannedHub, id_: str) -> dict[str, ChildPod]:
-    """A Pod for each copy of the child, as its entry is now; by member."""
+    """Return a Pod for each copy of the child, as its entry is now, by member."""
     pods = {
         name: ChildPod(name, f"pod of {id_} for {name}", str(entry.started_with), entry.role)
         for name, entry in hub.record[id_].items()
@@ -68,21 +68,21 @@ def with_pods(hub: PlannedHub, id_: str) -> dict[str, ChildPod]:
     return pods
 
 
-# moves by hand
+# requested moves
 
 
 def passive(hub: PlannedHub, id_: str) -> str:
-    """A member with a passive copy."""
+    """Return a member with a passive copy."""
     return next(name for name, role in sorted(hub.roles(id_).items()) if role == Role.PASSIVE)
 
 
 def without(hub: PlannedHub, id_: str) -> str:
-    """A member without a copy."""
+    """Return a member without a copy."""
     return next(name for name in hub.members if name not in hub.record[id_])
 
 
 def in_rounds_of_late_members(hub: PlannedHub, id_: str, rounds: int = 12) -> list[dict[str, str]]:
-    """The roles in each round where members act only on what was written in the round before; no two are active."""
+    """Return the roles in each round of members that act one round late; no two copies may be active."""
     seen = []
     for _ in range(rounds):
         hub.write(plan(hub.snapshot()))
@@ -98,7 +98,7 @@ def in_rounds_of_late_members(hub: PlannedHub, id_: str, rounds: int = 12) -> li
     return seen
 
 
-# drains by force
+# forced drains
 
 
 def bound_twice(kind: str, model: str = "ActivePassive") -> PlannedHub:

@@ -1,4 +1,4 @@
-"""A hub for planner tests: what is asked for, what is on record, what runs; plans are carried out to the letter."""
+"""A hub for planner tests: what is desired, what is recorded, what runs; plans are carried out exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_EPOCH = 10**9
 
 
 def child_keys(ids: Iterable[str]) -> Keys:
-    """The hashes of many ids, in order."""
+    """Return the hashes of many ids, in order."""
     return np.array([child_key(child_id) for child_id in ids], dtype=np.uint64)
 
 
@@ -63,12 +63,12 @@ def children_of(count: int) -> list[DesiredChild]:
 
 
 def one_pod(member: str, run: int = 0, role: str = Role.ACTIVE) -> tuple[ChildPod, ...]:
-    """A child's only Pod."""
+    """Return the only Pod of a child."""
     return (ChildPod(member, "hub-0123 on node-1", str(run), role),)
 
 
 class PlannedHub:
-    """The state between plans. At ``acknowledge`` agents do what they were told; till then what was stopped lingers."""
+    """The state between plans. At ``acknowledge`` agents follow their orders; until then stopped children may run."""
 
     def __init__(self, members: int | Iterable[MemberView] = 3, spec: HubSpec | None = None) -> None:
         if isinstance(members, int):
@@ -85,7 +85,7 @@ class PlannedHub:
         self.move_requests: dict[str, str] = {}
         self.answers: dict[str, str] = {}
         self.last_placed = ""
-        self.states: dict[tuple[str, str], str] = {}  # (id, member) → what is reported instead of what is so
+        self.states: dict[tuple[str, str], str] = {}  # (id, member) → a report that differs from the real state
 
     def want(self, children: Iterable[DesiredChild]) -> None:
         self.children.update({child.id: child for child in children})
@@ -122,7 +122,7 @@ class PlannedHub:
         )
 
     def resettle(self, spec: HubSpec | None = None) -> None:
-        """Strategy or weights were changed: all members count as joining, as the operator has it."""
+        """Strategy or weights were changed: all members count as joining, as in the operator."""
         self.spec = spec or self.spec
         for name in self.members:
             self.change(name, joining=True, resettles=True)
@@ -139,7 +139,7 @@ class PlannedHub:
         return State.RUNNING if run is not None and run.started_with == entry.started_with else ""
 
     def write(self, planned: Plan) -> None:
-        """Write what the plan says; nobody has acted on it yet."""
+        """Write the plan; nobody has acted on it yet."""
         self.next_epoch, self.last_placed = planned.next_epoch, planned.last_placed
         self.answers.update(planned.move_results)
         self.move_requests = {id_: name for id_, name in self.move_requests.items() if id_ not in planned.move_results}
@@ -154,7 +154,7 @@ class PlannedHub:
             self.change(name, joining=joining)
 
     def acknowledge(self, *names: str) -> None:
-        """Have these members (all that live, if none is named) run what they are told, and nothing else."""
+        """Let these members (all live ones by default) run exactly what their slices say."""
         for name in names or self.members:
             if self.members[name].phase is not Phase.LIVE:
                 continue
@@ -166,14 +166,14 @@ class PlannedHub:
             self.change(name, possibly_running=frozenset(), settled=True)
 
     def step(self, budget: int = 10**9) -> Plan:
-        """One round: plan, write, have all members act."""
+        """Run one round: plan, write, and let all members act."""
         planned = plan(self.snapshot(budget))
         self.write(planned)
         self.acknowledge()
         return planned
 
     def rest(self, budget: int = 10**9, rounds: int = 50) -> list[Plan]:
-        """Rounds until a plan is empty; the plans that were not. Fails where it does not come to rest."""
+        """Run rounds until a plan is empty; return the other plans. Fails if the hub does not come to rest."""
         plans = []
         for _ in range(rounds):
             planned = self.step(budget)
@@ -183,7 +183,7 @@ class PlannedHub:
         raise AssertionError(f"no rest after {rounds} rounds; the last plan was {plans[-1]}")
 
     def where(self) -> dict[str, str]:
-        """id → the member that runs it; fails where two do."""
+        """Return id → the member that runs it; fails if two do."""
         found: dict[str, str] = {}
         for name, running in self.running.items():
             for id_ in running:
@@ -192,7 +192,7 @@ class PlannedHub:
         return found
 
     def roles(self, id_: str) -> dict[str, str]:
-        """The members that run it, with the role in which they do."""
+        """Return the members that run it, with its role there."""
         return {name: running[id_].role for name, running in self.running.items() if id_ in running}
 
     def on(self, name: str) -> set[str]:
@@ -207,7 +207,7 @@ LOOSE = hub_spec(cap_percent=1000)
 
 
 def drawn_to(hub: PlannedHub, *, among: list[str] | None = None) -> dict[str, str]:
-    """id → the member it is drawn to, no cap considered."""
+    """Return id → the member with the highest rank for it, regardless of the cap."""
     names = among or list(hub.members)
     weights = {name: member.weight for name, member in hub.members.items()}
     candidates = [Candidate(name, weights.get(name, 1)) for name in names]
@@ -227,7 +227,7 @@ def first_on(hub: PlannedHub, name: str) -> str:
 
 
 def drawn_onto(hub: PlannedHub, joiner: str) -> str:
-    """A child of ``hub`` that a member of this name would outrank its present one for."""
+    """Return a child of ``hub`` for which a member of this name would rank above its current one."""
     with_joiner = drawn_to(hub, among=[*hub.members, joiner])
     return next(id_ for id_, name in sorted(with_joiner.items()) if name == joiner)
 

@@ -14,24 +14,24 @@ Manifest = dict[str, Any]
 
 
 def template(helm: str, *options: str, chart: Path = CHART) -> list[Manifest]:
-    """The objects of a release in the namespace ``hubs-system``."""
+    """Return the objects of a release in the namespace ``hubs-system``."""
     command = [helm, "template", "processhub", str(chart), "-n", "hubs-system", *options]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     return [document for document in yaml.load_all(answer.stdout, Loader=yaml.CSafeLoader) if document]
 
 
 def one(manifests: list[Manifest], kind: str, name: str) -> Manifest:
-    """The only object of this kind and name."""
+    """Return the only object of this kind and name."""
     (found,) = [each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name]
     return found
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    """All objects of a kind."""
+    """Return all objects of a kind."""
     return [each for each in manifests if each["kind"] == kind]
 
 
 def operator_pod(manifests: list[Manifest]) -> Manifest:
-    """The operator's pod template."""
+    """Return the operator's pod template."""
     template: Manifest = one(manifests, "Deployment", "processhub-operator")["spec"]["template"]
     return template

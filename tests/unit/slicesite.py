@@ -1,7 +1,7 @@
-"""An API server's slices for tests of what the operator makes of answers that are lost, late or refusals.
+"""An API server's slices, for tests of responses that are lost, late or rejections.
 
-It keeps what the protocol rests on: resourceVersions, generations, uids, JSON Patch tests. ``ways`` says, in order,
-what becomes of the writes that change entries or patch a spec; the others are answered as they should be.
+It has the features that the protocol depends on: resourceVersions, generations, uids, JSON Patch tests. ``ways`` are,
+in order, the fates of the writes that change entries or patch a spec; the other writes succeed.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ HUB = make_hub(spec={"members": {"replicas": 2}, "distribution": {"strategy": "R
 
 
 class SliceSite:
-    """The slices by name, and what becomes of the next writes: ``unanswered``, ``late``, ``broken`` or ``refused``."""
+    """The slices by name, and the fates of the next writes: ``unanswered``, ``late``, ``broken`` or ``refused``."""
 
     def __init__(self) -> None:
         self.slices: dict[str, Json] = {}
         self.ways: list[str] = []
-        self.refuses: dict[str, int] = {}  # names of slices that nobody may change → what is answered
-        self.lease_code = 404  # what a read of a member's Lease is answered where there is none: that, or an error
+        self.refuses: dict[str, int] = {}  # names of slices that nobody may change → the response
+        self.lease_code = 404  # the response to a read of a member's missing Lease: this, or an error
         self.leases: dict[str, Json] = {}  # by name; nobody may change them
         self.late: list[Callable[[], web.Response]] = []
         self._version = 100
 
     def add(self, name: str, member: str, **spec: Any) -> Json:
-        """A slice that its member has acknowledged."""
+        """Add a slice that its member has acknowledged."""
         holder = f"{member}/n"
         item = {
             "apiVersion": "processhub.dev/v1alpha1",
@@ -70,17 +70,17 @@ class SliceSite:
         return item
 
     def land(self) -> list[int]:
-        """Have the writes stored that were answered 504; the HTTP code that each would have been answered."""
+        """Store the writes that were answered 504; return the HTTP code that each would have got."""
         answers = [store().status for store in self.late]
         self.late.clear()
         return answers
 
     def owners(self, child_id: str) -> list[str]:
-        """The slices that have an active entry of the child."""
+        """Return the slices with an active entry of the child."""
         return [name for name, item in self.slices.items() if child_id in item["spec"]["entries"]]
 
     def routes(self) -> list[web.RouteDef]:
-        """What the API server serves."""
+        """Return the routes that the API server serves."""
         base = "/apis/processhub.dev/v1alpha1/namespaces/ns/registryslices"
         return [
             web.get("/apis/processhub.dev/v1alpha1/registryslices", self._list),
@@ -168,7 +168,7 @@ class SliceSite:
 
 
 def two_members() -> SliceSite:
-    """A site on which two members have a slice each, with nothing in it."""
+    """A site on which two members have an empty slice each."""
     site = SliceSite()
     for member in ("hub-0", "hub-1"):
         site.add(f"hub.{member}.0", member)
@@ -176,7 +176,7 @@ def two_members() -> SliceSite:
 
 
 class Rounds:
-    """The operator's rounds for one hub: what it observes, plans and writes; its watch tells it nothing by itself."""
+    """The operator's rounds for one hub: its observations, plans and writes; its watch delivers nothing by itself."""
 
     def __init__(self, site: SliceSite, client: Client, *members: str) -> None:
         self.site, self.client, self._members = site, client, members
@@ -185,36 +185,36 @@ class Rounds:
         self.memory = HubMemory(HUB_UID, 1)
         self.memory.observe.formation.formed = True
         self.failures = Failures()  # of the latest round
-        self.gone: set[str] = set()  # members that are judged so
+        self.gone: set[str] = set()  # members with a fixed judgement
         self._now = 10.0
         self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {})  # lately
-        self.requeue = Requeue()  # by the latest round
+        self.requeue = Requeue()  # in the latest round
         self.see()
 
     def want(self, *ids: str) -> None:
-        """Children that shall run."""
+        """Add children that are to run."""
         for child_id in ids:
             spec = {"exec": {"command": ["sleep", "1"]}}
             self.state.put_child(make_child(child_id, spec, uid=f"u{child_id}", generation=1))
 
     def see(self) -> None:
-        """The watch delivers all slices as they are."""
+        """Let the watch deliver all slices as they are."""
         for item in self.site.slices.values():
             self.store.put("registryslices", msgspec.convert(item, RegistrySlice))
 
     def member(self, name: str) -> Member:
-        """The member, live."""
+        """Return the member, live."""
         read = self.state.leases.of_member(name)
         known = read or KnownLease(make_lease(name, f"{name}/n"), 0.0)
         slices = tuple(self.state.slices.by_member().get(name, ()))
-        is_gone = name in self.gone and read is None  # a Lease that was read since says that it is there
+        is_gone = name in self.gone and read is None  # a Lease that was read since shows that it is live
         return make_member(name, *slices, lease=known, phase=Phase.GONE if is_gone else Phase.LIVE)
 
     def _look(self) -> dict[str, Member]:
         return {name: self.member(name) for name in self._members}
 
     async def round(self) -> tuple[Observation, Plan]:
-        """One round, as far as it comes: where a write is refused or not answered, the others are made all the same."""
+        """Run one round as far as possible: a write that is rejected or gets no response does not stop the others."""
         self._now += 1
         strategy = strategy_of(HUB.spec.distribution.strategy)
         self.failures = Failures()
@@ -231,7 +231,7 @@ class Rounds:
 
 @asynccontextmanager
 async def rounds_on(site: SliceSite, *members: str) -> AsyncIterator[Rounds]:
-    """The rounds of a hub with these members, against the site."""
+    """Yield the rounds of a hub with these members, against the site."""
 
     app = web.Application()
     app.add_routes(site.routes())

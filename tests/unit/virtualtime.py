@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class _Selector(selectors.SelectSelector):
-    """Never waits; notes for how long it was to."""
+    """Never waits; records the requested time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,16 +32,16 @@ class _Loop(asyncio.SelectorEventLoop):
         return self._clock.now
 
     def run_in_executor(self, executor: object, func: Callable[..., T], *args: object) -> asyncio.Future[T]:
-        """Work for another thread (``asyncio.to_thread``) is done in this one, at once."""
+        """Run work for another thread (``asyncio.to_thread``) at once in this one."""
         done: asyncio.Future[T] = self.create_future()
         try:
             done.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 it is raised where it is waited for
+        except Exception as error:  # noqa: BLE001 it is raised where it is awaited
             done.set_exception(error)
         return done
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """The result of ``main``, run by a clock that begins at 0."""
+    """Run ``main`` on a clock that starts at 0 and return its result."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main)

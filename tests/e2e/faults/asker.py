@@ -1,9 +1,9 @@
-"""Asks actors of several hubs for their counts, round by round, and writes what went wrong; it ends with its pod.
+"""Calls actors of several hubs in rounds, asks for their counts and records errors, until its pod is deleted.
 
-    python asker.py OUTPUT CHILDREN HUB...
+python asker.py OUTPUT CHILDREN HUB...
 
-CHILDREN are ids with commas between. Each line of OUTPUT is one round: how many it asked, how many failed, the first
-failure in words.
+CHILDREN are ids, separated by commas. Each line of OUTPUT is one round: the number of calls, the number that failed and
+the message of the first failure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PAUSE_SECONDS = 0.2
 
 
 async def ask(hub: Hub, child_id: str) -> str:
-    """What went wrong, in words."""
+    """Call the child; return the error's message, or an empty string."""
     try:
         await hub.call(child_id, {})
     except HubError as error:
@@ -30,7 +30,7 @@ async def ask(hub: Hub, child_id: str) -> str:
 
 
 async def main(output: Path, children: Sequence[str], names: Sequence[str]) -> None:
-    """Ask each child of each hub, one round after the other."""
+    """Call each child of each hub once, one after the other."""
     async with contextlib.AsyncExitStack() as stack:
         hubs = [await stack.enter_async_context(Hub.connect(name)) for name in names]
         with output.open("a", buffering=1) as file:

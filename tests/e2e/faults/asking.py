@@ -1,4 +1,4 @@
-"""The pod that asks children all the time (asker.py), and what it was answered."""
+"""The pod that runs asker.py, and the rounds that it has recorded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OUTPUT = "asked.txt"
 
 @dataclass(frozen=True)
 class Round:
-    """Each child asked once."""
+    """One round: each child was called once."""
 
     asked: int
     failed: int
@@ -24,26 +24,26 @@ class Round:
 
 
 class Asked:
-    """What asker.py writes into ``folder``."""
+    """The rounds that asker.py has written to ``folder``."""
 
     def __init__(self, folder: Path, world: World) -> None:
         self._output, self._world = folder / _OUTPUT, world
 
     def rounds(self, least: int = 0) -> list[Round]:
-        """The rounds so far. AssertionError where they are fewer than ``least``."""
+        """Return the rounds so far; raise AssertionError if there are fewer than ``least``."""
         lines = self._output.read_text().split("\n")[:-1] if self._output.exists() else []
         assert len(lines) >= least, f"{len(lines)} of {least} rounds are over"
         words = [line.split(" ", 2) for line in lines]
         return [Round(int(asked), int(failed), first) for asked, failed, first in words]
 
     def end(self) -> list[Round]:
-        """End it; all rounds."""
+        """Stop the pod and return all rounds."""
         self._world.kubectl("delete", "pod", _NAME, "--grace-period=0", "--force")
         return self.rounds()
 
 
 def pod(node: str, children: Sequence[str], hubs: Sequence[str], mounts: list[Json], volumes: list[Json]) -> list[Json]:
-    """The pod, and the account that it asks as: one that may read the namespace."""
+    """The manifests of the pod and of its service account, which may read the namespace."""
     token = {"serviceAccountToken": {"path": "token", "audience": "processhub"}}
     container = {
         "name": "main",

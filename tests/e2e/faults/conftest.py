@@ -1,6 +1,6 @@
-"""Real nodes that fail while children write who they are: `make e2e-faults`, some 20 minutes.
+"""Fixtures of `make e2e-faults`: real nodes fail while children write rows; the run takes about 20 minutes.
 
-What each fault did to each strategy is kept as a table in .local/e2e-faults/figures.md, for docs/operations.md.
+The effect of each fault on each strategy is written as a table to .local/e2e-faults/figures.md, for docs/operations.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROWS: list[str] = []
 
 @pytest.fixture(scope="session")
 def writer_image(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The image of the children, in the nodes, which share a folder."""
+    """The image of the children, loaded into the nodes, which share a folder."""
     for node in kube.workers():
         try:
             docker("exec", node, "test", "-d", SHARED_IN_NODE)
@@ -36,7 +36,7 @@ def writer_image(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def fleet(kube: Kube, release: Release, writer_image: str) -> Iterator[Fleet]:
-    """A hub for each strategy, still to be created."""
+    """The hubs, one for each strategy, not yet created."""
     made = Fleet(kube)
     try:
         yield made
@@ -46,7 +46,7 @@ def fleet(kube: Kube, release: Release, writer_image: str) -> Iterator[Fleet]:
 
 @pytest.fixture
 def leaders_node(kube: Kube, release: Release) -> str:
-    """The node of the operator that leads: it is left alone."""
+    """The node of the leading operator; no fault is applied to it."""
     release.ready()
     leader = kube.get("lease", "processhub-operator", "-n", SYSTEM)["spec"]["holderIdentity"].rpartition("_")[0]
     node: str = kube.get("pod", leader, "-n", SYSTEM)["spec"]["nodeName"]
@@ -55,7 +55,7 @@ def leaders_node(kube: Kube, release: Release) -> str:
 
 @pytest.fixture
 def figure() -> Figure:
-    """Keeps a row of the table: fault, strategy, what was seen."""
+    """A function that adds a row to the table: fault, strategy, observation."""
 
     def keep(fault: str, strategy: str, seen: str) -> None:
         _ROWS.append(f"| {fault} | {strategy} | {seen} |")

@@ -1,4 +1,4 @@
-"""One hub for each partition strategy and one that keeps copies, 60 children each, that all write rows."""
+"""One hub for each partition strategy and one that keeps copies, each with 60 children that write rows."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ QUORATE: dict[str, Json] = {
 }
 STRATEGIES: dict[str, Json] = {"divergence": {"strategy": "Divergence"}, **QUORATE}
 _REDUNDANCY = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
-_FRESH_SECONDS = 2.0  # who writes ten rows a second has one as new as this
+_FRESH_SECONDS = 2.0  # a child writes ten rows a second, so its last row is at most this old
 _ASKED_OF_A_HUB = 10
 _PRIVILEGED = {"pod-security.kubernetes.io/enforce": "privileged"}  # for the folder of the node
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who writes a child's active rows."""
+    """The writer of a child's active rows."""
 
     member: str
     writer: str
@@ -43,7 +43,7 @@ Owners = dict[str, dict[str, Owner]]  # by hub and child
 
 @dataclass(frozen=True)
 class Hit:
-    """A node that is to be broken; by hub, its members and the children that are active on them."""
+    """The node of a fault, with its members and the children that are active on them, by hub."""
 
     node: str
     before: Owners
@@ -52,22 +52,22 @@ class Hit:
 
 
 class Fleet:
-    """The hubs, in a namespace of their own."""
+    """The hubs and their namespace."""
 
     def __init__(self, kube: Kube) -> None:
         self.world = World(kube, _PRIVILEGED)
         self.folder = SHARED / self.world.namespace
         self.folder.mkdir()
-        self.folder.chmod(0o1777)  # members run as no one in particular
+        self.folder.chmod(0o1777)  # members run as an arbitrary user
 
     def close(self) -> None:
-        """Delete it with its rows."""
+        """Delete the namespace and the rows."""
         self.world.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def create(self, **spec: Any) -> None:
-        """Make hubs and children on all nodes; returns when each child writes."""
-        # Kubernetes keeps members off a node for a while after the fault before: two of a hub would share one then.
+        """Create the hubs with children on all nodes, and wait until each child writes."""
+        # After a fault Kubernetes keeps members off a node for a while; two members of a hub would then share a node.
         settles(self._nodes_are_free, within=180, every=1)
         for hub, tolerance in STRATEGIES.items():
             more = {"redundancy": _REDUNDANCY} if hub == COPIES else {}
@@ -93,12 +93,12 @@ class Fleet:
         return {"replicas": 3, "image": WRITER, "template": template}
 
     def _rows(self) -> tuple[list[Json], list[Json]]:
-        """A container's mounts and its pod's volumes: the folder as /rows."""
+        """The volume mounts of a container and the volumes of its pod: the folder as /rows."""
         folder = {"path": f"{SHARED_IN_NODE}/{self.world.namespace}", "type": "Directory"}
         return [{"name": "rows", "mountPath": "/rows"}], [{"name": "rows", "hostPath": folder}]
 
     def owners(self) -> Owners:
-        """Who writes: each child has one active writer now, on the member that is on record. Else AssertionError."""
+        """Return the one active writer of each child, which is on the recorded member; else raise AssertionError."""
         return {hub: self._owners(hub) for hub in STRATEGIES}
 
     def _owners(self, hub: str) -> dict[str, Owner]:
@@ -122,7 +122,7 @@ class Fleet:
         return found
 
     def hit(self, leaders_node: str) -> Hit:
-        """A node to break, that is not the operator's leader's, and what is on it."""
+        """Choose a node without the operator's leader, and list what runs on it."""
         before = self.owners()
         node = min(set(self.world.nodes_of("divergence").values()) - {leaders_node})
         members = {
@@ -138,7 +138,7 @@ class Fleet:
         return Hit(node, before, members, lost)
 
     def taken_over(self, hit: Hit, since: float) -> dict[str, float]:
-        """Seconds from ``since`` until all children of the node were active elsewhere, by hub; else AssertionError."""
+        """Return the seconds, by hub, from ``since`` until all children of the node were active elsewhere."""
         return {hub: self._taken_over(hub, hit, since) for hub in STRATEGIES}
 
     def _taken_over(self, hub: str, hit: Hit, since: float) -> float:
@@ -151,11 +151,11 @@ class Fleet:
         return last - since
 
     def findings(self, hub: str) -> dict[str, Findings]:
-        """What is wrong with each child of a hub, by all rows."""
+        """Return what is wrong with each child of a hub, by all of its rows."""
         return Ledger(self.folder, hub).examine()
 
     def ask(self, node: str) -> Asked:
-        """Begin to ask actors of each hub, from a pod on ``node``."""
+        """Start a pod on ``node`` that calls actors of each hub."""
         shutil.copy2(Path(__file__).with_name("asker.py"), self.folder)
         actors = [f"c{number}" for number in range(CHILDREN) if not _is_exec(number)][:_ASKED_OF_A_HUB]
         self._apply(*pod(node, actors, [*STRATEGIES], *self._rows()))

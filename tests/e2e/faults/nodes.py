@@ -1,4 +1,4 @@
-"""What befalls a node: killed, paused, cut off from other nodes. Each is undone on leaving its ``with``."""
+"""Faults of a node: killed, paused, cut off from other nodes. Each context manager undoes its fault at its end."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from kube import Kube, docker
 
 @dataclass
 class Span:
-    """When a fault began and ended, in seconds of CLOCK_BOOTTIME; ``ended`` is set on leaving the ``with``."""
+    """The time of a fault in seconds of CLOCK_BOOTTIME; ``ended`` is set when the fault has been undone."""
 
     began: float
     ended: float = float("inf")
 
 
 def clock() -> float:
-    """CLOCK_BOOTTIME, which one kernel shows to all nodes."""
+    """CLOCK_BOOTTIME, which is the same on all nodes."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def killed(node: str) -> AbstractContextManager[Span]:
-    """The node's container is killed, and started again at the end."""
+    """Kill the node's container, and start it again at the end."""
     return _while(node, "kill", "start")
 
 
 def paused(node: str) -> AbstractContextManager[Span]:
-    """All processes of the node stand still."""
+    """Stop all processes of the node."""
     return _while(node, "pause", "unpause")
 
 
@@ -47,10 +47,10 @@ def _while(node: str, begin: str, end: str) -> Iterator[Span]:
 
 @contextlib.contextmanager
 def cut_off(node: str, addresses: Iterable[str]) -> Iterator[Span]:
-    """No packet goes between the node with all of its pods and these addresses or networks."""
+    """Drop all packets between the node, with all of its pods, and these addresses or networks."""
     rules = []
     for address in addresses:
-        # After addresses of Services were replaced on the way out, before they are on the way in.
+        # This hook runs after the addresses of Services are replaced on the way out, and before that on the way in.
         rules += [("POSTROUTING", "--destination", address), ("PREROUTING", "--source", address)]
 
     def change(how: str, rule: tuple[str, str, str]) -> None:
@@ -68,7 +68,7 @@ def cut_off(node: str, addresses: Iterable[str]) -> Iterator[Span]:
 
 
 def api_server(kube: Kube) -> list[str]:
-    """The control plane's addresses."""
+    """The addresses of the control plane."""
     return [
         address for name, addresses in _addresses(kube).items() if name not in kube.workers() for address in addresses
     ]

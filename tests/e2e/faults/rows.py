@@ -1,4 +1,4 @@
-"""Reads the rows that children wrote (children/writer.py) and finds two actives and lost states in them."""
+"""Reads the rows that children wrote (children/writer.py) and finds two active writers and lost states in them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_LAST_BYTES = 400  # more than a row
+_LAST_BYTES = 400  # longer than a row
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a child's file; ``time`` in seconds of CLOCK_BOOTTIME, ``writer`` names the incarnation."""
+    """A row of a child's file; ``time`` is in seconds of CLOCK_BOOTTIME, ``writer`` names the incarnation."""
 
     epoch: int
     role: str
@@ -23,30 +23,30 @@ class Row:
 
     @classmethod
     def parse(cls, line: str) -> Row:
-        """A line as a row. Raises ValueError."""
+        """Parse a line. Raises ValueError."""
         epoch, role, time, member, writer, count = line.split(" ")
         return cls(int(epoch), role, float(time), member, writer, int(count))
 
 
 @dataclass
 class Findings:
-    """What is wrong in one child's rows, in the order in which they were written, of active writers alone."""
+    """What is wrong in the rows of one child; only rows of active writers count, in the order of the file."""
 
-    # Of a lower epoch than one that was there before: a file that checks epochs refuses them.
+    # Rows of a lower epoch than an earlier row's: a file that checks epochs refuses them.
     stale: list[Row] = field(default_factory=list)
-    # Accepted by such a file, though another writer had taken its turn since this one's last row.
+    # Rows that such a file accepts, although another writer has written since this writer's last row.
     double: list[Row] = field(default_factory=list)
-    # The first of a writer that counts on from less than the one before it had reached.
+    # First rows of writers that continue from a lower count than an earlier writer had reached.
     forgot: list[Row] = field(default_factory=list)
 
     @property
     def stale_seconds(self) -> float:
-        """From the first to the last stale row."""
+        """The seconds from the first to the last stale row."""
         return self.stale[-1].time - self.stale[0].time if self.stale else 0.0
 
 
 def examine(rows: Iterable[Row]) -> Findings:
-    """What is wrong in one child's rows, given in the order of its file."""
+    """Examine the rows of one child, in the order of its file."""
     found = Findings()
     highest, writing, count = -1, "", 0
     succeeded: set[str] = set()
@@ -68,17 +68,17 @@ def examine(rows: Iterable[Row]) -> Findings:
 
 
 class Ledger:
-    """The rows of one hub's children in a folder."""
+    """The files of the children of one hub."""
 
     def __init__(self, folder: Path, hub: str) -> None:
         self._folder, self._hub = folder, hub
 
     def rows(self) -> dict[str, list[Row]]:
-        """All rows, by child id; of a file that ends amid a row, but that row."""
+        """Return all rows by child id. Of a file that ends in the middle of a row, that row is left out."""
         return {path.name.partition(".")[2]: _whole(path) for path in self._folder.glob(f"{self._hub}.*")}
 
     def last(self) -> dict[str, list[Row]]:
-        """The last few rows of each child, by id."""
+        """Return the last few rows of each child, by id."""
         found = {}
         for path in self._folder.glob(f"{self._hub}.*"):
             with path.open("rb") as file:
@@ -88,7 +88,7 @@ class Ledger:
         return found
 
     def examine(self) -> dict[str, Findings]:
-        """What is wrong with each child."""
+        """Return what is wrong with each child."""
         return {child_id: examine(rows) for child_id, rows in self.rows().items()}
 
 
@@ -97,5 +97,5 @@ def _whole(path: Path) -> list[Row]:
 
 
 def first_after(rows: Iterable[Row], moment: float, *, not_by: frozenset[str]) -> Row | None:
-    """The first active row after a moment that none of these members wrote."""
+    """Return the first active row after this time that none of these members wrote."""
     return next((row for row in rows if row.time > moment and row.role == "Active" and row.member not in not_by), None)

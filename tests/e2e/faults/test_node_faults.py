@@ -1,7 +1,8 @@
-"""Each fault of a node, with each partition strategy at once: one active owner, no child lost, no state lost.
+"""Each fault of a node, with all partition strategies at once: one active owner, no child lost, no state lost.
 
-Of each hub, named after its strategy, 60 children write rows into files that the nodes share (children/writer.py); what
-a file that checks epochs would say of them is rows.py. The hub `copies` keeps two copies of each child.
+Each hub is named after its strategy and has 60 children, which write rows to files that the nodes share
+(children/writer.py). rows.py says what a file that checks epochs would refuse of them. The hub `copies` keeps two
+copies of each child.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RESUMED_SECONDS = 1
 
 
 def lasts(span: Span, seconds: float) -> None:
-    """Let a fault last so long."""
+    """Keep the fault for this many seconds."""
 
     def check() -> None:
         assert clock() >= span.began + seconds
@@ -32,24 +33,24 @@ def lasts(span: Span, seconds: float) -> None:
 
 
 def take_over(fleet: Fleet, span: Span, hit: Hit) -> dict[str, float]:
-    """Wait until the children of the node are active elsewhere; how long it took, by hub."""
+    """Wait until the children of the node are active elsewhere; return the seconds that took, by hub."""
     return settles(lambda: fleet.taken_over(hit, span.began), within=LEASE_SECONDS + 60, every=1)
 
 
 def all_there_again(fleet: Fleet) -> Owners:
-    """Wait until each child of each hub has the one active writer that is on record."""
+    """Wait until each child of each hub has one active writer, on the recorded member."""
     return settles(fleet.owners, within=180, every=1)
 
 
 def never_two(fleet: Fleet, hubs: Iterable[str] = STRATEGIES) -> None:
-    """A file that checks epochs took no rows of two actives by turns, and refused none."""
+    """Assert that a file that checks epochs would refuse no row and take no rows of two active writers in turns."""
     for hub in hubs:
         wrong = {child_id: found for child_id, found in fleet.findings(hub).items() if found.double or found.stale}
         assert wrong == {}, hub
 
 
 def stale_until(found: dict[str, Findings], span: Span, within: float) -> float:
-    """Seconds from the fault's end to the last stale row, 0 where there is none; none is later than ``within``."""
+    """Return the seconds from the fault's end to the last stale row, at most ``within``; 0 if there is none."""
     last = span.ended
     for child_id, findings in found.items():
         assert findings.double == [], child_id
@@ -59,7 +60,7 @@ def stale_until(found: dict[str, Findings], span: Span, within: float) -> float:
     return last - span.ended
 
 
-def test_a_killed_node(fleet: Fleet, leaders_node: str, figure: Figure) -> None:
+def test_children_of_a_killed_node_are_taken_over(fleet: Fleet, leaders_node: str, figure: Figure) -> None:
     fleet.create()
     hit = fleet.hit(leaders_node)
 
@@ -76,7 +77,9 @@ def test_a_killed_node(fleet: Fleet, leaders_node: str, figure: Figure) -> None:
         )
 
 
-def test_a_node_that_is_paused_for_a_minute(fleet: Fleet, leaders_node: str, figure: Figure) -> None:
+def test_children_of_a_node_that_is_paused_for_a_minute_are_taken_over(
+    fleet: Fleet, leaders_node: str, figure: Figure
+) -> None:
     fleet.create()
     hit = fleet.hit(leaders_node)
 
@@ -100,7 +103,9 @@ CUTS: dict[str, Callable[[Kube, str], list[str]]] = {
 
 
 @pytest.mark.parametrize("what", CUTS)
-def test_a_node_that_is_cut_off_from(fleet: Fleet, leaders_node: str, kube: Kube, figure: Figure, what: str) -> None:
+def test_children_of_a_node_that_is_cut_off_are_taken_over(
+    fleet: Fleet, leaders_node: str, kube: Kube, figure: Figure, what: str
+) -> None:
     fleet.create()
     hit = fleet.hit(leaders_node)
 
@@ -122,7 +127,7 @@ def test_a_node_that_is_cut_off_from(fleet: Fleet, leaders_node: str, kube: Kube
         figure(f"cut off from {what}, {CUT_SECONDS} s", hub, said)
 
 
-def test_a_node_that_is_cut_off_from_the_other_members(
+def test_children_stay_on_a_node_that_is_cut_off_from_the_other_members(
     fleet: Fleet, leaders_node: str, kube: Kube, figure: Figure
 ) -> None:
     fleet.create()
@@ -138,7 +143,9 @@ def test_a_node_that_is_cut_off_from_the_other_members(
         figure(f"cut off from the other members, {CUT_SECONDS} s", hub, "nothing moves, nothing restarts")
 
 
-def test_a_drained_node_with_handover(fleet: Fleet, leaders_node: str, kube: Kube, figure: Figure) -> None:
+def test_children_of_a_drained_node_hand_their_state_over(
+    fleet: Fleet, leaders_node: str, kube: Kube, figure: Figure
+) -> None:
     fleet.create(migration={"strategy": "HotSwap"})
     hit = fleet.hit(leaders_node)
     asked = fleet.ask(leaders_node)
@@ -157,7 +164,7 @@ def test_a_drained_node_with_handover(fleet: Fleet, leaders_node: str, kube: Kub
     failures = [entry.first_failure for entry in rounds if entry.failed]
     assert failures == []
     never_two(fleet)
-    for hub in STRATEGIES.keys() - {COPIES}:  # each copy has a state of its own
+    for hub in STRATEGIES.keys() - {COPIES}:  # each copy has its own state
         forgot = {child_id: found.forgot for child_id, found in fleet.findings(hub).items() if found.forgot}
         assert forgot == {}, hub
     for hub, lost in hit.lost.items():

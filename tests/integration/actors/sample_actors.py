@@ -1,4 +1,4 @@
-"""Actors that the agent's tests run: they block and print on purpose."""
+"""Actors for the agent's tests; they block and print on purpose."""
 # ruff: noqa: ASYNC110, ASYNC230, ASYNC240, ASYNC251, T201
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from processhub import Actor, Hub
 
 
 class Ticker(Actor):
-    """Writes a line for each tick, from a task of its own."""
+    """Writes a line for each tick, from its own task."""
 
     async def init(self, args: dict[str, Any]) -> None:
         self.path = Path(args["file"])
@@ -32,7 +32,7 @@ class Ticker(Actor):
 
 
 class Sleeper(Actor):
-    """Blocks its thread; in a task of its own, so that it is Running meanwhile."""
+    """Blocks its thread from its own task, so that it is Running meanwhile."""
 
     async def init(self, args: dict[str, Any]) -> None:
         self.task = asyncio.create_task(self.block(float(args.get("seconds", 60))))
@@ -42,7 +42,7 @@ class Sleeper(Actor):
 
 
 class SlowInit(Actor):
-    """Takes long to start: by waiting, or by blocking."""
+    """Takes long to start: it waits or blocks."""
 
     async def init(self, args: dict[str, Any]) -> None:
         if args.get("block"):
@@ -52,7 +52,7 @@ class SlowInit(Actor):
 
 
 class Crasher(Actor):
-    """Ends at once in the way it is told to."""
+    """Ends at once in the way that its args name."""
 
     async def init(self, args: dict[str, Any]) -> None:
         print("about to crash")
@@ -71,7 +71,7 @@ class Crasher(Actor):
 
 
 class Reader(Actor):
-    """Uses descriptors, a thread and a subprocess inside its own loop."""
+    """Uses file descriptors, a thread and a subprocess inside its own event loop."""
 
     async def init(self, args: dict[str, Any]) -> None:
         process = await asyncio.create_subprocess_exec("echo", "from below", stdout=asyncio.subprocess.PIPE)
@@ -93,7 +93,7 @@ class Reader(Actor):
 
 
 class Worker(Actor):
-    """Does what each request says: waits, ends, writes a line, asks another child."""
+    """Does what each request says: waits, ends, writes a line or calls another child."""
 
     async def init(self, args: dict[str, Any]) -> None:
         self.args, self.served = args, 0
@@ -131,7 +131,7 @@ class Worker(Actor):
 
 
 class Mover(Actor):
-    """Asked whether it may be moved, it gives the answers of its args in turn, the last one from then on."""
+    """Answers `can_migrate` with its args in turn, and with the last one from then on."""
 
     async def init(self, args: dict[str, Any]) -> None:
         self.answers: list[bool | float] = args["ready"]
@@ -141,14 +141,14 @@ class Mover(Actor):
 
 
 class Hoarder(Actor):
-    """Goes, but does not give its state."""
+    """Agrees to move, but does not hand its state over."""
 
     async def prepare_handover(self) -> Any:
         await asyncio.sleep(600)
 
 
 class Sync(Actor):
-    """Not async: refused."""
+    """An actor whose `init` is not async, which is rejected."""
 
     def init(self, args: dict[str, Any]) -> None:  # type: ignore[override]
         pass
@@ -158,7 +158,7 @@ NOT_A_CLASS = 3
 
 
 class Neighbours(Actor):
-    """Says what its environment holds, and what the client finds that connects as it is."""
+    """Returns its environment, and what a client finds that connects without arguments."""
 
     async def handle_call(self, message: Any) -> dict[str, Any]:
         async with Hub.connect(os.environ["HUB_NAME"]) as hub:

@@ -1,4 +1,4 @@
-"""Hook handlers for tests, run by the operator: with this folder on PYTHONPATH they count as an installed package."""
+"""Hook handlers that the operator runs in tests; with this folder on PYTHONPATH they count as an installed package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A member's children without the parts that a test has no use for."""
+"""The parts of a member that a test of its children does not use."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def supervisor_of(
     earlier: Report | None = None,
     restarts: RestartLog | None = None,
 ) -> Supervisor:
-    """A supervisor of no children yet. ``earlier``: what an earlier agent has reported of each."""
+    """Return a supervisor without children. ``earlier`` are the reports of an earlier agent."""
     moves: Any = handovers or NoHandovers()
     supervisor = Supervisor({}, launchers, AlwaysPermitted(), moves, lambda *_: earlier, restarts)  # type: ignore[arg-type]
     if handovers is not None:

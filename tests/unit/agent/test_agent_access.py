@@ -1,4 +1,4 @@
-"""Who may ask, who is a member, and both while the API server, which says so, is silent."""
+"""Which callers and members are accepted, also while the API server does not answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POD = "authentication.kubernetes.io/pod-name"
 
 @asynccontextmanager
 async def access_of(folder: Path, users: Mapping[str, object]) -> AsyncIterator[Access]:
-    """The access check of a member of hub shop in namespace n; ``users``: the user of each token."""
+    """Return the access check of a member of hub shop in namespace n; ``users`` maps tokens to users."""
 
     async def review(request: web.Request) -> web.Response:
         token = (await request.json())["spec"]["token"]
@@ -39,7 +39,7 @@ async def access_of(folder: Path, users: Mapping[str, object]) -> AsyncIterator[
 
 
 def user(account: str, pod: str = "", namespace: str = "n") -> dict[str, object]:
-    """The user of a token, as a TokenReview names it."""
+    """Return the user of a token as a TokenReview names it."""
     return {"username": f"system:serviceaccount:{namespace}:{account}", "extra": {POD: [pod]} if pod else {}}
 
 
@@ -68,7 +68,7 @@ def user(account: str, pod: str = "", namespace: str = "n") -> dict[str, object]
         "other namespace",
     ],
 )
-async def test_members_are_known_by_their_pods_though_hubs_may_share_an_account(
+async def test_members_are_identified_by_their_pods_even_if_hubs_share_an_account(
     tmp_path: Path, token: dict[str, object], member: bool
 ) -> None:
     async with access_of(tmp_path, {"t": token}) as gate:
@@ -80,7 +80,7 @@ async def test_members_are_known_by_their_pods_though_hubs_may_share_an_account(
         assert refused.value.status in (403, 503)
 
 
-async def test_a_verdict_goes_on_while_the_api_server_says_nothing(
+async def test_a_verdict_remains_valid_while_the_api_server_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "_FRESH_SECONDS", -1.0)

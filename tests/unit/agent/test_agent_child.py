@@ -1,4 +1,4 @@
-"""The child's state machine, on a clock of its own."""
+"""The state machine of a child, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from processhub.registry.grammar import Assignment, Report, parse_report
 
 
 class Clock:
-    """The part of an event loop that a child uses; time passes when the test says so."""
+    """The part of an event loop that a child uses; time passes when the test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -54,7 +54,7 @@ class Clock:
 
 
 class Supervisor:
-    """Records what the child asks for. It is the other side of the protocol, not a part of the product."""
+    """Records the child's requests, as the other side of the protocol."""
 
     closing = False
 
@@ -124,7 +124,7 @@ def said(child: Child, slice_: str = "s0") -> Report:
     return parse_report(text)
 
 
-def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty(
+def test_the_first_restart_is_immediate_and_the_back_off_doubles_up_to_thirty_seconds(
     child: Child, host: Supervisor, clock: Clock
 ) -> None:
     child.set_desired(desired())
@@ -138,12 +138,12 @@ def test_restarts_come_at_once_then_after_a_tenth_of_a_second_doubling_to_thirty
             clock.pass_(0.05)
         delays.append(round(clock.now - began, 2))
 
-    assert delays[:5] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8], abs=0.06)  # the clock goes in steps
+    assert delays[:5] == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.8], abs=0.06)  # the clock moves in steps
     assert delays[-2:] == pytest.approx([30.0, 30.0], abs=0.06)
     assert child.history.restarts == 13
 
 
-def test_ten_seconds_up_begin_the_back_off_anew(child: Child, host: Supervisor, clock: Clock) -> None:
+def test_the_back_off_is_reset_after_ten_seconds_of_running(child: Child, host: Supervisor, clock: Clock) -> None:
     child.set_desired(desired())
     for _ in range(4):
         child.running(7)
@@ -158,7 +158,7 @@ def test_ten_seconds_up_begin_the_back_off_anew(child: Child, host: Supervisor, 
     assert len(host.launched) == count + 1
 
 
-def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
+def test_a_child_in_back_off_keeps_the_reason_of_its_end(child: Child) -> None:
     child.set_desired(desired())
     child.ended(CRASH)
     child.ended(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", message="command x: not there"))
@@ -170,7 +170,7 @@ def test_while_backing_off_it_keeps_the_causes_reason(child: Child) -> None:
     assert "BackOff: restart 2 after 0.1 s" in report.message
 
 
-def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, host: Supervisor, clock: Clock) -> None:
+def test_a_start_that_takes_too_long_is_aborted_and_retried(child: Child, host: Supervisor, clock: Clock) -> None:
     child.set_desired(desired())
     clock.pass_(10)
     assert host.orders == ["give up"]
@@ -178,14 +178,14 @@ def test_a_start_that_takes_too_long_is_given_up_and_tried_again(child: Child, h
     assert len(host.launched) == 1
 
     clock.pass_(100)
-    assert len(host.launched) == 1  # the old one is not proven gone
+    assert len(host.launched) == 1  # the old process is not proven to have ended
 
     child.ended(ExitStatus(Reason.EXITED, "killed by SIGKILL"))
     assert len(host.launched) == 2
     assert said(child).reason == "StartTimeout"
 
 
-def test_the_old_incarnation_is_reported_until_it_is_gone_and_only_then_the_new_one_starts(
+def test_a_new_incarnation_starts_only_when_the_old_one_is_gone_and_no_longer_reported(
     child: Child, host: Supervisor
 ) -> None:
     child.set_desired(desired(1))
@@ -215,7 +215,7 @@ def test_a_successor_in_another_slice_is_pending_there_while_the_old_one_stops(c
     assert said(child, "s1").state == "Starting"
 
 
-def test_a_removed_child_is_listed_until_it_is_reaped(child: Child, host: Supervisor) -> None:
+def test_a_removed_child_is_reported_until_it_is_reaped(child: Child, host: Supervisor) -> None:
     child.set_desired(desired())
     child.running(7)
 
@@ -239,7 +239,7 @@ def test_tags_policy_and_role_are_applied_without_a_restart(child: Child, host: 
     assert said(child).state == "Stopped"
 
 
-def test_nothing_starts_while_the_gate_is_shut(child: Child, host: Supervisor) -> None:
+def test_no_child_starts_while_starts_are_not_permitted(child: Child, host: Supervisor) -> None:
     host.open = False
     child.set_desired(desired())
     assert said(child).state == "Pending"
@@ -250,7 +250,7 @@ def test_nothing_starts_while_the_gate_is_shut(child: Child, host: Supervisor) -
     assert len(host.launched) == 1
 
 
-def test_a_fenced_end_is_no_crash(child: Child, host: Supervisor) -> None:
+def test_an_end_by_fencing_is_no_crash(child: Child, host: Supervisor) -> None:
     child.set_desired(desired(policy="Temporary"))
     child.running(7)
     host.open = False
@@ -263,9 +263,7 @@ def test_a_fenced_end_is_no_crash(child: Child, host: Supervisor) -> None:
     assert len(host.launched) == 2
 
 
-def test_one_that_was_fenced_before_it_had_handed_over_serves_again_and_its_crash_is_one(
-    child: Child, host: Supervisor
-) -> None:
+def test_a_child_fenced_during_a_handover_serves_again_and_a_later_crash_counts(child: Child, host: Supervisor) -> None:
     child.set_desired(desired())
     child.running(7)
     child.set_desired(desired(to="hub-1:9"))
@@ -323,7 +321,7 @@ def test_restarts_outside_the_window_do_not_count(host: Supervisor, clock: Clock
         ("Permanent", DONE, "Starting", "Exited"),
     ],
 )
-def test_the_policy_decides_what_an_end_means(
+def test_the_restart_policy_decides_whether_an_exit_is_a_failure(
     child: Child, policy: str, end: ExitStatus, state: str, reason: str
 ) -> None:
     child.set_desired(desired(policy=policy))
@@ -344,7 +342,7 @@ def test_the_policy_decides_what_an_end_means(
         ("Transient", "Stopped", 0),
     ],
 )
-def test_what_an_earlier_agent_reported_is_taken_over(
+def test_the_reports_of_an_earlier_agent_are_adopted(
     child: Child, host: Supervisor, policy: str, state: str, starts: int
 ) -> None:
     child.adopt(Report(uid="u", epoch=1, state=state, restarts=3, reason="Completed"))
@@ -356,7 +354,7 @@ def test_what_an_earlier_agent_reported_is_taken_over(
     assert said(child).state == ("Starting" if starts else "Stopped")
 
 
-def test_a_promoted_child_runs_on_and_is_told_where_the_hub_says_so(host: Supervisor, clock: Clock) -> None:
+def test_a_promoted_child_keeps_running_and_is_notified_if_the_hub_says_so(host: Supervisor, clock: Clock) -> None:
     child = Child("a", host, Limits(redundancy_signal="Active"), clock)  # type: ignore[arg-type]
     child.set_desired(desired(role="Passive"))
     child.running(7)

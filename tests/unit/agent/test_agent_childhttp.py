@@ -1,4 +1,4 @@
-"""Requests to children that serve HTTP: when the body is fetched, and what is said of a child that does not listen."""
+"""Requests to children that serve HTTP: when the body is fetched, and the answer for a child that does not listen."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLACE = "its HUB_SOCKET"
 
 
 class Sender:
-    """The member that forwards a request: it sends the body when it is asked for it."""
+    """The member that forwards a request: it sends the body when asked for it."""
 
     def __init__(self, body: bytes | OSError) -> None:
         self.body, self.asked = body, 0
@@ -34,7 +34,7 @@ class Sender:
 
 @asynccontextmanager
 async def child(socket: Path) -> AsyncIterator[list[tuple[bytes, str]]]:
-    """A child that listens; the bodies that it got, each with its Content-Length."""
+    """A child that listens; the bodies that it received, each with its Content-Length."""
     got: list[tuple[bytes, str]] = []
 
     async def call(request: web.Request) -> web.Response:
@@ -77,7 +77,7 @@ async def test_the_body_of_a_forwarded_request_is_fetched_once_the_child_accepts
     assert got == [(b'{"op": "get"}', "13")]
 
 
-async def test_a_request_that_its_sender_has_withdrawn_reaches_no_child(tmp_path: Path, http: ChildHttp) -> None:
+async def test_a_withdrawn_request_reaches_no_child(tmp_path: Path, http: ChildHttp) -> None:
     sender = Sender(ConnectionResetError("the member has gone"))
     async with child(tmp_path / "socket") as got:
         with pytest.raises(WithdrawnError, match="the member has gone"):
@@ -86,7 +86,7 @@ async def test_a_request_that_its_sender_has_withdrawn_reaches_no_child(tmp_path
     assert (got, sender.request.begun) == ([], False)
 
 
-async def test_a_body_that_is_on_its_way_is_not_lost_when_the_child_restarts(tmp_path: Path, http: ChildHttp) -> None:
+async def test_a_body_in_transit_is_not_lost_when_the_child_restarts(tmp_path: Path, http: ChildHttp) -> None:
     sender = Sender(b"1")
     async with child(tmp_path / "socket") as got:
         fetching = asyncio.create_task(sender.request.content())

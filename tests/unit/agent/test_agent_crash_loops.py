@@ -1,6 +1,6 @@
-"""What a crash loop costs etcd, and whom it keeps waiting: this test plays the API server, by a clock that jumps.
+"""The writes and delays that crash loops cause: the test is the API server, on a simulated clock.
 
-The children are an agent's own: they end as soon as they run, and come back after their back-off.
+The children are an agent's own: they end as soon as they run, and are restarted after their back-off.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, SliceStatus, stored_bytes
 from processhub.registry.grammar import Assignment, parse_report
 
-pytestmark = pytest.mark.no_cover  # minutes of the lives of ten thousand children
+pytestmark = pytest.mark.no_cover  # minutes in the lives of ten thousand children
 TEXT = "ValueError: " + "x y " * 47
 UP_SECONDS = 0.5
 
 
 class Looping:
-    """Starts children that end soon, but for those whose names say that they are well."""
+    """Starts children that end soon, except those whose names mark them as well."""
 
     def __init__(self) -> None:
         self.awaits_pod = asyncio.Event()
@@ -41,7 +41,7 @@ class Looping:
     def launch(self, child: Child, desired: DesiredRun, *_: object) -> Looping:
         if isinstance(desired.workload, PodWorkload):
             self.awaits_pod.set()
-            return self  # Starting, until there is a Pod
+            return self  # it is Starting until there is a Pod
         loop = asyncio.get_running_loop()
         loop.call_soon(child.begun)
         loop.call_soon(child.running, 7)
@@ -57,7 +57,7 @@ class Looping:
 
 
 class Hub:
-    """One member's slices of children, and what the API server stores of them."""
+    """The slices of one member's children, and what the API server stores of them."""
 
     def __init__(self, slices: int, children: int, members: int = 1) -> None:
         self.specs = {
@@ -66,7 +66,7 @@ class Hub:
         }
         self.generations = dict.fromkeys(self.specs, 1)
         self.statuses = dict.fromkeys(self.specs, SliceStatus())
-        self.writes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # when, and of how many bytes
+        self.writes: dict[str, list[tuple[float, int]]] = defaultdict(list)  # time and size of each write
         starter = self.starter = Looping()
         self.supervisor = supervisor_of({Exec: starter, PodWorkload: starter})
         self.reporter = StatusReporter(
@@ -118,7 +118,7 @@ def names_of(children: int) -> list[str]:
 
 
 def crowded() -> Hub:
-    """A hub whose crash loops write all that this member may, which is soon where it has three others."""
+    """A hub whose crash loops use up the writes of this member, which shares them with three others."""
     return Hub(slices=10, children=100, members=4)
 
 
@@ -130,12 +130,10 @@ def desired(slice_name: str) -> DesiredRun:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("children", "members"),
-    # A quarter of what the hub may write, and all of it.
+    # A quarter of the writes of the hub, and all of them.
     [pytest.param(100, 4, id="1000"), pytest.param(1000, 1, id="10000", marks=pytest.mark.nightly)],
 )
-def test_crash_loops_by_the_thousand_write_no_more_than_the_hub_may_and_hold_up_no_stop(
-    children: int, members: int
-) -> None:
+def test_thousands_of_crash_loops_stay_within_the_hubs_writes_and_delay_no_stop(children: int, members: int) -> None:
     async def ten_minutes() -> None:
         hub = Hub(slices=10, children=children, members=members)
         await asyncio.sleep(400)
@@ -154,13 +152,13 @@ def test_crash_loops_by_the_thousand_write_no_more_than_the_hub_may_and_hold_up_
         late = {name: [at for at, _ in writes if at > 300] for name, writes in hub.writes.items()}
         assert all(late.values()), "a slice is told of no more"
         reports = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
-        # 18 restarts have been by the time of a write after 300 s.
+        # 18 restarts have happened by the time of a write after 300 s.
         assert min(report.restarts for report in reports if report.last_exit) >= 18
 
     virtualtime.run(ten_minutes())
 
 
-def test_a_few_crash_loops_are_told_as_they_come() -> None:
+def test_a_few_crash_loops_are_reported_as_they_happen() -> None:
     async def a_minute() -> None:
         hub = Hub(slices=1, children=10)
         child = hub.supervisor.children["tenant-0-0"]
@@ -172,7 +170,7 @@ def test_a_few_crash_loops_are_told_as_they_come() -> None:
     virtualtime.run(a_minute())
 
 
-def test_the_first_crash_of_one_child_is_told_at_once_though_others_have_used_up_the_budget() -> None:
+def test_the_first_crash_of_a_child_is_reported_at_once_even_if_others_used_up_the_budget() -> None:
     async def a_crash() -> None:
         hub = crowded()
         await asyncio.sleep(400)
@@ -185,8 +183,8 @@ def test_the_first_crash_of_one_child_is_told_at_once_though_others_have_used_up
     virtualtime.run(a_crash())
 
 
-def test_a_new_pod_for_a_child_whose_pod_ended_is_asked_for_at_once() -> None:
-    """The operator makes it when the report says Starting."""
+def test_a_new_pod_for_a_child_whose_pod_ended_is_requested_at_once() -> None:
+    """The operator creates the Pod when the report says Starting."""
 
     async def ten_ends() -> None:
         hub = crowded()
@@ -205,7 +203,7 @@ def test_a_new_pod_for_a_child_whose_pod_ended_is_asked_for_at_once() -> None:
     virtualtime.run(ten_ends())
 
 
-def test_members_share_what_their_hub_may_write() -> None:
+def test_members_share_the_writes_of_their_hub() -> None:
     async def ten_minutes(members: int) -> int:
         hub = Hub(slices=1, children=1000, members=members)
         await asyncio.sleep(600)

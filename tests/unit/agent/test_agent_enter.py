@@ -1,4 +1,4 @@
-"""Commands beside a child: with the environment and the working directory of its process."""
+"""Commands that run beside a child, with the environment and the working directory of its process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOW = ("sh", "-c", 'echo "$HUB_CHILD_ID $HUB_EPOCH $HUB_ROLE $COLOUR $PWD $AGEN
 
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A process with the environment of the child ``a``; its pid under ``pid``. What is changed here counts later."""
+    """A process with the environment of the child ``a``; its pid is in ``pid``. Changes apply to later commands."""
     environment = {"HUB_NAME": "hub", "HUB_CHILD_ID": "a", "HUB_EPOCH": "3", "HUB_ROLE": "Active", "COLOUR": "blue"}
     (tmp_path / "there").mkdir()
     process = subprocess.Popen(["/bin/sleep", "100"], env=environment, cwd=tmp_path / "there")
@@ -30,7 +30,7 @@ def beside(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*PROGRAM, "exec", *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_command_has_what_the_child_has(child: dict[str, str], tmp_path: Path) -> None:
+def test_the_command_has_the_childs_environment_and_folder(child: dict[str, str], tmp_path: Path) -> None:
     ran = beside("a", child["pid"], "9", "Passive", "--", *SHOW)
 
     assert (ran.stdout, ran.stderr) == (f"a 3 Active blue {tmp_path / 'there'} \n", "")
@@ -56,7 +56,7 @@ def test_a_child_that_shares_its_process_adds_its_own_variables(tmp_path: Path) 
         ("a", "/", "error: /: Permission denied\n", 126),
     ],
 )
-def test_what_can_not_be_run_is_a_sentence(
+def test_a_command_that_cannot_run_is_reported_in_a_sentence(
     child: dict[str, str], child_id: str, command: str, sentence: str, code: int
 ) -> None:
     ran = beside(child_id, child["pid"], "3", "Active", "--", command)
@@ -64,7 +64,7 @@ def test_what_can_not_be_run_is_a_sentence(
     assert (ran.stdout, ran.stderr, ran.returncode) == ("", sentence.format(**child), code)
 
 
-def test_a_process_that_has_ended_is_a_sentence() -> None:
+def test_a_process_that_has_ended_is_reported_in_a_sentence() -> None:
     ran = beside("a", "999999999", "3", "Active", "--", "true")
 
     assert ran.stderr == "error: child 'a' has no process 999999999 here any more; try again\n"

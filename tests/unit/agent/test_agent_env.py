@@ -1,4 +1,4 @@
-"""The environment of a member's pod: what the agent reads of it, and what of it the children get."""
+"""The environment of a member's pod: the variables that the agent reads, and those that children get."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POD = {
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder whose path leaves room for that of a socket, as those of ``tmp_path`` may not."""
+    """A folder whose path is short enough for a socket's, which those of ``tmp_path`` may not be."""
     with tempfile.TemporaryDirectory() as path:
         yield Path(path)
 
@@ -35,7 +35,7 @@ def read(folder: Path, **more: str) -> Environment:
     return read_environment({**POD, "PROCESSHUB_RUN_DIR": str(folder), **more})
 
 
-def test_what_the_operator_sets_is_read_and_the_rest_has_its_defaults(folder: Path) -> None:
+def test_the_operators_variables_are_read_and_others_have_defaults(folder: Path) -> None:
     env = read(folder)
 
     assert (env.hub, env.namespace, env.hub_uid, env.member) == ("hub", "ns", "hub-uid", "hub-0")
@@ -45,7 +45,7 @@ def test_what_the_operator_sets_is_read_and_the_rest_has_its_defaults(folder: Pa
     assert env.url == "http://10.0.0.1:8080"
 
 
-def test_what_a_user_sets_comes_before_the_defaults(folder: Path) -> None:
+def test_a_users_variables_override_the_defaults(folder: Path) -> None:
     env = read(folder, LOG_LEVEL="debug", HUB_TOKEN_FILE="/token", TERMINATION_GRACE_SECONDS="30")
 
     assert (env.log_level, env.token_file, env.grace_seconds) == ("DEBUG", "/token", 30.0)
@@ -78,7 +78,7 @@ def test_children_get_the_containers_environment_without_the_agents_own_variable
     ("address", "url"),
     [("10.0.0.7", "http://10.0.0.7:8080"), ("fd00:10:244::5", "http://[fd00:10:244::5]:8080")],
 )
-def test_the_hubs_url_is_one_for_each_family_of_addresses(address: str, url: str, folder: Path) -> None:
+def test_the_hubs_url_depends_on_the_address_family(address: str, url: str, folder: Path) -> None:
     env = read(folder, POD_IP=address)
 
     assert env.url == url
@@ -86,17 +86,17 @@ def test_the_hubs_url_is_one_for_each_family_of_addresses(address: str, url: str
 
 
 @pytest.mark.parametrize("name", POD)
-def test_a_variable_that_is_missing_or_empty_is_named(name: str, folder: Path) -> None:
+def test_a_missing_or_empty_variable_is_named(name: str, folder: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=f"^{name} not set: the agent runs in member pods"):
         read(folder, **{name: ""})
 
 
-def test_a_grace_period_that_is_no_number_is_refused(folder: Path) -> None:
+def test_a_grace_period_that_is_no_number_is_rejected(folder: Path) -> None:
     with pytest.raises(EnvironmentProblem, match="TERMINATION_GRACE_SECONDS must be a number of seconds"):
         read(folder, TERMINATION_GRACE_SECONDS="soon")
 
 
-def test_pods_that_share_a_folder_have_one_of_their_own_in_it_that_nobody_else_may_read(folder: Path) -> None:
+def test_pods_that_share_a_folder_have_private_folders_in_it(folder: Path) -> None:
     one, other = read(folder), read(folder, POD_UID="other-uid")
 
     assert one.run_dir != other.run_dir
@@ -105,7 +105,7 @@ def test_pods_that_share_a_folder_have_one_of_their_own_in_it_that_nobody_else_m
     assert read(folder).run_dir == one.run_dir, "an agent that starts again finds its files"
 
 
-def test_a_folder_whose_sockets_would_have_too_long_a_path_is_not_taken(folder: Path) -> None:
+def test_a_folder_with_too_long_a_path_for_sockets_is_not_used(folder: Path) -> None:
     long = folder / ("x" * 90)
 
     env = read(long)

@@ -1,4 +1,4 @@
-"""Messages and descriptors over a stream socket."""
+"""Messages and file descriptors over a stream socket."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def read_all(inbox: Inbox, outbox: Outbox) -> list[dict]:
     return messages
 
 
-def test_messages_larger_than_the_sockets_buffer_arrive_whole_and_in_order(pair) -> None:
+def test_messages_larger_than_the_sockets_buffer_arrive_complete_and_in_order(pair) -> None:
     outbox, inbox = Outbox(pair[0]), Inbox(pair[1])
     sent = [{"n": number, "text": "ü" * size} for number, size in enumerate((1, 3_000_000, 0, 200_000))]
 
     for message in sent:
         outbox.send(message)
 
-    assert outbox.pending  # nobody read yet, and nothing blocked
+    assert outbox.pending  # nothing has been read yet, and nothing blocked
     assert read_all(inbox, outbox) == sent
 
 

@@ -1,5 +1,5 @@
-"""The target of a handover whose agent restarts: what came for its children ended with the agent before."""
-# ruff: noqa: ASYNC240 - nothing else is to be done meanwhile
+"""The target of a handover whose agent restarts: states that the previous agent received are lost."""
+# ruff: noqa: ASYNC240 - nothing else happens meanwhile
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from processhub.api.slice import RegistrySlice, Settings
 from processhub.registry.grammar import Assignment, Report
 
 WORKLOAD = Python(target="module:Actor")
-SIZES = [1, STATE_IN_MESSAGE_MAX + 1]  # one that is kept in memory, one in a file
+SIZES = [1, STATE_IN_MESSAGE_MAX + 1]  # one state is kept in memory, one in a file
 assert max(SIZES) <= SMALL_MAX
 
 
 class Launcher:
-    """Starts nothing; remembers with which state it was asked to."""
+    """Starts nothing; records the state of each requested start."""
 
     def __init__(self) -> None:
         self.states: list[bytes | None] = []
@@ -55,7 +55,7 @@ class Registry:
         return self.slices
 
     def source(self, entry: Assignment | None, report: Report | None = None) -> None:
-        """Have hub-0 have this entry of the child, and report this."""
+        """Give hub-0 this entry of the child, with this report."""
         self.slices = [make_slice({"a": entry} if entry else {}, {"a": report} if report else {})]
 
 
@@ -67,14 +67,14 @@ class Environment:
 
 @dataclass(frozen=True)
 class Nobody:
-    """No other member is asked for anything."""
+    """No other member gets a request."""
 
     send_state: None = None
     send_states: None = None
 
 
 class Agent:
-    """A member's children and handovers, without what starts processes; a new one has nothing of the last one."""
+    """The children and handovers of a member without processes; a new one keeps nothing of the last one."""
 
     def __init__(self, folder: Path, registry: Registry) -> None:
         self.launcher = Launcher()
@@ -108,7 +108,7 @@ def committed(state: bytes) -> Assignment:
 
 
 async def looked() -> None:
-    """What the agent does once a list has come in is done."""
+    """Run what the agent does after a list has arrived."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
@@ -119,7 +119,7 @@ GAVE = Report(uid="u", epoch=3, state="Stopping", gave=f"7:{_sum(b'1')}")
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_a_child_starts_with_the_state_that_came_for_it(tmp_path: Path, size: int) -> None:
+async def test_a_child_starts_with_the_state_that_was_received_for_it(tmp_path: Path, size: int) -> None:
     state, registry = b"1" * size, Registry()
     registry.source(SOURCE, GAVE)
     agent = Agent(tmp_path, registry)
@@ -132,7 +132,7 @@ async def test_a_child_starts_with_the_state_that_came_for_it(tmp_path: Path, si
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_after_a_restart_it_is_not_started_without_while_its_source_has_it(tmp_path: Path, size: int) -> None:
+async def test_after_a_restart_a_child_waits_for_its_state_while_its_source_has_it(tmp_path: Path, size: int) -> None:
     state, registry = b"1" * size, Registry()
     registry.source(SOURCE, GAVE)
     before = Agent(tmp_path, registry)
@@ -155,7 +155,9 @@ async def test_after_a_restart_it_is_not_started_without_while_its_source_has_it
     "entry",
     [None, Assignment(uid="u", epoch=9, workload="w"), Assignment(uid="other", epoch=9, workload="w", to="hub-1:7")],
 )
-async def test_it_starts_afresh_once_its_source_is_on_record_no_more(tmp_path: Path, entry: Assignment | None) -> None:
+async def test_a_child_starts_afresh_once_its_source_is_not_recorded_any_more(
+    tmp_path: Path, entry: Assignment | None
+) -> None:
     registry = Registry()
     registry.source(SOURCE, GAVE)
     agent = Agent(tmp_path, registry)
@@ -189,7 +191,7 @@ async def test_a_child_that_ran_here_with_its_state_starts_afresh_after_a_crash_
     assert later.started == [None]
 
 
-async def test_a_restarted_target_says_of_a_waiting_child_that_its_state_came_and_is_lost(tmp_path: Path) -> None:
+async def test_a_restarted_target_reports_that_a_waiting_childs_state_was_received_and_lost(tmp_path: Path) -> None:
     registry = Registry()
     registry.source(SOURCE)
     agent = Agent(tmp_path, registry)
@@ -198,13 +200,13 @@ async def test_a_restarted_target_says_of_a_waiting_child_that_its_state_came_an
     await looked()
     assert agent.kept == "", "the source has not sent it yet"
 
-    registry.source(SOURCE, GAVE)  # the agent before had taken it
+    registry.source(SOURCE, GAVE)  # the previous agent had received it
     agent.handovers.registry_changed()
     await looked()
     assert agent.kept == "7:lost"
 
 
-async def test_a_state_that_comes_to_the_restarted_agent_is_not_lost(tmp_path: Path) -> None:
+async def test_a_state_received_after_the_restart_is_not_lost(tmp_path: Path) -> None:
     registry = Registry()
     registry.source(SOURCE)
     agent = Agent(tmp_path, registry)
@@ -219,7 +221,7 @@ async def test_a_state_that_comes_to_the_restarted_agent_is_not_lost(tmp_path: P
     assert agent.kept == ""
 
 
-async def test_two_tries_to_send_a_large_state_write_nothing_into_each_other(tmp_path: Path) -> None:
+async def test_two_attempts_to_send_a_large_state_do_not_mix(tmp_path: Path) -> None:
     state, agent = b"1" * SMALL_MAX + b"2" * SMALL_MAX, Agent(tmp_path, Registry())
     agent.set_desired(WAITING)
     child, rest = agent.supervisor.children["a"], asyncio.Event()
@@ -250,14 +252,14 @@ async def test_two_tries_to_send_a_large_state_write_nothing_into_each_other(tmp
     assert len(list(tmp_path.glob("handover/*"))) == 1
 
 
-async def test_a_state_that_can_not_be_written_once_more_stays_as_it_came(tmp_path: Path) -> None:
+async def test_a_state_that_cannot_be_written_again_stays_as_received(tmp_path: Path) -> None:
     state, agent = b"1" * (STATE_IN_MESSAGE_MAX + 1), Agent(tmp_path, Registry())
     agent.set_desired(WAITING)
     agent.take(state)
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (STATE_IN_MESSAGE_MAX, hard))
-    try:  # its source has not heard the answer
+    try:  # its source has not received the response
         child = agent.supervisor.children["a"]
         receipt = agent.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
     finally:

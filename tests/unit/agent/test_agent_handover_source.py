@@ -1,4 +1,4 @@
-"""The source of a handover: what its children leave is sent whole, and kept until the target has it."""
+"""The source of a handover: the state of its children is sent completely, and kept until the target has it."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WAITS = 40
 
 
 class Launcher:
-    """Starts nothing; remembers with which state it was asked to, and where an actor was told to leave its state."""
+    """Starts nothing; records the state of each requested start, and where an actor was asked to leave its state."""
 
     def __init__(self) -> None:
         self.states: list[bytes | None] = []
@@ -54,7 +54,7 @@ class Launcher:
 
 
 class Registry:
-    """The other members: each has a slice with an entry of the child that waits."""
+    """The other members: each has a slice with a waiting entry of the child."""
 
     settings = Settings(handover_seconds=WAITS)
 
@@ -66,7 +66,7 @@ class Registry:
 
 @dataclass
 class Targets:
-    """The other members' answers to states, and what they were sent."""
+    """The responses of the other members to states, and the states that were sent to them."""
 
     answer: Receipt = field(default_factory=lambda: Receipt(204))
     sent: list[bytes] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Environment:
 
 
 class Agent:
-    """A member's children and handovers, without what starts processes."""
+    """The children and handovers of a member, without processes."""
 
     def __init__(self, folder: Path) -> None:
         self.launcher, self.targets = Launcher(), Targets()
@@ -105,12 +105,12 @@ async def until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_order(tmp_path: Path) -> None:
+async def test_the_state_in_a_childs_file_is_sent_to_the_target_of_a_later_order(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.set_desired(3).running(7)
     child = agent.set_desired(3, to="hub-2:7")
     await until(lambda: agent.launcher.paths)
-    agent.launcher.paths[0].write_bytes(b"1")  # what it leaves; it is ending now
+    agent.launcher.paths[0].write_bytes(b"1")  # its state; it is ending now
 
     agent.set_desired(3, to="hub-3:8")
     await until(lambda: len(agent.launcher.paths) == 2)
@@ -121,7 +121,7 @@ async def test_what_a_child_has_left_in_its_file_goes_to_the_target_of_a_later_o
     assert agent.targets.sent == [b"1"]
 
 
-async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of_a_later_order(tmp_path: Path) -> None:
+async def test_the_state_of_a_child_that_does_not_start_is_sent_to_the_target_of_a_later_order(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.set_desired(3).running(7)
     agent.targets.answer = Receipt(400, "not now")
@@ -133,7 +133,7 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
     agent.set_desired(9)
     assert agent.launcher.states == [None, b"1"]
     child.begun()
-    await until(lambda: child.status.state == State.FAILED)  # it is being ended
+    await until(lambda: child.status.state == State.FAILED)  # it is being stopped
 
     agent.targets.answer = Receipt(204)
     agent.set_desired(9, to="hub-2:11")
@@ -146,7 +146,7 @@ async def test_a_state_with_which_a_child_does_not_come_up_goes_to_the_target_of
 
 
 def edited(tmp_path: Path, seconds: int = WAITS) -> tuple[Agent, Child]:
-    """A child that runs, in a hub whose handovers may take so long."""
+    """A running child in a hub whose handovers may take this long."""
     agent = Agent(tmp_path)
     agent.supervisor.apply(Settings(handover_seconds=seconds))
     child = agent.set_desired(1)
@@ -157,7 +157,7 @@ def edited(tmp_path: Path, seconds: int = WAITS) -> tuple[Agent, Child]:
 STATE = ExitStatus(Reason.EXITED, "stopped", state=b"7")
 
 
-async def test_an_edited_child_has_its_state_until_it_was_up(tmp_path: Path) -> None:
+async def test_an_edited_child_keeps_its_state_until_it_was_running(tmp_path: Path) -> None:
     agent, child = edited(tmp_path)
 
     agent.set_desired(2)
@@ -175,7 +175,7 @@ async def test_an_edited_child_has_its_state_until_it_was_up(tmp_path: Path) -> 
     assert agent.launcher.states[-1] is None, "after a crash it starts afresh"
 
 
-async def test_a_suspended_child_has_its_state_when_it_is_resumed(tmp_path: Path) -> None:
+async def test_a_suspended_child_gets_its_state_when_it_is_resumed(tmp_path: Path) -> None:
     agent, child = edited(tmp_path)
 
     agent.set_desired(2, wait=True, asleep=True)
@@ -190,7 +190,7 @@ async def test_a_suspended_child_has_its_state_when_it_is_resumed(tmp_path: Path
     ("seconds", "fields"), [(0, {}), (WAITS, {"role": "Passive"}), (WAITS, {"uid": "another"})],
     ids=["cold", "another role", "another child"],
 )  # fmt: skip
-async def test_it_starts_afresh_in_another_role_as_another_child_and_without_hot_swap(
+async def test_a_child_starts_afresh_in_another_role_as_another_child_and_without_hot_swap(
     tmp_path: Path, seconds: int, fields: dict[str, Any]
 ) -> None:
     agent, child = edited(tmp_path, seconds)
@@ -214,7 +214,7 @@ async def test_an_actor_that_leaves_no_state_in_time_is_stopped(tmp_path: Path) 
     assert agent.launcher.states == [None, None]
 
 
-async def test_nothing_is_left_of_a_child_that_is_deleted_while_it_leaves_its_state(tmp_path: Path) -> None:
+async def test_a_child_deleted_during_its_handover_leaves_nothing(tmp_path: Path) -> None:
     agent, child = edited(tmp_path)
     agent.set_desired(2)
     agent.launcher.paths[0].write_bytes(b"7")

@@ -1,4 +1,4 @@
-"""The agent that an init container brings to a member's container of any image."""
+"""The agent that an init container copies into a member's container of any image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def made(path: Path, text: str = "") -> Path:
 
 @pytest.fixture
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder /opt/processhub of the operator's image, and the interpreter's library beside it."""
+    """The folder /opt/processhub of the operator's image, with the interpreter's library beside it."""
     home, library = tmp_path / "opt", tmp_path / "stdlib"
     for name in ("aiohttp/__init__.py", "numpy/__init__.py", "kopf-1.dist-info/METADATA", "processhub/agent/main.py"):
         made(home / "lib" / "python3" / "site-packages" / name)
@@ -36,7 +36,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
-def test_an_agent_is_brought_with_its_interpreter_and_without_what_only_the_operator_imports(
+def test_an_agent_is_copied_with_its_interpreter_and_without_the_operators_libraries(
     image: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "target"
@@ -60,10 +60,10 @@ def test_an_agent_is_brought_with_its_interpreter_and_without_what_only_the_oper
 
 
 @pytest.mark.parametrize("in_image", [True, False])
-def test_what_an_earlier_attempt_left_is_replaced(
+def test_files_of_an_earlier_attempt_are_replaced(
     in_image: bool, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outside the image, where pods are processes of the machine, the agent that is installed is linked to."""
+    """Outside the image, where pods are processes of the machine, the installed agent is linked to."""
     target = tmp_path / "target"
     made(target / "bin" / "processhub-agent", "half of it")
     (target / "left").symlink_to(target / "bin")
@@ -81,7 +81,7 @@ def test_what_an_earlier_attempt_left_is_replaced(
         assert agent.readlink() == tmp_path / "venv" / "bin" / "processhub-agent"
 
 
-def test_a_wrong_command_line_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_is_rejected(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["processhub-inject"])
 
     assert inject.main() == 2

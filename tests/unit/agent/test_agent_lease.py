@@ -1,4 +1,4 @@
-"""The member's Lease: how long it is valid, and its renewal beside a main loop that is busy."""
+"""The member's Lease: how long it is valid, and its renewal beside a busy main loop."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class NoDeadlines:
     def set(self, stop_at: float, kill_at: float) -> None: ...
 
 
-async def test_the_lease_is_renewed_while_the_main_loop_is_busy_and_freed_by_its_release() -> None:
+async def test_the_lease_is_renewed_while_the_main_loop_is_busy_until_it_is_released() -> None:
     api, taken = MemoryApi(), list[int]()
     api.create("leases", {"metadata": {"name": "h.h-0"}, "spec": {"holderIdentity": ""}})
 
     async def connect() -> MemoryClient:
         return MemoryClient(api, Wire())
 
-    # Long enough that a machine on which much else runs does not let it expire.
+    # Long enough that it does not expire on a busy machine.
     keeper = LeaseKeeper(ENV, Settings(lease_seconds=5), NoDeadlines(), connect=connect)
     keeper.taken.listen(taken.append)
     assert keeper.alive, "it was not started yet"
@@ -50,7 +50,7 @@ async def test_the_lease_is_renewed_while_the_main_loop_is_busy_and_freed_by_its
 
 
 class Clock:
-    """A clock that stands until the test moves it, and the deadlines that were fed last."""
+    """A clock that moves only in the test, and the latest deadlines."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -63,7 +63,7 @@ class Clock:
         self.fed = (stop_at, kill_at)
 
 
-def test_a_renewal_that_was_sent_after_the_expiry_begins_a_session_and_one_that_was_answered_late_does_not() -> None:
+def test_only_a_renewal_sent_after_the_expiry_starts_a_new_session() -> None:
     clock = Clock()
     lease = Validity(Settings(lease_seconds=15), clock, clock)
     assert not lease.holds(0), "it was never taken"

@@ -18,7 +18,7 @@ from processhub.registry.grammar import Assignment
 
 
 @pytest.mark.parametrize("gone", [True, False])
-async def test_an_object_that_is_deleted_just_then_is_not_made_twice(tmp_path: Path, gone: bool) -> None:
+async def test_an_object_that_is_deleted_at_that_moment_is_not_created_twice(tmp_path: Path, gone: bool) -> None:
     made: list[str] = []
 
     async def create(request: web.Request) -> web.Response:
@@ -48,10 +48,10 @@ async def test_an_object_that_is_deleted_just_then_is_not_made_twice(tmp_path: P
     assert made == [child_object_name("a")] + ([] if gone else [child_object_name("hub/a")])
 
 
-async def test_a_request_is_refused_for_want_of_a_place_only_when_its_child_is_gone(
+async def test_a_request_without_a_place_is_rejected_only_when_its_child_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a burst beyond onDemand.max each request finds room at first. Refused early, its child might start later."""
+    """In a burst beyond onDemand.max each request finds room at first; a child rejected too early might start later."""
     monkeypatch.setattr(ondemand, "_LOOKED_SECONDS", 0.0)
     there: set[str] = set()
     full: list[RegistrySlice] = []

@@ -1,4 +1,4 @@
-"""Children's output on its way to the member's log."""
+"""The output of children on its way to the member's log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from processhub.agent.logs import BUFFER_BYTES, LogSink
 
 
 class Reader:
-    """What reads the container's log."""
+    """Reads the container's log."""
 
     def __init__(self) -> None:
         self.fd, self.write_end = os.pipe()
@@ -43,7 +43,7 @@ def reader() -> Reader:
 
 
 async def put(reader: PipeReader, data: bytes) -> None:
-    """What a child writes; it closes its end and the tree is gone."""
+    """Write a child's output and close its end; the tree has ended."""
     await asyncio.to_thread(_write, reader.write_end, data)
     reader.finish()
 
@@ -89,7 +89,7 @@ async def test_a_long_line_is_written_in_parts_that_make_it_up(reader: Reader) -
 
 
 async def test_a_flood_neither_stalls_the_child_nor_blocks_and_is_counted(reader: Reader) -> None:
-    sink = LogSink(reader.write_end)  # nobody reads the log
+    sink = LogSink(reader.write_end)  # nothing reads the log
     loop = asyncio.get_running_loop()
     pipe = PipeReader(loop, sink, tagged({}))
     count = 500_000
@@ -103,19 +103,19 @@ async def test_a_flood_neither_stalls_the_child_nor_blocks_and_is_counted(reader
     reader.begin()
 
     written = len(reader.records(sink))
-    assert written + sink.dropped == pytest.approx(count, abs=200)  # a line cut by a drop counts once or not
+    assert written + sink.dropped == pytest.approx(count, abs=200)  # a line that is cut by a drop may count or not
     assert sink.dropped > count / 2
     assert written * 50 < 3 * BUFFER_BYTES
     assert turns > 50
 
 
 def numbers(records: list[dict[str, Any]], child: str) -> list[int]:
-    """The numbers that a child has written, as they arrived."""
+    """Return the numbers that a child has written, in the order of arrival."""
     return [int(record["message"]) for record in records if record.get("child") == child]
 
 
 @pytest.mark.parametrize("log_is_read", [True, False], ids=["read", "not read meanwhile"])
-async def test_a_flood_of_one_child_takes_no_line_of_another(
+async def test_a_flood_of_one_child_drops_no_line_of_another(
     reader: Reader, log_is_read: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "BYTES_PER_SECOND", 64 * 1024)
@@ -155,7 +155,7 @@ async def test_a_long_line_is_cut_between_characters(reader: Reader) -> None:
     assert all(len(message.encode()) <= LINE_MAX for message in messages)
 
 
-async def test_bytes_that_are_no_text_are_cut_somewhere(reader: Reader) -> None:
+async def test_bytes_that_are_no_text_are_cut_anywhere(reader: Reader) -> None:
     reader.begin()
     sink = LogSink(reader.write_end)
     pipe = PipeReader(asyncio.get_running_loop(), sink, tagged({}))

@@ -30,7 +30,7 @@ NAME = "h.h-0.0"
 
 
 class Lease(LeaseKeeper):
-    """Held in session 1 when the test says so."""
+    """The Lease, held in session 1 when the test says so."""
 
     is_held = True
 
@@ -107,7 +107,7 @@ async def test_a_child_starts_once_the_lease_is_held_and_is_counted(tmp_path: Pa
     assert parts.supervisor.running() == 1
 
 
-async def test_over_an_outage_a_child_that_has_run_is_restarted_with_divergence_alone(tmp_path: Path) -> None:
+async def test_during_an_outage_a_child_is_restarted_only_with_divergence(tmp_path: Path) -> None:
     for fence, expected in ((True, ["a"]), (False, ["a", "a"])):
         parts, launcher, lease = parts_of(tmp_path)
         parts.slices.informer.put(own_slice(1, ENTRY, fence=fence))
@@ -123,7 +123,7 @@ async def test_over_an_outage_a_child_that_has_run_is_restarted_with_divergence_
         assert launcher.started == expected
 
 
-async def test_what_an_earlier_agent_reported_of_the_same_incarnation_goes_on(tmp_path: Path) -> None:
+async def test_the_report_of_an_earlier_agent_on_the_same_incarnation_is_continued(tmp_path: Path) -> None:
     parts, _, _ = parts_of(tmp_path)
     parts.slices.informer.put(own_slice(1, ENTRY, Report(uid="u", epoch=1, state="Running", restarts=3)))
     assert parts.supervisor.children["a"].history.restarts == 3
@@ -133,7 +133,7 @@ async def test_what_an_earlier_agent_reported_of_the_same_incarnation_goes_on(tm
     assert parts.supervisor.children["a"].history.restarts == 0
 
 
-async def test_an_agent_that_ends_starts_and_takes_over_nothing(tmp_path: Path) -> None:
+async def test_an_agent_that_ends_starts_and_takes_over_no_child(tmp_path: Path) -> None:
     parts, launcher, _ = parts_of(tmp_path)
     parts.permit.give(1)
     assert parts.permit.may_take_over()
@@ -145,7 +145,7 @@ async def test_an_agent_that_ends_starts_and_takes_over_nothing(tmp_path: Path) 
     assert not parts.permit.may_take_over()
 
 
-async def test_a_removed_slice_ends_its_children_and_is_reported_in_the_first_one(tmp_path: Path) -> None:
+async def test_the_children_of_a_removed_slice_end_and_are_reported_in_slice_0(tmp_path: Path) -> None:
     parts, _, _ = parts_of(tmp_path)
     parts.permit.give(1)
     item = own_slice(1, ENTRY)

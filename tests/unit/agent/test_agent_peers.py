@@ -1,4 +1,4 @@
-"""Requests that go to another member: what becomes of them by what that one says, or does not say."""
+"""Requests that go to another member: their outcome by the member's response, or without one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from builders import loopback
 from processhub.agent.env import PORT, Environment
+from processhub.agent.listeners import Signal
 from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem, respond
 from processhub.agent.registry.lookup import RoutedCopy
@@ -27,9 +28,19 @@ def environment(folder: Path) -> Environment:
     return Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
 
 
+async def earlier(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """Read the head of a request as a member of an earlier version: whether it is one to a child, and no connection."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    if head.startswith(b"POST"):
+        return True
+    writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    writer.close()
+    return False
+
+
 @asynccontextmanager
 async def member(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[None]:
-    """Another member that answers so."""
+    """Run another member that responds like this."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -41,27 +52,30 @@ async def member(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         await runner.cleanup()
 
 
-async def test_what_a_member_took_and_did_not_give_to_the_child_was_not_handed_over(tmp_path: Path) -> None:
+async def test_a_request_that_its_member_did_not_pass_to_the_child_was_not_handed_over(tmp_path: Path) -> None:
     async def moved(request: web.Request) -> web.Response:
+        if request.method == "GET":
+            raise web.HTTPNotFound
         assert await request.read() == b"1"
         return respond(Problem(409, "stale_epoch", "it left before the turn of this one came"))
 
     request, peers = Request("call", b"1"), Peers(environment(tmp_path))
     async with member(moved):
-        answer = await peers.forward(OWNER, "a", request, 40, asyncio.Event(), lambda: True)
+        answer = await peers.forward(OWNER, "a", request, 40, Signal(), lambda: True)
     await peers.close()
 
     assert answer is None
     assert not request.begun, "the next owner would count its time from here, and not look whether it is still one"
 
 
-async def test_behind_a_proxy_that_asks_for_the_body_itself_a_lost_owner_leaves_the_outcome_open(
+async def test_behind_a_proxy_that_buffers_bodies_the_outcome_of_a_lost_owners_request_is_unknown(
     tmp_path: Path,
 ) -> None:
-    """docs/operations.md says what such a proxy takes; what it can't take is that nothing is run twice."""
+    """docs/operations.md says what such a proxy costs; it can't make a request run twice."""
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+        if not await earlier(reader, writer):
+            return
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # though the request waits in the owner's queue
         await reader.read(1)
         writer.close()
@@ -69,18 +83,18 @@ async def test_behind_a_proxy_that_asks_for_the_body_itself_a_lost_owner_leaves_
     request, peers = Request("call", b"1"), Peers(environment(tmp_path))
     async with await asyncio.start_server(proxy, ADDRESS, PORT, reuse_address=True):
         with pytest.raises(Problem) as told:
-            await peers.forward(OWNER, "a", request, 40, asyncio.Event(), lambda: True)
+            await peers.forward(OWNER, "a", request, 40, Signal(), lambda: True)
     await peers.close()
 
     assert (told.value.status, told.value.kind) == (502, "outcome_unknown")
 
 
 async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
-    """What a request comes to that is withdrawn so many turns of the loop after the owner has asked for its body.
+    """Withdraw a request this many turns of the loop after the owner has asked for its body.
 
-    Returns the answer, and whether the owner has got the body.
+    Returns the response, and whether the owner has got the body.
     """
-    changed, got, lost = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    changed, got, lost = Signal(), asyncio.Event(), asyncio.Event()
 
     def lose(turns: int) -> None:
         if turns:
@@ -91,7 +105,8 @@ async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionResetError):
-            await reader.readuntil(b"\r\n\r\n")
+            if not await earlier(reader, writer):
+                return
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             lose(turns)
             if await reader.read(1):
@@ -104,8 +119,8 @@ async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
     return answer and answer.body, got.is_set()
 
 
-async def test_a_request_that_is_withdrawn_when_its_turn_comes_is_either_not_sent_or_answered(tmp_path: Path) -> None:
-    """Whatever the moment at which its owner turns out to be one no more, no outcome is left unknown."""
+async def test_a_request_withdrawn_at_its_turn_is_either_not_sent_or_answered(tmp_path: Path) -> None:
+    """Whenever its owner turns out not to be the owner any more, no outcome is left unknown."""
     peers = Peers(environment(tmp_path))
     results = {await withdrawn(peers, turns) for turns in range(20)}
     await peers.close()

@@ -1,4 +1,4 @@
-"""What a member says of a Pod that is not Ready, and of one whose copy is made active."""
+"""The report on a Pod that is not Ready, and on one whose copy becomes active."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def pod(*containers: dict[str, Any], **fields: Any) -> Pod:
     ],
     ids=["image", "config", "crash loop", "no program", "creating", "not ready", "no node", "gated", "deleted"],
 )
-def test_a_pod_that_is_not_ready_says_why(found: Pod, state: str, reason: str, message: str) -> None:
+def test_a_pod_that_is_not_ready_has_a_reason(found: Pod, state: str, reason: str, message: str) -> None:
     assert hindrance(found) == (state, reason, message)
 
 
@@ -110,7 +110,7 @@ class Alone:
 
 
 def copy(epoch: int, role: str, version: int) -> Pod:
-    """The Pod that was started under epoch 5, with what it has been told."""
+    """The Pod that was started with epoch 5, and the role that it has been given."""
     marks = {"child-id": "a", "child-uid": "u1", "workload": "w", "run": "5", "epoch": str(epoch), "role": role}
     metadata = {
         "name": child_pod_name("shop", "hub-uid", "a", "shop-1"),
@@ -128,7 +128,7 @@ def entry(epoch: int, role: str) -> DesiredRun:
 
 
 @pytest.mark.parametrize("pod_first", [False, True])
-async def test_a_copy_is_promoted_in_whatever_order_its_member_hears_of_it(pod_first: bool) -> None:
+async def test_a_copy_is_promoted_whichever_of_pod_and_entry_its_member_sees_first(pod_first: bool) -> None:
     client = make_client()
     starter = PodStarter(ENV, client, lambda watch: watch.close())
     child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())

@@ -1,4 +1,4 @@
-"""An agent's children as processes, where descriptors run out or a child breaks its own files: nobody else suffers."""
+"""An agent's children as processes when descriptors run out or a child breaks its own files: no other is affected."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from processhub.api.naming import id_hash
 from processhub.api.reasons import Reason
 from processhub.registry.grammar import Assignment
 
-ROOM = 3  # for one pipe and not for a second one
+ROOM = 3  # enough for one pipe but not for two
 
 
 def free() -> int:
-    """How many descriptors can still be had; closed again."""
+    """Return how many descriptors are left; they are closed again."""
     fds: list[int] = []
     with contextlib.suppress(OSError):
         while True:
@@ -52,7 +52,7 @@ def free() -> int:
 
 @contextlib.contextmanager
 def hardly_any_descriptors() -> Iterator[None]:
-    gc.collect()  # what earlier tests left is not to be closed meanwhile
+    gc.collect()  # descriptors of earlier tests must not be closed meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
     taken = [os.dup(0) for _ in range(free() - ROOM)]
@@ -66,7 +66,7 @@ def hardly_any_descriptors() -> Iterator[None]:
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cgroup of the container, as the next watchdog sees it: 256 MiB, of which hardly any are used."""
+    """The cgroup of the container as the next watchdog sees it: 256 MiB, of which hardly any is used."""
     folder = tmp_path / "cgroup"
     folder.mkdir()
     (folder / "memory.max").write_text(f"{256 * 2**20}\n")
@@ -101,7 +101,7 @@ def desired(workload: Exec | Python, epoch: int = 1, **fields: Any) -> DesiredRu
 @pytest.mark.parametrize(
     "workload", [Exec(command=("sleep", "1000")), Python(target="processhub.examples:Counter")], ids=["exec", "python"]
 )
-async def test_a_child_waits_for_descriptors_and_takes_none_meanwhile(
+async def test_a_child_waits_for_descriptors_without_holding_any(
     agent: tuple[Supervisor, PythonStarter], workload: Exec | Python
 ) -> None:
     supervisor, pythons = agent
@@ -128,7 +128,7 @@ class Blocks(processhub.Actor):
 """
 
 
-async def test_an_actor_that_blocks_is_killed_in_time_though_it_is_told_again_and_again(
+async def test_a_blocking_actor_is_killed_in_time_despite_repeated_stop_orders(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path
 ) -> None:
     supervisor, _ = agent
@@ -147,7 +147,7 @@ async def test_an_actor_that_blocks_is_killed_in_time_though_it_is_told_again_an
     await until(ended_though_told_again, "its end")
 
 
-# In place of its folder there is a file.
+# There is a file in place of its folder.
 BREAKS_ITS_FILES = 'folder=$(dirname "$HUB_ROLE_FILE"); rm -r "$folder"; touch "$folder"; exec sleep 1000'
 
 
@@ -160,7 +160,7 @@ async def broken(supervisor: Supervisor, folder: Path) -> Child:
     return child
 
 
-async def test_a_child_that_cannot_be_told_its_role_does_not_go_on_in_the_old_one(
+async def test_a_child_that_cannot_get_its_new_role_does_not_keep_the_old_one(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path
 ) -> None:
     child = await broken(agent[0], tmp_path)
@@ -171,7 +171,7 @@ async def test_a_child_that_cannot_be_told_its_role_does_not_go_on_in_the_old_on
     assert "File exists" in child.status.message
 
 
-async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
+async def test_a_child_whose_state_cannot_be_kept_ends_nevertheless(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path
 ) -> None:
     child = await broken(agent[0], tmp_path)
@@ -185,7 +185,7 @@ async def test_a_child_whose_state_cannot_be_kept_has_ended_all_the_same(
 @pytest.mark.parametrize(
     "workload", [Exec(command=("sleep", "1000")), Python(target="processhub.examples:Counter")], ids=["exec", "python"]
 )
-async def test_a_child_that_is_ended_for_its_memory_says_so(
+async def test_a_child_that_is_killed_for_its_memory_reports_it(
     cgroup: Path, agent: tuple[Supervisor, PythonStarter], workload: Exec | Python
 ) -> None:
     supervisor = agent[0]
@@ -208,7 +208,7 @@ async def test_a_child_that_is_ended_for_its_memory_says_so(
     ],
     ids=["CRLF", "no interpreter"],
 )
-async def test_a_script_that_cant_be_run_says_what_is_missing(
+async def test_a_script_that_cannot_run_reports_what_is_missing(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path, content: bytes, hint: str
 ) -> None:
     script = tmp_path / "script"
@@ -225,7 +225,9 @@ async def test_a_script_that_cant_be_run_says_what_is_missing(
     assert hint in child.status.message
 
 
-async def test_a_missing_working_dir_is_not_called_a_missing_command(agent: tuple[Supervisor, PythonStarter]) -> None:
+async def test_a_missing_working_dir_is_not_reported_as_a_missing_command(
+    agent: tuple[Supervisor, PythonStarter],
+) -> None:
     supervisor, _ = agent
     supervisor.set_desired({"a": desired(Exec(command=("sleep", "1"), working_dir="/nowhere"))})
     child = supervisor.children["a"]
@@ -236,7 +238,7 @@ async def test_a_missing_working_dir_is_not_called_a_missing_command(agent: tupl
     assert child.status.message.startswith("workingDir /nowhere: No such file or directory (ENOENT); BackOff: restart ")
 
 
-def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_path: Path) -> None:
+def test_a_program_of_another_c_library_is_distinguished_from_a_missing_one(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(b"\x7fELF")
     program.chmod(0o755)
@@ -246,7 +248,7 @@ def test_a_program_of_another_c_library_is_told_from_one_that_is_not_there(tmp_p
     assert missing_interpreter("other", errno.ENOENT, {"PATH": str(tmp_path)}) == ""
 
 
-# Answers GET on its socket until the file is there.
+# Answers GET on its socket until the file exists.
 HANGS = """
 import os, signal, socket
 from pathlib import Path
@@ -265,7 +267,7 @@ while True:
 
 
 def probed(tmp_path: Path, **liveness: Any) -> Exec:
-    """A program that hangs once the file ``broken`` is there, with a probe each second."""
+    """A program that hangs once the file ``broken`` exists, with a probe each second."""
     command = (sys.executable, "-c", HANGS)
     return Exec(
         command=command,
@@ -283,7 +285,7 @@ def probed(tmp_path: Path, **liveness: Any) -> Exec:
     ],
     ids=["http", "command"],
 )
-async def test_a_program_that_hangs_is_restarted_and_says_why(
+async def test_a_hanging_program_is_restarted_with_a_reason(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path, liveness: dict[str, Any], trouble: str
 ) -> None:
     supervisor, _ = agent
@@ -321,7 +323,7 @@ async def test_a_stopped_process_does_not_count_as_alive(
     assert child.history.restarts == 1
 
 
-async def test_a_probe_that_does_not_end_has_failed_and_is_ended(
+async def test_a_probe_that_does_not_end_fails_and_is_killed(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path
 ) -> None:
     supervisor, _ = agent
@@ -348,7 +350,7 @@ class Slow(processhub.Actor):
 
 
 @pytest.mark.parametrize("request_", [b"1000", b'"block"'], ids=["waits", "blocks"])
-async def test_an_actor_whose_handler_hangs_is_restarted(
+async def test_an_actor_with_a_hanging_handler_is_restarted(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: bytes
 ) -> None:
     (tmp_path / "slow.py").write_text(SLOW_HANDLER)
@@ -387,7 +389,7 @@ class Odd(processhub.Actor):
     ],
     ids=["nan", "half", "key"],
 )
-async def test_an_answer_that_json_does_not_have_is_an_error_and_no_crash(
+async def test_a_reply_that_is_not_json_is_an_error_and_no_crash(
     agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: bytes, why: str
 ) -> None:
     (tmp_path / "odd.py").write_text(ODD_ANSWERS)

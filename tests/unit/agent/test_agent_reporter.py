@@ -1,4 +1,4 @@
-"""What an agent writes to the status of a slice, with this test in the API server's part."""
+"""The status that an agent writes to a slice; the test is the API server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Server:
     def __init__(self) -> None:
         self.generation = 0
         self.status = SliceStatus()
-        self.troubles: list[Exception] = []  # what the next writes end in
+        self.troubles: list[Exception] = []  # the outcomes of the next writes
 
     @property
     def slice(self) -> RegistrySlice:
@@ -52,7 +52,7 @@ def reporter_of(server: Server) -> StatusReporter:
 @pytest.mark.parametrize(
     "trouble", [ConfigError("no token"), msgspec.ValidationError("no slice")], ids=["401", "answer"]
 )
-async def test_what_could_not_be_written_for_whatever_reason_is_written_again(trouble: Exception) -> None:
+async def test_a_status_that_was_not_written_for_any_reason_is_written_again(trouble: Exception) -> None:
     server, supervisor = Server(), supervised()[0]
     reporter = reporter_of(server)
     server.generation, server.troubles = 1, [trouble]
@@ -64,7 +64,7 @@ async def test_what_could_not_be_written_for_whatever_reason_is_written_again(tr
     await reporter.flush(5)
 
 
-async def test_a_status_that_has_no_room_for_all_that_runs_answers_no_newer_generation() -> None:
+async def test_a_status_without_room_for_all_running_children_keeps_its_observed_generation() -> None:
     server, supervisor = Server(), supervised()[0]
     reporter = reporter_of(server)
     old = [f"old-{number}" for number in range(MAX_ENTRIES - 1)]

@@ -1,4 +1,4 @@
-"""The queue of one child's requests: order, one at a time, and what becomes of what waits."""
+"""The queue of one child's requests: order, one at a time, and the outcome of waiting requests."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SETTINGS = Settings(lease_seconds=1, request_seconds=1)
 
 
 class World:
-    """A child with its queue; the other side of both protocols, which no process stands behind."""
+    """A child with its queue, and the other side of both protocols, without a process."""
 
     closing = False
 
@@ -51,7 +51,7 @@ class World:
     def gone(self, child: Child) -> None:
         self.queue.child_changed(child)
 
-    # what runs
+    # the process
 
     def stop(self, grace: float) -> None:
         self.stopped.append(grace)
@@ -71,7 +71,7 @@ class World:
         self.asked.append((request, answer))
         return await answer
 
-    # the test's own
+    # for tests
 
     def set_desired(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
         entry = Assignment(uid="u", epoch=epoch, workload="w", role=role, idle_seconds=idle)
@@ -96,12 +96,12 @@ async def world() -> World:
 
 
 async def settle() -> None:
-    """Let everything happen that waits for nothing else."""
+    """Run everything that is ready to run."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-async def test_one_at_a_time_in_order(world: World) -> None:
+async def test_requests_are_served_one_at_a_time_in_order(world: World) -> None:
     world.begin()
     tasks = [world.serve(number) for number in range(3)]
     await settle()
@@ -113,7 +113,7 @@ async def test_one_at_a_time_in_order(world: World) -> None:
     assert [task.result().body for task in tasks] == [b"0", b"1", b"2"]
 
 
-async def test_what_waits_is_served_by_the_next_incarnation_and_what_ran_is_not(world: World) -> None:
+async def test_waiting_requests_are_served_by_the_next_incarnation_and_started_ones_are_not(world: World) -> None:
     world.begin()
     first, second = world.serve(1), world.serve(2)
     await settle()
@@ -132,7 +132,7 @@ async def test_what_waits_is_served_by_the_next_incarnation_and_what_ran_is_not(
     assert second.result().body == b"2"
 
 
-async def test_a_child_that_leaves_gives_back_what_it_was_not_asked(world: World) -> None:
+async def test_a_child_that_moves_away_returns_the_requests_that_it_did_not_get(world: World) -> None:
     world.begin()
     first, second = world.serve(1), world.serve(2)
     await settle()
@@ -150,7 +150,7 @@ async def test_a_child_that_leaves_gives_back_what_it_was_not_asked(world: World
         await world.serve(3)
 
 
-async def test_a_stop_waits_no_longer_than_a_request_may_take(world: World) -> None:
+async def test_a_stop_waits_for_at_most_the_request_timeout(world: World) -> None:
     world.begin()
     first = world.serve(1)
     await settle()
@@ -164,7 +164,7 @@ async def test_a_stop_waits_no_longer_than_a_request_may_take(world: World) -> N
     assert len(world.stopped) == 1
 
 
-async def test_after_a_timeout_the_next_waits_for_the_end_of_the_first(world: World) -> None:
+async def test_after_a_timeout_the_next_request_waits_for_the_end_of_the_first(world: World) -> None:
     world.begin()
     first = world.serve(1)
     await settle()
@@ -181,7 +181,7 @@ async def test_after_a_timeout_the_next_waits_for_the_end_of_the_first(world: Wo
     assert second.result().body == b"2"
 
 
-async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world: World) -> None:
+async def test_a_request_that_would_wait_for_ever_is_rejected_with_the_cause(world: World) -> None:
     world.set_desired()
     with pytest.raises(Problem) as caught:
         await world.serve(1)
@@ -197,7 +197,7 @@ async def test_waiting_without_end_is_refused_with_what_stands_in_the_way(world:
     assert world.asked == []
 
 
-async def test_a_forwarded_request_counts_as_begun_only_when_the_child_takes_it(world: World) -> None:
+async def test_a_forwarded_request_counts_as_started_only_when_the_child_takes_it(world: World) -> None:
     fetched: list[bytes] = []
 
     async def fetch() -> bytes:
@@ -235,7 +235,7 @@ async def test_a_full_queue_is_busy(world: World) -> None:
     assert world.queue.waiting == 0
 
 
-async def test_a_caller_that_leaves_takes_its_request_with_it_unless_it_runs(world: World) -> None:
+async def test_the_request_of_a_caller_that_disconnects_is_dropped_unless_it_has_started(world: World) -> None:
     world.begin()
     running, waiting, last = world.serve(1), world.serve(2), world.serve(3)
     await settle()
@@ -250,7 +250,7 @@ async def test_a_caller_that_leaves_takes_its_request_with_it_unless_it_runs(wor
     assert last.result().body == b"3"
 
 
-async def test_a_passive_copy_takes_messages_only(world: World) -> None:
+async def test_a_passive_copy_accepts_only_casts(world: World) -> None:
     world.begin(role="Passive")
 
     with pytest.raises(MovedError):
@@ -261,7 +261,7 @@ async def test_a_passive_copy_takes_messages_only(world: World) -> None:
     assert [request.body for request, _ in world.asked] == [b"2"]
 
 
-async def test_a_message_goes_after_the_child(world: World) -> None:
+async def test_a_cast_follows_its_child(world: World) -> None:
     moved: list[int] = []
     world.set_desired()
     world.queue.deliver("a", Request("cast", b"1"), lambda: moved.append(1))
@@ -273,9 +273,7 @@ async def test_a_message_goes_after_the_child(world: World) -> None:
     assert moved == [1]
 
 
-async def test_a_cast_that_the_child_does_not_know_is_logged_and_counted(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unknown_cast_is_logged_and_counted(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.begin()
     for number in range(3):
         world.queue.deliver("a", Request("cast", b"%d" % number), lambda: None)
@@ -294,7 +292,7 @@ async def test_a_cast_that_the_child_does_not_know_is_logged_and_counted(
     ], "one line for many"
 
 
-async def test_what_came_while_the_member_could_not_serve_is_handed_over_when_it_can(world: World) -> None:
+async def test_requests_that_arrive_while_the_member_cannot_serve_are_delivered_later(world: World) -> None:
     world.begin()  # as a Pod does, it runs on while the member's Lease is not held
     world.may_serve = False
     first = world.serve(1)
@@ -311,7 +309,7 @@ async def test_what_came_while_the_member_could_not_serve_is_handed_over_when_it
     assert first.result().body == b"1"
 
 
-async def test_idle_is_who_was_asked_nothing_for_so_long(world: World) -> None:
+async def test_a_child_without_requests_for_its_idle_time_is_idle(world: World) -> None:
     world.begin(idle=1)
     first = world.serve(1)
     await settle()

@@ -1,4 +1,4 @@
-"""Where a member sends requests, by what the registry says, and what it believes of those that it sent."""
+"""Which member gets a request, by the registry, and what a member concludes from the requests that it sent."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from processhub.registry.workloads import encode_workload
 WAITS = 40
 HERE, OTHER, CUT = loopback(1), loopback(2), loopback(3)
 ADDRESSES = {"hub-1": HERE, "hub-2": OTHER, "hub-3": CUT}
-PORT_OF = {"hub-3": 9090}  # after an edit of members.port, hub-3 was rolled first
+PORT_OF = {"hub-3": 9090}  # hub-3 was rolled out first after an edit of members.port
 SETTINGS = Settings(lease_seconds=WAITS, request_seconds=WAITS)
 BRIEF = Settings(lease_seconds=1, request_seconds=1)
 LOCAL = Settings(lease_seconds=WAITS, request_seconds=WAITS, on_demand=True, on_owner_lost_local=True)
@@ -54,7 +54,7 @@ class Launcher:
 
 
 class World:
-    """The member hub-1 without what starts processes, and without an API server."""
+    """The member hub-1 without processes and without an API server."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
@@ -77,7 +77,7 @@ class World:
         self.put("hub-1")
 
     def put(self, member: str, entry: Assignment | None = None, report: Report | None = None) -> None:
-        """Have the member have this entry of child "a", and report this."""
+        """Give the member this entry of child "a", with this report."""
         self._version += 1
         self.slices.informer.put(
             make_slice(
@@ -107,8 +107,13 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 async def other(
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]], member: str = "hub-2"
 ) -> AsyncIterator[None]:
-    """Another member that answers so."""
+    """Run another member that responds like this. As one of an earlier version, it takes each request by HTTP."""
+
+    async def no_connection(_: web.Request) -> web.Response:
+        raise web.HTTPNotFound
+
     app = web.Application()
+    app.router.add_get("/v1/requests", no_connection)
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -121,13 +126,13 @@ async def other(
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """The member hub-3 neither takes nor refuses a connection, as behind a policy that drops packets."""
+    """The member hub-3 neither accepts nor refuses a connection, as behind a policy that drops packets."""
     with ExitStack() as open_:
         full = open_.enter_context(socket.socket())
         full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         full.bind((CUT, PORT_OF["hub-3"]))
         full.listen(0)
-        open_.enter_context(socket.create_connection((CUT, PORT_OF["hub-3"])))  # never accepted: there is no more room
+        open_.enter_context(socket.create_connection((CUT, PORT_OF["hub-3"])))  # never accepted: the backlog is full
         yield
 
 
@@ -147,9 +152,7 @@ def running(epoch: int, role: str = "Active") -> Report:
 
 @pytest.mark.parametrize("world", [BRIEF], indirect=True)
 @pytest.mark.parametrize("cut", [False, True], ids=["refused", "dropped"])
-async def test_a_request_whose_owner_can_not_be_reached_is_told_which_member_and_address(
-    world: World, cut: bool
-) -> None:
+async def test_the_error_for_an_unreachable_owner_names_member_and_address(world: World, cut: bool) -> None:
     world.put("hub-3", entry(3), running(3))
     with silent() if cut else ExitStack(), pytest.raises(Problem) as late:
         await asyncio.wait_for(world.router.send("a", Request("call", b"1")), WAITS)
@@ -159,7 +162,7 @@ async def test_a_request_whose_owner_can_not_be_reached_is_told_which_member_and
     assert late.value.detail.endswith("; child 'a' is on record there")
 
 
-async def test_a_member_is_asked_at_the_port_that_it_has_reported(world: World) -> None:
+async def test_a_member_is_called_on_the_port_that_it_has_reported(world: World) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.json_response(7, headers={ANSWER_HEADER: "child"})
 
@@ -171,7 +174,7 @@ async def test_a_member_is_asked_at_the_port_that_it_has_reported(world: World) 
 
 
 @pytest.mark.parametrize("world", [BRIEF], indirect=True)
-async def test_a_cast_to_all_names_the_members_that_can_not_be_reached(world: World) -> None:
+async def test_a_cast_to_all_names_the_unreachable_members(world: World) -> None:
     world.put("hub-3", entry(3), running(3))
     with pytest.raises(Problem) as late:
         await world.router.send_to_all("a", Request("cast", b"1"))
@@ -181,7 +184,7 @@ async def test_a_cast_to_all_names_the_members_that_can_not_be_reached(world: Wo
 
 
 @pytest.mark.parametrize("world", [LOCAL], indirect=True)
-async def test_beside_a_request_whose_caller_left_nothing_is_started(world: World) -> None:
+async def test_nothing_is_started_beside_a_request_whose_caller_disconnected(world: World) -> None:
     bodies: list[bytes] = []
 
     async def silent(request: web.Request) -> web.StreamResponse:
@@ -200,9 +203,9 @@ async def test_beside_a_request_whose_caller_left_nothing_is_started(world: Worl
     assert not await world.takeover.take("a", owner), "the request may be running at the owner yet"
 
 
-async def test_a_message_to_all_names_the_copy_in_whose_queue_it_waits(world: World) -> None:
+async def test_a_cast_to_all_names_the_copy_in_whose_queue_it_waits(world: World) -> None:
     world.put("hub-2", entry(2, role="Passive"))
-    world.put("hub-1", entry(3))  # it is being started
+    world.put("hub-1", entry(3))  # it is starting
 
     took = await world.router.send_to_all("a", Request("cast", b"1"))
 
@@ -210,14 +213,14 @@ async def test_a_message_to_all_names_the_copy_in_whose_queue_it_waits(world: Wo
     assert world.queue.waiting == 1
 
 
-async def test_a_message_that_was_taken_reaches_the_next_owner_though_its_member_ends(world: World) -> None:
+async def test_an_accepted_cast_reaches_the_next_owner_even_if_its_member_ends(world: World) -> None:
     bodies: list[bytes] = []
 
     async def owner(request: web.Request) -> web.Response:
         bodies.append(await request.read())
         return web.Response(status=202, headers={ANSWER_HEADER: "child"})
 
-    world.put("hub-1", entry(3))  # it is being started
+    world.put("hub-1", entry(3))  # it is starting
     assert (await world.router.send("a", Request("cast", b"1"))).status == 202
 
     world.put("hub-1")
@@ -232,7 +235,7 @@ async def test_a_message_that_was_taken_reaches_the_next_owner_though_its_member
     assert bodies == [b"1"]
 
 
-async def test_messages_that_were_taken_go_after_their_child_in_order_and_before_what_comes_later(world: World) -> None:
+async def test_accepted_casts_follow_their_child_in_order_and_before_later_ones(world: World) -> None:
     bodies: list[bytes] = []
 
     async def owner(request: web.Request) -> web.Response:
@@ -241,7 +244,7 @@ async def test_messages_that_were_taken_go_after_their_child_in_order_and_before
         bodies.append(body)
         return web.Response(status=202, headers={ANSWER_HEADER: "child"})
 
-    world.put("hub-1", entry(3))  # it is being started
+    world.put("hub-1", entry(3))  # it is starting
     for body in (b"1", b"2", b"3"):
         await world.router.send("a", Request("cast", body))
 

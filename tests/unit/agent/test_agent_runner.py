@@ -23,7 +23,7 @@ def scheduler() -> Scheduler:
 
 
 class Run:
-    """A coroutine on a strand of its own."""
+    """A coroutine on its own strand."""
 
     def __init__(self, scheduler: Scheduler, work: Callable[[], Awaitable[object]]) -> None:
         self.errors: list[BaseException] = []
@@ -93,7 +93,7 @@ def test_a_thousand_waiting_loops_need_a_handful_of_threads(scheduler: Scheduler
     assert descriptors < 50
 
 
-def test_blocked_loops_delay_no_other(scheduler: Scheduler) -> None:
+def test_blocked_loops_delay_no_other_loop(scheduler: Scheduler) -> None:
     release = threading.Event()
 
     async def block() -> None:
@@ -114,7 +114,7 @@ def test_blocked_loops_delay_no_other(scheduler: Scheduler) -> None:
 
 
 def test_loops_that_only_wait_for_their_turn_need_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("processhub.agent.runner.scheduler._STALL_SECONDS", 3600.0)
+    monkeypatch.setattr("processhub.agent.runner.scheduler.STALL_SECONDS", 3600.0)
     before = set(threading.enumerate())
     scheduler, release = Scheduler(), threading.Event()
     pool = len(set(threading.enumerate()) - before)
@@ -129,7 +129,7 @@ def test_loops_that_only_wait_for_their_turn_need_no_more_threads(monkeypatch: p
     waiting = []
     for _ in range(20):
         waiting.append(Run(scheduler, look))
-        until(lambda: not scheduler._rung)  # each has the thread that waits for all look at the queue
+        until(lambda: not scheduler._rung)  # each has the thread that waits until all have looked at the queue
     release.set()
     assert {run.wait() for run in waiting} == {pool}
     for run in blocked:
@@ -153,7 +153,7 @@ def test_calls_from_other_threads_wake_a_parked_loop(scheduler: Scheduler) -> No
     assert [run.wait() for run in runs] == ["woken"] * 50
 
 
-def test_system_exit_out_of_a_task_is_told_and_the_loop_goes_on(scheduler: Scheduler) -> None:
+def test_a_system_exit_in_a_task_is_reported_and_the_loop_continues(scheduler: Scheduler) -> None:
     async def leave() -> None:
         raise SystemExit(3)
 
@@ -182,7 +182,7 @@ def test_an_earlier_timer_set_later_still_fires_first(scheduler: Scheduler) -> N
     assert Run(scheduler, work).wait() == ["early", "late"]
 
 
-def test_a_loop_knows_its_own_tasks_however_they_were_begun(scheduler: Scheduler) -> None:
+def test_a_loop_knows_its_own_tasks_however_they_were_started(scheduler: Scheduler) -> None:
     async def work() -> set[str]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, ActorLoop)

@@ -1,4 +1,4 @@
-"""What a member shall run, from its slices."""
+"""The runs that a member's slices ask for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGEST, TEXT = encode_workload(Workload(exec=Exec(command=("x",))))
 
 
 class Followed:
-    """A Sync fed with slices as its informer would."""
+    """A SliceWatcher that gets slices as from its informer."""
 
     def __init__(self) -> None:
         self.desired: dict[str, DesiredRun | None] = {}
@@ -49,7 +49,7 @@ class Followed:
         )
 
     def runs(self) -> dict[str, int]:
-        """The epochs of what is to be started."""
+        """Return the epochs of the runs that are to be started."""
         found = {child: desired for child, desired in self.desired.items() if desired is not None and desired.startable}
         return {child: desired.assignment.epoch for child, desired in found.items()}
 
@@ -59,7 +59,7 @@ def followed() -> Iterator[Followed]:
     return Followed()
 
 
-def test_the_union_of_own_slices_is_wanted(followed: Followed) -> None:
+def test_the_union_of_the_members_slices_is_desired(followed: Followed) -> None:
     followed.put("h.h-0.0", {"a": 1})
     followed.put("h.h-0.1", {"b": 2})
     followed.put("h.h-1.0", {"c": 3}, member="h-1")
@@ -86,11 +86,11 @@ def test_a_removed_entry_is_the_order_to_stop_and_a_broken_one_is_not(followed: 
     assert followed.desired["a"] is not None
 
 
-def test_slices_behind_the_highest_term_seen_start_nothing_until_they_catch_up(followed: Followed) -> None:
+def test_slices_below_the_highest_term_start_nothing_until_they_have_it(followed: Followed) -> None:
     followed.put("h.h-0.0", {"a": 1}, term=4)
     followed.put("h.h-1.0", {}, term=5, member="h-1")
     assert followed.runs() == {}
-    assert followed.desired["a"] is not None  # nor is it an order to stop
+    assert followed.desired["a"] is not None  # this is no order to stop either
 
     followed.put("h.h-0.0", {"a": 1}, term=5)
     assert followed.runs() == {"a": 1}
@@ -105,7 +105,7 @@ def test_another_hubs_slices_are_ignored(followed: Followed) -> None:
     assert followed.slices.highest_term == 0
 
 
-def test_what_was_granted_to_another_holder_is_not_started(followed: Followed) -> None:
+def test_an_entry_granted_to_another_holder_is_not_started(followed: Followed) -> None:
     followed.put("h.h-0.0", {"a": 1}, granted_to="pod/earlier")
     followed.put("h.h-0.1", {"b": 1}, granted_to="pod/me")
     assert followed.runs() == {"b": 1}
@@ -114,7 +114,7 @@ def test_what_was_granted_to_another_holder_is_not_started(followed: Followed) -
     assert followed.runs() == {"a": 1, "b": 1}
 
 
-def test_an_unknown_workload_is_wanted_without_one(followed: Followed) -> None:
+def test_a_run_with_an_unknown_workload_is_desired_without_one(followed: Followed) -> None:
     followed.put("h.h-0.0", {"a": 1}, workloads={DIGEST: '{"future": {}}'})
 
     assert followed.desired["a"] is not None
@@ -128,7 +128,7 @@ def test_settings_come_from_the_newest_term(followed: Followed) -> None:
     assert [settings.lease_seconds for settings in followed.settings] == [9]
 
 
-def test_changes_are_applied_before_the_slice_is_told(followed: Followed) -> None:
+def test_changes_are_applied_before_the_slice_is_reported(followed: Followed) -> None:
     order: list[str] = []
     followed.slices.desired_changed.listen(order.extend)
     followed.slices.own_changed.listen(lambda _, name: order.append(name))
@@ -153,7 +153,7 @@ def test_the_hub_counts_as_partitioned_while_any_own_slice_says_so(followed: Fol
     assert [settings.partitioned for settings in followed.settings] == [True, False]
 
 
-def test_a_partition_is_known_before_anything_is_wanted(followed: Followed) -> None:
+def test_a_partition_is_known_before_any_run_is_desired(followed: Followed) -> None:
     order: list[str] = []
     followed.slices.desired_changed.listen(order.extend)
     followed.slices.settings_changed.listen(lambda settings: order.append(f"partitioned: {settings.partitioned}"))

@@ -1,4 +1,4 @@
-"""Small states on their way: many in a request, and none held up for long by a member that is silent."""
+"""Small states on their way: many in one request, and none delayed for long by a silent member."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from processhub.agent.peers.statesender import Batch, Outgoing, Receipt, StateSe
 WAITS = 40
 
 
-async def test_a_member_that_was_silent_gets_what_is_sent_to_it_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_member_that_was_silent_gets_later_states(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statesender, "_ANSWER_SECONDS", 0.1, raising=False)
     sent: list[tuple[str, ...]] = []
 
@@ -23,7 +23,7 @@ async def test_a_member_that_was_silent_gets_what_is_sent_to_it_later(monkeypatc
     async def batch(address: str, batch: Batch) -> tuple[Receipt, ...]:
         sent.append(tuple(state.id for state in batch.states))
         if len(sent) == 1:
-            await asyncio.Event().wait()  # its machine lost its power: not even the connection ends
+            await asyncio.Event().wait()  # its machine has lost power: not even the connection ends
         return (Receipt(204),) * len(batch.states)
 
     carrier = StateSender(stream, batch, lambda: 0)

@@ -1,4 +1,4 @@
-"""What of a slice's status arrives when it is too much for one object."""
+"""The part of a slice's status that is written when it is too large for one object."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, SliceSpec, SliceStatus,
 from processhub.registry.grammar import Assignment, Report, format_assignment, format_report, parse_report
 
 UID = "0f0e0d0c-1111-2222-3333-444455556666"
-ENVELOPE = 32 * 1024  # of metadata, managed fields and the request, at least
+ENVELOPE = 32 * 1024  # at least, for metadata, managed fields and the request
 CHINESE = ("数据库连接失败：" * 40)[:300]
 
 
@@ -43,7 +43,7 @@ def failed(text: str) -> Report:
     )
 
 
-def test_the_words_of_a_handover_arrive_beside_a_thousand_long_messages() -> None:
+def test_handover_fields_are_kept_beside_a_thousand_long_messages() -> None:
     loud = {f"tenant/{number}": format_report(failed("x y " * 75)) for number in range(998)}
     source = Report(
         uid=UID, epoch=6, state=State.STOPPING, message="its state is handed over", gave="7:abcdef", claim="hub-1"
@@ -62,7 +62,7 @@ def test_the_words_of_a_handover_arrive_beside_a_thousand_long_messages() -> Non
 
 
 @pytest.mark.parametrize("text", [CHINESE, "😀" * 300, "x" * 300, "\x00" * 300], ids=["chinese", "emoji", "x", "nul"])
-def test_a_full_slice_leaves_room_for_the_largest_spec_whatever_its_children_die_of(text: str) -> None:
+def test_a_full_slice_leaves_room_for_the_largest_spec_whatever_its_children_report(text: str) -> None:
     entries = {f"tenant/{number}": format_report(failed(text)) for number in range(MAX_ENTRIES)}
 
     reported, whole = fit(entries, spec_of(list(entries)), ())
@@ -75,7 +75,7 @@ def test_a_full_slice_leaves_room_for_the_largest_spec_whatever_its_children_die
     assert all(text.startswith(parse_report(entry).last_exit) for entry in reported.values())
 
 
-def test_the_longest_texts_give_way_first() -> None:
+def test_the_longest_texts_are_cut_first() -> None:
     short = {f"short-{number}": format_report(failed("exit code 1")) for number in range(500)}
     long = {f"long-{number}": format_report(failed(CHINESE)) for number in range(500)}
 
@@ -129,8 +129,8 @@ def test_what_a_member_starts_by_itself_is_never_left_out() -> None:
     assert len(reported) == MAX_ENTRIES
 
 
-def test_what_was_told_and_still_runs_stays_told_when_others_come() -> None:
-    """Its absence, at a generation that the status has answered, would be read as its end."""
+def test_a_reported_running_child_stays_reported_when_others_are_added() -> None:
+    """Its absence, at a generation that the status has observed, would be taken for its end."""
     waiting = {f"waiting-{number}": format_report(Report(uid=UID, epoch=1)) for number in range(600)}
     stopping = format_report(Report(uid=UID, epoch=1, state=State.STOPPING, pid=7))
     running = format_report(Report(uid=UID, epoch=1, state=State.RUNNING, pid=7))

@@ -1,4 +1,4 @@
-"""All children of a member: what a hub that loses its quorum means for them."""
+"""All children of a member, and the effect on them when a hub loses its quorum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from processhub.registry.grammar import Assignment, Report, parse_report
 
 
 class Launcher:
-    """Starts nothing; remembers what was asked of it."""
+    """Starts nothing; records the requests."""
 
     def __init__(self) -> None:
         self.started: list[str] = []
@@ -75,7 +75,7 @@ async def test_a_partition_stops_all_children_and_its_end_starts_them_again() ->
     assert launcher.started == ["a", "b", "a", "b", "c"]
 
 
-async def test_settings_that_change_amid_a_partition_stop_nothing_twice() -> None:
+async def test_settings_that_change_during_a_partition_stop_no_child_twice() -> None:
     supervisor, launcher = supervised()
     supervisor.set_desired({"a": desired("a")})
     supervisor.apply(Settings(partitioned=True))
@@ -121,7 +121,7 @@ async def test_restarts_of_another_incarnation_or_before_a_restart_of_the_machin
     assert kept.times("a", desired("a"), 0.0) == []
 
 
-async def test_restarts_that_can_t_be_kept_end_no_agent(tmp_path: Path) -> None:
+async def test_an_agent_keeps_running_when_restarts_cannot_be_saved(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no folder")
 
     assert crash(crashing(tmp_path, None)).restarts == 1

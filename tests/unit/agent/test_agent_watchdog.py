@@ -1,4 +1,4 @@
-"""The watchdog as a process of its own, with this test in the agent's part: nothing of a tree outlives its end."""
+"""The watchdog as a process, with the test in the role of the agent: no process of a tree outlives its end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from processhub.agent.watchdog import main
 launch._arrange = lambda fds: os.kill(os.getpid(), signal.SIGKILL)
 main.main()
 """
-# Each fork of this one becomes the program only when it is let, and notes that it waits for that.
+# Each fork of this one executes the program only when the test allows it, and notes that it waits.
 WAITS_AS_A_FORK = """
 import os, time
 from processhub.agent.watchdog import launch
@@ -59,7 +59,7 @@ def wait(signum):
 launch.set_death_signal = wait
 main.main()
 """
-# A daemon with its first thread ended and another at work: to a look at /proc it is a zombie.
+# A daemon whose first thread has ended while another works: in /proc it looks like a zombie.
 HEADLESS = f"""
 setsid {sys.executable} -c '
 import ctypes, os, threading, time
@@ -96,22 +96,22 @@ class Agent:
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
 
     def spawn(self, script: str, key: str = "1", *, main_alone: bool = False) -> None:
-        """Have a shell run the script in this test's folder."""
+        """Let a shell run the script in the test's folder."""
         order = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
         order["main_alone"] = main_alone
         self._outbox.send({**order, "cwd": str(self._folder), "stop": int(signal.SIGTERM), "fds": []})
 
     def stop(self, grace: float = 0) -> None:
-        """End what was spawned first."""
+        """Stop the first process that was spawned."""
         self._outbox.send({"op": "stop", "key": "1", "grace": grace})
 
     def hear(self, event: str, key: str = "1") -> Message | None:
-        """The watchdog's message of that name, if it has come."""
+        """Return the watchdog's message of this name, if it has arrived."""
         self._heard += self._inbox.read()
         return next((said for said in self._heard if (said["ev"], said["key"]) == (event, key)), None)
 
     def ends(self) -> list[str]:
-        """The keys of the processes that are said to have ended, in this order."""
+        """Return the keys of the processes that are reported as ended, in order."""
         return [said["key"] for said in self._heard if said["ev"] == "exited"]
 
     def end(self) -> None:
@@ -128,12 +128,12 @@ def agent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
 
 
 def is_there(pid: int) -> bool:
-    """Whether there is such a process, be it with a first thread that has ended."""
+    """Return whether there is such a process, even if its first thread has ended."""
     return Path(f"/proc/{pid}").exists()
 
 
 async def tree(folder: Path) -> int:
-    """The pid of the process that is farthest from the watchdog, once it runs."""
+    """Return the pid of the process that is farthest from the watchdog, once it runs."""
     note = folder / "note"
     await until(note.exists, "the last of the tree")
     return int(note.read_text())
@@ -145,7 +145,7 @@ def of(watchdog: str) -> pytest.MarkDecorator:
 
 
 @of(ENDS_WHEN_LOOKED_AT)
-async def test_a_process_has_exited_when_nothing_of_its_tree_is_left(agent: Agent, tmp_path: Path) -> None:
+async def test_a_process_counts_as_ended_when_its_whole_tree_has_ended(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(TREE)
     last = await tree(tmp_path)
 
@@ -155,7 +155,7 @@ async def test_a_process_has_exited_when_nothing_of_its_tree_is_left(agent: Agen
 
 
 @of(ENDS_WHEN_LOOKED_AT)
-async def test_the_watchdogs_own_end_leaves_nothing(agent: Agent, tmp_path: Path) -> None:
+async def test_the_end_of_the_watchdog_leaves_no_process(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(f"{TREE} wait")
     last = await tree(tmp_path)
 
@@ -165,7 +165,7 @@ async def test_the_watchdogs_own_end_leaves_nothing(agent: Agent, tmp_path: Path
     assert not alive(last)
 
 
-async def test_a_daemon_amid_an_exec_is_not_taken_for_a_stray(agent: Agent, tmp_path: Path) -> None:
+async def test_a_daemon_during_an_exec_is_not_taken_for_a_stray_process(agent: Agent, tmp_path: Path) -> None:
     again = tmp_path / "again"
     again.write_text(f"#!/bin/sh\nexec {again}\n")
     again.chmod(0o700)
@@ -187,7 +187,7 @@ async def test_a_process_whose_first_thread_has_ended_does_not_outlive_its_child
     assert not is_there(daemon)
 
 
-async def test_such_a_process_of_a_child_that_runs_holds_up_no_others_end(agent: Agent, tmp_path: Path) -> None:
+async def test_such_a_process_of_a_running_child_delays_no_other_childs_end(agent: Agent, tmp_path: Path) -> None:
     agent.spawn(f"({HEADLESS}); exec sleep 1000")
     daemon = await tree(tmp_path)
 
@@ -198,7 +198,7 @@ async def test_such_a_process_of_a_child_that_runs_holds_up_no_others_end(agent:
 
 
 @of(KILLED_AS_A_FORK)
-async def test_what_was_killed_before_it_became_a_program_was_not_started(agent: Agent) -> None:
+async def test_a_fork_killed_before_it_executed_its_program_was_not_started(agent: Agent) -> None:
     agent.spawn("exit 3")
 
     exited = await until(lambda: agent.hear("exited"), "its end")
@@ -216,7 +216,9 @@ async def test_a_program_that_ends_at_once_was_started(agent: Agent) -> None:
     assert agent.hear("started") is not None
 
 
-async def test_what_the_fence_told_to_stop_ends_though_the_lease_is_renewed(agent: Agent, tmp_path: Path) -> None:
+async def test_a_child_that_fencing_ordered_to_stop_ends_even_if_the_lease_is_renewed(
+    agent: Agent, tmp_path: Path
+) -> None:
     agent.spawn("trap 'touch note' TERM; touch ready; while :; do sleep 0.01; done")
     await until((tmp_path / "ready").exists, "the child")
 
@@ -253,7 +255,7 @@ async def test_after_a_pause_of_the_watchdog_alone_the_newest_deadline_counts(ag
     agent.process.send_signal(signal.SIGSTOP)
     await until(lambda: boottime() > stale[1], "the time at which it was to be killed")
 
-    agent.spawn("exit 3", key="2")  # waits for the watchdog before the newest deadline does
+    agent.spawn("exit 3", key="2")  # waits for the watchdog before the newest deadline
     for _ in range(backlog):
         agent.feed.set(*stale)
     agent.feed.set(boottime() + 1000, boottime() + 2000)
@@ -266,7 +268,7 @@ async def test_after_a_pause_of_the_watchdog_alone_the_newest_deadline_counts(ag
     assert not (await until(lambda: agent.hear("exited"), "its end"))["fenced"]
 
 
-# As in a container whose capabilities are SETUID and SETGID: it can't signal what has become another user.
+# As in a container with the capabilities SETUID and SETGID: it can't signal processes that changed their user.
 WITHOUT_KILL = "setpriv --bounding-set=-kill --inh-caps=-kill --"
 NOBODY = "setpriv --reuid 65534 --clear-groups --"
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
@@ -281,7 +283,7 @@ def limited(tmp_path: Path) -> Iterator[Agent]:
 
 
 @needs_root
-async def test_a_child_that_becomes_another_user_harms_no_other(limited: Agent, tmp_path: Path) -> None:
+async def test_a_child_that_changes_its_user_affects_no_other_child(limited: Agent, tmp_path: Path) -> None:
     limited.spawn("exec sleep 1000")
     limited.spawn(f"exec {NOBODY} sh -c 'sleep 0.2; exit 3'", key="2")
 
@@ -293,7 +295,7 @@ async def test_a_child_that_becomes_another_user_harms_no_other(limited: Agent, 
 
 
 @needs_root
-async def test_one_that_cant_be_ended_is_reported_and_holds_up_nobody(limited: Agent, tmp_path: Path) -> None:
+async def test_a_child_that_cannot_be_ended_is_reported_and_delays_no_other(limited: Agent, tmp_path: Path) -> None:
     limited.spawn(f"exec {NOBODY} sleep 1000")
     started = await until(lambda: limited.hear("started"), "the child")
     await until(lambda: Path(f"/proc/{started['pid']}").stat().st_uid == 65534, "its change of user")
@@ -311,7 +313,9 @@ async def test_one_that_cant_be_ended_is_reported_and_holds_up_nobody(limited: A
 
 @needs_root
 @pytest.mark.parametrize("session", ["setsid", ""])
-async def test_what_it_leaves_holds_up_its_own_end_alone(limited: Agent, tmp_path: Path, session: str) -> None:
+async def test_processes_that_a_child_leaves_delay_only_its_own_end(
+    limited: Agent, tmp_path: Path, session: str
+) -> None:
     note = f"{session} {NOBODY} sh -c 'echo $$ >&3; exec 3>&-; exec sleep 1000' 3>note.new & "
     limited.spawn(f"{note} while ! test -s note.new; do sleep 0.01; done; mv note.new note")
     left = await tree(tmp_path)
@@ -325,7 +329,7 @@ async def test_what_it_leaves_holds_up_its_own_end_alone(limited: Agent, tmp_pat
 
 
 @needs_root
-async def test_where_the_fence_cant_end_a_child_the_container_ends(limited: Agent, tmp_path: Path) -> None:
+async def test_the_container_ends_if_fencing_cannot_end_a_child(limited: Agent, tmp_path: Path) -> None:
     limited.spawn(f"exec {NOBODY} sleep 1000")
     pid = (await until(lambda: limited.hear("started"), "the child"))["pid"]
     await until(lambda: Path(f"/proc/{pid}").stat().st_uid == 65534, "its change of user")
@@ -336,7 +340,7 @@ async def test_where_the_fence_cant_end_a_child_the_container_ends(limited: Agen
     os.kill(pid, signal.SIGKILL)
 
 
-# On the stop signal the main process waits for what its worker finishes, which takes longer than that signal.
+# On the stop signal the main process waits for its worker, which takes longer with the signal than without.
 WARM_STOP = """
 trap 'wait; exit 0' TERM
 (trap 'exit 1' TERM; touch ready; sleep 0.3 & wait; touch finished) &
@@ -367,7 +371,7 @@ async def test_sigkill_goes_to_the_group_whatever_gets_the_stop_signal(agent: Ag
     assert not alive(last)
 
 
-# Where the container's cgroup is this test's, as a container with 256 MiB has it.
+# The cgroup of a container with 256 MiB, as a folder of the test.
 IN_A_CGROUP = """
 from pathlib import Path
 from processhub.agent.watchdog import main, memory
@@ -380,7 +384,7 @@ MIB = 2**20
 
 
 def uses(folder: Path, used: int, cache: int = 0, limit: str = str(256 * MIB)) -> Path:
-    """Have the cgroup say that so many MiB are used, of which so many are page cache."""
+    """Let the cgroup show this much memory (MiB) in use, of which this much is page cache."""
     cgroup = folder / "cgroup"
     cgroup.mkdir(exist_ok=True)
     texts = {"memory.max": limit, "memory.stat": f"anon 1\nactive_file {cache * MIB}\ninactive_file 0\n"}
@@ -398,7 +402,7 @@ def contained(tmp_path: Path) -> Iterator[Agent]:
     agent.end()
 
 
-async def test_the_greatest_eater_is_ended_before_the_container_runs_out_of_memory(
+async def test_the_largest_child_is_ended_before_the_container_runs_out_of_memory(
     contained: Agent, tmp_path: Path
 ) -> None:
     contained.spawn("sleep 1000", "small")
@@ -422,7 +426,7 @@ async def test_the_greatest_eater_is_ended_before_the_container_runs_out_of_memo
     [
         (100, 0, str(256 * MIB), False),
         (250, 0, str(256 * MIB), True),
-        (250, 60, str(256 * MIB), False),  # the kernel takes the page cache back by itself
+        (250, 60, str(256 * MIB), False),  # the kernel frees the page cache by itself
         (250, 0, "max", False),
     ],
 )
@@ -432,7 +436,7 @@ def test_memory_is_short_when_hardly_any_is_left_beside_the_page_cache(
     assert MemoryGuard(uses(tmp_path, used, cache, limit)).is_short(1000.0) is short
 
 
-def test_the_less_memory_is_left_the_sooner_it_is_looked_at_again(tmp_path: Path) -> None:
+def test_the_less_memory_is_left_the_sooner_it_is_checked_again(tmp_path: Path) -> None:
     guard, looks = MemoryGuard(uses(tmp_path, 0)), []
     for used in (0, 100, 200, 240):
         uses(tmp_path, used)
@@ -444,5 +448,5 @@ def test_the_less_memory_is_left_the_sooner_it_is_looked_at_again(tmp_path: Path
     assert looks[-1] == 1000.02
 
 
-def test_without_a_cgroup_there_is_nothing_to_guard(tmp_path: Path) -> None:
+def test_without_a_cgroup_memory_is_not_watched(tmp_path: Path) -> None:
     assert MemoryGuard(tmp_path).limit == 0

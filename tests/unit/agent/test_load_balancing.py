@@ -1,4 +1,4 @@
-"""Loads as the agents measure them, and the cooldown before an imbalance moves children."""
+"""The loads that agents measure, and the cooldown before an imbalance moves children."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ROUND = 5.0  # seconds
 def targets(
     cooldown: RebalanceCooldown, seconds: float, imbalance: tuple[str, str] | None, begin: float = 0
 ) -> list[float]:
-    """When a member is to draw children, with this imbalance at each round."""
+    """Return when a member is to receive children, with this imbalance in each round."""
     rounds = [begin + ROUND * number for number in range(int(seconds / ROUND))]
     return [now for now in rounds if cooldown.target(imbalance, now)]
 
 
-def test_an_imbalance_is_met_once_it_has_lasted() -> None:
+def test_an_imbalance_is_balanced_once_it_has_lasted() -> None:
     assert targets(RebalanceCooldown(), 300, ("a", "b")) == [AFTER_SECONDS]
 
 
-def test_one_that_ends_in_between_begins_anew() -> None:
+def test_an_imbalance_that_ends_in_between_starts_again() -> None:
     cooldown = RebalanceCooldown()
 
     assert not targets(cooldown, 50, ("a", "b"))
@@ -37,7 +37,7 @@ def test_one_that_ends_in_between_begins_anew() -> None:
     assert targets(cooldown, 120, ("a", "b"), begin=60) == [60 + AFTER_SECONDS]
 
 
-def test_loads_that_take_turns_move_nothing() -> None:
+def test_alternating_loads_move_no_child() -> None:
     cooldown = RebalanceCooldown()
 
     for turn in range(100):
@@ -53,7 +53,7 @@ def test_several_loaded_members_are_one_imbalance() -> None:
     assert [number for number, target in enumerate(told) if target] == [int(AFTER_SECONDS / ROUND)]
 
 
-def test_balancings_are_far_apart_and_giving_back_takes_much_longer_each_time() -> None:
+def test_balancings_are_far_apart_and_reversals_back_off() -> None:
     cooldown = RebalanceCooldown()
     assert targets(cooldown, 65, ("a", "b")) == [60]
 
@@ -65,8 +65,8 @@ def test_balancings_are_far_apart_and_giving_back_takes_much_longer_each_time() 
 
 
 @pytest.mark.parametrize("period", [20.0, 100.0, 130.0, 500.0])
-def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None:
-    """Over two hours, whichever member is hot: no child goes back to where it was before."""
+def test_alternating_loads_move_no_child_back_and_forth(period: float) -> None:
+    """Over two hours, whichever member is loaded, no child returns to where it was before."""
     hub = PlannedHub(2, hub_spec(strategy="LeastLoaded", cap_percent=1000))
     hub.want(children_of(20))
     hub.rest()
@@ -85,22 +85,22 @@ def test_a_hub_with_alternating_loads_sees_no_child_swing(period: float) -> None
             moves += [(now, move.id, move.source, move.target) for move in planned.moves]
         target = cooldown.target(hub.step().imbalance, now)
 
-    # Shorter turns are not acted on at all; longer ones are taken for lasting once, and then let be for an hour.
+    # Shorter turns are ignored; longer ones are taken for lasting once, and then ignored for an hour.
     times = sorted({now for now, *_ in moves})
     assert bool(times) == (period > AFTER_SECONDS)
     assert len(times) <= 2
     assert all(later - earlier >= BACK_SECONDS for earlier, later in pairwise(times))
 
 
-def test_the_meter_sees_what_its_processes_use() -> None:
-    # Below a shell of its own: other tests of this process may have left a cluster below it.
+def test_the_meter_measures_the_usage_of_its_processes() -> None:
+    # Below its own shell: other tests of this process may have left a cluster below it.
     shell = subprocess.Popen(["sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert shell.stdin is not None
     assert shell.stdout is not None
     meter = Meter(shell.pid, lambda: 1.0, lambda: 1)
 
     def begin(command: str) -> int:
-        """The pid of a command that the shell runs beside others."""
+        """Start a command beside others and return its pid."""
         assert shell.stdin is not None
         assert shell.stdout is not None
         shell.stdin.write(f"{command} & echo $!\n")
@@ -127,7 +127,7 @@ def _ticks(pid: int) -> int:
     return processes()[pid][2]
 
 
-def test_the_meter_counts_all_below_its_root_and_not_the_root() -> None:
+def test_the_meter_counts_all_processes_below_its_root_but_not_the_root() -> None:
     found = {1: (0, 0, 50, 1000), 2: (1, 0, 30, 512), 3: (2, 0, 30, 512), 9: (8, 0, 90, 9000)}
     meter = Meter(1, lambda: 1.0, lambda: 2)
 
@@ -138,7 +138,7 @@ def test_the_meter_counts_all_below_its_root_and_not_the_root() -> None:
     assert meter.read(found, meter._at + 1).cpu == 0
 
 
-def test_the_meter_leaves_out_what_runs_no_child_yet() -> None:
+def test_the_meter_ignores_processes_that_run_no_child_yet() -> None:
     spare = 3
     meter = Meter(1, lambda: 1.0, lambda: 1, lambda: spare)
     waiting = meter.read({1: (0, 0, 50, 1000), 2: (1, 0, 30, 4096), 3: (1, 0, 90, 4096)}, meter._at + 1)
@@ -149,7 +149,7 @@ def test_the_meter_leaves_out_what_runs_no_child_yet() -> None:
     assert taken == Usage(cpu=200, memory=32, children=1), "only what it has used since then"
 
 
-def test_what_hardly_differs_is_told_alike() -> None:
+def test_small_differences_are_reported_as_equal() -> None:
     assert [rounded(value, 20) for value in (0, 9, 31, 250, 1234, 98765)] == [0, 0, 40, 260, 1200, 99000]
 
 

@@ -1,4 +1,4 @@
-"""The runner as a process of its own, with this test in the agent's part."""
+"""The runner as a process, with the test in the role of the agent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ os.dup2(int(sys.argv[1]), 3)
 from processhub.agent.runner.main import main
 main()
 """
-# The end of the first takes until it is let.
+# The end of the first takes until the test allows it.
 ACTORS = """
 import asyncio, multiprocessing, pathlib, time
 import processhub
@@ -103,7 +103,7 @@ class Runner:
         self._outbox.send({**order, "target": f"actors:{actor}"})
 
     def hear(self, event: str, key: str) -> Message | None:
-        """The runner's message of that name on that actor, if it has come."""
+        """Return the runner's message of this name about this actor, if it has arrived."""
         self._heard += self._inbox.read()
         return next((message for message in self._heard if (message["ev"], message.get("key")) == (event, key)), None)
 
@@ -116,7 +116,7 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     runner.process.wait(40)
 
 
-async def test_a_runner_that_is_ending_is_not_kept_by_an_actor_that_comes_late(runner: Runner, tmp_path: Path) -> None:
+async def test_a_late_actor_does_not_keep_an_ending_runner_alive(runner: Runner, tmp_path: Path) -> None:
     runner.start("1", "Slow")
     await until(lambda: runner.hear("running", "1"), "the actor")
     runner.process.send_signal(signal.SIGTERM)
@@ -128,7 +128,9 @@ async def test_a_runner_that_is_ending_is_not_kept_by_an_actor_that_comes_late(r
     await until(lambda: runner.process.poll() is not None, "the runner's end")
 
 
-async def test_a_signal_to_what_an_actor_forked_is_not_the_runners(runner: Runner, tmp_path: Path) -> None:
+async def test_a_signal_to_a_process_that_an_actor_forked_does_not_reach_the_runner(
+    runner: Runner, tmp_path: Path
+) -> None:
     runner.start("1", "Parent")
 
     await until(lambda: runner.hear("running", "1"), "the end of the actor's own process")
@@ -156,3 +158,13 @@ async def test_a_failure_that_is_awaited_or_a_task_that_is_cancelled_is_no_crash
 
     assert (tmp_path / "outcomes").read_text() == "[ValueError('awaited'), ValueError('awaited')]"
     assert runner.hear("ended", "1") is None
+
+
+async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> None:
+    runner.start("1", "Slow")
+    await until(lambda: runner.hear("running", "1"), "the actor")
+
+    runner.socket.send(b"\0\0\0\x03{x}")
+
+    await until(lambda: runner.process.poll() is not None, "the runner's end")
+    assert runner.process.returncode == 1

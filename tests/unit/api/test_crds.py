@@ -1,4 +1,4 @@
-"""The CRDs: complete, bounded, and of one mind with the structs of processhub.api."""
+"""The CRDs: complete, bounded, and in agreement with the structs of processhub.api."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def part(plural: str, name: str) -> Schema:
 
 
 def at(schema: Schema, path: str) -> Schema:
-    """The schema of a dotted path; ``[]`` steps into a list's items."""
+    """Return the schema at a dotted path; ``[]`` is the schema of a list's items."""
     for step in path.replace("[]", ".[]").split("."):
         schema = schema["items"] if step == "[]" else schema["properties"][step]
     return schema
 
 
 def walk(schema: Schema, path: str) -> Iterator[tuple[str, Schema]]:
-    """Every schema below and including this one, with its path."""
+    """Yield this schema and every schema inside it, with its path."""
     yield path, schema
     for name, inner in schema.get("properties", {}).items():
         yield from walk(inner, f"{path}.{name}")
@@ -114,7 +114,7 @@ def test_kubectl_scale_finds_its_fields(plural: str, expected: dict[str, str]) -
         ("registryslices", ["Hub", "Member", "Term", "Observed", "Age"]),
     ],
 )
-def test_columns_tell_the_story(plural: str, columns: list[str]) -> None:
+def test_kubectl_prints_the_columns(plural: str, columns: list[str]) -> None:
     shown = [column["name"] for column in version(plural)["additionalPrinterColumns"] if not column.get("priority")]
 
     assert shown == columns
@@ -147,7 +147,7 @@ def test_everything_is_bounded(path: str, schema: Schema) -> None:
 
 
 @pytest.mark.parametrize(("path", "schema"), EVERYTHING)
-def test_every_rule_says_what_to_write_instead(path: str, schema: Schema) -> None:
+def test_the_message_of_every_rule_says_what_to_write_instead(path: str, schema: Schema) -> None:
     for rule in schema.get("x-kubernetes-validations", []):
         assert len(rule["message"]) > 20, path
         assert not rule["message"].endswith("."), "the API server puts it inside a longer line"
@@ -188,12 +188,12 @@ NO_DEFAULT = ["members.weights", "migration.onRestart", "partitionTolerance.quor
 
 
 @pytest.mark.parametrize(("path", "value"), DEFAULTS.items())
-def test_hub_defaults_are_the_contracts(path: str, value: object) -> None:
+def test_the_defaults_of_a_hub_are_those_of_the_contract(path: str, value: object) -> None:
     assert at(part("hubs", "spec"), path)["default"] == value
 
 
 @pytest.mark.parametrize("path", NO_DEFAULT)
-def test_hub_fields_without_default(path: str) -> None:
+def test_these_fields_of_a_hub_have_no_default(path: str) -> None:
     assert "default" not in at(part("hubs", "spec"), path)
 
 
@@ -212,7 +212,7 @@ def test_hub_fields_without_default(path: str) -> None:
         "pod.port": 8080,
     }.items(),
 )
-def test_child_defaults_are_the_contracts(where: str, path: str, value: object) -> None:
+def test_the_defaults_of_a_child_are_those_of_the_contract(where: str, path: str, value: object) -> None:
     plural, _, prefix = where.partition(":")
 
     assert at(part(plural, "spec"), f"{prefix}.{path}".lstrip("."))["default"] == value
@@ -231,7 +231,7 @@ def test_a_childs_spec_is_the_same_wherever_it_is_written() -> None:
 
 
 @pytest.mark.parametrize("plural", ["hubs", "children", "childsets"])
-def test_an_object_that_no_operator_has_seen_says_so(plural: str) -> None:
+def test_the_default_status_says_that_no_operator_has_seen_the_object(plural: str) -> None:
     status = part(plural, "status")
 
     assert status["default"] == {"observedGeneration": -1}
@@ -239,7 +239,7 @@ def test_an_object_that_no_operator_has_seen_says_so(plural: str) -> None:
 
 
 def in_a_list(schema: Any) -> Any:
-    """The schema as it is below a list: what the API server fills in elsewhere is written in the description."""
+    """Return the schema as it is inside a list: defaults that the API server sets elsewhere are in the description."""
     if not isinstance(schema, dict):
         return [in_a_list(each) for each in schema] if isinstance(schema, list) else schema
     inner = {name: in_a_list(value) for name, value in schema.items() if name != "default"}
@@ -253,8 +253,8 @@ def said_default(value: object) -> str:
 
 
 @pytest.mark.parametrize("plural", PLURALS)
-def test_the_api_server_fills_nothing_into_a_list(plural: str) -> None:
-    """Tools that compare a manifest with the stored object take a list as a whole, so it would always differ."""
+def test_the_api_server_sets_no_default_inside_a_list(plural: str) -> None:
+    """Tools that compare a manifest with the stored object compare lists as a whole, so they would always differ."""
     assert [path for path, schema in walk(part(plural, "spec"), "spec") if "[]" in path and "default" in schema] == []
 
 
@@ -269,7 +269,7 @@ def test_conditions_are_the_same_everywhere() -> None:
         assert conditions["x-kubernetes-list-map-keys"] == ["type"]
 
 
-# The structs against the schema: the same fields, and in spec the same defaults and choices.
+# The structs against the schema: the same fields, and in spec the same defaults and enums.
 
 MODELS = [
     pytest.param(HubSpec, part("hubs", "spec"), "spec", id="HubSpec"),
@@ -284,7 +284,7 @@ MODELS = [
 
 
 def plain(kind: inspect.Type) -> inspect.Type:
-    """The type without ``| None``."""
+    """Return the type without ``| None``."""
     if isinstance(kind, inspect.UnionType):
         others = tuple(each for each in kind.types if not isinstance(each, inspect.NoneType))
         return others[0] if len(others) == 1 else inspect.UnionType(others)
@@ -301,7 +301,7 @@ def differences(kind: inspect.Type, schema: Schema, path: str) -> Iterator[str]:
         return
     fields = {field.encode_name: field for field in kind.fields}
     properties = schema["properties"]
-    # A static child is a ChildSpec whose hub is the object around it; so is a template, and its ids are the set's.
+    # A static child is a ChildSpec without hub, which is the object around it; so is a template, also without ids.
     for name in {"spec.children[]": ("hub",), "spec.template": ("hub", "id")}.get(path, ()):
         fields.pop(name)
     if fields.keys() != properties.keys():
@@ -315,7 +315,7 @@ def differences(kind: inspect.Type, schema: Schema, path: str) -> Iterator[str]:
 
 def default_differences(field: inspect.Field, schema: Schema, required: bool, path: str) -> Iterator[str]:
     if field.required or required:
-        # The struct may be more lenient: hub and id are optional there, as static children have no hub.
+        # The struct may be more lenient: hub and id are optional there because static children have no hub.
         if not required and field.required:
             yield f"{path}: required in the struct only"
         return
@@ -352,10 +352,10 @@ def test_an_empty_hub_decodes_to_the_schemas_defaults() -> None:
     assert msgspec.convert(defaulted(at(part("registryslices", "spec"), "settings")), Settings) == Settings()
 
 
-# What the slices' schema promises of the code that reads them.
+# The promises of the slices' schema to the code that reads them.
 
 
-def test_a_slice_has_room_for_what_the_code_puts_in() -> None:
+def test_a_slice_has_room_for_the_entries_that_the_code_writes() -> None:
     for name in ("spec", "status"):
         entries = at(part("registryslices", name), "entries")
         assert entries["maxProperties"] == MAX_ENTRIES
@@ -385,14 +385,14 @@ def test_no_term_makes_an_epoch_that_json_readers_would_round() -> None:
     assert (highest + 1) * EPOCHS_PER_TERM <= 2**53
 
 
-def test_term_may_not_fall() -> None:
+def test_the_term_may_not_fall() -> None:
     (rule,) = at(part("registryslices", "spec"), "term")["x-kubernetes-validations"]
 
     assert rule["rule"] == "self >= oldSelf"
     assert "term" in part("registryslices", "spec")["required"]
 
 
-def test_the_entries_grammar_is_documented_as_it_is_parsed() -> None:
+def test_the_documented_grammar_of_entries_is_the_one_that_is_parsed() -> None:
     written = [line.strip() for line in (grammar.__doc__ or "").splitlines() if line.startswith("    <uid>")]
     assert len(written) == 2
 

@@ -1,4 +1,4 @@
-"""Names derived from hub, member and id: valid for Kubernetes, apart for what differs, the same in every process."""
+"""Names derived from hub, member and id: valid for Kubernetes, unique, and the same in every process."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_a_child_objects_name_is_a_dns_label(child_id: str) -> None:
 
 
 @given(child_ids, child_ids)
-def test_ids_that_differ_have_names_that_differ(one: str, other: str) -> None:
+def test_different_ids_have_different_names(one: str, other: str) -> None:
     assert (child_object_name(one) == child_object_name(other)) == (one == other)
 
 
-def test_ids_that_share_their_slug_have_names_that_differ() -> None:
+def test_ids_with_the_same_slug_have_different_names() -> None:
     names = {child_object_name(text) for text in ("a/b", "a b", "A-b", "a.b", "a--b", "a-b", "a_b")}
 
     assert len(names) == 7
@@ -69,7 +69,7 @@ def test_an_id_hash_is_sixteen_hex_digits(child_id: str) -> None:
 
 
 @given(st.from_regex(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,250}[A-Za-z0-9])?", fullmatch=True))
-def test_a_label_value_is_valid_and_itself_where_it_fits(text: str) -> None:
+def test_a_label_value_is_valid_and_unchanged_if_it_fits(text: str) -> None:
     value = label_value(text)
 
     assert len(value) <= 63
@@ -84,7 +84,7 @@ def test_slice_and_lease_names_are_subdomains_whatever_the_node_is_called(hub: s
         assert _SUBDOMAIN.match(name)
 
 
-def test_long_members_that_differ_at_their_end_have_slices_apart() -> None:
+def test_long_member_names_that_differ_at_the_end_have_different_slices() -> None:
     stem = ".".join(["node"] * 50)
 
     names = {slice_name("hub", f"{stem}-{number}", 0) for number in range(50)}
@@ -115,7 +115,7 @@ def test_an_ordinal_is_read_only_from_a_replicas_members_name(member: str, ordin
     assert member_ordinal("my-hub", member) == ordinal
 
 
-def test_drained_members_are_written_and_read_alike() -> None:
+def test_drained_members_are_read_back_as_they_were_written() -> None:
     drained = {"my-hub-2": True, "my-hub-1": False}
 
     assert format_drained(drained) == "my-hub-1,my-hub-2=force"

@@ -1,4 +1,4 @@
-"""``kubectl hub explain`` and the live ``plan``: what they make of a hub, its registry and its children."""
+"""``kubectl hub explain`` and the live ``plan``: their answers for a hub, its registry and its children."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def child(child_id: str = "a", conditions: list[dict[str, Any]] | None = None, *
 
 
 def registry(places: dict[str, str], *, waiting: dict[str, str] | None = None, **report: Any) -> Registry:
-    """``places`` is member by id; ``waiting`` are the targets of moves."""
+    """``places`` maps ids to members; ``waiting`` maps ids to the targets of moves."""
     known = Registry("h", HUB_UID)
     for member in MEMBERS:
         here = {child_id for child_id, name in places.items() if name == member}
@@ -55,45 +55,45 @@ def reasons(item: Child | None, known: Registry, of: Hub | None = None) -> list[
     return why(of, item, known.records.get("a"), candidates(of, "a", known.records))
 
 
-def test_child_on_its_best_member_is_there_by_its_score() -> None:
+def test_a_child_on_its_best_member_is_explained_by_its_score() -> None:
     assert reasons(child(), registry({"a": BEST})) == [f"{BEST} has the highest score of the 3 members"]
 
 
-def test_child_on_a_later_choice_names_the_members_before() -> None:
+def test_a_child_on_a_later_choice_names_the_members_before() -> None:
     (sentence,) = reasons(child(), registry({"a": LAST}))
 
     assert sentence.startswith(f"{LAST} is its choice number 3: when it was placed, {BEST}, {SECOND} were full")
 
 
-def test_pinned_child_waits_for_its_member() -> None:
+def test_a_pinned_child_is_said_to_wait_for_its_member() -> None:
     assert reasons(child(pinned=True), registry({"a": BEST}))[1].startswith("it is pinned: never moved")
 
 
-def test_guided_child_is_where_its_nodes_say() -> None:
+def test_a_guided_child_is_explained_by_its_nodes() -> None:
     guided = hub(distribution={"strategy": "Guided"})
 
     assert reasons(child(nodes=[LAST]), registry({"a": LAST}), guided) == [f"its spec.nodes names {LAST} (Guided)"]
 
 
-def test_moving_child_names_its_target() -> None:
+def test_a_moving_child_names_its_target() -> None:
     said = reasons(child(), registry({"a": LAST}, waiting={"a": BEST}))
 
     assert said[-1] == f"it is moving to {BEST}, which starts it when {LAST} has stopped it"
 
 
-def test_child_whose_source_is_off_the_record_waits_for_what_ran_before() -> None:
+def test_a_child_whose_source_is_not_recorded_any_more_waits_for_the_earlier_run() -> None:
     said = reasons(child(), registry({}, waiting={"a": BEST}))
 
     assert f"{BEST} starts it as soon as what ran for it before has ended" in said
 
 
-def test_failed_child_says_why() -> None:
+def test_a_failed_child_is_explained_with_its_reason() -> None:
     known = registry({"a": BEST}, state="Failed", pid=0, reason="Exited", message="exit code 1")
 
     assert reasons(child(), known)[-1] == "it is Failed there (Exited: exit code 1)"
 
 
-def test_child_whose_member_is_not_ready_says_why_that_is() -> None:
+def test_a_child_on_a_member_that_is_not_ready_has_the_members_reason() -> None:
     member = {"name": BEST, "message": "container agent: ImagePullBackOff: no such image"}
     of = make_hub("h", status={"members": [member]})
     sentence = f"member {BEST} is not ready: {member['message']}"
@@ -102,7 +102,7 @@ def test_child_whose_member_is_not_ready_says_why_that_is() -> None:
     assert reasons(child(), registry({}), of)[-1] == sentence, "one without a place names the members too"
 
 
-def test_child_that_is_not_placed_says_what_holds_it_back() -> None:
+def test_a_child_that_is_not_placed_is_explained_with_the_cause() -> None:
     refused = child(
         conditions=[{"type": "Placed", "status": "False", "reason": "NoMembers", "message": "none is ready"}]
     )
@@ -124,12 +124,12 @@ def test_candidates_show_load_and_cap_of_ready_members() -> None:
 
 
 @pytest.mark.parametrize(("mode", "pod"), [("Replicas", "gone-3"), ("PerNode", "")])
-def test_pod_of_a_member_that_the_status_does_not_name(mode: str, pod: str) -> None:
+def test_the_pod_of_a_member_is_derived_if_the_status_does_not_name_it(mode: str, pod: str) -> None:
     assert pod_of(hub(members={"mode": mode}), "h-0") == "pod-of-h-0"
     assert pod_of(hub(members={"mode": mode}), "gone-3") == pod
 
 
-def test_live_plan_leaves_children_of_a_member_that_is_away_where_they_are() -> None:
+def test_a_live_plan_does_not_move_children_of_an_absent_member() -> None:
     of = hub(unready="h-1")
     known = registry({f"c{index}": MEMBERS[index % 3] for index in range(30)})
 
@@ -140,7 +140,7 @@ def test_live_plan_leaves_children_of_a_member_that_is_away_where_they_are() -> 
     assert found.after == {"h-0": 0, "h-1": 10, "h-2": 20}
 
 
-def test_live_plan_places_accepted_children_alone() -> None:
+def test_a_live_plan_places_only_accepted_children() -> None:
     accepted = [{"type": "Accepted", "status": "True", "reason": "Accepted"}]
     children = [child("new", accepted), child("refused"), child("asleep", accepted, suspend=True)]
 
@@ -150,13 +150,14 @@ def test_live_plan_places_accepted_children_alone() -> None:
     assert not found.moves
 
 
-def test_live_plan_names_pinned_children_that_can_not_leave() -> None:
+def test_a_live_plan_names_pinned_children_that_cannot_leave() -> None:
     known = registry({"a": "h-0", "b": "h-0"})
     pinned = [child("a", pinned=True), child("b")]
 
     found = forecast(changed(from_cluster(hub(), known.records, pinned), hub(), remove=["h-0"]))
 
     assert found.stranded == {"h-0": ("a",)}
+    assert found.why_stranded == {"a": "pinned"}
     assert [move.id for move in found.moves] == ["b"]
 
 
@@ -172,14 +173,14 @@ def test_live_plan_names_pinned_children_that_can_not_leave() -> None:
         ("ByRegion", {}, "placed by the strategy ByRegion"),
     ],
 )
-def test_each_strategy_has_its_sentence(strategy: str, spec: dict[str, Any], sentence: str) -> None:
+def test_each_strategy_is_explained_in_a_sentence(strategy: str, spec: dict[str, Any], sentence: str) -> None:
     asked = hub(distribution={"strategy": strategy})
     records = registry({"a": "h-0"}).records
 
     assert sentence in why(asked, child(**spec), records["a"], candidates(asked, "a", records))[0]
 
 
-def test_modulo_names_the_member_of_the_number() -> None:
+def test_modulo_is_explained_by_the_members_number() -> None:
     asked = hub(distribution={"strategy": "Modulo"})
     records = registry({"4": "h-1", "5": "h-0"}).records
 

@@ -1,4 +1,4 @@
-"""Verbs that show hubs: of one namespace or of all, by tag, once or as they change. The hub runs in one thread."""
+"""Verbs that show hubs: of one namespace or of all, by tag, once or with watch. The hub runs in one thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
 
 @contextlib.asynccontextmanager
 async def watching(verb: Coroutine[Any, Any, int]) -> AsyncIterator[None]:
-    """The verb runs beside the block, and is interrupted at its end."""
+    """Run the verb beside the block, and interrupt it at the block's end."""
     task = asyncio.create_task(verb)
     await asyncio.sleep(1)
     yield
@@ -37,7 +37,7 @@ async def watching(verb: Coroutine[Any, Any, int]) -> AsyncIterator[None]:
 
 
 def other_namespace(cluster: Cluster) -> None:
-    """A hub in another namespace, of which no operator is in charge."""
+    """Create a hub in another namespace, for which no operator is responsible."""
     condition = {
         "type": "Ready",
         "status": "False",
@@ -70,7 +70,7 @@ def test_children_are_listed_in_natural_order_and_by_tag(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_children_and_hubs_of_all_namespaces_are_listed_with_their_place(
+def test_children_and_hubs_of_all_namespaces_are_listed_with_their_namespace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -121,7 +121,7 @@ def test_a_watch_prints_what_changes_under_the_same_header(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_a_watch_of_all_namespaces_sees_hubs_that_come_and_go(
+def test_a_watch_of_all_namespaces_sees_hubs_that_are_created_and_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -138,7 +138,9 @@ def test_a_watch_of_all_namespaces_sees_hubs_that_come_and_go(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_status_says_what_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed) -> None:
+def test_status_names_the_children_that_do_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
     async def test(cluster: Cluster) -> None:
         await started("a")
         cluster.api.create("children", {"metadata": {"name": "b"}, "spec": {"hub": "hub", "exec": {"command": ["x"]},
@@ -157,14 +159,14 @@ def test_status_says_what_does_not_run(tmp_path: Path, monkeypatch: pytest.Monke
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_members_that_are_not_ready_are_named_beside_what_they_last_reported(
+def test_members_that_are_not_ready_are_shown_beside_their_last_reports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
         await started("a")
         (member,) = cluster.runs_on()["a"]
         for name in cluster.stops:
-            cluster.stops[name].set()  # the operator answers nothing any more
+            cluster.stops[name].set()  # the operator does not act any more
         await asyncio.sleep(1)
         key = next(key for key in cluster.api.objects if key.plural == "hubs")
         places = cluster.api.get("hubs", "hub")["status"]["members"]
@@ -184,7 +186,7 @@ def test_members_that_are_not_ready_are_named_beside_what_they_last_reported(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_among_several_hubs_an_id_that_none_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_that_none_of_several_hubs_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(cluster: Cluster) -> None:
         await started("a")
         cluster.api.create("hubs", {"metadata": {"name": "other"}, "spec": {"members": {"replicas": 0}}})

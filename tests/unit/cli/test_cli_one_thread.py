@@ -1,4 +1,4 @@
-"""What the command line prints of a hub that runs, and what its verbs do there, by a simulated clock."""
+"""The output and the effects of the command line's verbs on a running hub, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_hub_and_its_children_are_printed_as_data_and_as_names(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_what_members_use_and_which_children_restart_is_printed(
+def test_the_usage_of_members_and_the_restarting_children_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -115,7 +115,7 @@ def test_what_members_use_and_which_children_restart_is_printed(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_a_child_that_is_not_placed_is_told_from_one_that_is_not_there(
+def test_a_child_that_is_not_placed_is_distinguished_from_an_unknown_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -135,7 +135,7 @@ def test_a_child_that_is_not_placed_is_told_from_one_that_is_not_there(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_children_are_stopped_and_waited_for_and_each_outcome_is_printed(
+def test_a_stop_waits_for_children_and_prints_each_outcome(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -157,7 +157,7 @@ def test_children_are_stopped_and_waited_for_and_each_outcome_is_printed(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_who_starts_more_than_there_is_room_for_learns_which_are_late_or_has_all_undone(
+def test_a_start_beyond_the_capacity_names_the_pending_children_or_is_rolled_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -179,7 +179,7 @@ def test_who_starts_more_than_there_is_room_for_learns_which_are_late_or_has_all
     with_cluster(tmp_path, monkeypatch, test, members={"replicas": 3, "maxChildren": 1})
 
 
-def test_a_child_is_moved_and_a_member_drained_and_given_back(
+def test_a_child_is_moved_and_a_member_is_drained_and_undrained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -213,13 +213,13 @@ def test_a_drain_that_leaves_children_behind_fails_and_names_them(
         assert await moves.drain(member, JSON, force=False, wait=True, timeout="60s") == FAILED
 
         assert json.loads(printed.text())["stranded"] == ["bound"]
-        assert f"1 guided or pinned children can't leave {member}: bound" in printed.err
+        assert f"1 children can't leave {member}: bound (pinned); delete or rebind them" in printed.err
         assert cluster.runs_on()["bound"] == {member}
 
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_a_quorum_is_reset_where_the_hub_remembers_its_size(
+def test_a_quorum_is_reset_if_the_hub_has_a_recorded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(_: Cluster) -> None:
@@ -231,7 +231,7 @@ def test_a_quorum_is_reset_where_the_hub_remembers_its_size(
     with_cluster(tmp_path, monkeypatch, test, partitionTolerance={"strategy": "MajorityQuorum"})
 
 
-def test_a_quorum_is_not_reset_where_nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quorum_is_not_reset_if_the_hub_has_no_recorded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(_: Cluster) -> None:
         with pytest.raises(UsageError, match="hub hub has partition strategy Divergence, which remembers no size"):
             await quorum.reset(HUB, wait=True, timeout="30s")
@@ -239,7 +239,7 @@ def test_a_quorum_is_not_reset_where_nothing_is_remembered(tmp_path: Path, monke
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_a_plan_of_the_live_hub_says_what_another_member_would_move(
+def test_a_live_plan_names_the_children_that_another_member_would_get(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
@@ -255,7 +255,7 @@ def test_a_plan_of_the_live_hub_says_what_another_member_would_move(
     with_cluster(tmp_path, monkeypatch, test)
 
 
-def test_of_several_hubs_the_one_that_has_the_child_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_several_hubs_the_one_with_the_child_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(cluster: Cluster) -> None:
         await started("a")
         cluster.api.create("hubs", {"metadata": {"name": "other"}, "spec": {"members": {"replicas": 0}}})

@@ -1,4 +1,4 @@
-"""The options that every verb has: the decorator adds them, and hands them over as a Target."""
+"""The options that every verb has: the decorator adds them and passes them on as a Target."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from processhub.cli.shared import Output, Target
 
 
 def verbs(group: Any) -> Iterator[Any]:
-    """The commands of a typer application, those of its groups included."""
+    """Return the commands of a typer application, including those of its groups."""
     for command in group.commands.values():
         if hasattr(command, "commands"):
             yield from verbs(command)
@@ -46,13 +46,13 @@ OF_ALL = [
 
 
 @pytest.mark.parametrize("verb", list(verbs(typer.main.get_command(app))), ids=lambda verb: verb.name)
-def test_every_verb_ends_its_help_with_the_options_of_all(verb: Any) -> None:
+def test_the_help_of_every_verb_ends_with_the_common_options(verb: Any) -> None:
     options = [parameter.opts for parameter in verb.params if parameter.param_type_name == "option"]
 
     assert options[-16:] == ([] if verb.name in ABOUT_THIS_PROGRAM else OF_ALL)
 
 
-def test_the_options_that_help_leaves_out_are_listed_by_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_options_that_help_omits_are_listed_by_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["options"]) == 0
 
     listed = [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()]
@@ -60,7 +60,7 @@ def test_the_options_that_help_leaves_out_are_listed_by_a_verb(capsys: pytest.Ca
 
 
 def run(line: str, output: Output = Output.TABLE) -> tuple[list[Any], Any]:
-    """What a verb's function received for this command line, and what the application returned."""
+    """Return the arguments that a verb's function received for this command line, and the application's result."""
     received: list[Any] = []
     program = typer.Typer()
 
@@ -82,7 +82,7 @@ def run(line: str, output: Output = Output.TABLE) -> tuple[list[Any], Any]:
     return received, program(line.split(), standalone_mode=False)
 
 
-def test_a_verb_gets_a_target_and_its_own_options_and_the_work_has_the_exit_code() -> None:
+def test_a_verb_gets_a_target_and_its_own_options_and_returns_the_exit_code() -> None:
     line = "--tail 3 --hub h a -n ns --context c --wait --kubeconfig k --as u --as-group g --as-group h -o yaml -s url"
     target = Target("h", "ns", "c", "k", Output.YAML, "u", ["g", "h"], server="url")
 
@@ -90,5 +90,5 @@ def test_a_verb_gets_a_target_and_its_own_options_and_the_work_has_the_exit_code
 
 
 @pytest.mark.parametrize("output", [Output.TABLE, Output.JSON])
-def test_options_that_are_left_out_have_their_defaults(output: Output) -> None:
+def test_omitted_options_have_their_defaults(output: Output) -> None:
     assert run("a", output) == ([Target(output=output), "a", None, False], 7)

@@ -1,4 +1,4 @@
-"""Tables as people and programs read them, the names of children in output, and the completion of words."""
+"""Tables for people and programs, the names of children in output, and shell completion."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ LONG = "z" * 250
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def test_table_is_plain_columns_but_on_a_terminal(
+def test_a_table_has_plain_columns_unless_it_is_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [("a", "Running"), ("long\nid", "")]
@@ -37,7 +37,7 @@ def test_table_is_plain_columns_but_on_a_terminal(
     assert "long?id" in terminal.getvalue()
 
 
-def test_table_fits_the_terminal_and_keeps_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_fits_the_terminal_and_keeps_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("NO_COLOR", "1")
@@ -51,7 +51,7 @@ def test_table_fits_the_terminal_and_keeps_all_of_its_text(monkeypatch: pytest.M
     assert lines[-1].split() == ["b", "Failed", "short"]
 
 
-def test_wide_characters_take_the_room_that_a_terminal_gives_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wide_characters_count_as_wide_as_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     table(("ID", "STATE"), [("東京 🐙", "Running"), ("e\u0301", "Failed"), ("plain", "Failed")])
 
     assert capsys.readouterr().out.splitlines() == [
@@ -75,7 +75,7 @@ def test_later_rows_stand_under_the_same_header(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_a_child_is_named_by_what_a_shell_takes_for_its_id() -> None:
+def test_a_childs_id_is_quoted_for_a_shell() -> None:
     assert named("web-1") == "web-1"
     assert named("ünïcode/東京 🐙") == "'ünïcode/東京 🐙' (child/n-code-66994bf936)"
 
@@ -86,7 +86,7 @@ def test_numbers_in_ids_are_ordered_by_value() -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
-def test_a_shell_gets_a_script_that_asks_this_program(shell: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_completion_script_calls_this_program(shell: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
 
     script = capfd.readouterr().out
@@ -97,7 +97,7 @@ def test_a_shell_gets_a_script_that_asks_this_program(shell: str, capfd: pytest.
 @pytest.mark.parametrize(
     ("words", "found"), [(["sta"], ["start", "status"]), (["list", "--mem"], ["--member"]), (["where", ""], [])]
 )
-def test_kubectl_gets_words_and_a_directive(
+def test_kubectls_completion_gets_words_and_a_directive(
     words: list[str], found: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
@@ -108,7 +108,7 @@ def test_kubectl_gets_words_and_a_directive(
     assert directive == ":4"
 
 
-def test_the_version_is_printed_where_there_is_no_cluster(
+def test_the_version_is_printed_without_a_cluster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", "/nowhere")

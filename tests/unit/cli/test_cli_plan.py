@@ -1,4 +1,4 @@
-"""``kubectl hub plan`` on files: no cluster, the operator's own planner."""
+"""``kubectl hub plan`` on files: no cluster, with the operator's own planner."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) 
     return answer
 
 
-def test_new_hub_places_every_child_once_within_the_cap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_hub_places_every_child_once_within_the_cap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = files(tmp_path, [{} for _ in range(300)], children=[{"id": "static", "exec": SLEEP}])
 
     found = planned(capsys, "-f", path)
@@ -49,7 +49,7 @@ def test_new_hub_places_every_child_once_within_the_cap(tmp_path: Path, capsys: 
     assert max(member["after"] for member in found["members"].values()) <= -(-301 * 125 // 300)
 
 
-def test_every_copy_is_told_and_counted_the_active_one_first(
+def test_every_copy_is_printed_and_counted_with_the_active_one_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = {"strategy": "Replication", "replicationModel": "ActivePassive"}
@@ -82,7 +82,7 @@ def with_set(folder: Path, *, children: list[dict[str, Any]] | None = None, **sp
 @pytest.mark.parametrize(
     ("spec", "ids"), [({"replicas": 3}, {"many-0", "many-1", "many-2"}), ({"ids": ["a", "b/1"]}, {"a", "b/1"})]
 )
-def test_children_of_a_set_are_placed_like_any(
+def test_children_of_a_set_are_placed_like_any_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: dict[str, Any], ids: set[str]
 ) -> None:
     found = planned(capsys, "-f", with_set(tmp_path, **spec))
@@ -100,7 +100,7 @@ def test_children_of_a_set_are_placed_like_any(
         ({"replicas": 1, "template": {"tags": ["x"]}}, "exactly one of exec, python, pod, onDemand is needed"),
     ],
 )
-def test_a_set_that_says_too_little_or_too_much_is_a_mistake(
+def test_a_set_with_neither_or_both_of_replicas_and_ids_is_a_mistake(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], spec: dict[str, Any], said: str
 ) -> None:
     assert main(["plan", "-f", with_set(tmp_path, **spec)]) == 2
@@ -128,7 +128,7 @@ def test_join_moves_only_onto_the_joiner_and_about_its_share(
     assert found["members"]["my-hub-3"] == {"before": 0, "after": len(found["moves"])}
 
 
-def test_removal_empties_the_member_and_names_whom_it_strands(
+def test_a_removal_empties_the_member_and_names_the_children_that_cannot_move(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = files(
@@ -143,6 +143,22 @@ def test_removal_empties_the_member_and_names_whom_it_strands(
     assert found["stranded"] == {"my-hub-1": ["child-1", "child-4", "child-7"]}
 
 
+def test_each_child_that_a_removal_strands_has_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    specs = [{"pinned": True}, {"nodes": ["my-hub-0"]}, {"nodes": ["my-hub-0"], "pinned": True}, {}]
+    bound = files(tmp_path, [{"nodes": ["my-hub-0"], **spec} for spec in specs], distribution={"strategy": "Guided"})
+
+    assert main(["plan", "-f", bound, "--remove", "my-hub-0"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: 4 children can't leave my-hub-0: child-0, child-2 (pinned); child-1, child-3 (guided to it by its"
+        " nodes)\n"
+    )
+
+    everywhere = ("--remove", "my-hub-0", "--remove", "my-hub-1", "--remove", "my-hub-2")
+    assert main(["plan", "-f", files(tmp_path, [{}]), *everywhere]) == 0
+    assert "1 children can't leave my-hub-" in (said := capsys.readouterr().err)
+    assert said.endswith(": child-0 (no other member is left to take it)\n")
+
+
 def test_every_child_of_a_removed_member_moves_to_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,7 +171,7 @@ def test_every_child_of_a_removed_member_moves_to_the_others(
     assert len(found["moves"]) == found["members"]["my-hub-1"]["before"]
 
 
-def test_child_that_would_be_refused_is_named_and_the_code_is_1(
+def test_a_child_that_would_be_rejected_is_named_and_the_exit_code_is_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = files(tmp_path, [{"nodes": ["my-hub-0"]}, {}])
@@ -167,7 +183,7 @@ def test_child_that_would_be_refused_is_named_and_the_code_is_1(
     assert "1 are placed; nothing was changed" in said.out
 
 
-def test_guided_child_without_nodes_fails_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_guided_child_without_nodes_fails_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = files(tmp_path, [{}], distribution={"strategy": "Guided"})
 
     assert main(["plan", "-f", path]) == 1
@@ -175,7 +191,9 @@ def test_guided_child_without_nodes_fails_the_plan(tmp_path: Path, capsys: pytes
     assert "these children have no nodes: child-0" in capsys.readouterr().err
 
 
-def test_capacity_leaves_the_rest_unplaced_with_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_children_over_the_capacity_are_unplaced_with_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = files(tmp_path, [{} for _ in range(7)], members={"replicas": 2, "maxChildren": 3})
 
     found = planned(capsys, "-f", path)
@@ -184,14 +202,14 @@ def test_capacity_leaves_the_rest_unplaced_with_its_reason(tmp_path: Path, capsy
     assert len(found["placed"]) == 6
 
 
-def test_next_members_get_the_next_free_names() -> None:
+def test_new_members_get_the_next_free_names() -> None:
     hub = make_hub("my-hub")
 
     assert new_names(hub, {"my-hub-0", "my-hub-1"}, 2) == ["my-hub-2", "my-hub-3"]
     assert new_names(hub, {"my-hub-1"}, 2) == ["my-hub-0", "my-hub-2"]
 
 
-def test_plan_of_a_hub_by_number_moves_all_that_have_another_number(
+def test_the_plan_of_a_modulo_hub_moves_the_children_whose_number_changes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = files(tmp_path, [{"id": str(number)} for number in range(24)], distribution={"strategy": "Modulo"})
@@ -203,7 +221,7 @@ def test_plan_of_a_hub_by_number_moves_all_that_have_another_number(
     }
 
 
-def test_plan_of_a_hub_with_a_strategy_that_is_not_installed_here_says_so(
+def test_a_plan_fails_if_the_hubs_strategy_is_not_installed_here(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = files(tmp_path, [{}], distribution={"strategy": "ByRegion"})

@@ -1,4 +1,4 @@
-"""Commands in containers by the WebSocket protocol of ``pods/exec``, spoken to a server of the test's own."""
+"""Commands in containers by the WebSocket protocol of ``pods/exec``, against a server of the test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHAT = PodCommand("ns", "hub-0", "agent", ("cat", "-n"))
 
 
 class Server:
-    """A server with the path of one pod's exec; what it was asked for, and how it answers."""
+    """A server with the exec path of one pod; the requests that it got, and how it answers."""
 
     def __init__(self) -> None:
         self.queries: list[list[tuple[str, str]]] = []
@@ -77,7 +77,7 @@ async def test_standard_input_is_sent_to_its_end(
     async def echo(socket: web.WebSocketResponse) -> None:
         async for message in socket:
             assert message.type is WSMsgType.BINARY
-            if message.data == b"\xff\x00":  # standard input is at its end
+            if message.data == b"\xff\x00":  # standard input has ended
                 await socket.send_bytes(b'\x03{"status": "Success"}')
                 return
             await socket.send_bytes(b"\x01" + message.data[1:])
@@ -95,7 +95,7 @@ async def test_standard_input_is_sent_to_its_end(
     ]  # fmt: skip
 
 
-async def test_both_outputs_and_the_exit_code_are_the_commands(
+async def test_both_outputs_and_the_exit_code_are_those_of_the_command(
     site: tuple[Server, Client], capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     server, client = site

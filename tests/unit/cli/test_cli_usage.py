@@ -1,4 +1,4 @@
-"""What a user reads when a command line is wrong, and its exit code: one sentence on stderr, never a traceback."""
+"""The output for a wrong command line, and its exit code: one sentence on stderr, never a traceback."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ BAD: list[tuple[str, str, int]] = [
 
 @pytest.fixture
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the files, and no cluster configured."""
+    """Use a folder with the files and no configured cluster."""
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
@@ -112,7 +112,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_nowhere")
 @pytest.mark.parametrize(("line", "sentence", "code"), BAD, ids=[row[0] for row in BAD])
-def test_bad_command_gets_one_sentence_and_its_code(
+def test_a_bad_command_line_prints_one_sentence_and_has_its_exit_code(
     line: str, sentence: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(line.split(" ")) == code
@@ -140,7 +140,7 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {verb} " in said for verb in verbs.split())
 
 
-def test_what_follows_exec_is_the_childs_own_command_line() -> None:
+def test_the_arguments_after_exec_are_the_childs_command_line() -> None:
     assert split_command(["start", "a", "--exec", "--", "sh", "-c", "--", "--wait"]) == (
         ["start", "a", "--exec"],
         ["sh", "-c", "--", "--wait"],
@@ -174,31 +174,31 @@ def test_common_options_may_stand_before_the_verb() -> None:
         (180000, "2d"),
     ],
 )
-def test_ages_read_as_kubectls(seconds_ago: float, shown: str) -> None:
+def test_ages_are_printed_as_by_kubectl(seconds_ago: float, shown: str) -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC)
 
     assert age((now - timedelta(seconds=seconds_ago)).isoformat(), now) == shown
 
 
-def test_age_of_no_time_is_none() -> None:
+def test_a_missing_time_has_no_age() -> None:
     assert age("", datetime.now(UTC)) == "<none>"
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [("10", 10), ("0.5", 0.5), ("10s", 10), ("1m30s", 90), ("500ms", 0.5), ("2h", 7200)]
 )
-def test_durations(text: str, value: float) -> None:
+def test_durations_are_parsed(text: str, value: float) -> None:
     assert seconds(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "-1", "10 s", "1d", "s", "1e3", "nan", "0", "0s", "169h"])
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_durations_are_rejected(text: str) -> None:
     with pytest.raises(UsageError):
         seconds(text)
 
 
 @pytest.mark.parametrize(("package", "verb"), [("typer", "list"), ("numpy", "plan")])
-def test_a_package_that_only_the_extra_brings_is_named(package: str, verb: str) -> None:
+def test_a_package_that_only_the_extra_installs_is_named(package: str, verb: str) -> None:
     program = (
         f"import sys; sys.modules[{package!r}] = None; from processhub.cli.main import main; sys.exit(main([{verb!r}]))"
     )

@@ -11,7 +11,7 @@ from processhub.api.hub import MemberStatus
 from processhub.client import endpoints
 from processhub.client.endpoints import MemberEndpoints
 
-ELSEWHERE = "203.0.113.7"  # reserved for documents (RFC 5737): never an address of this machine
+ELSEWHERE = "203.0.113.7"  # reserved for documentation (RFC 5737): never an address of this machine
 
 
 class Forward:
@@ -36,10 +36,10 @@ class Forward:
         ("::1", False, ["http://[::1]:9090"]),
     ],
 )
-async def test_a_pods_address_is_used_only_where_it_means_that_pod(
+async def test_a_pods_address_is_used_only_where_it_belongs_to_that_pod(
     monkeypatch: pytest.MonkeyPatch, address: str, in_a_pod: bool, bases: list[str]
 ) -> None:
-    """Outside of the cluster another host may have the address, and would be sent the client's token."""
+    """Outside the cluster another host may have the address, and would get the client's token."""
 
     async def answers(*_: Any) -> bool:
         return True  # whoever it is

@@ -45,13 +45,13 @@ def test_hooks_are_written_as_in_a_manifest() -> None:
         ([{"event": "ChildStarted", "webhook": WEBHOOK}], "name is missing; write it"),
     ],
 )
-def test_what_is_no_hook_is_refused_in_a_sentence(given: Any, why: str) -> None:
+def test_an_invalid_hook_is_rejected_in_a_sentence(given: Any, why: str) -> None:
     with pytest.raises(InvalidHook, match=why):
         parse_hooks(given)
 
 
 class RefusedHub:
-    """A session with a Hub whose last edit is not accepted, and the operator that reconciles it by ``followed``."""
+    """A session with a Hub whose last edit is not accepted, and the operator that acts on ``followed``."""
 
     name, namespace = "hub", "ns"
 
@@ -78,7 +78,7 @@ class RefusedHub:
         return self.hub
 
 
-async def test_who_cancels_a_hook_that_an_earlier_spec_has_in_another_form_learns_of_it() -> None:
+async def test_cancelling_a_hook_that_an_earlier_spec_has_in_another_form_is_an_error() -> None:
     session: Any = RefusedHub(HubSpec(hooks=parse_hooks([{**GOOD, "priority": 5}])))
 
     with pytest.raises(
@@ -98,7 +98,7 @@ async def test_a_cancelled_hook_stays_in_the_spec_until_it_is_edited() -> None:
     assert parse_registered_hooks(session.hub.metadata).in_effect(edited) == edited
 
 
-def test_a_hook_of_the_spec_takes_the_place_of_a_registered_one() -> None:
+def test_a_hook_of_the_spec_replaces_a_registered_one() -> None:
     (declared,) = parse_hooks([GOOD])
     registered, other = parse_hooks([{**GOOD, "priority": 5}, {**GOOD, "name": "b"}])
 

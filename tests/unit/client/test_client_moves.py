@@ -1,4 +1,4 @@
-"""Moves by hand as the client gives them: which order it gives, and what it takes for the answer."""
+"""Moves by hand through the client: the request that it writes, and what it takes for the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OLD = "hub-9: the hub has no member 'hub-9'"
 
 
 class Order:
-    """The orders of child ``a``, which is where it is ordered to at once; an earlier order was refused."""
+    """Requests for child ``a``, which moves at once; an earlier request was rejected."""
 
     id = "a"
 
@@ -83,7 +83,7 @@ def order_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("nodes", [(), ("hub-0",), ("hub-0", "hub-2"), ("hub-0", "hub-1")])
-async def test_the_one_copy_is_mapped_to_the_one_member(order_of: Any, nodes: tuple[str, ...]) -> None:
+async def test_a_single_copy_is_mapped_to_the_member(order_of: Any, nodes: tuple[str, ...]) -> None:
     order = order_of(Order(*nodes, on=("hub-0",)))
 
     await move(order, "Guided")
@@ -101,7 +101,7 @@ async def test_the_one_copy_is_mapped_to_the_one_member(order_of: Any, nodes: tu
         ((), (), ("hub-1",)),
     ],
 )
-async def test_of_several_copies_the_active_one_is_mapped_anew(
+async def test_of_several_copies_the_active_one_is_mapped_again(
     order_of: Any, nodes: tuple[str, ...], on: tuple[str, ...], mapped: tuple[str, ...]
 ) -> None:
     order = order_of(Order(*nodes, on=on))
@@ -111,7 +111,7 @@ async def test_of_several_copies_the_active_one_is_mapped_anew(
     assert order.mapped == mapped
 
 
-async def test_what_an_earlier_order_was_answered_is_no_answer_where_none_is_given(order_of: Any) -> None:
+async def test_the_result_of_an_earlier_request_does_not_count_without_a_request(order_of: Any) -> None:
     order = order_of(Order(on=("hub-1",)))
 
     await move(order, "ConsistentHashing")
@@ -119,7 +119,7 @@ async def test_what_an_earlier_order_was_answered_is_no_answer_where_none_is_giv
     assert (order.given, order.refused) == (None, _OLD)
 
 
-async def test_what_an_earlier_order_was_answered_is_no_answer_to_a_mapping(order_of: Any) -> None:
+async def test_the_result_of_an_earlier_request_does_not_count_for_a_mapping(order_of: Any) -> None:
     order = order_of(Order("hub-0", on=("hub-0",)))
 
     await move(order, "Guided")
@@ -127,14 +127,14 @@ async def test_what_an_earlier_order_was_answered_is_no_answer_to_a_mapping(orde
     assert (order.mapped, order.refused) == (("hub-1",), _OLD)
 
 
-async def test_the_refusal_of_the_order_that_was_given_is_the_answer(order_of: Any) -> None:
+async def test_the_rejection_of_the_request_is_its_result(order_of: Any) -> None:
     order = order_of(Order(on=("hub-0",), refuses="hub-1: it is full"))
 
     with pytest.raises(HubError, match="child 'a' is not moved to hub-1: it is full"):
         await move(order, "ConsistentHashing")
 
 
-async def test_a_mapping_takes_an_earlier_refusal_off() -> None:
+async def test_a_mapping_removes_an_earlier_rejection() -> None:
     sent: list[Any] = []
 
     async def patch(*request: Any) -> None:

@@ -1,4 +1,4 @@
-"""The client of a hub that runs: what it starts, moves, drains and stops, by a simulated clock."""
+"""The client of a running hub: it starts, moves, drains and stops children on a simulated clock."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def children(*ids: str, **spec: Any) -> list[dict[str, Any]]:
 
 
 def with_hub(folder: Path, test: Callable[[AsyncHub, Cluster], Awaitable[None]], **spec: Any) -> None:
-    """Run the test with a client of a hub with this spec, which follows it."""
+    """Run the test with a client that follows a hub with this spec."""
 
     async def main() -> None:
         async with running_hub(folder, **spec) as cluster:
@@ -69,7 +69,7 @@ def test_children_that_were_started_are_found_until_they_are_stopped(tmp_path: P
     with_hub(tmp_path, test)
 
 
-def test_what_can_not_be_asked_is_an_error_and_a_list_of_processes_is_of_all_or_of_one_member(
+def test_invalid_calls_are_errors_and_processes_are_listed_for_all_or_one_member(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test(hub: AsyncHub, _: Cluster) -> None:
@@ -92,7 +92,7 @@ def test_what_can_not_be_asked_is_an_error_and_a_list_of_processes_is_of_all_or_
     with_hub(tmp_path, test)
 
 
-def test_an_id_that_is_there_is_an_error_or_counts_as_started_where_it_is_the_same(tmp_path: Path) -> None:
+def test_an_existing_id_is_an_error_or_counts_as_started_if_the_child_is_the_same(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, _: Cluster) -> None:
         await hub.start_children(children("a"), wait=True, timeout=30)
 
@@ -111,7 +111,7 @@ def test_an_id_that_is_there_is_an_error_or_counts_as_started_where_it_is_the_sa
     with_hub(tmp_path, test)
 
 
-def test_of_a_call_that_is_rolled_back_nothing_is_left(tmp_path: Path) -> None:
+def test_a_rolled_back_call_leaves_no_child(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         await hub.start_children(children("there"), wait=True, timeout=30)
 
@@ -127,7 +127,7 @@ def test_of_a_call_that_is_rolled_back_nothing_is_left(tmp_path: Path) -> None:
     with_hub(tmp_path, test)
 
 
-def test_who_waits_for_children_learns_which_run_and_why_others_do_not(tmp_path: Path) -> None:
+def test_a_wait_returns_the_running_children_and_the_reasons_of_the_others(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, _: Cluster) -> None:
         await hub.start_children(children("a"))
 
@@ -140,7 +140,7 @@ def test_who_waits_for_children_learns_which_run_and_why_others_do_not(tmp_path:
     with_hub(tmp_path, test)
 
 
-def test_a_child_for_which_there_is_no_room_is_waited_for_in_vain_with_the_reason(tmp_path: Path) -> None:
+def test_a_wait_for_a_child_without_room_times_out_with_the_reason(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, _: Cluster) -> None:
         result = await hub.start_children(children("a", "b", "c", "d"), wait=True, timeout=5)
 
@@ -152,7 +152,7 @@ def test_a_child_for_which_there_is_no_room_is_waited_for_in_vain_with_the_reaso
     with_hub(tmp_path, test, members={"replicas": 3, "maxChildren": 1})
 
 
-def test_a_child_is_moved_where_it_is_told_and_not_where_it_can_t_be(tmp_path: Path) -> None:
+def test_a_child_moves_to_a_valid_member_and_not_to_an_invalid_one(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         await hub.start_children([*children("a"), *children("bound", pinned=True)], wait=True, timeout=30)
         (source,) = cluster.runs_on()["a"]
@@ -160,7 +160,7 @@ def test_a_child_is_moved_where_it_is_told_and_not_where_it_can_t_be(tmp_path: P
 
         await hub.migrate_child("a", target, wait=True)
         assert cluster.runs_on()["a"] == {target}
-        await hub.migrate_child("a", target, wait=True)  # it is there
+        await hub.migrate_child("a", target, wait=True)  # it is there already
 
         (held,) = cluster.runs_on()["bound"]
         other = next(name for name in MEMBERS if name != held)
@@ -175,7 +175,7 @@ def test_a_child_is_moved_where_it_is_told_and_not_where_it_can_t_be(tmp_path: P
     with_hub(tmp_path, test)
 
 
-def test_a_drained_member_gives_away_what_can_leave_it_and_takes_children_again_when_it_may(tmp_path: Path) -> None:
+def test_a_drained_member_loses_the_children_that_can_move_and_gets_children_after_an_undrain(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
         await hub.start_children(children(*(f"p{number}" for number in range(6)), pinned=True), wait=True, timeout=30)
@@ -184,6 +184,7 @@ def test_a_drained_member_gives_away_what_can_leave_it_and_takes_children_again_
 
         result = await hub.drain("hub-0", wait=True)
         assert set(result.stranded) == bound
+        assert set(result.reasons.values()) == {"pinned"}
         assert {child_id for child_id, places in cluster.runs_on().items() if "hub-0" in places} == bound
         with pytest.raises(HubError, match="member hub-0 is drained"):
             await hub.migrate_child("0", "hub-0")
@@ -200,7 +201,7 @@ def test_a_drained_member_gives_away_what_can_leave_it_and_takes_children_again_
     with_hub(tmp_path, test)
 
 
-def test_who_names_a_hub_that_is_not_there_is_told_those_that_are(tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_hub_names_the_hubs_of_the_namespace(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         with pytest.raises(HubNotFound, match="hub other not found in namespace ns; there are: hub"):
             await find_hub(cluster.client("user"), "ns", "other")
@@ -208,7 +209,7 @@ def test_who_names_a_hub_that_is_not_there_is_told_those_that_are(tmp_path: Path
     with_hub(tmp_path, test)
 
 
-def test_hooks_that_are_registered_are_the_hubs_until_they_are_cancelled(tmp_path: Path) -> None:
+def test_registered_hooks_are_called_until_they_are_cancelled(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         def hooks() -> list[str]:
             stored = cluster.api.get("hubs", "hub")
@@ -262,7 +263,7 @@ def test_a_cancelled_hook_of_the_spec_is_called_again_when_it_is_edited(tmp_path
     with_hub(tmp_path, test, hooks=[declared])
 
 
-def test_an_annotation_of_a_move_that_can_t_be_read_is_removed_with_a_word(tmp_path: Path) -> None:
+def test_an_unreadable_move_annotation_is_removed_and_reported(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         await hub.start_children(children("a"), child_mapping={"a": ["hub-1"]}, wait=True, timeout=30)
         (key,) = (key for key in cluster.api.objects if key.plural == "children")
@@ -284,7 +285,7 @@ def test_an_annotation_of_a_move_that_can_t_be_read_is_removed_with_a_word(tmp_p
     with_hub(tmp_path, test, distribution={"strategy": "Guided"})
 
 
-def test_a_child_of_a_set_is_moved_alone_and_is_stopped_with_its_set(tmp_path: Path) -> None:
+def test_a_child_of_a_set_can_be_moved_but_is_stopped_with_its_set(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         spec = {"hub": "hub", "replicas": 4, "template": EXEC}
         cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})

@@ -1,4 +1,4 @@
-"""The client's registry: what look-ups answer, and that following changes equals reading anew."""
+"""The client's registry: the answers of look-ups, and that following changes equals reading everything again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def registry() -> Registry:
     return Registry(HUB, UID)
 
 
-def test_running_child_is_found_with_member_pid_and_spec(registry: Registry) -> None:
+def test_a_running_child_is_found_with_member_pid_and_spec(registry: Registry) -> None:
     registry.put(
         a_slice({"a": assigned(tags=("eu",), metadata=(("k", "v"),))}, {"a": reported(pid=4711)}, member="my-hub-2")
     )
@@ -61,7 +61,7 @@ def test_running_child_is_found_with_member_pid_and_spec(registry: Registry) -> 
 
 
 @pytest.mark.parametrize("answered", [True, False])
-def test_suspended_child_is_stopped_where_it_stands_and_runs_nowhere(registry: Registry, answered: bool) -> None:
+def test_a_suspended_child_is_stopped_on_its_member_and_runs_nowhere(registry: Registry, answered: bool) -> None:
     told = {"a": reported(epoch=2, pid=0, state="Pending")} if answered else {}
 
     registry.put(a_slice({"a": assigned(epoch=2, wait=True, asleep=True)}, told))
@@ -72,7 +72,7 @@ def test_suspended_child_is_stopped_where_it_stands_and_runs_nowhere(registry: R
     assert list(registry.on_member("my-hub-0")) == []
 
 
-def test_entry_that_the_member_has_not_answered_is_pending_without_a_pid(registry: Registry) -> None:
+def test_an_entry_that_the_member_has_not_reported_is_pending_without_a_pid(registry: Registry) -> None:
     registry.put(a_slice({"a": assigned()}))
 
     assert registry.records["a"].nodes[0].state == "Pending"
@@ -81,14 +81,14 @@ def test_entry_that_the_member_has_not_answered_is_pending_without_a_pid(registr
 
 
 @pytest.mark.parametrize("answer", [reported(epoch=1), reported(uid="old", epoch=2)])
-def test_pid_of_another_incarnation_does_not_count_and_locks_the_child(registry: Registry, answer: str) -> None:
+def test_the_pid_of_another_incarnation_does_not_count_and_locks_the_child(registry: Registry, answer: str) -> None:
     registry.put(a_slice({"a": assigned(uid="u1", epoch=2)}, {"a": answer}))
 
     assert "a" not in registry.pids
     assert registry.records["a"].locked
 
 
-def test_child_whose_entry_was_removed_is_off_record_while_it_ends(registry: Registry) -> None:
+def test_a_child_whose_entry_was_removed_is_not_recorded_while_it_ends(registry: Registry) -> None:
     registry.put(a_slice({"a": assigned()}, {"a": reported()}))
     registry.put(a_slice({}, {"a": reported(state="Stopping")}))
 
@@ -102,7 +102,7 @@ def test_child_whose_entry_was_removed_is_off_record_while_it_ends(registry: Reg
     assert not registry.holds("a", "u1")
 
 
-def test_moving_child_keeps_the_sources_pid_and_is_locked_until_the_target_runs(registry: Registry) -> None:
+def test_a_moving_child_keeps_the_sources_pid_and_is_locked_until_the_target_runs(registry: Registry) -> None:
     registry.put(a_slice({"a": assigned(epoch=1)}, {"a": reported(epoch=1, pid=1)}, member="my-hub-0"))
     registry.put(a_slice({"a": assigned(epoch=2, wait=True)}, member="my-hub-1"))
 
@@ -117,7 +117,7 @@ def test_moving_child_keeps_the_sources_pid_and_is_locked_until_the_target_runs(
     assert (record.pid, record.locked, list(record.processes)) == (2, False, [("my-hub-1", 2)])
 
 
-def test_active_copy_stands_before_passive_ones(registry: Registry) -> None:
+def test_the_active_copy_is_listed_before_passive_ones(registry: Registry) -> None:
     registry.put(a_slice({"a": assigned(role="Passive")}, {"a": reported(role="Passive", pid=1)}, member="my-hub-0"))
     registry.put(a_slice({"a": assigned(epoch=2)}, {"a": reported(epoch=2, pid=2)}, member="my-hub-1"))
 
@@ -171,7 +171,7 @@ def test_unchanged_entries_keep_their_prepared_values(registry: Registry) -> Non
     assert registry.records["b"].spec is before[1]
 
 
-def test_listeners_hear_the_changed_ids_alone(registry: Registry) -> None:
+def test_listeners_get_only_the_changed_ids(registry: Registry) -> None:
     registry.put(a_slice({"a": assigned(), "b": assigned(uid="u2")}))
     heard: list[set[str]] = []
     unlisten = registry.listen(heard.append)
@@ -185,14 +185,16 @@ def test_listeners_hear_the_changed_ids_alone(registry: Registry) -> None:
     assert heard == [{"a"}, {"a", "b"}]
 
 
-def test_unreadable_entry_is_skipped_and_the_others_stay(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreadable_entry_is_skipped_and_the_others_stay(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
     registry.put(a_slice({"a": "nonsense", "b": assigned(uid="u2")}, {"b": reported(uid="u2")}))
 
     assert set(registry.records) == {"b"}
     assert "nonsense" in caplog.text
 
 
-def test_workload_of_a_later_format_leaves_the_child_findable(registry: Registry) -> None:
+def test_a_child_with_a_workload_of_a_later_format_can_be_found(registry: Registry) -> None:
     item = a_slice({"a": assigned(workload="w9")}, {"a": reported()})
     registry.put(item)
 
@@ -200,7 +202,7 @@ def test_workload_of_a_later_format_leaves_the_child_findable(registry: Registry
     assert registry.records["a"].spec.exec is None
 
 
-def test_lookups_can_not_be_changed_through_what_they_return(registry: Registry) -> None:
+def test_the_results_of_lookups_are_immutable(registry: Registry) -> None:
     registry.put(a_slice({"a": assigned()}, {"a": reported()}))
     _, processes = registry.lookups["a"]
 
@@ -226,7 +228,7 @@ _steps = st.lists(st.one_of(_slices, st.sampled_from([f"{HUB}.my-hub-{m}.{n}" fo
 
 
 @given(_steps)
-def test_following_changes_equals_reading_anew(steps: list[RegistrySlice | str]) -> None:
+def test_following_changes_equals_reading_everything_again(steps: list[RegistrySlice | str]) -> None:
     followed = Registry(HUB, UID)
     present: dict[str, RegistrySlice] = {}
     for step in steps:

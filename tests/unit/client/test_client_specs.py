@@ -1,4 +1,4 @@
-"""What a call of start_children refuses before anything is written, and what it makes of its arguments."""
+"""The calls of start_children that are rejected before anything is written, and the specs of the others."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], type[HubError], str]] = [
 @pytest.mark.parametrize(
     ("children", "more", "error", "sentence"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED]
 )
-def test_bad_call_is_refused_with_its_sentence(
+def test_a_bad_call_is_rejected_with_its_message(
     children: list[Any], more: dict[str, Any], error: type[HubError], sentence: str
 ) -> None:
     with pytest.raises(error) as raised:
@@ -94,14 +94,14 @@ def test_bad_call_is_refused_with_its_sentence(
         ([5], InvalidChild, "ids[0]: an id is needed"),
     ],
 )
-def test_ids_that_are_none_are_refused(ids: Any, error: type[HubError], sentence: str) -> None:
+def test_invalid_ids_are_rejected(ids: Any, error: type[HubError], sentence: str) -> None:
     with pytest.raises(error) as raised:
         checked_ids(ids)
 
     assert sentence in str(raised.value)
 
 
-def test_guided_hub_refuses_the_call_where_a_mapping_is_missing() -> None:
+def test_a_guided_hub_rejects_a_call_with_a_missing_mapping() -> None:
     with pytest.raises(MissingChildMapping) as raised:
         prepare([{"id": "a", "exec": SLEEP}, {"id": "b", "exec": SLEEP, "nodes": ["my-hub-0"]}], GUIDED)
 
@@ -109,7 +109,7 @@ def test_guided_hub_refuses_the_call_where_a_mapping_is_missing() -> None:
     assert "child_mapping or nodes" in str(raised.value)
 
 
-def test_mapping_of_the_wrong_length_is_that_childs_error_alone() -> None:
+def test_a_mapping_of_the_wrong_length_is_an_error_of_that_child_only() -> None:
     specs, errors = prepare(
         [{"id": "a", "exec": SLEEP}, {"id": "b", "exec": SLEEP}],
         GUIDED,
@@ -120,14 +120,14 @@ def test_mapping_of_the_wrong_length_is_that_childs_error_alone() -> None:
     assert errors["b"].reason == "ChildReplicationMismatch"
 
 
-def test_nodes_on_a_hub_that_is_not_guided_are_that_childs_error_alone() -> None:
+def test_nodes_on_a_hub_that_is_not_guided_are_an_error_of_that_child_only() -> None:
     specs, errors = prepare([{"id": "a", "exec": SLEEP, "nodes": ["my-hub-0"]}, {"id": "b", "exec": SLEEP}], hub())
 
     assert list(specs) == ["b"]
     assert errors["a"].reason == "InvalidChildMapping"
 
 
-def test_mapping_is_as_long_as_the_replication_factor() -> None:
+def test_a_mapping_is_as_long_as_the_replication_factor() -> None:
     replicated = hub(
         distribution={"strategy": "Guided"}, redundancy={"strategy": "Replication", "replicationFactor": 2}
     )
@@ -138,7 +138,7 @@ def test_mapping_is_as_long_as_the_replication_factor() -> None:
     assert specs["a"].nodes == ("my-hub-0", "my-hub-1")
 
 
-def test_what_holds_for_the_call_holds_for_each_child_and_its_own_wins() -> None:
+def test_arguments_of_the_call_apply_to_each_child_and_its_own_win() -> None:
     specs, _ = prepare(
         [
             {"id": "a", "exec": SLEEP, "metadata": {"k": "own"}, "tags": ["own", "eu"]},
@@ -155,7 +155,7 @@ def test_what_holds_for_the_call_holds_for_each_child_and_its_own_wins() -> None
     assert {spec.hub for spec in specs.values()} == {"my-hub"}
 
 
-def test_child_started_from_within_a_member_carries_it_as_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_started_on_a_member_has_it_as_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUB_MEMBER", "my-hub-1")
     monkeypatch.setenv("HUB_NAME", "my-hub")
     specs, _ = prepare([{"id": "a", "exec": SLEEP}, {"id": "b", "exec": SLEEP, "origin": "my-hub-2"}], hub())

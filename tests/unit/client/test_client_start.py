@@ -1,4 +1,4 @@
-"""Starts that are undone: whatever happens meanwhile, nothing that the call created is left, or it is named."""
+"""Starts that are rolled back: whatever happens meanwhile, no created child is left, or it is named."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ WAITS = 40
 
 
 class Api:
-    """An API server that has Children only; by name, the statuses (0: no answer) that come before the true one."""
+    """An API server with Children only; by name, the statuses (0: no response) that come before the real one."""
 
     def __init__(self) -> None:
         self.children: dict[str, dict[str, object]] = {}
         self.refuses = ""  # a name
-        self.creates: dict[str, list[int]] = {}  # the child is created all the same
+        self.creates: dict[str, list[int]] = {}  # the child is created nevertheless
         self.reads: dict[str, list[int]] = {}
         self.deletes = asyncio.Event()
         self.deletes.set()
@@ -104,7 +104,7 @@ def call(session: Session, *ids: str) -> StartCall:
     return StartCall(session, specs, check_existing=True, on_failure="rollback")
 
 
-async def test_a_call_that_is_cancelled_while_it_is_undone_is_undone_to_the_end(api: Api, session: Session) -> None:
+async def test_a_rollback_is_completed_even_if_the_call_is_cancelled_during_it(api: Api, session: Session) -> None:
     ids = [f"c{number}" for number in range(IN_FLIGHT + 8)]
     api.refuses = child_object_name("bad")
     api.deletes.clear()
@@ -122,7 +122,7 @@ async def test_a_call_that_is_cancelled_while_it_is_undone_is_undone_to_the_end(
     assert api.children == {}
 
 
-async def test_a_child_that_can_not_be_looked_up_keeps_no_other_from_being_undone(api: Api, session: Session) -> None:
+async def test_a_child_that_cannot_be_looked_up_blocks_no_other_rollback(api: Api, session: Session) -> None:
     lost, other = child_object_name("lost"), child_object_name("other")
     api.creates[lost], api.reads[lost] = [0], [403]
 
@@ -134,9 +134,9 @@ async def test_a_child_that_can_not_be_looked_up_keeps_no_other_from_being_undon
     assert result.rollback.left.keys() == {"lost"}
 
 
-async def test_a_child_whose_creation_was_answered_with_a_fault_is_undone_too(api: Api, session: Session) -> None:
+async def test_a_child_whose_creation_was_answered_with_an_error_is_rolled_back_too(api: Api, session: Session) -> None:
     name = child_object_name("a")
-    api.creates[name], api.reads[name] = [504], [403]  # it is tried again, and looked at in vain
+    api.creates[name], api.reads[name] = [504], [403]  # it is retried, and looked up without success
 
     result = await call(session, "a").run(wait=False, timeout=WAITS)
 

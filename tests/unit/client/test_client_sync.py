@@ -1,4 +1,4 @@
-"""The blocking client: its methods are those of Hub, it is used from several threads, no call is left waiting."""
+"""The blocking client: it has the methods of Hub, several threads may use it, and no call is left waiting."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WAITS = 40
 
 
 class Hub:
-    """What the client drives, without a cluster: a call ends when the test says so."""
+    """The Hub that the client drives, without a cluster: a call ends when the test says so."""
 
     name, namespace = "hub", "n"
 
@@ -46,20 +46,20 @@ class Hub:
 
 
 def begin(work: Callable[[], Any]) -> Future[Any]:
-    """Do it in a thread that ends nobody's process."""
+    """Run it in a daemon thread."""
     future: Future[Any] = Future()
 
     def run() -> None:
         try:
             future.set_result(work())
-        except Exception as error:  # noqa: BLE001 whatever it is, it is the result
+        except Exception as error:  # noqa: BLE001 any exception is the result
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
     return future
 
 
-def test_a_call_that_comes_while_the_client_is_closed_does_not_wait_for_ever() -> None:
+def test_a_call_while_the_client_closes_does_not_wait_for_ever() -> None:
     hub = Hub()
     client = SyncHub(cast(Any, hub))
     first = begin(lambda: client.call("a", 1))
@@ -80,12 +80,12 @@ def test_a_call_that_comes_while_the_client_is_closed_does_not_wait_for_ever() -
 
 
 async def waited_for() -> int:
-    """How many tasks the client's loop has, but for this look: the call, and the close that waits for it."""
+    """Return the number of tasks in the client's loop besides this check: the call, and the close that waits for it."""
     return len(asyncio.all_tasks()) - 1
 
 
-_CONSTRUCTED = {"get_pid", "get_pids"}  # SyncHub's constructor takes these over from the Hub
-_INTERNAL = {"attached", "close_requests"}  # for other parts of the package
+_CONSTRUCTED = {"get_pid", "get_pids"}  # SyncHub's constructor copies these from Hub
+_INTERNAL = {"attached", "close_requests"}  # for other modules of the package
 _SHARED = [
     name
     for name, method in vars(AsyncHub).items()
@@ -94,7 +94,7 @@ _SHARED = [
 
 
 @pytest.mark.parametrize("name", _SHARED)
-def test_a_method_has_the_signature_of_hubs_and_is_no_coroutine(name: str) -> None:
+def test_a_method_has_the_signature_of_the_one_of_hub_and_is_no_coroutine(name: str) -> None:
     hubs, blocking = (inspect.signature(getattr(kind, name)) for kind in (AsyncHub, SyncHub))
 
     assert blocking.parameters == hubs.parameters

@@ -1,4 +1,4 @@
-"""Members that can't be reached are named, however they were tried."""
+"""Unreachable members are named, however the client tried to reach them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.cluster.errors import ConnectionFailedError, InvalidError
 
-NOBODY = "127.0.0.1:1"  # where nobody listens
+NOBODY = "127.0.0.1:1"  # where nothing listens
 
 
 def session(client: Client) -> Session:

@@ -1,4 +1,4 @@
-"""Waiting for children: who counts as started, failed or gone, and that each is accounted for whatever their number."""
+"""Waiting for children: which count as started, failed or gone, and that each is accounted for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from processhub.registry.grammar import Assignment, Report
 
 @pytest.fixture
 def session() -> Session:
-    """A session that is never connected: all it learns is what the tests put into its registry."""
+    """A session that is never connected: the tests fill its registry."""
     return Session(make_client(), "n", make_hub("h"))
 
 
@@ -38,7 +38,7 @@ def soon(seconds: float = 0.0) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-async def test_all_of_five_thousand_are_accounted_for(session: Session) -> None:
+async def test_all_of_five_thousand_children_are_accounted_for(session: Session) -> None:
     ids = [f"c{index}" for index in range(5000)]
     start = Start(session, {child_id: f"u-{child_id}" for child_id in ids})
     waiting = asyncio.create_task(start.until(soon(60)))
@@ -54,7 +54,7 @@ async def test_all_of_five_thousand_are_accounted_for(session: Session) -> None:
     assert not start.pending
 
 
-async def test_crash_counts_once_the_restart_failed_too(session: Session) -> None:
+async def test_a_crash_counts_as_failed_once_the_restart_fails_too(session: Session) -> None:
     start = Start(session, {"a": "u-a"})
     put(session, {"a": report("a", "Starting", reason="Exited", restarts=1)})
     await start.until(soon())
@@ -66,7 +66,7 @@ async def test_crash_counts_once_the_restart_failed_too(session: Session) -> Non
 
 
 @pytest.mark.parametrize("reason", ["CommandNotFound", "ImportError", "StartTimeout", "RestartsExceeded"])
-async def test_cause_that_no_restart_cures_counts_at_once(session: Session, reason: str) -> None:
+async def test_a_cause_that_no_restart_can_fix_counts_as_failed_at_once(session: Session, reason: str) -> None:
     start = Start(session, {"a": ""})
     put(session, {"a": report("a", "Starting", reason=reason)})
 
@@ -75,7 +75,7 @@ async def test_cause_that_no_restart_cures_counts_at_once(session: Session, reas
     assert start.failed["a"].reason == reason
 
 
-async def test_child_that_ran_and_completed_counts_as_started(session: Session) -> None:
+async def test_a_child_that_ran_and_completed_counts_as_started(session: Session) -> None:
     start = Start(session, {"a": "", "b": ""})
     put(session, {"a": report("a", "Stopped", reason="Completed"), "b": report("b", "Stopped", reason="Exited")})
 
@@ -85,7 +85,7 @@ async def test_child_that_ran_and_completed_counts_as_started(session: Session) 
     assert start.failed["b"].reason == "Exited"
 
 
-async def test_another_incarnation_of_the_id_is_not_the_one_waited_for(session: Session) -> None:
+async def test_another_incarnation_of_the_id_does_not_end_the_wait(session: Session) -> None:
     start = Start(session, {"a": "u-newer"})
     put(session, {"a": report("a")})
 
@@ -95,7 +95,7 @@ async def test_another_incarnation_of_the_id_is_not_the_one_waited_for(session: 
     assert start.late()["a"].reason == "Timeout"
 
 
-async def test_gone_means_off_the_record_and_ended(session: Session) -> None:
+async def test_a_child_is_gone_when_it_is_not_recorded_and_has_ended(session: Session) -> None:
     put(session, {"a": report("a")})
     stop = Stop(session, {"a": "u-a"}, seen=["a"])
     waiting = asyncio.create_task(stop.until(soon(60)))
@@ -110,7 +110,7 @@ async def test_gone_means_off_the_record_and_ended(session: Session) -> None:
     assert not stop.pending
 
 
-async def test_child_never_seen_on_record_is_not_believed_gone_at_once(session: Session) -> None:
+async def test_a_child_that_was_never_recorded_is_not_taken_for_gone_at_once(session: Session) -> None:
     stop = Stop(session, {"a": "u-a"}, seen=[])
     waiting = asyncio.create_task(stop.until(soon(60)))
     await asyncio.sleep(0)
@@ -125,7 +125,7 @@ async def test_child_never_seen_on_record_is_not_believed_gone_at_once(session: 
     assert not stop.pending
 
 
-async def test_neighbours_that_report_for_ever_do_not_put_the_end_off_for_ever(
+async def test_reports_of_other_children_do_not_delay_the_end_of_a_wait_for_ever(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiting, "_SETTLE_SECONDS", 0.1)

@@ -1,4 +1,4 @@
-"""What a user reads of a field that does not fit: the field by its path, and what to write; no words of a library."""
+"""The message for an invalid field: the field's path and what to write, without words of a library."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_childs_field_that_does_not_fit_is_named(spec: dict[str, Any], sentenc
     assert str(raised.value).startswith(sentence)
 
 
-def test_of_a_field_with_few_values_all_are_named() -> None:
+def test_all_values_of_an_enum_field_are_named() -> None:
     with pytest.raises(
         InvalidChild, match="here: restartPolicy can't be 'Maybe'; write Permanent, Temporary or Transient"
     ):

@@ -1,4 +1,4 @@
-"""A client whose cluster's certificate authority is replaced while it runs."""
+"""A client whose cluster replaces its certificate authority while the client runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATH = "/apis/processhub.dev/v1alpha1/namespaces/n/hubs"
 
 @asynccontextmanager
 async def api_server(authority: trustme.CA, port: int = 0) -> AsyncIterator[tuple[int, list[str]]]:
-    """An API server with a certificate of ``authority``; yields its port and the methods of the requests that came."""
+    """Run an API server with a certificate of ``authority``; yield its port and the methods of its requests."""
     came: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -88,7 +88,7 @@ async def test_a_replaced_authority_is_read_from_its_file_and_the_request_is_sen
         assert came == [method]
 
 
-async def test_a_server_of_another_authority_is_refused(tmp_path: Path) -> None:
+async def test_a_server_of_another_authority_is_rejected(tmp_path: Path) -> None:
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
     async with (
         api_server(trustme.CA()) as (port, came),

@@ -1,4 +1,4 @@
-"""What a client raises: only what its callers know, whatever comes back."""
+"""The exceptions of a client: only those that its callers know, whatever the response."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATH = "/apis/processhub.dev/v1alpha1/hubs"
 
 
 class Site:
-    """An API server of one hub; ``troubles`` are what the next answers are instead: a status, or a body."""
+    """An API server of one hub; ``troubles`` are the next responses instead of its own: a status, or a body."""
 
     def __init__(self) -> None:
         self.troubles: list[int | str] = []
@@ -61,7 +61,7 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
         yield site, client
 
 
-async def test_credentials_that_can_not_be_read_again_leave_the_refusal_as_it_is(site: tuple[Site, Client]) -> None:
+async def test_a_rejection_is_raised_if_the_credentials_cannot_be_read_again(site: tuple[Site, Client]) -> None:
     server, client = site
     server.troubles = [401]
 
@@ -70,7 +70,7 @@ async def test_credentials_that_can_not_be_read_again_leave_the_refusal_as_it_is
 
 
 @pytest.mark.parametrize("text", ["<html>busy</html>", "[]", '{"metadata": 1}'])
-async def test_an_answer_that_is_none_of_an_api_server_is_an_error_that_callers_know(
+async def test_a_response_that_is_not_an_api_servers_is_an_error_that_callers_know(
     site: tuple[Site, Client], text: str
 ) -> None:
     server, client = site
@@ -90,7 +90,7 @@ async def test_an_answer_that_is_none_of_an_api_server_is_an_error_that_callers_
     ],
     ids=["credentials", "list", "watch", "object"],
 )
-async def test_an_informer_goes_on_whatever_came_back(
+async def test_an_informer_continues_after_any_response(
     site: tuple[Site, Client], troubles: list[int | str], in_watch: list[str]
 ) -> None:
     server, client = site

@@ -1,4 +1,4 @@
-"""Exec plug-ins of a kubeconfig: programs of the test's own, run as client-go runs them."""
+"""Exec plug-ins of a kubeconfig: programs of the test, run as client-go runs them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Site:
         self.plugin.chmod(0o755)
 
     def answers(self, version: str = V1, **status: str) -> None:
-        """Let the plug-in give this status."""
+        """Let the plug-in return this status."""
         answer = {"apiVersion": version, "kind": "ExecCredential", "status": status}
         (self.folder / "bin" / "answer").write_text(json.dumps(answer))
 
     @property
     def runs(self) -> list[Any]:
-        """What the plug-in got at each of its runs."""
+        """The input of the plug-in in each of its runs."""
         path = self.folder / "bin" / "runs"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -85,7 +85,7 @@ def after(seconds: float) -> str:
 
 
 @pytest.mark.parametrize("version", [V1, BETA])
-async def test_its_token_is_kept_until_it_expires(site: Site, version: str) -> None:
+async def test_a_plugins_token_is_kept_until_it_expires(site: Site, version: str) -> None:
     site.answers(version, token="MINE ARGS", expirationTimestamp=after(3600))
     config = await site.config(
         apiVersion=version, args=["get", "token"], env=[{"name": "MINE", "value": "own"}], provideClusterInfo=True
@@ -100,7 +100,7 @@ async def test_its_token_is_kept_until_it_expires(site: Site, version: str) -> N
     }
 
 
-async def test_it_runs_again_when_its_credential_has_expired(site: Site) -> None:
+async def test_a_plugin_runs_again_when_its_credential_has_expired(site: Site) -> None:
     site.answers(token="first", expirationTimestamp=after(-1))
     config = await site.config()
     site.answers(token="second", expirationTimestamp=after(3600))
@@ -109,7 +109,7 @@ async def test_it_runs_again_when_its_credential_has_expired(site: Site) -> None
     assert len(site.runs) == 2
 
 
-async def test_it_runs_again_when_the_server_rejects_its_token(site: Site) -> None:
+async def test_a_plugin_runs_again_when_the_server_rejects_its_token(site: Site) -> None:
     site.answers(token="old")
     asked: list[str] = []
 
@@ -133,7 +133,7 @@ async def test_it_runs_again_when_the_server_rejects_its_token(site: Site) -> No
     assert asked == ["Authorization: Bearer old", "Authorization: Bearer new"]
 
 
-async def test_a_request_for_which_it_gives_nothing_fails_with_its_name(site: Site) -> None:
+async def test_a_request_without_a_credential_fails_with_the_plugins_name(site: Site) -> None:
     site.answers(token="first", expirationTimestamp=after(-1))
     async with await Client.connect(kubeconfig=site.kubeconfig()) as client:
         site.answers()
@@ -141,7 +141,7 @@ async def test_a_request_for_which_it_gives_nothing_fails_with_its_name(site: Si
             await client.get(HUBS, "prod", "n")
 
 
-async def test_its_certificate_is_used_for_tls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_plugins_certificate_is_used_for_tls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
 
     def load(_: ssl.SSLContext, file: str) -> None:
@@ -176,7 +176,7 @@ BAD: list[tuple[str, dict[str, Any], dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("spec", "status", "sentence"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-async def test_what_is_wrong_with_it_is_a_sentence(
+async def test_a_failing_plugin_is_reported_in_a_sentence(
     site: Site, spec: dict[str, Any], status: dict[str, str], sentence: str
 ) -> None:
     site.answers(**status)

@@ -1,4 +1,4 @@
-"""What an informer makes of a list: what is not on it is gone, unless the list proves nothing."""
+"""The effect of a list on an informer: an object that is not listed is gone, unless the list proves nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def listed(version: int, *items: Json) -> Json:
 
 
 class Site:
-    """Gives these lists one after the other; no watch can be resumed until there is none left."""
+    """Returns these lists one after the other; no watch can be resumed until all have been returned."""
 
     def __init__(self, *lists: Json | int) -> None:
         self.lists = list(lists)
@@ -50,7 +50,7 @@ class Site:
 
 
 async def changes_by(*lists: Json | int, on_rewound: Callable[[], None] | None = None) -> tuple[list[str], list[str]]:
-    """What an informer that gets these lists says of its objects, ``+`` and ``-``, and which of them it can't read."""
+    """Return the changes that an informer reports for these lists, ``+`` and ``-``, and its unreadable objects."""
     said, broken = list[str](), list[str]()
 
     def change(old: Child | None, new: Child | None) -> None:
@@ -74,24 +74,24 @@ async def changes_by(*lists: Json | int, on_rewound: Callable[[], None] | None =
     return said, broken
 
 
-async def test_what_a_newer_list_misses_is_gone() -> None:
+async def test_an_object_that_a_newer_list_lacks_is_gone() -> None:
     assert await changes_by(listed(10, child("a", 5)), listed(11)) == (["+a", "-a"], [])
 
 
 @pytest.mark.parametrize("proves_nothing", [listed(9), 503], ids=["older than what was seen", "failed"])
-async def test_a_list_that_is_older_than_what_was_seen_or_fails_removes_nothing(proves_nothing: Json | int) -> None:
+async def test_an_older_or_failed_list_removes_no_object(proves_nothing: Json | int) -> None:
     lists = (listed(10, child("a", 5)), proves_nothing, listed(11, child("a", 5)))
 
     assert await changes_by(*lists) == (["+a"], [])
 
 
-async def test_an_object_that_can_t_be_read_any_more_is_not_gone() -> None:
+async def test_an_object_that_cannot_be_read_any_more_is_not_gone() -> None:
     assert await changes_by(listed(10, child("a", 5)), listed(12, child("a", 11, hub=7))) == (["+a"], ["a"])
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second list that is older is believed."""
+    """The second older list is accepted."""
     monkeypatch.setattr(module, "REWOUND_SECONDS", 0.01)
 
 
@@ -103,7 +103,7 @@ BUMPED = listed(30, child("a", 3), child("b", 4))  # as after a restore with --b
 @pytest.mark.parametrize(
     ("older", "said"), [(OLDER, ["+a", "+b", "+b", "-a"]), (BUMPED, ["+a", "+b", "+a", "+b"])], ids=["older", "bumped"]
 )
-async def test_lists_that_stay_older_are_those_of_a_restored_etcd(older: Json, said: list[str]) -> None:
+async def test_lists_that_stay_older_are_accepted_as_a_restored_etcds(older: Json, said: list[str]) -> None:
     assert await changes_by(listed(20, child("a", 15), child("b", 16)), older, older) == (said, [])
 
 
@@ -115,7 +115,7 @@ async def test_an_older_list_that_is_followed_by_a_newer_one_was_a_mistake() -> 
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_who_has_to_begin_anew_is_told_and_keeps_what_is_known_until_then() -> None:
+async def test_a_restart_of_the_list_is_reported_and_known_objects_are_kept_until_then() -> None:
     rewound = list[str]()
 
     said = await changes_by(
@@ -127,7 +127,7 @@ async def test_who_has_to_begin_anew_is_told_and_keeps_what_is_known_until_then(
 
 
 class Quiet:
-    """An API server whose watches end at once. Its objects are those of an earlier time after the first list."""
+    """An API server whose watches end at once. After the first list its objects are those of an earlier time."""
 
     def __init__(self) -> None:
         self.lists = 0
@@ -135,15 +135,15 @@ class Quiet:
     async def children(self, request: web.Request) -> web.Response:
         if "watch" in request.query:
             return web.Response()
-        assert request.query["fieldSelector"] == "spec.hub=hub"  # An account may be bound to it.
+        assert request.query["fieldSelector"] == "spec.hub=hub"  # An account may be allowed only this.
         whole = request.query.get("limit") != "1"
         self.lists += whole
         return web.json_response(listed(20, child("a", 15)) if whole and self.lists == 1 else OLDER)
 
 
 @pytest.mark.usefixtures("at_once")
-async def test_a_watch_does_not_go_on_at_a_version_that_is_yet_to_come() -> None:
-    """It would be silent for as long as it takes to come."""
+async def test_a_watch_does_not_continue_from_a_future_version() -> None:
+    """It would be silent until the version exists."""
     site, app, gone = Quiet(), web.Application(), asyncio.Event()
     app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", site.children)])
 

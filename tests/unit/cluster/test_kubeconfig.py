@@ -1,4 +1,4 @@
-"""Kubeconfigs read without the official loader, and what it says of bad ones."""
+"""Kubeconfigs read without the official loader, and the messages for bad ones."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def written(
     return str(path)
 
 
-async def test_server_namespace_and_token_of_the_current_context(tmp_path: Path) -> None:
+async def test_the_current_context_has_server_namespace_and_token(tmp_path: Path) -> None:
     config = await read_config(None, written(tmp_path))
 
     assert (config.host, config.namespace, config.ssl) == ("http://127.0.0.1:1", "prod", False)
     assert await config.token() == "Bearer secret"
 
 
-async def test_named_context_and_its_default_namespace(tmp_path: Path) -> None:
+async def test_a_context_can_be_named_and_has_a_default_namespace(tmp_path: Path) -> None:
     config = await read_config("two", written(tmp_path))
 
     assert config.namespace == "default"
 
 
-async def test_token_file_is_read_at_each_call(tmp_path: Path) -> None:
+async def test_a_token_file_is_read_for_each_request(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("first\n")
     config = await read_config(None, written(tmp_path, user={"tokenFile": "token"}))
     assert await config.token() == "Bearer first"
@@ -60,7 +60,7 @@ async def test_token_file_is_read_at_each_call(tmp_path: Path) -> None:
     assert await config.token() == "Bearer second"
 
 
-async def test_insecure_cluster_is_not_verified(tmp_path: Path) -> None:
+async def test_the_server_of_an_insecure_cluster_is_not_verified(tmp_path: Path) -> None:
     config = await read_config(
         None, written(tmp_path, cluster={"server": "https://h", "insecure-skip-tls-verify": True})
     )
@@ -100,7 +100,7 @@ async def test_several_files_are_merged_and_the_first_of_a_name_counts(tmp_path:
     assert await config.token() == "Bearer secret of second"
 
 
-async def test_options_come_before_the_fields_of_the_kubeconfig(tmp_path: Path) -> None:
+async def test_options_override_the_fields_of_the_kubeconfig(tmp_path: Path) -> None:
     given = Overrides(server="http://other", token="given", tls_server_name="n", request_timeout=3, user="v")
     users = [{"name": "u", "user": {"token": "secret"}}, {"name": "v", "user": {"token": "of v"}}]
     path = written(tmp_path, users=users)
@@ -115,7 +115,7 @@ async def test_options_come_before_the_fields_of_the_kubeconfig(tmp_path: Path) 
         await read_config(None, path, Overrides(user="w"))
 
 
-async def test_a_server_that_is_named_needs_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_option_needs_no_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service_account(tmp_path, monkeypatch, authority="")
 
     config = await read_config(None, None, Overrides(server="https://h", token="t", insecure_skip_tls_verify=True))
@@ -142,7 +142,7 @@ BAD: list[tuple[str, str | None, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("context", "content", "sentence"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-async def test_bad_kubeconfig_is_told_in_a_sentence(
+async def test_a_bad_kubeconfig_is_reported_in_a_sentence(
     tmp_path: Path, context: str | None, content: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -160,7 +160,7 @@ async def test_bad_kubeconfig_is_told_in_a_sentence(
         ("", "is not a kubeconfig"),
     ],
 )
-async def test_file_that_is_no_kubeconfig(tmp_path: Path, text: str, sentence: str) -> None:
+async def test_a_file_that_is_no_kubeconfig_is_rejected(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "config"
     path.write_text(text)
 
@@ -168,7 +168,7 @@ async def test_file_that_is_no_kubeconfig(tmp_path: Path, text: str, sentence: s
         await read_config(None, str(path))
 
 
-async def test_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere not found"):
         await read_config(None, str(tmp_path / "nowhere"))
 
@@ -183,7 +183,7 @@ def service_account(folder: Path, monkeypatch: pytest.MonkeyPatch, authority: st
         (folder / name).write_text(text)
 
 
-async def test_a_pod_is_known_by_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pod_connects_with_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service_account(tmp_path, monkeypatch, authority="")
     config = await read_config()
 
@@ -194,14 +194,14 @@ async def test_a_pod_is_known_by_its_service_account(tmp_path: Path, monkeypatch
     assert await config.token() == "Bearer second"
 
 
-async def test_a_pods_broken_service_account_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pods_broken_service_account_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service_account(tmp_path, monkeypatch, authority="nonsense")
 
     with pytest.raises(ConfigError, match="the pod's service account can't be read"):
         await read_config()
 
 
-async def test_without_a_kubeconfig_outside_of_a_pod_it_says_what_to_set(
+async def test_the_error_without_a_kubeconfig_outside_a_pod_says_what_to_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service_account(tmp_path, monkeypatch, authority="")
@@ -219,7 +219,7 @@ AS = {
 }
 
 
-async def test_the_user_to_impersonate_goes_with_every_request(tmp_path: Path) -> None:
+async def test_every_request_has_the_user_to_impersonate(tmp_path: Path) -> None:
     config = await read_config(None, written(tmp_path, user={"token": "secret", **AS}))
 
     assert list((await config.headers()).items()) == [
@@ -233,7 +233,7 @@ async def test_the_user_to_impersonate_goes_with_every_request(tmp_path: Path) -
     ]
 
 
-async def test_the_user_that_is_named_takes_the_place_of_the_kubeconfigs(tmp_path: Path) -> None:
+async def test_an_impersonation_option_replaces_the_user_of_the_kubeconfig(tmp_path: Path) -> None:
     given = Overrides(impersonation=Impersonation("root", ("ops",)))
     config = await read_config(None, written(tmp_path, user={"token": "secret", **AS}), given)
 
@@ -254,7 +254,7 @@ async def test_wrong_fields_of_impersonation_are_named(tmp_path: Path, user: dic
         await read_config(None, written(tmp_path, user=user))
 
 
-async def test_the_official_loader_keeps_them_too(tmp_path: Path) -> None:
+async def test_the_official_loader_keeps_the_impersonated_user_too(tmp_path: Path) -> None:
     path = written(tmp_path, user={"token": "secret", **AS}, cluster={"proxy-url": "http://proxy:3128"})
 
     config = await kubeconfig.load_officially(f"{path}:{path}", None)
@@ -277,7 +277,7 @@ async def test_the_official_loader_keeps_them_too(tmp_path: Path) -> None:
         ("https://h:6443", "", {}, None),
     ],
 )
-async def test_the_proxy_is_that_of_the_cluster_else_of_the_environment(
+async def test_the_proxy_is_taken_from_the_cluster_or_else_from_the_environment(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     server: str,
@@ -296,7 +296,7 @@ async def test_the_proxy_is_that_of_the_cluster_else_of_the_environment(
     assert config.proxy == proxy
 
 
-async def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
+async def test_a_proxy_of_another_kind_is_rejected(tmp_path: Path) -> None:
     path = written(tmp_path, cluster={"proxy-url": "socks5://proxy:1080"})
 
     with pytest.raises(ConfigError, match=r"proxy-url socks5://proxy:1080 can't be used; it must be an http:// or"):
@@ -304,7 +304,7 @@ async def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 async def test_requests_go_through_the_proxy(tmp_path: Path) -> None:
-    """The server's name can't be resolved here: only the proxy knows where it is."""
+    """The server's name can't be resolved here: only the proxy can."""
     asked: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -326,8 +326,8 @@ async def test_requests_go_through_the_proxy(tmp_path: Path) -> None:
     assert asked == ["GET http://api.invalid:8080/apis/processhub.dev/v1alpha1/namespaces/prod/hubs/n HTTP/1.1"]
 
 
-def test_a_user_without_a_home_has_a_kubeconfig_nowhere() -> None:
-    """OpenShift runs pods as users that are in no /etc/passwd."""
+def test_a_user_without_a_home_has_no_kubeconfig() -> None:
+    """OpenShift runs pods as users that are not in /etc/passwd."""
     program = """
 import os, pwd
 del os.environ["HOME"]

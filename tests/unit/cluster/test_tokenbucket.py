@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from processhub.cluster.tokenbucket import ByteBudget, TokenBucket
 
 
-def test_a_burst_goes_at_once_and_the_next_waits() -> None:
+def test_a_burst_is_allowed_at_once_and_the_next_write_waits() -> None:
     bucket = TokenBucket(rate=1, burst=10)
 
     taken = [bucket.take(0.0) for _ in range(11)]
@@ -17,7 +17,7 @@ def test_a_burst_goes_at_once_and_the_next_waits() -> None:
     assert taken == [True] * 10 + [False]
 
 
-def test_a_token_is_there_after_the_wait_that_was_told_and_not_before() -> None:
+def test_a_token_is_available_after_the_returned_wait_and_not_before() -> None:
     bucket = TokenBucket(rate=2, burst=1)
     bucket.take(5.0)
 
@@ -27,14 +27,14 @@ def test_a_token_is_there_after_the_wait_that_was_told_and_not_before() -> None:
     assert bucket.take(5.5)
 
 
-def test_asking_takes_nothing() -> None:
+def test_asking_for_the_wait_takes_no_token() -> None:
     bucket = TokenBucket(rate=1, burst=1)
 
     assert [bucket.wait(0.0) for _ in range(5)] == [0.0] * 5
     assert bucket.take(0.0)
 
 
-def test_idle_time_saves_up_no_more_than_a_burst() -> None:
+def test_idle_time_accumulates_at_most_one_burst() -> None:
     bucket = TokenBucket(rate=1, burst=3)
     bucket.take(0.0)
 
@@ -59,7 +59,7 @@ def test_never_more_than_the_burst_and_the_rate_allow(rate: float, burst: int, g
     assert taken <= burst + rate * now + 1e-6
 
 
-def test_what_can_wait_is_written_when_nothing_is_owed_whatever_its_size() -> None:
+def test_a_deferrable_write_of_any_size_is_allowed_when_nothing_is_owed() -> None:
     budget = ByteBudget(rate=100, burst=1000)
     assert budget.wait(0.0) == 0.0
     budget.spend(0.0, 1500)
@@ -68,7 +68,7 @@ def test_what_can_wait_is_written_when_nothing_is_owed_whatever_its_size() -> No
     assert budget.wait(5.0) == 0.0
 
 
-def test_what_can_not_wait_is_owed_for_some_seconds_at_most() -> None:
+def test_a_write_that_cannot_wait_is_owed_for_some_seconds_at_most() -> None:
     budget = ByteBudget(rate=100, burst=1000)
     for _ in range(10):
         budget.spend(0.0, 5000, owed_seconds=30)
@@ -81,7 +81,7 @@ def test_what_can_not_wait_is_owed_for_some_seconds_at_most() -> None:
 
 
 @given(st.floats(1, 1000), st.floats(1, 10_000), st.lists(st.tuples(st.floats(0, 9), st.floats(1, 5000)), max_size=100))
-def test_what_can_wait_takes_no_more_than_the_rate_and_one_write(
+def test_deferrable_writes_take_at_most_the_rate_and_one_write(
     rate: float, burst: float, wishes: list[tuple[float, float]]
 ) -> None:
     budget = ByteBudget(rate, burst)

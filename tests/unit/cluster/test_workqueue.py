@@ -1,4 +1,4 @@
-"""The work queue: at once when quiet, together when busy, one worker a key, nothing added is forgotten."""
+"""The work queue: immediate when quiet, batched when busy, one worker for each key, and no added key is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEBOUNCE = 0.05
 
 
 class Record:
-    """What was worked on and when; ``until`` waits for a count of calls."""
+    """Records the calls and their times; ``until`` waits for a number of calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, float]] = []
@@ -52,7 +52,7 @@ async def test_a_quiet_key_is_worked_on_at_once() -> None:
     assert record.calls[0][1] - began < DEBOUNCE
 
 
-async def test_what_follows_within_the_debounce_is_worked_on_together_after_it() -> None:
+async def test_events_within_the_debounce_time_are_worked_on_together_after_it() -> None:
     record = Record()
 
     async with running(record.note) as queue:
@@ -70,7 +70,7 @@ async def test_what_follows_within_the_debounce_is_worked_on_together_after_it()
     assert times[1] - times[0] >= DEBOUNCE * 0.9
 
 
-async def test_an_event_during_the_work_has_it_done_again() -> None:
+async def test_an_event_during_the_work_repeats_it() -> None:
     record = Record()
     entered, leave = asyncio.Event(), asyncio.Event()
 
@@ -117,7 +117,7 @@ async def test_a_key_has_one_worker_and_keys_do_not_wait_for_each_other() -> Non
     assert most_of_a == 1
 
 
-async def test_work_that_asks_for_it_runs_again_after_its_time() -> None:
+async def test_work_can_request_to_run_again_after_a_time() -> None:
     record = Record()
     answers = iter([0.15, None])
 
@@ -132,7 +132,7 @@ async def test_work_that_asks_for_it_runs_again_after_its_time() -> None:
     assert record.calls[1][1] - record.calls[0][1] >= 0.15
 
 
-async def test_failed_work_is_tried_again_with_back_off(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_work_is_retried_with_back_off(caplog: pytest.LogCaptureFixture) -> None:
     record = Record()
 
     async def work(key: str) -> None:
@@ -191,8 +191,8 @@ async def test_closing_cancels_the_work_and_waits_for_its_end() -> None:
     assert ended
 
 
-async def test_a_closed_queue_begins_no_work() -> None:
-    """Watches go on for a while when the operator stops; what they tell must start no round without the Lease."""
+async def test_a_closed_queue_starts_no_work() -> None:
+    """Watches continue for a while when the operator stops; their events must start no round without the Lease."""
     record = Record()
     queue = WorkQueue(record.note, debounce=DEBOUNCE)
 
@@ -214,7 +214,7 @@ async def test_a_queue_that_is_closed_as_a_key_is_added_ends() -> None:
     queue = WorkQueue(work, debounce=DEBOUNCE)
     queue.add("a")
     await record.until(1)
-    await asyncio.sleep(2 * DEBOUNCE)  # it waits for what comes next
+    await asyncio.sleep(2 * DEBOUNCE)  # it waits for the next key
 
     queue.add("a")
     async with asyncio.timeout(DEADLINE):

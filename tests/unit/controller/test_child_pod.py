@@ -1,4 +1,4 @@
-"""A pod child's Pod: what is made of the user's template, and when it is made and deleted."""
+"""The Pod of a pod child: what is made of the user's template, and when it is created and deleted."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def env(container: dict[str, Any]) -> dict[str, str]:
     return {variable["name"]: variable["value"] for variable in container["env"]}
 
 
-def test_the_pod_is_its_childs_and_says_which_incarnation_it_is() -> None:
+def test_the_pod_is_owned_by_its_child_and_names_its_incarnation() -> None:
     metadata = made()["metadata"]
 
     assert (metadata["name"], metadata["namespace"]) == (NAME, "ns")
@@ -97,20 +97,20 @@ def test_the_pod_is_its_childs_and_says_which_incarnation_it_is() -> None:
     }
 
 
-def test_no_selector_of_the_hub_takes_it_for_a_member() -> None:
+def test_no_selector_of_the_hub_matches_the_pod_of_a_child() -> None:
     labels = made()["metadata"]["labels"]
 
     assert any(labels.get(key) != value for key, value in selector_labels(HUB).items())
 
 
-def test_the_name_differs_by_id_and_by_hub_and_by_nothing_else() -> None:
+def test_the_name_depends_on_the_id_and_the_hub_only() -> None:
     names = {child_pod_name("shop", uid, child_id) for uid in ("1", "2") for child_id in ("a", "b")}
 
     assert len(names) == 4
     assert all(len(name) <= 40 + 17 for name in (child_pod_name("h" * 40, "u", "x" * 253), *names))
 
 
-def test_labels_and_annotations_of_the_template_stay_and_take_none_of_ours() -> None:
+def test_labels_and_annotations_of_the_template_are_kept_and_override_none_of_ours() -> None:
     given = {
         "name": "mine",
         "namespace": "other",
@@ -124,7 +124,7 @@ def test_labels_and_annotations_of_the_template_stay_and_take_none_of_ours() -> 
     assert (metadata["annotations"]["note"], metadata["annotations"]["processhub.dev/epoch"]) == ("b", "7")
 
 
-def test_each_container_gets_the_hubs_variables_and_its_own_override_none_of_them() -> None:
+def test_each_container_gets_the_hubs_variables_which_its_own_do_not_override() -> None:
     own = [{"name": "HUB_EPOCH", "value": "1"}, {"name": "WHO", "value": "$(HUB_CHILD_ID)"}]
     spec = {"initContainers": [{"name": "first"}], "containers": [{"name": "main", "env": own}, {"name": "side"}]}
     template = {"spec": spec}
@@ -172,7 +172,7 @@ def test_the_node_is_added_to_each_of_the_users_alternatives() -> None:
     assert plain == {"nodeSelectorTerms": [{"matchFields": [HERE]}]}
 
 
-def test_it_gets_no_node_before_the_operator_lets_it_go_and_the_users_own_gates_stay() -> None:
+def test_the_pod_has_a_scheduling_gate_of_the_operator_beside_the_users_own() -> None:
     given = {"schedulingGates": [{"name": "user.dev/later"}, {"name": "processhub.dev/sole"}]}
     spec = {"containers": [{"name": "main"}], **given}
 
@@ -180,7 +180,7 @@ def test_it_gets_no_node_before_the_operator_lets_it_go_and_the_users_own_gates_
     assert made()["spec"]["schedulingGates"] == [{"name": "processhub.dev/sole"}]
 
 
-def test_nothing_is_added_that_pod_security_restricted_looks_at() -> None:
+def test_nothing_is_added_that_pod_security_restricted_checks() -> None:
     bare = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
     found = made(bare)["spec"]
 
@@ -198,7 +198,9 @@ def test_nothing_is_added_that_pod_security_restricted_looks_at() -> None:
         ("Permanent", "Never", "Never"),
     ],
 )
-def test_kubernetes_restarts_as_the_child_has_it_unless_told_otherwise(policy: str, given: Any, restarts: str) -> None:
+def test_the_restart_policy_of_the_pod_follows_the_childs_unless_the_template_has_one(
+    policy: str, given: Any, restarts: str
+) -> None:
     spec = {"containers": [{"name": "main"}], **({"restartPolicy": given} if given else {})}
 
     assert made({"spec": spec}, restart_policy=policy)["spec"]["restartPolicy"] == restarts
@@ -219,7 +221,7 @@ def test_kubernetes_restarts_as_the_child_has_it_unless_told_otherwise(policy: s
     ],
     ids=["asked for", "there", "ending", "member away", "silent", "pending", "running", "backing off", "finished"],
 )
-def test_a_pod_is_made_only_where_its_member_asks_and_none_is_there(
+def test_a_pod_is_created_only_if_its_member_requests_it_and_none_exists(
     wanted: Asked, there: Pod | None, answer: bool
 ) -> None:
     assert to_be_made(wanted, there) is answer
@@ -260,13 +262,13 @@ def test_a_pod_is_made_only_where_its_member_asks_and_none_is_there(
         "made again by mistake",
     ],
 )
-def test_a_pod_is_deleted_when_the_slices_ask_for_another_or_none(
+def test_a_pod_is_deleted_when_the_slices_have_another_incarnation_or_none(
     wanted: Asked | None, there: Pod, answer: bool
 ) -> None:
     assert to_be_deleted(wanted, there) is answer
 
 
-def test_a_copy_that_is_made_active_keeps_its_pod_whose_marks_change() -> None:
+def test_a_copy_that_becomes_active_keeps_its_pod_with_changed_annotations() -> None:
     passive = pod(epoch="5", run="5", role="Passive")
     promoted = asked(epoch=7, run=5, role="Active")
 
@@ -280,7 +282,7 @@ def test_a_copy_that_is_made_active_keeps_its_pod_whose_marks_change() -> None:
     assert new_marks(None, passive) == {}
 
 
-def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
+def test_a_pod_of_a_hub_with_standby_copies_starts_as_passive() -> None:
     template = {"spec": {"containers": [{"name": "main", "image": "i"}]}}
     roles = {}
     for model in ("ActivePassive", "ActiveActive"):
@@ -294,26 +296,26 @@ def test_a_pod_of_a_hub_with_standby_copies_begins_as_passive() -> None:
     assert roles == {"ActivePassive": ("Passive", "Passive"), "ActiveActive": ("Active", "Active")}
 
 
-def test_a_copy_that_steps_back_or_began_anew_gets_another_pod() -> None:
+def test_a_copy_that_steps_back_or_starts_again_gets_another_pod() -> None:
     for wanted in (asked(epoch=7, role="Passive"), asked(epoch=7, run=6), asked(uid="u2", epoch=7, run=5)):
         assert to_be_deleted(wanted, pod(epoch="5", run="5"))
         assert new_marks(wanted, pod(epoch="5", run="5")) == {}
     assert to_be_deleted(asked(epoch=7, run=5), pod(epoch="8", run="8")), "of a later run"
 
 
-def test_a_passive_copys_pod_that_somebody_marked_active_is_not_marked_again_but_replaced() -> None:
+def test_a_passive_copys_pod_that_somebody_marked_active_is_replaced() -> None:
     assert to_be_deleted(asked(epoch=5, role="Passive"), pod(epoch="5", run="5", role="Active"))
     assert not to_be_deleted(asked(epoch=5, role="Passive"), pod(epoch="5", run="5", role="Passive"))
 
 
-def test_copies_have_names_of_their_own() -> None:
+def test_the_pods_of_copies_have_different_names() -> None:
     names = {child_pod_name("shop", "hub-uid", "a", member) for member in ("", "shop-0", "shop-1")}
 
     assert len(names) == 3
     assert set(child_pod_names("shop", "hub-uid", "a", "shop-0")) < names
 
 
-def test_a_pod_workload_is_known_by_its_text() -> None:
+def test_a_pod_workload_is_recognised_by_its_text() -> None:
     _, text = encode_workload(Workload(pod=PodWorkload(template={"spec": {}})))
 
     assert is_pod_workload(text)
@@ -332,7 +334,7 @@ def test_a_pod_workload_is_known_by_its_text() -> None:
         ({"spec": {"containers": [{}], "restartPolicy": "OnFailure"}}, "Temporary", "use Never"),
     ],
 )
-def test_a_template_that_cannot_work_is_refused(template: dict[str, Any], policy: Any, words: str) -> None:
+def test_a_template_that_cannot_work_is_rejected(template: dict[str, Any], policy: Any, words: str) -> None:
     spec = ChildSpec(hub="shop", pod=PodWorkload(template=template), restart_policy=policy)
     refusal = refuse_child(spec, HubSpec())
 

@@ -1,4 +1,4 @@
-"""ChildSets: which ids they have, who wins an id that several ask for, what is kept from one generation to the next."""
+"""ChildSets: which ids they have, which of several owners gets an id, and what is kept between generations."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def one_child(name: str, *, created: str = NOW, **spec: Any) -> Child:
 
 
 def state_of(*items: Child | ChildSet, entries: dict[str, str] | None = None) -> HubState:
-    """``entries``: id → the uid under which it is on record on hub-0."""
+    """``entries`` maps ids to the uid under which they are recorded on hub-0."""
     state = HubState(HUB.metadata.key)
     for item in items:
         state.sets.put(item) if isinstance(item, ChildSet) else state.put_child(item)
@@ -78,7 +78,7 @@ def wanted_by(observation: Observation) -> dict[str, str]:
 # ids
 
 
-def test_replicas_give_numbered_ids_and_a_list_gives_its_own() -> None:
+def test_replicas_give_numbered_ids_and_a_list_gives_its_ids() -> None:
     assert child_set(replicas=3).ids == ("x-0", "x-1", "x-2")
     assert child_set(replicas=0).ids == ()
     assert child_set(ids=["b/1", "a"]).ids == ("b/1", "a")
@@ -100,7 +100,7 @@ def test_a_set_of_a_list_knows_its_ids() -> None:
 # expansion
 
 
-def test_a_change_of_status_alone_expands_nothing_anew() -> None:
+def test_a_change_of_status_alone_does_not_expand_the_set_again() -> None:
     first = known_set(child_set(replicas=3), None)
 
     again = known_set(child_set(replicas=3), first)
@@ -118,7 +118,7 @@ def test_scaling_keeps_what_was_expanded() -> None:
     assert {wanted.key for wanted in more.wanted.values()} == {child(name).key for name in more.wanted}
 
 
-def test_what_the_template_says_holds_for_each_child() -> None:
+def test_the_fields_of_the_template_apply_to_each_child() -> None:
     template = {
         "exec": {"command": ["sleep"]},
         "pinned": True,
@@ -139,7 +139,7 @@ def test_what_the_template_says_holds_for_each_child() -> None:
     assert wanted.paced
 
 
-def test_a_set_created_anew_has_other_children() -> None:
+def test_a_re_created_set_has_other_children() -> None:
     first = known_set(child_set(replicas=1), None)
 
     second = known_set(child_set(replicas=1, uid="another"), first)
@@ -180,7 +180,7 @@ def test_a_younger_child_waits_for_a_sets_id() -> None:
     assert found.has_seen(one_child("x-1"))
 
 
-def test_what_is_on_record_wins_over_what_is_older() -> None:
+def test_a_recorded_owner_wins_over_an_older_one() -> None:
     state = state_of(one_child("x-1", created="2025-01-01T00:00:00Z"), child_set(replicas=2), entries={"x-1": "uid-x"})
 
     assert wanted_by(observed(state)) == dict.fromkeys(("x-0", "x-1"), "uid-x")
@@ -195,7 +195,7 @@ def test_of_two_sets_the_older_has_the_id() -> None:
     assert found.sets["uid-young"].taken == {"b": "childset/old"}
 
 
-def test_an_id_is_free_again_when_its_set_is_scaled_down_or_deleted() -> None:
+def test_an_id_is_available_again_when_its_set_is_scaled_down_or_deleted() -> None:
     state = state_of(one_child("x-1"), child_set(replicas=2, created="2025-01-01T00:00:00Z"))
     assert wanted_by(observed(state))["x-1"] == "uid-x"
 
@@ -219,7 +219,7 @@ def test_an_id_is_free_again_when_its_set_is_scaled_down_or_deleted() -> None:
         ({"idleSeconds": 5}, "ConsistentHashing", "Invalid", "spec.template.idleSeconds: the children of a ChildSet"),
     ],
 )
-def test_a_template_is_accepted_or_refused_as_a_child_is(
+def test_a_template_is_accepted_or_rejected_like_a_child(
     template: dict[str, Any], strategy: str, reason: str, said: str
 ) -> None:
     known = known_set(child_set(replicas=1, template={"exec": {"command": ["x"]}, **template}), None)
@@ -232,14 +232,14 @@ def test_a_template_is_accepted_or_refused_as_a_child_is(
     assert said in refusal.message
 
 
-def test_on_demand_is_for_children_of_requests() -> None:
+def test_a_set_may_not_be_on_demand() -> None:
     refusal = refuse_set(known_set(child_set(replicas=1, template={"onDemand": True}), None), HubSpec())
 
     assert refusal is not None
     assert refusal.message.startswith("spec.template.onDemand: ")
 
 
-def test_a_refused_template_leaves_what_is_on_record_as_it_was() -> None:
+def test_a_rejected_template_leaves_the_record_unchanged() -> None:
     changed = child_set(replicas=3, template={"exec": {"command": ["other"]}, "nodes": ["hub-0"]}, generation=2)
     state = state_of(changed, entries={"x-0": "uid-x", "x-1": "uid-x"})
     on_record = state.slices["hub.hub-0.0"].assignments["x-0"].workload
@@ -253,7 +253,7 @@ def test_a_refused_template_leaves_what_is_on_record_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("where", ["template", "hub"])
-def test_a_suspended_set_wants_nothing_to_run(where: str) -> None:
+def test_no_child_of_a_suspended_set_is_to_run(where: str) -> None:
     template = {"exec": {"command": ["sleep"]}, "suspend": where == "template"}
     hub = msgspec.structs.replace(HUB, spec=HubSpec(suspend=where == "hub"))
 
@@ -319,7 +319,7 @@ def tally(running: int = 0, failed: int = 0, former: int = 0) -> Tally:
         ),
     ],
 )
-def test_ready_says_what_holds_children_back(
+def test_the_condition_ready_says_why_children_do_not_run(
     counted: Tally, taken: dict[str, str], unplaced: dict[str, Unplaced], expected: tuple[str, str, str]
 ) -> None:
     seen = SeenSet(known_set(child_set(replicas=5), None), None, taken)
@@ -332,7 +332,7 @@ def test_ready_says_what_holds_children_back(
     assert status.observed_generation == 1
 
 
-def test_a_set_without_its_hub_says_so_and_counts_nothing_as_running() -> None:
+def test_a_set_without_its_hub_reports_it_and_counts_no_child_as_running() -> None:
     item = msgspec.structs.replace(
         child_set(replicas=2), status=msgspec.convert({"desired": 2, "running": 2}, type(child_set(replicas=1).status))
     )
@@ -363,7 +363,7 @@ def test_children_are_counted_by_what_their_members_report() -> None:
     assert not found.former
 
 
-def test_failed_children_are_named_in_order_with_their_exits() -> None:
+def test_failed_children_are_named_in_order_with_their_exit_codes() -> None:
     known = known_set(child_set(replicas=12), None)
     state = state_of(entries=dict.fromkeys(("x-10", "x-9", "x-2", "x-1"), "uid-x"))
     entries = state.slices["hub.hub-0.0"].present.spec.entries
@@ -379,7 +379,7 @@ def test_failed_children_are_named_in_order_with_their_exits() -> None:
     )
 
 
-def test_a_roll_out_that_stopped_says_so_and_the_others_are_wanted_as_they_are() -> None:
+def test_a_stopped_rollout_is_reported_and_the_remaining_children_stay_unchanged() -> None:
     known = known_set(child_set(replicas=3), None)
     seen = SeenSet(known, held={"x-1": "former", "x-2": "former"}, failing=("x-0",))
     tally = Tally()
@@ -408,7 +408,7 @@ def expanded(hub: PlannedHub, replicas: int, command: str) -> KnownSet:
     return known
 
 
-def test_a_changed_template_restarts_its_children_by_the_budget_in_order() -> None:
+def test_a_changed_template_restarts_children_in_order_within_the_budget() -> None:
     hub = PlannedHub()
     before = expanded(hub, 10, "first")
     hub.rest()
@@ -428,7 +428,7 @@ def test_a_changed_template_restarts_its_children_by_the_budget_in_order() -> No
     assert hub.where() == places
 
 
-def test_what_waits_for_its_restart_takes_new_tags_at_once() -> None:
+def test_a_child_that_waits_for_its_restart_gets_new_tags_at_once() -> None:
     hub = PlannedHub()
     before = expanded(hub, 2, "first")
     hub.rest()
@@ -474,7 +474,7 @@ def running(hub: PlannedHub) -> dict[str, Assignment]:
     return {child_id: entry for runs in hub.running.values() for child_id, entry in runs.items()}
 
 
-def test_what_a_hook_made_of_the_template_is_no_former_one_until_the_template_changes() -> None:
+def test_a_template_that_a_hook_changed_counts_as_current_until_the_template_changes() -> None:
     before = known_set(child_set(replicas=1), None)
     after = known_set(child_set(replicas=1, generation=2, template={"exec": {"command": ["other"]}}), before)
     asked = attributes_digest(before.wanted["x-0"])

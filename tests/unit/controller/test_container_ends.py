@@ -1,4 +1,4 @@
-"""Whether the container that holds a Lease has ended: known by what was seen after what, not by a node's clock."""
+"""Whether the container that holds a Lease has ended, judged by the order of observations and not by a node's clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = {"processhub.dev/hub": "hub", "processhub.dev/hub-uid": HUB_UID, "proce
 
 
 class Watched:
-    """A member as the watches tell of it: its Lease and its pod, each at a second of the operator's own clock."""
+    """A member as the watches show it: its Lease and its pod, each at a second of the operator's own clock."""
 
     def __init__(self, **migration: Any) -> None:
         spec = {"members": {"replicas": 1}, "migration": migration}
@@ -44,14 +44,14 @@ class Watched:
 
 
 def restarted(ended: str, began: str) -> dict[str, Any]:
-    """An agent's container that runs after another of the pod had ended, by the node's clock."""
+    """An agent's container that runs after another one of the pod has ended, by the node's clock."""
     last = {"terminated": {"exitCode": 255, "finishedAt": ended}}
     return {"ready": True, "restartCount": 1, "state": {"running": {"startedAt": began}}, "lastState": last}
 
 
 @pytest.mark.parametrize("policy", ["Hold", "Move"])
-def test_a_node_clock_that_is_set_back_makes_no_live_member_terminated(policy: str) -> None:
-    """The node came up with its clock 40 s fast, which was corrected before the agent took its Lease."""
+def test_a_node_clock_that_is_set_back_does_not_make_a_live_member_terminated(policy: str) -> None:
+    """The node started with its clock 40 s fast, which was corrected before the agent took its Lease."""
     member = Watched(onRestart=policy)
     member.pod(1.0, **restarted("2026-12-01T10:00:39Z", "2026-12-01T10:00:40Z"))
 
@@ -75,7 +75,7 @@ def test_a_lease_that_is_renewed_after_the_end_was_reported_refutes_it() -> None
 
 
 @pytest.mark.parametrize(("policy", "phase"), [("Hold", Phase.HELD), ("Move", Phase.GONE)])
-def test_a_holder_whose_end_is_reported_after_all_it_wrote_has_ended(policy: str, phase: Phase) -> None:
+def test_a_holder_whose_end_is_reported_after_its_last_write_has_ended(policy: str, phase: Phase) -> None:
     member = Watched(onRestart=policy)
     member.pod(0.0, ready=True, restartCount=0, state={"running": {"startedAt": "2026-12-01T10:00:00Z"}})
     member.lease(1.0, "n1", "2026-12-01T10:00:03.000000Z", "2026-12-01T10:00:03.000000Z")
@@ -85,7 +85,7 @@ def test_a_holder_whose_end_is_reported_after_all_it_wrote_has_ended(policy: str
     assert member.judged(2.5).phase is phase
 
 
-def test_an_end_from_before_the_lease_was_taken_is_not_the_holders_though_it_is_reported_late() -> None:
+def test_an_end_before_the_lease_was_taken_is_not_the_holders_even_if_it_is_reported_late() -> None:
     member = Watched(onRestart="Move")
     member.pod(0.0, ready=True, restartCount=0, state={"running": {"startedAt": "2026-12-01T10:00:00Z"}})
     member.lease(1.0, "n2", "2026-12-01T10:00:08.000000Z", "2026-12-01T10:00:08.000000Z")
@@ -95,8 +95,8 @@ def test_an_end_from_before_the_lease_was_taken_is_not_the_holders_though_it_is_
     assert member.judged(2.5).phase is Phase.LIVE
 
 
-def test_an_end_that_a_new_leader_finds_reported_proves_nothing() -> None:
-    """Nobody knows what was first, the end or the Lease's last renewal: it runs out where the holder is gone."""
+def test_an_end_reported_before_a_new_leader_started_proves_nothing() -> None:
+    """Nobody knows which was first, the end or the Lease's last renewal: if the holder is gone, the Lease expires."""
     member = Watched(onRestart="Move")
     member.pod(-math.inf, **restarted("2026-12-01T10:00:05Z", "2026-12-01T10:00:06Z"))
     member.lease(1.0, "n1", "2026-12-01T10:00:03.000000Z", "2026-12-01T10:00:03.000000Z")
@@ -105,7 +105,7 @@ def test_an_end_that_a_new_leader_finds_reported_proves_nothing() -> None:
     assert member.judged(17.5).phase is Phase.GONE
 
 
-def test_the_clocks_of_leases_may_be_started_again_without_a_proof_being_lost() -> None:
+def test_restarting_the_clocks_of_leases_loses_no_proof() -> None:
     member = Watched(onRestart="Move")
     member.pod(0.0, ready=True, restartCount=0, state={"running": {"startedAt": "2026-12-01T10:00:00Z"}})
     member.lease(1.0, "n1", "2026-12-01T10:00:03.000000Z", "2026-12-01T10:00:03.000000Z")

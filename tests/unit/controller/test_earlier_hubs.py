@@ -1,4 +1,4 @@
-"""What an earlier Hub of the same name has left, and no garbage collection will delete."""
+"""Objects that an earlier Hub of the same name has left and that no garbage collection will delete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POD, WORKLOAD = Key("pods", "ns", "hub-0"), Key("statefulsets", "ns", "hub")
 
 
 def leave(cluster: Cluster, uid: str = EARLIER, term: int = 1) -> None:
-    """Create what a Hub with this uid has left: a workload, a pod, and a slice and a held Lease of a member."""
+    """Create the objects that a Hub with this uid has left: a workload, a pod, and a member's slice and held Lease."""
     labels = LABELS | {LABEL_HUB_UID: uid}
     for key, made in {
         SLICE: make_slice({"ghost": "u:1"}, hub_uid=uid, term=term),
@@ -41,17 +41,17 @@ def leave(cluster: Cluster, uid: str = EARLIER, term: int = 1) -> None:
 
 
 def deleted(cluster: Cluster) -> dict[Key, float]:
-    """When the operator deleted which object."""
+    """Return when the operator deleted which object."""
     return {key: at for at, method, key, _ in cluster.api.writes if method == "DELETE"}
 
 
 def conflict(cluster: Cluster) -> str:
-    """The message of the Hub's condition Accepted while it is NameConflict."""
+    """Return the message of the Hub's condition Accepted while it is NameConflict."""
     conditions = cluster.api.get("hubs", "hub").get("status", {}).get("conditions", ())
     return next((str(item["message"]) for item in conditions if item["reason"] == "NameConflict"), "")
 
 
-def test_nothing_of_an_earlier_hub_goes_before_its_members_are_proven_to_have_ended(tmp_path: Path) -> None:
+def test_objects_of_an_earlier_hub_are_deleted_only_after_its_members_have_ended(tmp_path: Path) -> None:
     async def main() -> None:
         cluster = Cluster(tmp_path)
         leave(cluster)
@@ -89,7 +89,7 @@ def test_objects_of_a_hub_that_exists_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_leader_whose_term_is_below_that_of_a_restored_slice_ends(tmp_path: Path) -> None:
-    """As where the objects of another cluster are restored."""
+    """As when the objects of another cluster are restored."""
 
     async def main() -> None:
         cluster = Cluster(tmp_path)
@@ -112,7 +112,7 @@ def test_a_leader_whose_term_is_below_that_of_a_restored_slice_ends(tmp_path: Pa
     virtualtime.run(main())
 
 
-def test_orphaned_objects_and_static_children_are_taken_over(tmp_path: Path) -> None:
+def test_orphaned_objects_and_static_children_are_adopted(tmp_path: Path) -> None:
     async def main() -> None:
         cluster = Cluster(tmp_path)
         labels = {LABEL_HUB: "hub", LABEL_HUB_UID: EARLIER}
@@ -165,7 +165,7 @@ CONTROLLER = {"api_version": "apps/v1", "kind": "StatefulSet", "name": HUB, "uid
         ([OWNER, OWNER | {"uid": "hub-uid"}], {}, ""),
     ],
 )
-def test_owner_references_and_labels_say_of_which_earlier_hub_an_object_is(
+def test_owner_references_and_labels_identify_the_earlier_hub_of_an_object(
     owners: list[dict[str, Any]], labels: dict[str, str], uid: str
 ) -> None:
     references = tuple(OwnerReference(**owner) for owner in owners)

@@ -1,4 +1,4 @@
-"""How long a leader goes on without a renewal, against an API server that is slow or says no."""
+"""How long a leader keeps leading without a renewal, against an API server that is slow or rejects requests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ RENEW_DEADLINE = 1.0
 
 
 class Site:
-    """An API server with one Lease; ``reads`` and ``writes`` say how it answers the next ones, then it does its part.
+    """An API server with one Lease; ``reads`` and ``writes`` are its next responses, after which it responds normally.
 
-    A status; "late": after ``answer`` is set; "lost": it is stored, and the answer does not come; "never".
+    A response is a status, "late" (after ``answer`` is set), "lost" (stored, but without a response) or "never".
     """
 
     def __init__(self) -> None:
@@ -53,6 +53,8 @@ class Site:
         self.version += 1
         lease["metadata"]["resourceVersion"] = str(self.version)
         self.lease = lease
+        if how == "lost":
+            return _no(504)
         if how == "late":
             self.entered.set()
             await self.answer.wait()
@@ -78,8 +80,8 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Site, Ele
         yield site, Election(client, "ns", "me", ())
 
 
-async def test_a_leader_whose_question_is_not_answered_ends_in_time(site: tuple[Site, Election]) -> None:
-    """Another may have the Lease by then: what the conflict means is not known until the answer comes."""
+async def test_a_leader_whose_read_is_not_answered_ends_in_time(site: tuple[Site, Election]) -> None:
+    """Another may have the Lease by then: the meaning of the conflict is not known until the response arrives."""
     server, election = site
     await election.acquire()
     loop = asyncio.get_running_loop()
@@ -92,7 +94,7 @@ async def test_a_leader_whose_question_is_not_answered_ends_in_time(site: tuple[
     assert loop.time() - began < 10 * RENEW_DEADLINE
 
 
-async def test_a_leader_goes_on_when_the_api_server_fails_for_a_moment_after_a_conflict(
+async def test_a_leader_keeps_leading_if_the_api_server_fails_for_a_moment_after_a_conflict(
     site: tuple[Site, Election],
 ) -> None:
     server, election = site
@@ -108,8 +110,8 @@ async def test_a_leader_goes_on_when_the_api_server_fails_for_a_moment_after_a_c
     hold.cancel()
 
 
-async def test_a_lead_counts_from_when_the_lease_was_asked_for(site: tuple[Site, Election]) -> None:
-    """A Lease that was stored at once and answered late may be another's by then."""
+async def test_the_time_of_a_lead_counts_from_the_request_for_the_lease(site: tuple[Site, Election]) -> None:
+    """A Lease that was stored at once but answered late may belong to another by then."""
     server, election = site
     server.writes = ["late"]
     acquiring = asyncio.create_task(election.acquire())
@@ -130,7 +132,23 @@ async def test_a_lead_counts_from_when_the_lease_was_asked_for(site: tuple[Site,
     assert loop.time() - began < RENEW_DEADLINE / 2
 
 
-async def test_a_candidate_whose_token_is_not_accepted_any_more_ends(
+async def test_a_lease_that_was_taken_without_an_answer_is_taken_again_at_once(site: tuple[Site, Election]) -> None:
+    """Not when it expires: no other candidate could take it before."""
+    server, election = site
+    await election.acquire()
+    await election.release()
+    server.writes = ["lost"]
+    began = asyncio.get_running_loop().time()
+
+    async with asyncio.timeout(DEADLINE):
+        term = await election.acquire()
+
+    assert asyncio.get_running_loop().time() - began < module.LEASE_SECONDS / 3
+    assert server.lease is not None
+    assert server.lease["metadata"]["annotations"]["processhub.dev/term"] == str(term) == "3"
+
+
+async def test_a_candidate_whose_token_is_rejected_ends(
     site: tuple[Site, Election], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, election = site

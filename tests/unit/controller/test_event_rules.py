@@ -1,4 +1,4 @@
-"""Which Events a round gives rise to: about members, placements, moves, refusals and the quorum."""
+"""The Events that a round emits: about members, placements, moves, rejections and the quorum."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan_of(entries: Mapping[str, Mapping[str, Assignment | None]] | None = None
 
 
 class Leader:
-    """What a leader sees of a hub with the child ``a``, round by round."""
+    """A leader's view of a hub with the child ``a``, round by round."""
 
     def __init__(self, hub: Hub | None = None) -> None:
         self.hub = hub or make_hub()
@@ -50,7 +50,7 @@ class Leader:
         self.quorum = QuorumWatch(self.hub, self.state)
 
     def posted(self) -> list[tuple[str, str, str, str]]:
-        """Of each Event that waits to be posted: kind, reason, message and type."""
+        """Return kind, reason, message and type of each Event that waits to be posted."""
         found = []
         while not self.events._queue.empty():
             _, event = self.events._queue.get_nowait()
@@ -68,7 +68,7 @@ class Leader:
     def round(
         self, observation: Observation, plan: Plan | None = None, changed: tuple[str, ...] = ()
     ) -> list[tuple[str, str, str, str]]:
-        """The Events of one round, in which these children have changed."""
+        """Return the Events of one round in which these children have changed."""
         round = a_round(self.hub, self.state, events=self.events)
         round.changed.update(changed)
         emit(round, observation, plan or plan_of(), self.memory, self.quorum)
@@ -76,17 +76,17 @@ class Leader:
         return self.posted()
 
     def members(self, **phases: Phase) -> list[tuple[str, str, str, str]]:
-        """The Events of one round in which the members are these."""
+        """Return the Events of one round with these members."""
         return self.round(self.observation(*(make_member(name, phase=phase) for name, phase in phases.items())))
 
 
-async def test_a_new_leader_announces_none_of_the_members_that_it_finds() -> None:
+async def test_a_new_leader_announces_no_existing_member() -> None:
     leader = Leader()
 
     assert leader.members(one=Phase.LIVE, two=LOST) == []
 
 
-async def test_a_member_that_comes_and_one_that_is_lost_are_announced_once() -> None:
+async def test_a_member_that_joins_and_one_that_is_lost_are_announced_once() -> None:
     leader = Leader()
     leader.members(one=Phase.LIVE, two=Phase.HELD)
 
@@ -103,7 +103,7 @@ async def test_a_member_that_is_not_wanted_any_more_is_not_announced_as_lost() -
     assert leader.round(leader.observation(make_member("one", phase=LOST, wanted=False))) == []
 
 
-async def test_a_child_is_announced_where_it_is_placed_first_and_when_it_moves_but_not_when_its_entry_changes() -> None:
+async def test_a_child_is_announced_when_it_is_placed_and_when_it_moves_but_not_when_its_entry_changes() -> None:
     leader = Leader()
     move = Move("a", "one", "two", "two joined")
     on_record = {"a": (OnRecord("one", ENTRY),)}
@@ -119,7 +119,7 @@ async def test_a_child_is_announced_where_it_is_placed_first_and_when_it_moves_b
     assert moved == [("Child", "Moved", "from one to two: two joined", "Normal")]
 
 
-async def test_a_role_that_goes_to_another_copy_is_announced_with_the_write_to_its_source() -> None:
+async def test_a_role_that_moves_to_another_copy_is_announced_with_the_write_to_its_source() -> None:
     leader = Leader()
     move = Move("a", "one", "two", "one is drained")
 
@@ -147,7 +147,7 @@ async def test_the_children_of_a_set_are_announced_as_one_number() -> None:
     assert moved == [("ChildSet", "Moved", "1 children: moved", "Normal")]
 
 
-async def test_what_is_refused_is_announced_with_its_reason_once_and_what_is_suspended_is_not() -> None:
+async def test_a_rejected_child_is_announced_once_with_its_reason_and_a_suspended_one_is_not() -> None:
     leader = Leader()
     refused = leader.observation(refusals={"a": Refusal(Reason.INVALID, "spec names no workload")})
 
@@ -163,7 +163,9 @@ async def test_what_is_refused_is_announced_with_its_reason_once_and_what_is_sus
         ("busy with a file", "busy with a file", "Warning"),
     ],
 )
-async def test_a_child_that_keeps_its_state_is_announced_with_why_it_stays(text: str, message: str, kind: str) -> None:
+async def test_a_child_that_stays_to_keep_its_state_is_announced_with_the_reason(
+    text: str, message: str, kind: str
+) -> None:
     leader = Leader()
     entry = msgspec.structs.replace(ENTRY, to="two:6")
     place = OnRecord("one", entry, kept=Kept(6, "deferred", text).format())
@@ -196,7 +198,7 @@ async def test_a_lost_quorum_and_its_return_are_announced_once_each() -> None:
 async def test_a_member_that_was_cut_off_is_announced_with_the_copies_that_it_ends(
     strategy: str, holder: str, healed: bool
 ) -> None:
-    """One that has restarted has none any more, and with a quorum it has ended them itself."""
+    """A member that has restarted has no copies any more; with a quorum it has ended them itself."""
     leader = Leader(make_hub(spec={"partitionTolerance": {"strategy": strategy}}))
     leader.round(leader.observation(make_member("one", holder="pod/1")))
     move = Move("a", "one", "two", "one is lost", lost=True)
@@ -212,7 +214,7 @@ async def test_a_member_that_was_cut_off_is_announced_with_the_copies_that_it_en
     assert ("Hub", "MemberJoined", "member one is there", "Normal") in posted
 
 
-async def test_marks_of_a_pod_that_somebody_changed_are_announced_on_the_pods_child_or_else_on_the_hub() -> None:
+async def test_changed_labels_of_a_pod_are_announced_on_its_child_or_else_on_the_hub() -> None:
     leader = Leader()
     pods = [
         Pod(metadata=ObjectMeta(annotations={ANNOTATION_CHILD_ID: "a", ANNOTATION_CHILD_UID: uid}))

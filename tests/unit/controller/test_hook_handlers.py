@@ -1,4 +1,4 @@
-"""Python handlers of hooks: which there are, and that a Hub can name nothing else."""
+"""Python handlers of hooks: which there are, and that a Hub can name no other function."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Text = my_hooks:WORD
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package of handlers, installed here: one that works, and three that can't be used."""
+    """Install a package of handlers: one that works, and three that can't be used."""
     monkeypatch.syspath_prepend(tmp_path)
     installed = tmp_path / "my_hooks-1.dist-info"
     installed.mkdir()
@@ -85,7 +85,7 @@ def test_a_handler_is_an_entry_point_by_its_name() -> None:
         "",
     ],
 )
-def test_what_is_no_entry_point_is_refused_with_the_names_there_are_and_not_imported(handler: str) -> None:
+def test_a_name_that_is_no_entry_point_is_rejected_with_the_known_names_and_not_imported(handler: str) -> None:
     level, logger = logging.getLogger().level, list(logging.getLogger().handlers)
 
     refusal = Handlers().refusal(spec(handler))
@@ -109,7 +109,7 @@ def test_what_is_no_entry_point_is_refused_with_the_names_there_are_and_not_impo
         ("Text", "TypeError: my_hooks:WORD is not a function"),
     ],
 )
-def test_an_entry_point_that_fails_says_why_and_the_others_work(handler: str, why: str) -> None:
+def test_a_failing_entry_point_has_a_reason_and_the_others_work(handler: str, why: str) -> None:
     handlers = Handlers()
     refusal = handlers.refusal(spec(handler))
 
@@ -118,7 +118,7 @@ def test_an_entry_point_that_fails_says_why_and_the_others_work(handler: str, wh
     assert handlers.refusal(spec("note")) is None
 
 
-def test_without_any_the_refusal_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_handler_the_rejection_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     none: Any = extensions.Loaded({}, {})
     monkeypatch.setattr("processhub.controller.hooks.handlers.hook_handlers", lambda: none)
 
@@ -147,7 +147,7 @@ def calling(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Handlers]:
     return make
 
 
-async def test_a_handler_gets_the_event_and_its_arguments_and_what_it_returns_is_the_answer(
+async def test_a_handler_gets_the_event_and_its_arguments_and_returns_the_verdict(
     calling: Callable[..., Handlers],
 ) -> None:
     async def later(event: Any, args: Any) -> Any:
@@ -167,7 +167,7 @@ async def test_a_handler_gets_the_event_and_its_arguments_and_what_it_returns_is
     assert await handlers.call(HUB, PythonHandler(handler="later", args={"x": 1}), EVENT) == {"later": {"x": 1}}
 
 
-async def test_a_handler_that_fails_or_leaves_is_an_error_of_its_hook(calling: Callable[..., Handlers]) -> None:
+async def test_a_handler_that_raises_or_exits_is_an_error_of_its_hook(calling: Callable[..., Handlers]) -> None:
     def fail(event: Any, args: Any) -> Any:
         raise KeyError("k")
 
@@ -182,7 +182,9 @@ async def test_a_handler_that_fails_or_leaves_is_an_error_of_its_hook(calling: C
         await handlers.call(HUB, PythonHandler(handler="leave"), EVENT)
 
 
-async def test_a_hub_whose_handlers_never_end_has_no_more_of_them_called(calling: Callable[..., Handlers]) -> None:
+async def test_no_further_handlers_are_called_for_a_hub_whose_handlers_never_end(
+    calling: Callable[..., Handlers],
+) -> None:
     held = threading.Event()
     handlers = calling(hang=lambda event, args: held.wait(DEADLINE), good=lambda event, args: "answered")
     hang = PythonHandler(handler="hang", timeout_seconds=0)

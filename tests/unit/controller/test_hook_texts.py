@@ -1,4 +1,4 @@
-"""What a hook says goes into the operator's Events, statuses and logs: in bounds, and as text that can be written."""
+"""The texts of hooks in the operator's Events, statuses and logs: bounded, and valid UTF-8."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from processhub.controller.rounds.events import EventRecorder
 
 
 class Events:
-    """Takes Events as an API server does: only what is UTF-8."""
+    """Accepts Events as an API server does: only valid UTF-8."""
 
     def __init__(self) -> None:
         self.posted: list[dict[str, Any]] = []
-        self.last = asyncio.Event()  # the one that is waited for
+        self.last = asyncio.Event()  # the Event that is waited for
 
     async def create(self, kind: object, namespace: str, event: dict[str, Any]) -> None:
         msgspec.json.encode(event)
@@ -45,7 +45,7 @@ def hub_with_hook() -> Hub:
 
 
 async def answered_with(status_line: bytes) -> HookError:
-    """What a webhook says that answers a request so."""
+    """Return what a webhook with this response reports."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -61,7 +61,7 @@ async def answered_with(status_line: bytes) -> HookError:
     return caught.value
 
 
-async def test_a_webhook_whose_answer_is_no_text_does_not_end_the_operators_events() -> None:
+async def test_a_webhook_response_that_is_no_text_does_not_stop_the_operators_events() -> None:
     error = await answered_with(b"HTTP/1.1 500 bad \xff\xfe")
     events = Events()
     recorder = EventRecorder(cast("Client", events), "test")
@@ -79,7 +79,7 @@ async def test_a_webhook_whose_answer_is_no_text_does_not_end_the_operators_even
     posting.cancel()
 
 
-async def test_of_a_long_text_of_a_hook_only_the_beginning_is_reported() -> None:
+async def test_only_the_beginning_of_a_hooks_long_text_is_reported() -> None:
     error = await answered_with(b"HTTP/1.1 500 " + b"x" * 8000)
     denied = parse_answer(msgspec.json.encode({"allow": False, "reason": "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 20_000}))
 
@@ -89,13 +89,13 @@ async def test_of_a_long_text_of_a_hook_only_the_beginning_is_reported() -> None
     assert len(HookError("y" * 10**6).args[0]) == 1024
 
 
-async def test_what_nobody_can_write_as_json_is_refused_like_anything_else_that_is() -> None:
+async def test_a_verdict_that_cannot_be_written_as_json_is_rejected() -> None:
     async with client_of(web.Application()) as client:
         with pytest.raises(InvalidError, match="UTF-8"):
             await client.create(CHILDREN, "ns", {"message": "\udcff"})
 
 
-def test_events_about_a_hub_are_bounded_whatever_its_hooks_say() -> None:
+def test_events_about_a_hub_are_bounded_whatever_its_hooks_return() -> None:
     async def ten_minutes() -> None:
         events = Events()
         recorder = EventRecorder(cast("Client", events), "test")
@@ -118,7 +118,7 @@ def test_events_about_a_hub_are_bounded_whatever_its_hooks_say() -> None:
     virtualtime.run(ten_minutes())
 
 
-async def test_an_events_message_is_cut_where_the_api_server_cuts_it() -> None:
+async def test_an_events_message_is_cut_at_the_api_servers_limit() -> None:
     events = Events()
     recorder = EventRecorder(cast("Client", events), "test")
     posting = asyncio.create_task(recorder.run())

@@ -1,4 +1,4 @@
-"""What waits for the hooks that are asked: stops, starts and moves."""
+"""Stops, starts and moves that wait for the verdicts of hooks."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def recorder() -> EventRecorder:
 
 
 def observed(hub: Hub, uid: str = "", *ids: str) -> Observation:
-    """Children of this uid run on hub-0, and nobody asks for them any more."""
+    """Children of this uid run on hub-0 and are not desired any more."""
     entry = Assignment(uid=uid, epoch=1, workload="w")
     record = {child_id: (OnRecord("hub-0", entry),) for child_id in ids}
     return make_observation(hub.spec, {"hub-0": make_member("hub-0")}, record=record)
 
 
-async def test_the_hook_is_asked_about_each_child_of_a_set_that_stops(recorder: EventRecorder) -> None:
-    """They all have the set's uid."""
+async def test_the_hook_is_called_for_each_child_of_a_set_that_stops(recorder: EventRecorder) -> None:
+    """All of them have the set's uid."""
     asked: list[str] = []
 
     async def call(hook: Hook, event: CloudEventText) -> None:
@@ -66,7 +66,7 @@ async def test_the_hook_is_asked_about_each_child_of_a_set_that_stops(recorder: 
     assert len(asked) == 2
 
 
-async def test_a_child_is_suspended_when_its_hook_has_answered_and_no_hook_is_asked_about_one_that_is_suspended(
+async def test_a_child_is_suspended_after_its_hooks_verdict_and_no_hook_is_called_once_it_is(
     recorder: EventRecorder,
 ) -> None:
     asked: list[str] = []
@@ -92,7 +92,7 @@ async def test_a_child_is_suspended_when_its_hook_has_answered_and_no_hook_is_as
 
 
 @pytest.mark.parametrize("allow", [True, False])
-async def test_a_child_that_is_resumed_is_asked_about_and_sleeps_on_until_it_may_start(
+async def test_a_resumed_child_stays_suspended_until_its_hook_allows_the_start(
     recorder: EventRecorder, allow: bool
 ) -> None:
     async def call(hook: Hook, event: CloudEventText) -> dict[str, Any]:
@@ -123,8 +123,8 @@ async def test_a_child_that_is_resumed_is_asked_about_and_sleeps_on_until_it_may
 
 
 @pytest.mark.parametrize("answer", [{"args": {"x": object()}}, {"env": {"X": "\ud800"}}, {"args": {"x": {1j: 1}}}])
-async def test_an_answer_that_is_no_json_counts_as_none(recorder: EventRecorder, answer: Any) -> None:
-    """It would end the question with an error that nobody waits for: its child, or all moves, would wait for ever."""
+async def test_a_response_that_is_no_json_counts_as_no_verdict(recorder: EventRecorder, answer: Any) -> None:
+    """An exception would end the call unnoticed: its child, or all moves, would wait for ever."""
 
     async def call(hook: Hook, event: CloudEventText) -> Any:
         return answer
@@ -137,7 +137,7 @@ async def test_an_answer_that_is_no_json_counts_as_none(recorder: EventRecorder,
     assert await Asker(ignore, call, recorder).ask(HookEvent.PRE_CHILD_START, "a", {}) == HookVerdict()
 
 
-async def test_hooks_are_asked_again_about_moves_that_they_deferred_whatever_the_question_ended_in(
+async def test_hooks_are_called_again_for_moves_that_they_deferred_whatever_the_outcome(
     recorder: EventRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moves, "AGAIN_SECONDS", 0.01)
@@ -154,15 +154,15 @@ async def test_hooks_are_asked_again_about_moves_that_they_deferred_whatever_the
     await until(lambda: admission.open, "the second answer")
 
 
-async def test_leave_to_move_ends_with_the_hook_that_gave_it(recorder: EventRecorder) -> None:
-    """One that is added later is asked before the first move."""
+async def test_the_permission_to_move_ends_with_the_hook_that_gave_it(recorder: EventRecorder) -> None:
+    """A hook that is added later is called before the next move."""
     asking, silent = hub("PreRedistribution"), hub("PreChildStart")
     hooks = Hooks(recorder, Agreeing(), 1, "test", (), lambda key: None)
     state = HubState(asking.metadata.key)
     pending = Plan(entries={}, unplaced={}, next_epoch=2, pending_moves=1)
 
     def look(hub: Hub, plan: Plan) -> int:
-        """How many moves may begin in a round of this hub."""
+        """Return how many moves may start in a round of this hub."""
         hooks.admission(hub, state)
         now = observed(hub)
         snapshot = msgspec.structs.replace(now.snapshot, move_budget=5)
@@ -179,7 +179,7 @@ async def test_leave_to_move_ends_with_the_hook_that_gave_it(recorder: EventReco
 
 
 class Agreeing:
-    """Receivers that have nothing against anything."""
+    """Receivers that allow everything."""
 
     def refusal(self, spec: HubSpec) -> None:
         return None

@@ -1,4 +1,4 @@
-"""What a Pre hook may answer, and the child that follows from it."""
+"""The verdicts of Pre hooks, and the child that results from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def known(**spec: Any) -> StartCandidate:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"allow": true}', None, {}, {"allow": True}])
-def test_an_answer_that_says_nothing_allows_and_changes_nothing(body: Any) -> None:
+def test_an_empty_verdict_allows_and_changes_nothing(body: Any) -> None:
     child = known(**EXEC)
 
     assert parse_answer(body) == HookVerdict()
@@ -60,7 +60,7 @@ def test_a_denial_has_its_reason() -> None:
         ("text", "Expected `object`, got `str`"),
     ],
 )
-def test_an_answer_that_cannot_be_read_is_refused_in_a_sentence(body: Any, why: str) -> None:
+def test_an_invalid_verdict_is_rejected_in_a_sentence(body: Any, why: str) -> None:
     with pytest.raises(HookError, match="write a JSON object of allow, reason, metadata, tags, env and args") as raised:
         parse_answer(body)
 
@@ -85,7 +85,7 @@ def test_arguments_are_merged_over_those_of_a_python_child() -> None:
     assert json.loads(text)["python"]["args"] == {"a": 1, "b": 3, "c": [4]}
 
 
-def test_of_several_answers_the_later_wins() -> None:
+def test_of_several_verdicts_the_later_one_wins() -> None:
     both = HookVerdict(metadata={"k": "1", "l": "1"}, tags=("a",)).then(
         HookVerdict(metadata={"k": "2"}, tags=("b", "a"))
     )
@@ -106,12 +106,14 @@ def test_of_several_answers_the_later_wins() -> None:
         (EXEC, HookVerdict(env={"A": "x" * 200_000}), "the workload has 2000"),
     ],
 )
-def test_an_answer_that_makes_no_valid_child_is_refused(spec: dict[str, Any], answer: HookVerdict, why: str) -> None:
+def test_a_verdict_that_makes_the_child_invalid_is_rejected(
+    spec: dict[str, Any], answer: HookVerdict, why: str
+) -> None:
     with pytest.raises(HookError, match=why):
         changed_child(known(**spec), answer)
 
 
-def test_what_a_hook_changed_is_on_record_and_read_from_there() -> None:
+def test_the_changes_of_a_hook_are_recorded_and_read_from_the_record() -> None:
     changed, _ = changed_child(known(**EXEC), HookVerdict(tags=("gold",), env={"B": "2"}))
 
     entry = parse_assignment(format_assignment(changed.entry(7)))
@@ -122,7 +124,7 @@ def test_what_a_hook_changed_is_on_record_and_read_from_there() -> None:
     assert not same_attributes(entry, known(**EXEC).wanted)
 
 
-def test_an_edit_of_what_was_asked_about_is_another_question_and_another_pin_is_not() -> None:
+def test_an_edited_child_needs_a_new_verdict_and_a_changed_pin_does_not() -> None:
     before = attributes_digest(known(**EXEC).wanted)
 
     assert attributes_digest(known(**EXEC, pinned=True).wanted) == before
@@ -131,7 +133,7 @@ def test_an_edit_of_what_was_asked_about_is_another_question_and_another_pin_is_
     assert attributes_digest(known(exec={"command": ["run"]}).wanted) != before
 
 
-def test_an_entry_without_a_question_stays_as_short_as_it_was() -> None:
+def test_an_entry_without_a_verdict_is_no_longer_than_before() -> None:
     assert "ask" not in format_assignment(Assignment(uid="u", epoch=1, workload="w"))
 
 
@@ -159,7 +161,7 @@ WEBHOOK = {"url": "http://audit.example"}
         ),
     ],
 )
-def test_hooks_that_no_api_server_has_seen_are_refused(hooks: list[dict[str, Any]], message: str) -> None:
+def test_hooks_that_bypassed_the_api_server_are_rejected(hooks: list[dict[str, Any]], message: str) -> None:
     refusal = refuse_hub(hub(*hooks))
 
     assert refusal is not None

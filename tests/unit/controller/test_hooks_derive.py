@@ -1,4 +1,4 @@
-"""Which events a change in a hub gives rise to, view after view."""
+"""The events that a change in a hub causes, view after view."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def copy(
     reason: str = "",
     reported: int | None = None,
 ) -> CopySeen:
-    """A copy; with a pid it runs. ``reported``: the epoch that the member speaks of, where it is another."""
+    """A copy; with a pid it runs. ``reported`` is the epoch in the member's report, if it is another."""
     state = state or (State.RUNNING if pid else "")
     entry = Assignment(
         uid=uid, epoch=epoch, workload="w", wait=wait or asleep, asleep=asleep, tags=("t",), metadata=(("k", "v"),)
@@ -51,13 +51,13 @@ def wanted(*ids: str, uid: str = "u") -> dict[str, DesiredChild]:
 def view(
     *copies: CopySeen, members: dict[str, MemberSeen] | None = None, want: str | None = "u", **fields: Any
 ) -> HubView:
-    """A view of child ``a`` with these copies; all members are there unless given."""
+    """A view of child ``a`` with these copies; all members are present unless given."""
     members = members if members is not None else {"m0": MemberSeen(phase=LIVE), "m1": MemberSeen(phase=LIVE)}
     return HubView(members=members, copies={"a": copies}, wanted=wanted("a", uid=want) if want else {}, **fields)
 
 
 def emitted(*views: HubView) -> list[tuple[str, dict[str, Any]]]:
-    """What the last view gives rise to, as (event, data)."""
+    """Return the events of the last view, as (event, data)."""
     tracker = Tracker()
     for seen in views[:-1]:
         tracker.advance(seen)
@@ -65,7 +65,7 @@ def emitted(*views: HubView) -> list[tuple[str, dict[str, Any]]]:
 
 
 def kinds(*views: HubView) -> list[str]:
-    """The names alone, a child's member appended."""
+    """Return the names of the events, with a child's member appended."""
     return [f"{kind} {data.get('member', data.get('to', ''))}".rstrip() for kind, data in emitted(*views)]
 
 
@@ -162,15 +162,15 @@ CASES = [
 
 
 @pytest.mark.parametrize(("views", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_of_a_child(views: list[HubView], expected: list[str]) -> None:
+def test_changes_of_a_child_are_events(views: list[HubView], expected: list[str]) -> None:
     assert kinds(*views) == expected
 
 
-def test_what_is_found_first_is_no_event() -> None:
+def test_the_first_view_causes_no_event() -> None:
     assert emitted(view(copy(pid=10))) == []
 
 
-def test_what_each_event_says() -> None:
+def test_each_event_has_its_data() -> None:
     moved = Move("a", "m0", "m1", "m1 joined")
     begun = view(copy(pid=10), copy("m1", epoch=2, wait=True), moves=(moved,), moving=1)
 
@@ -280,11 +280,11 @@ MEMBER_CASES = [
 @pytest.mark.parametrize(
     ("views", "expected"), [case[1:] for case in MEMBER_CASES], ids=[case[0] for case in MEMBER_CASES]
 )
-def test_of_a_member(views: list[HubView], expected: list[str]) -> None:
+def test_changes_of_a_member_are_events(views: list[HubView], expected: list[str]) -> None:
     assert kinds(*views) == expected
 
 
-def test_loss_of_a_member_tells_all_of_its_children_and_their_recovery() -> None:
+def test_the_loss_of_a_member_causes_events_for_all_of_its_children_and_their_recovery() -> None:
     lost = {"m0": MemberSeen(phase=GONE, why="its Lease was not renewed for 16 s"), "m1": THERE}
     move = Move("a", "m0", "m1", "m0 was lost", lost=True)
 
@@ -304,7 +304,7 @@ def test_loss_of_a_member_tells_all_of_its_children_and_their_recovery() -> None
     assert done[2][1] == {"member": "m0", "children": 1}
 
 
-def test_a_bound_child_of_a_lost_member_stays_registered_and_starts_when_it_is_back() -> None:
+def test_a_bound_child_of_a_lost_member_stays_registered_and_starts_when_the_member_returns() -> None:
     lost = view(copy(phase=GONE), members={"m0": MemberSeen(phase=GONE), "m1": THERE})
 
     assert kinds(RUNS, lost) == ["MemberLeft m0", "ChildStopped m0"]
@@ -325,7 +325,7 @@ def test_a_member_that_restarts_recovers_when_its_children_run_again() -> None:
     assert kinds(RUNS, away, view(copy()), view(copy(pid=11))) == ["ChildPidUpdated m0", "RecoveryDone m0"]
 
 
-def test_a_member_that_was_quicker_to_restart_than_anyone_looked_recovers_all_the_same() -> None:
+def test_a_member_that_restarts_between_two_views_recovers_too() -> None:
     first = {"m0": MemberSeen(phase=LIVE, holder="first"), "m1": THERE}
     second = {"m0": MemberSeen(phase=LIVE, holder="second"), "m1": THERE}
     ran, starts, runs = (
@@ -340,7 +340,7 @@ def test_a_member_that_was_quicker_to_restart_than_anyone_looked_recovers_all_th
     assert kinds(ran, runs, runs) == []
 
 
-def test_a_member_whose_state_changed_has_its_children_looked_at() -> None:
+def test_the_children_of_a_member_whose_state_changed_are_compared() -> None:
     tracker = Tracker()
     tracker.advance(RUNS)
 
@@ -349,15 +349,15 @@ def test_a_member_whose_state_changed_has_its_children_looked_at() -> None:
     assert tracker.changed_members({"m0": MemberSeen(phase=LIVE, holder="another"), "m1": THERE}) == {"m0"}
 
 
-def test_every_event_that_can_happen_today_is_derived() -> None:
-    """Those left out have another source: the asking, a new leader, and the handover that is not there yet."""
+def test_every_event_with_a_view_as_its_source_is_derived() -> None:
+    """The others have other sources: the verdicts, a new leader, and handovers."""
     every = {
         kind
         for _, views, _ in CASES + MEMBER_CASES
         for seen in range(1, len(views))
         for kind, _ in emitted(*views[: seen + 1])
     }
-    every |= {"RedistributionDone", "RecoveryDone"}  # in tests of their own above
+    every |= {"RedistributionDone", "RecoveryDone"}  # tested separately above
 
     assert set(HookEvent) - every == {
         HookEvent.PRE_CHILD_START,
@@ -368,7 +368,7 @@ def test_every_event_that_can_happen_today_is_derived() -> None:
     }
 
 
-def test_a_handover_is_a_move_that_ends_with_the_state_delivered() -> None:
+def test_a_handover_is_a_move_that_ends_with_a_delivered_state() -> None:
     source = Assignment(uid="u", epoch=1, workload="w", to="m1:2")
     quiet = Report(uid="u", epoch=1, state=State.STOPPING, gave="2:5eed")
     gave = CopySeen(uid="u", member="m0", entry=source, report=quiet)

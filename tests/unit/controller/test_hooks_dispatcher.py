@@ -1,4 +1,4 @@
-"""The queue of one hub's events: in order, bounded, and not held up for long by a hook that fails."""
+"""The queue of one hub's events: in order, bounded, and not delayed for long by a failing hook."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def happened(*subjects: str) -> list[HubEvent]:
 
 
 class Calls:
-    """What was called, in order; ``gate`` holds calls back, ``failing`` names hooks that always fail."""
+    """Records the calls in order; ``gate`` delays them, ``failing`` names hooks that always fail."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, str]] = []
@@ -56,7 +56,7 @@ def dropped() -> float:
     return REGISTRY.get_sample_value("processhub_hook_events_total", {"outcome": "dropped"}) or 0.0
 
 
-async def test_events_go_out_in_order_to_every_hook(recorder: EventRecorder) -> None:
+async def test_events_are_sent_in_order_to_every_hook(recorder: EventRecorder) -> None:
     calls = Calls()
     dispatcher = HookDispatcher(hub("b", "a"), calls, recorder)
 
@@ -66,7 +66,7 @@ async def test_events_go_out_in_order_to_every_hook(recorder: EventRecorder) -> 
     assert calls.made == [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
 
 
-async def test_what_no_hook_is_there_for_is_not_queued(recorder: EventRecorder) -> None:
+async def test_events_without_a_hook_are_not_queued(recorder: EventRecorder) -> None:
     calls = Calls()
     dispatcher = HookDispatcher(hub("a", event=HookEvent.CHILD_MOVED), calls, recorder)
 
@@ -76,7 +76,7 @@ async def test_what_no_hook_is_there_for_is_not_queued(recorder: EventRecorder) 
     assert calls.made == []
 
 
-async def test_the_queue_is_bounded_and_what_is_dropped_is_counted(recorder: EventRecorder) -> None:
+async def test_the_queue_is_bounded_and_dropped_events_are_counted(recorder: EventRecorder) -> None:
     calls, before = Calls(), dropped()
     calls.gate.clear()
     dispatcher = HookDispatcher(hub("a"), calls, recorder)
@@ -101,7 +101,7 @@ async def test_a_hook_that_fails_gets_one_attempt_until_it_works_again(
     assert calls.made == [("a", "x")] * 3 + [("a", "y")]
 
 
-async def test_a_hook_that_was_cancelled_is_not_called_for_what_waits(recorder: EventRecorder) -> None:
+async def test_a_cancelled_hook_is_not_called_for_queued_events(recorder: EventRecorder) -> None:
     calls = Calls()
     calls.gate.clear()
     dispatcher = HookDispatcher(hub("a", "b"), calls, recorder)

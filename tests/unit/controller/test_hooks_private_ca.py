@@ -1,4 +1,4 @@
-"""A webhook behind a certificate authority of the user's own, mounted as the chart's README says."""
+"""A webhook with a private certificate authority, mounted as the chart's README says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-# In a process of its own, as the operator is one: authorities are read when aiohttp is imported.
+# In its own process, like the operator: authorities are read when aiohttp is imported.
 OPERATOR = """
 import asyncio, sys
 from processhub.api.hooks import Webhook
@@ -51,7 +51,7 @@ async def receiver(tmp_path: Path) -> AsyncIterator[str]:
 
 
 async def called(url: str, **environ: str) -> str:
-    """What the operator's process says of its call."""
+    """Return what the operator's process reports of its call."""
     command = (sys.executable, "-c", OPERATOR, url)
     process = await asyncio.create_subprocess_exec(
         *command, env={**os.environ, **environ}, stdout=asyncio.subprocess.PIPE
@@ -60,7 +60,7 @@ async def called(url: str, **environ: str) -> str:
     return said.decode().strip()
 
 
-async def test_a_hook_is_verified_by_the_authority_that_is_mounted(receiver: str, tmp_path: Path) -> None:
+async def test_a_hook_is_verified_with_the_mounted_authority(receiver: str, tmp_path: Path) -> None:
     assert "certificate verify failed" in await called(receiver)
 
     assert await called(receiver, SSL_CERT_FILE=str(tmp_path / "ca.crt")) == "taken"

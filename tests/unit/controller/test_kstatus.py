@@ -1,6 +1,6 @@
-"""Every version of an object that is ever stored, by the rules of kstatus: nothing is Current before it is done.
+"""Every stored version of an object, by the rules of kstatus: no object is Current before its latest edit is done.
 
-Argo CD's health of each is that of docs/how-to/argocd-cm.yaml.
+Argo CD's health of each version is that of docs/how-to/argocd-cm.yaml.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEALTH = {"Current": {"Healthy"}, "Failed": {"Degraded"}, "InProgress": {"Progre
 
 
 class Story:
-    """The results for one object, one after the other."""
+    """The results for one object, in order."""
 
     def __init__(self, cluster: Cluster, plural: str, name: str) -> None:
         self.cluster, self.key, self._told = cluster, Key(plural, "ns", name), 0
@@ -45,14 +45,14 @@ class Story:
         self.cluster.api.update(self.key, lambda item: item["spec"].update(fields))
 
     async def until(self, *results: str) -> None:
-        """Wait for the last of these results. They are what the object has been since the last call, in this order."""
+        """Wait for the last of these results, which are, in this order, all results since the last call."""
         await self.cluster.until(lambda: self._results()[-1:] == [results[-1]], f"{self.key.name}: {self._now()}")
         assert self._results() == list(results), self._now()
         self._told = len(self.cluster.api.changes)
 
     @property
     def conditions(self) -> dict[str, str]:
-        """The reasons of the conditions that hold, by type."""
+        """Return the reasons of the conditions that are True, by type."""
         conditions = self.cluster.api.objects[self.key]["status"]["conditions"]
         return {found["type"]: found["reason"] for found in conditions if found["status"] == "True"}
 
@@ -70,7 +70,7 @@ class Story:
 
 
 def as_read(item: Json) -> Json:
-    """The object with the default that the API server fills in."""
+    """Return the object with the default that the API server sets."""
     return {"status": {"observedGeneration": -1}, **item}
 
 
@@ -86,7 +86,7 @@ def starts(cluster: Cluster, child_id: str) -> int:
     return sum(begins and started == child_id for _, started, _, begins in cluster.log)
 
 
-def test_a_child_is_current_when_it_runs_by_its_latest_spec(tmp_path: Path) -> None:
+def test_a_child_is_current_when_it_runs_with_its_latest_spec(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **EXEC}})
         child = Story(cluster, "children", "a")
@@ -119,7 +119,7 @@ def test_a_child_is_current_when_it_runs_by_its_latest_spec(tmp_path: Path) -> N
 
 
 def test_a_child_without_its_hub_waits_for_it(tmp_path: Path) -> None:
-    """A tool that applies both at once must not give up because of the order."""
+    """A tool that applies both at once must not fail because of their order."""
 
     async def test(cluster: Cluster) -> None:
         cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "other", **EXEC}})
@@ -131,7 +131,7 @@ def test_a_child_without_its_hub_waits_for_it(tmp_path: Path) -> None:
     in_hub(tmp_path, test)
 
 
-def test_a_child_of_a_guided_hub_is_current_where_it_is_to_be(tmp_path: Path) -> None:
+def test_a_child_of_a_guided_hub_is_current_on_its_member(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", "nodes": ["hub-0"], **EXEC}})
         child = Story(cluster, "children", "a")
@@ -144,7 +144,7 @@ def test_a_child_of_a_guided_hub_is_current_where_it_is_to_be(tmp_path: Path) ->
     in_hub(tmp_path, test, distribution={"strategy": "Guided"})
 
 
-def test_a_child_set_is_current_when_it_has_the_children_of_its_latest_spec_and_no_others(tmp_path: Path) -> None:
+def test_a_child_set_is_current_when_it_has_exactly_the_children_of_its_latest_spec(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         spec = {"hub": "hub", "replicas": 4, "template": EXEC}
         cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
@@ -171,7 +171,7 @@ def test_a_child_set_is_current_when_it_has_the_children_of_its_latest_spec_and_
     in_hub(tmp_path, test)
 
 
-def test_a_hub_is_current_when_its_members_and_static_children_are_as_its_latest_spec_has_them(tmp_path: Path) -> None:
+def test_a_hub_is_current_when_its_members_and_static_children_match_its_latest_spec(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         hub = Story(cluster, "hubs", "hub")
         await hub.until("InProgress", "Current")
@@ -207,7 +207,7 @@ def test_a_hub_is_not_current_while_a_member_has_the_former_template(tmp_path: P
         await cluster.until(lambda: hub.conditions.get("Reconciling") == "Updating", "it is seen")
         assert template["annotations"] != cluster.api.objects[workload]["spec"]["template"]["metadata"]["annotations"]
 
-        for number in range(3):  # as the controller of StatefulSets does, by new pods
+        for number in range(3):  # as the controller of StatefulSets does, with new pods
             await hub.until("InProgress")
             marks = cluster.api.objects[workload]["spec"]["template"]["metadata"]["annotations"]
             pod = Key("pods", "ns", f"hub-{number}")
@@ -227,8 +227,10 @@ def test_a_hub_is_not_current_while_a_member_has_the_former_template(tmp_path: P
         ("Permanent", "Starting", "", 0, "InProgress", "Progressing"),
     ],
 )
-def test_a_child_that_ended(policy: Any, state: str, reason: str, restarts: int, status: str, shown: str) -> None:
-    """A tool that waits gives up where nothing happens by itself any more."""
+def test_a_child_that_ended_is_current_or_failed(
+    policy: Any, state: str, reason: str, restarts: int, status: str, shown: str
+) -> None:
+    """A tool that waits stops waiting when nothing happens by itself any more."""
     item = make_child("a", {**EXEC, "restartPolicy": policy}, generation=1)
     wanted = desired_child(item.spec, "a", "u", "w")
     report = Report(uid="u", epoch=1, state=state, reason=reason, restarts=restarts, message="exit code 1")
@@ -241,9 +243,7 @@ def test_a_child_that_ended(policy: Any, state: str, reason: str, restarts: int,
 
 
 @pytest.mark.parametrize(("trouble", "status"), [(None, "InProgress"), (("Refused", "no rights"), "Failed")])
-def test_a_hub_that_can_t_be_reconciled_is_not_current_by_what_it_was(
-    trouble: tuple[str, str] | None, status: str
-) -> None:
+def test_a_hub_that_cannot_be_reconciled_is_not_current(trouble: tuple[str, str] | None, status: str) -> None:
     ready = condition_of("Ready", True, "MembersReady", "", 1)
     hub = make_hub(generation=2, status=HubStatus(conditions=(ready,), observed_generation=1))
 

@@ -1,6 +1,6 @@
-"""The leader's Lease beside a main loop that is busy, and what ends a leader that leads no more.
+"""The leader's Lease beside a busy main loop, and what ends a leader that does not lead any more.
 
-The API server runs in a thread of its own: the tests keep the main loop from doing anything.
+The API server runs in its own thread: the tests keep the main loop busy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ME, OTHER = "me", "another"
 
 
 class Site:
-    """An API server with one Lease, and when each renewal of it came (monotonic seconds)."""
+    """An API server with one Lease; it records the time of each renewal (monotonic seconds)."""
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
@@ -55,7 +55,7 @@ class Site:
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
 
     def take(self) -> None:
-        """Another candidate takes the Lease."""
+        """Let another candidate take the Lease."""
         assert self.lease is not None
         self._store({**self.lease, "spec": {**self.lease["spec"], "holderIdentity": OTHER}})
 
@@ -108,7 +108,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 class Ends(list[str]):
-    """The ends of the process that were ordered."""
+    """Records the requested ends of the process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,13 +164,13 @@ async def test_a_main_loop_that_is_busy_for_longer_than_the_deadline_keeps_the_l
     assert ends == []
 
 
-async def test_a_leader_that_lost_the_lease_while_its_loop_is_busy_is_ended(site: Site) -> None:
-    """What the loop would write when it comes round would be beside what the next leader writes."""
+async def test_a_leader_that_loses_the_lease_while_its_loop_is_busy_is_ended(site: Site) -> None:
+    """Writes of the loop would be made beside those of the next leader."""
     ends = Ends()
     async with leader(site, ends, lost_seconds=0.05) as leadership:
         await leadership.acquire()
         holding = asyncio.create_task(leadership.hold(lambda _: None))
-        await asyncio.sleep(0)  # it has begun
+        await asyncio.sleep(0)  # the renewal has started
         site.take()
 
         work_until(ends.came.is_set, "the end")
@@ -180,7 +180,7 @@ async def test_a_leader_that_lost_the_lease_while_its_loop_is_busy_is_ended(site
     assert site.holder == OTHER
 
 
-async def test_a_leader_that_lost_the_lease_and_stops_in_time_is_not_ended(site: Site) -> None:
+async def test_a_leader_that_loses_the_lease_and_stops_in_time_is_not_ended(site: Site) -> None:
     ends = Ends()
     async with leader(site, ends) as leadership:
         await leadership.acquire()
@@ -191,8 +191,8 @@ async def test_a_leader_that_lost_the_lease_and_stops_in_time_is_not_ended(site:
     assert ends == []
 
 
-async def test_a_main_loop_that_does_not_answer_leads_no_more(site: Site) -> None:
-    """Else its Lease would be renewed for ever, and no standby would lead its hubs."""
+async def test_the_lease_is_not_renewed_for_a_main_loop_that_does_not_respond(site: Site) -> None:
+    """Otherwise its Lease would be renewed for ever, and no standby would lead its hubs."""
     ends = Ends()
     async with leader(site, ends, wedged_seconds=0.3) as leadership:
         await leadership.acquire()
@@ -207,7 +207,7 @@ async def test_a_main_loop_that_does_not_answer_leads_no_more(site: Site) -> Non
     assert len(site.renewals) - renewed <= 1, "at most the one that was under way"
 
 
-async def test_a_main_loop_that_answers_now_and_then_is_not_wedged(site: Site) -> None:
+async def test_a_main_loop_that_responds_now_and_then_keeps_the_lease(site: Site) -> None:
     ends = Ends()
     async with leader(site, ends, wedged_seconds=2.0) as leadership:
         await leadership.acquire()
@@ -224,7 +224,7 @@ async def test_a_main_loop_that_answers_now_and_then_is_not_wedged(site: Site) -
     assert ends == []
 
 
-async def test_a_release_ends_nothing_and_frees_the_lease(site: Site) -> None:
+async def test_a_release_frees_the_lease_and_does_not_end_the_process(site: Site) -> None:
     ends = Ends()
     async with leader(site, ends, lost_seconds=0.0) as leadership:
         await leadership.acquire()
@@ -234,7 +234,7 @@ async def test_a_release_ends_nothing_and_frees_the_lease(site: Site) -> None:
 
         await leadership.release()
         assert site.holder == ""
-        await asyncio.wait_for(holding, DEADLINE)  # it finds that it does not hold it
+        await asyncio.wait_for(holding, DEADLINE)  # it finds that it does not hold the Lease
 
     assert ends == []
     assert site.holder == ""

@@ -1,4 +1,4 @@
-"""Children whose time is up, and children on demand that never came up or have no place."""
+"""Children whose lifetime is over, and on-demand children that never started or have no place."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def over(name: str) -> Child:
     )
 
 
-async def test_a_child_that_may_not_be_deleted_holds_up_nothing_else_of_its_hub() -> None:
-    """What comes after it in a round would never be reached: members made, statuses written."""
+async def test_a_child_that_may_not_be_deleted_delays_nothing_else_of_its_hub() -> None:
+    """Later steps of the round would never be reached: creating members, writing statuses."""
     deleted: list[str] = []
     asked = 0
 
@@ -71,7 +71,7 @@ def new(name: str, created: str, **spec: Any) -> Child:
 
 
 class Rounds:
-    """Rounds of one hub under one leader: what each deletes, and after how many seconds the next is due."""
+    """The rounds of one hub under one leader: the deletions of each, and the seconds until the next."""
 
     def __init__(self, hub: Hub, *children: Child) -> None:
         self.hub, self.state, self.memory = hub, HubState(("ns", "hub")), ExecuteMemory()
@@ -95,7 +95,7 @@ class Rounds:
 
 @pytest.mark.parametrize("created", ["2001-01-01T00:00:00Z", "2101-01-01T00:00:00Z"], ids=["slow", "fast"])
 async def test_a_child_on_demand_that_never_starts_ends_by_the_leaders_own_clock(created: str) -> None:
-    """A request made it, and nobody deletes it. The clock of the API server, which wrote its creation, may be wrong."""
+    """A request created it, and nobody deletes it. The API server's clock, which dated its creation, may be wrong."""
     hub = make_hub(spec={"onDemand": {**EXEC, "ttlSeconds": 6}})
     rounds = Rounds(hub, new("asked", created, onDemand=True), new("declared", created, **EXEC, ttlSeconds=6))
 
@@ -108,7 +108,7 @@ async def test_a_child_on_demand_that_never_starts_ends_by_the_leaders_own_clock
 
 
 async def test_a_child_on_demand_that_has_no_place_is_deleted_at_once() -> None:
-    """Its request is answered 429. Left behind, it would start by itself as soon as another ends."""
+    """Its request is answered 429. If it were kept, it would start by itself as soon as another child ends."""
     hub = make_hub(spec={"onDemand": {**EXEC, "max": 2}})
     asked = [new(name, f"2026-01-01T00:00:0{second}Z", onDemand=True) for second, name in enumerate("abcd")]
     rounds = Rounds(hub, *asked)

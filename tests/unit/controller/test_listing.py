@@ -1,4 +1,4 @@
-"""What is asked and said about the members of large hubs, for many children."""
+"""The costs and texts about the members of large hubs with many children."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ENTRY = Assignment(uid="u", epoch=7, workload="w")
 REPORT = Report(uid="u", epoch=7, state="Running")
 
 
-def test_a_child_for_a_member_that_is_not_there_is_told_some_and_how_many_more() -> None:
-    """A condition's message that is too long is refused, and with it all of the status."""
+def test_the_message_about_an_unknown_member_names_some_members_and_counts_the_rest() -> None:
+    """A condition's message that is too long is rejected, and the whole status with it."""
     refusal = unknown_member(ChildSpec(hub="h", nodes=("elsewhere",)), MemberNames(NAMES))
 
     assert refusal is not None
@@ -33,7 +33,7 @@ def test_a_child_for_a_member_that_is_not_there_is_told_some_and_how_many_more()
     assert unknown_member(ChildSpec(hub="h", nodes=("node-700",)), MemberNames(NAMES)) is None
 
 
-def test_children_that_wait_for_many_members_are_told_some_of_them() -> None:
+def test_children_that_wait_for_many_members_name_some_of_them() -> None:
     hub = PlannedHub(1000, hub_spec())
     hub.want([child("a"), child("b")])
     for name in list(hub.members):
@@ -48,7 +48,7 @@ def test_children_that_wait_for_many_members_are_told_some_of_them() -> None:
 
 
 class Counted(dict[str, Member]):
-    """Members, and how often they were gone through."""
+    """Members that count how often they are iterated over."""
 
     looks = 0
 
@@ -70,8 +70,8 @@ def member(name: str, holder: str, **entries: Any) -> Member:
     return make_member(name, make_slice(placed, told, member=name, holder=holder))
 
 
-def test_the_copies_of_many_children_are_found_in_one_look_at_the_members() -> None:
-    """It was one look for each child with a ttl: 1.7 s a round for 50,000 on 100 members."""
+def test_the_copies_of_many_children_are_found_in_one_pass_over_the_members() -> None:
+    """One look for each child with a ttl took 1.7 s in a round for 50,000 children on 100 members."""
     members = Counted(
         {
             "hub-0": member("hub-0", "", placed=["a", "b"], told=["b", "c"]),

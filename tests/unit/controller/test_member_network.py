@@ -1,4 +1,4 @@
-"""The NetworkPolicy of members, and their budget: what reaches them, and what never keeps a node from being drained."""
+"""The NetworkPolicy and the disruption budget of members: which traffic is allowed, and that no drain is blocked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def owned(kind: str, given: OperatorSettings) -> list[dict[str, Any]]:
     return [manifest for manifest in supporting_objects(HUB, given) if manifest["kind"] == kind]
 
 
-def test_members_get_a_network_policy_where_the_chart_says_so() -> None:
+def test_members_get_a_network_policy_if_the_chart_enables_it() -> None:
     assert owned("NetworkPolicy", from_environment(POD)) == []
     (policy,) = owned("NetworkPolicy", settings())
 
@@ -38,7 +38,7 @@ def test_members_get_a_network_policy_where_the_chart_says_so() -> None:
     assert policy["spec"]["policyTypes"] == ["Ingress"], "children may connect to anything"
 
 
-def test_peers_are_let_in_beside_the_hubs_own_pods() -> None:
+def test_peers_are_admitted_beside_the_hubs_own_pods() -> None:
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     place = PodPlace(child_id="a", member="shop-0", node="n", entry=Assignment(uid="u", epoch=1, workload="w"))
     of_child = child_pod(HUB, make_child("a", hub="shop"), place, PodWorkload(template={"spec": {"containers": []}}))

@@ -1,4 +1,4 @@
-"""The members' pod template: the operator's, the chart's defaults over it, the Hub's own over both."""
+"""The members' pod template: the operator's, overridden by the chart's defaults and these by the Hub's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def rendered(
     timeouts: Json | None = None,
     settings: OperatorSettings = SETTINGS,
 ) -> Json:
-    """The pod template of a hub."""
+    """Return the pod template of a hub."""
     members = Members(
         replicas=1,
         image=image,
@@ -39,18 +39,18 @@ def rendered(
 
 
 def agent(template: Json) -> Json:
-    """Its container ``agent``."""
+    """Return its container ``agent``."""
     (container,) = [each for each in template["spec"]["containers"] if each["name"] == "agent"]
     return container
 
 
 def env_of(container: Json) -> Json:
-    """The values of its environment variables."""
+    """Return the values of its environment variables."""
     return {variable["name"]: variable.get("value") for variable in container["env"]}
 
 
 def of_agent(**fields: Any) -> Json:
-    """A Hub's template that says this of the container ``agent``."""
+    """Return a template with these fields of the container ``agent``."""
     return {"spec": {"containers": [{"name": "agent", **fields}]}}
 
 
@@ -60,14 +60,14 @@ def test_a_port_is_added_to_the_agents_own() -> None:
     assert ports == [{"name": "http", "containerPort": 8080}, {"name": "metrics", "containerPort": 9090}]
 
 
-def test_the_same_port_of_another_protocol_is_another_one() -> None:
+def test_the_same_port_with_another_protocol_is_another_port() -> None:
     ports = agent(rendered(of_agent(ports=[{"name": "dns", "containerPort": 8080, "protocol": "UDP"}])))["ports"]
 
     assert [port["name"] for port in ports] == ["http", "dns"]
 
 
 @pytest.mark.parametrize("probe", ["livenessProbe", "readinessProbe"])
-def test_a_handler_that_is_given_replaces_the_probes_own(probe: str) -> None:
+def test_a_given_handler_replaces_that_of_the_probe(probe: str) -> None:
     given = {"exec": {"command": ["true"]}, "periodSeconds": 3}
 
     found = agent(rendered(of_agent(**{probe: given})))[probe]
@@ -84,7 +84,7 @@ def test_a_probe_without_a_handler_keeps_the_operators() -> None:
 
 
 @pytest.mark.parametrize("name", ["image", "command", "args"])
-def test_what_makes_the_agent_the_agent_is_refused_with_what_to_write_instead(name: str) -> None:
+def test_fields_that_the_operator_owns_are_rejected_with_what_to_write_instead(name: str) -> None:
     with pytest.raises(
         TemplateError, match=rf"spec\.members\.template\.spec\.containers\[agent\]\.{name} can't be set: "
     ):
@@ -110,14 +110,14 @@ def test_the_agent_takes_another_port_and_leaves_8080_to_children() -> None:
     [({}, "30"), ({"terminationGracePeriodSeconds": 5}, "5"), ({"terminationGracePeriodSeconds": None}, "30")],
     ids=["default", "the template's", "removed"],
 )
-def test_the_agent_is_told_the_pods_grace_period(given: Json, told: str) -> None:
+def test_the_agent_gets_the_pods_grace_period(given: Json, told: str) -> None:
     template = rendered({"spec": given})
 
     assert env_of(agent(template))["TERMINATION_GRACE_SECONDS"] == told
     assert str(template["spec"].get("terminationGracePeriodSeconds", 30)) == told
 
 
-def test_the_grace_period_has_time_for_the_answer_to_a_request_and_for_the_stop() -> None:
+def test_the_grace_period_covers_a_request_and_the_stop() -> None:
     def grace(**timeouts: int) -> int:
         return int(rendered(timeouts=timeouts)["spec"]["terminationGracePeriodSeconds"])
 
@@ -126,7 +126,7 @@ def test_the_grace_period_has_time_for_the_answer_to_a_request_and_for_the_stop(
 
 
 @pytest.mark.parametrize("field", ["serviceAccountName", "serviceAccount"])
-def test_an_account_in_the_template_is_refused_with_the_field_that_has_one(field: str) -> None:
+def test_an_account_in_the_template_is_rejected_with_the_field_to_use(field: str) -> None:
     expected = rf"^spec\.members\.template\.spec\.{field} can't be set: .*spec\.members\.serviceAccount\.name"
     with pytest.raises(TemplateError, match=expected):
         rendered({"spec": {field: "s3"}})
@@ -135,11 +135,11 @@ def test_an_account_in_the_template_is_refused_with_the_field_that_has_one(field
 
 
 @pytest.mark.parametrize("empty", [None, ""])
-def test_no_template_takes_the_account_away(empty: str | None) -> None:
+def test_no_template_removes_the_account(empty: str | None) -> None:
     assert rendered({"spec": {"serviceAccountName": empty}})["spec"]["serviceAccountName"] == "processhub-shop"
 
 
-def test_an_account_of_the_users_is_the_members_and_its_token_is_mounted() -> None:
+def test_a_users_account_is_used_by_members_with_its_token_mounted() -> None:
     spec = rendered(account="s3")["spec"]
 
     assert (spec["serviceAccountName"], spec["automountServiceAccountToken"]) == ("s3", True)
@@ -155,17 +155,17 @@ def test_an_account_of_the_users_is_the_members_and_its_token_is_mounted() -> No
         {"spec": {"containers": []}},
     ],
 )
-def test_empty_and_null_parts_say_nothing(template: Json) -> None:
+def test_empty_and_null_fields_have_no_effect(template: Json) -> None:
     assert agent(rendered(template)) == agent(rendered())
 
 
 @pytest.mark.parametrize("empty", [[], "", 0, False])
-def test_an_empty_value_of_another_kind_is_no_object(empty: Any) -> None:
+def test_an_empty_value_of_another_type_is_rejected(empty: Any) -> None:
     with pytest.raises(TemplateError, match=r"spec\.members\.template\.metadata is .*; it must be an object"):
         rendered({"metadata": empty})
 
 
-def test_pull_secrets_of_the_chart_and_of_the_hub_are_both_there() -> None:
+def test_pull_secrets_of_the_chart_and_of_the_hub_are_both_used() -> None:
     settings = OperatorSettings(pod_name="op", pod_uid="o", namespace="s", image_pull_secrets=("registry",))
 
     spec = rendered({"spec": {"imagePullSecrets": [{"name": "mine"}]}}, settings=settings)["spec"]
@@ -190,12 +190,12 @@ def test_the_autoscaler_may_remove_the_node_of_a_member(image: str) -> None:
 
 
 def defaults(**fields: Any) -> OperatorSettings:
-    """Settings as the chart hands them over in the environment."""
+    """The settings as the chart passes them in the environment."""
     names = {"POD_NAME": "op", "POD_NAMESPACE": "system", "PROCESSHUB_IMAGE": "processhub:1"}
     return from_environment({**names, "PROCESSHUB_MEMBER_DEFAULTS": json.dumps(fields)})
 
 
-def test_the_hub_goes_before_the_charts_defaults_and_these_before_the_operators() -> None:
+def test_the_hub_overrides_the_charts_defaults_and_these_the_operators() -> None:
     resources = {"requests": {"cpu": "1", "memory": "1Gi"}}
     template = {
         "metadata": {"annotations": {"team": "hubs"}},
@@ -217,7 +217,7 @@ def test_the_hub_goes_before_the_charts_defaults_and_these_before_the_operators(
     assert agent(rendered(image="team/own:1", settings=settings))["image"] == "team/own:1"
 
 
-def test_the_user_that_members_run_as_can_be_left_to_the_cluster() -> None:
+def test_the_user_of_members_can_be_left_to_the_cluster() -> None:
     settings = defaults(podSecurityContext={"runAsNonRoot": True})
 
     assert rendered(settings=settings)["spec"]["securityContext"] == {"runAsNonRoot": True}
@@ -225,13 +225,13 @@ def test_the_user_that_members_run_as_can_be_left_to_the_cluster() -> None:
 
 
 def test_a_wrong_default_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"members\.defaults.*unknown field `imge`"):
+    with pytest.raises(SettingsError, match=r"members\.defaults\): imge is no field; write image"):
         defaults(imge="x")
     with pytest.raises(TemplateError, match=r"^members\.defaults\.template\.spec\.containers\[agent\]\.image"):
         rendered(settings=defaults(template=of_agent(image="x")))
 
 
-def test_without_defaults_of_the_chart_there_are_those_of_the_program() -> None:
+def test_without_defaults_of_the_chart_those_of_the_program_apply() -> None:
     names = {"POD_NAME": "op", "POD_NAMESPACE": "system"}
 
     assert from_environment(names).member_defaults == MemberDefaults()
@@ -249,14 +249,14 @@ def test_without_defaults_of_the_chart_there_are_those_of_the_program() -> None:
         (of_agent(resources=1), "spec.containers[agent].resources is 1; it must be an object"),
     ],
 )
-def test_a_template_of_another_shape_is_refused_with_the_field(template: Json, words: str) -> None:
+def test_a_template_of_the_wrong_type_is_rejected_with_the_field(template: Json, words: str) -> None:
     with pytest.raises(TemplateError) as refused:
         rendered(template)
 
     assert words in str(refused.value)
 
 
-def test_an_image_of_the_users_runs_the_agent_that_an_init_container_brings() -> None:
+def test_a_users_image_runs_the_agent_that_an_init_container_copies() -> None:
     made = rendered(image="users:1")
 
     (brings,) = made["spec"]["initContainers"]

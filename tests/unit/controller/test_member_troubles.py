@@ -1,4 +1,4 @@
-"""Why members are not ready: what a Hub's condition, its members and the Children that wait for them say."""
+"""Why members are not ready, as reported by a Hub's condition, its members and the Children that wait for them."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Site:
 
 
 async def looked_up(site: Site, *members: Member, at: tuple[float, ...] = (0.0, 2.0)) -> Mapping[str, Trouble]:
-    """The troubles of these members after rounds at these times."""
+    """Return the troubles of these members after rounds at these times."""
     looks: Looks = {}
     found: Mapping[str, Trouble] = {}
     async with client_of(site.app()) as client:
@@ -153,7 +153,7 @@ async def troubles_at(client: Client, looks: Looks, now: float, *members: Member
     return await member_troubles(round, looks, {member.name: member for member in members})
 
 
-async def test_the_refusal_of_a_pod_by_a_quota_is_found_among_the_events_of_the_statefulset() -> None:
+async def test_the_rejection_of_a_pod_by_a_quota_is_found_among_the_events_of_the_statefulset() -> None:
     site, about = Site(), {"kind": "StatefulSet", "name": "shop", "uid": "s"}
     refusal = 'create Pod {0} in StatefulSet shop failed error: pods "{0}" is forbidden: exceeded quota: two'
     site.warn("FailedCreate", refusal.format("shop-2"), **about)
@@ -198,7 +198,7 @@ async def test_a_right_that_the_account_lacks_is_named_before_the_probe_that_fai
     )
 
 
-async def test_events_are_read_after_some_seconds_then_less_and_less_often() -> None:
+async def test_events_are_read_after_some_seconds_and_then_with_back_off() -> None:
     site, members = Site(), [make_member(f"shop-{number}") for number in range(9)]
 
     await looked_up(site, *members, at=(0.0, 1.0))
@@ -210,7 +210,7 @@ async def test_events_are_read_after_some_seconds_then_less_and_less_often() -> 
     assert len(site.reads) < 12
 
 
-async def test_a_slow_api_server_delays_no_round_and_what_was_found_stands() -> None:
+async def test_a_slow_api_server_delays_no_round_and_known_causes_are_kept() -> None:
     site, member, looks = Site(), make_member("shop-0"), Looks()
     site.warn("FailedCreate", "exceeded quota: two", kind="StatefulSet", name="shop")
     async with client_of(site.app()) as client:
@@ -223,7 +223,7 @@ async def test_a_slow_api_server_delays_no_round_and_what_was_found_stands() -> 
         site.answers.set()
 
 
-async def test_an_operator_that_may_not_read_events_goes_on_without_them() -> None:
+async def test_an_operator_that_may_not_read_events_works_without_them() -> None:
     site = Site()
     site.refused = True
 
@@ -231,7 +231,7 @@ async def test_an_operator_that_may_not_read_events_goes_on_without_them() -> No
 
 
 def status(troubles: Mapping[str, Trouble]) -> HubStatus:
-    """The status of the hub while none of its members is ready."""
+    """Return the status of the hub while none of its members is ready."""
     observation = make_observation(HUB.spec, {name: make_member(name) for name in ("shop-0", "shop-1", "shop-2")})
     return hub_status(HUB, observation, Plan(entries={}, unplaced={}, next_epoch=1), NOW, troubles=troubles)
 
@@ -268,7 +268,7 @@ def test_a_hundred_causes_are_counted() -> None:
 
 
 def test_children_that_wait_for_members_name_the_cause_in_one_word() -> None:
-    """Thousands of them say it, and a message that changes would be written thousands of times."""
+    """Thousands of them have it, and a changing message would be written thousands of times."""
     nobody = Unplaced(Reason.NO_MEMBERS, "no member of the hub is ready; placed when one is")
     bound = Unplaced(Reason.MEMBER_UNAVAILABLE, "member shop-1 is not ready; started when it is")
     elsewhere = Unplaced(Reason.MEMBER_UNAVAILABLE, "member shop-10 is not ready; started when it is")
@@ -282,7 +282,7 @@ def test_children_that_wait_for_members_name_the_cause_in_one_word() -> None:
     assert (said["c"], said["d"]) == (elsewhere, full)
 
 
-def test_children_of_a_hub_whose_members_can_not_even_be_asked_for_name_the_condition_with_the_cause() -> None:
+def test_children_of_a_hub_whose_members_cannot_be_created_name_the_condition_with_the_cause() -> None:
     nobody = Unplaced(Reason.NO_MEMBERS, "no member of the hub is ready; placed when one is")
 
     said = with_troubles({"a": nobody}, {"shop-0": Trouble()}, "Invalid")
@@ -290,7 +290,7 @@ def test_children_of_a_hub_whose_members_can_not_even_be_asked_for_name_the_cond
     assert said["a"].message == f"{nobody.message} (Invalid; the Hub's condition Stalled has the cause)"
 
 
-def test_a_child_on_record_on_a_member_that_is_not_ready_names_the_cause() -> None:
+def test_a_child_recorded_on_a_member_that_is_not_ready_names_the_cause() -> None:
     item = make_slice({"a": Assignment(uid="u", epoch=1, workload="w")}, member="shop-0")
     copies = copies_of("a", {"shop-0": make_member("shop-0", item)})
 
@@ -304,7 +304,7 @@ def test_a_child_on_record_on_a_member_that_is_not_ready_names_the_cause() -> No
     )
 
 
-def test_children_are_told_again_only_when_the_word_changes() -> None:
+def test_the_status_of_children_is_written_again_only_when_the_word_changes() -> None:
     memory = ReportMemory()
     memory.take_troubles({"shop-0": Trouble("CrashLoopBackOff", "back-off 10s")})
     assert memory.troubled == {"shop-0"}
@@ -314,7 +314,7 @@ def test_children_are_told_again_only_when_the_word_changes() -> None:
     assert memory.troubled == {"shop-0"}
 
 
-def test_no_word_of_a_trouble_is_one_that_changes_all_the_time() -> None:
+def test_the_word_for_a_cause_does_not_change_all_the_time() -> None:
     for reason in ("ErrImagePull", "ImagePullBackOff"):
         assert trouble_of(pod(waiting(reason, "x"))).brief == "ImagePullBackOff"
     assert not re.search(r"\d", trouble_of(pod(waiting("CrashLoopBackOff", "back-off 10s"), EXITED)).brief)

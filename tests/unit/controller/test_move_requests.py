@@ -1,4 +1,4 @@
-"""Taking orders to move children off their objects, with the answers: whatever is said, an order comes to an end."""
+"""Removing move requests from their objects and writing the results: every request comes to an end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ANNOTATIONS_BYTES = 256 * 1024  # the API server's limit for all of an object's
 
 
 class OneObject:
-    """An API server with one object, and the client of it: annotations alone are patched."""
+    """An API server with one object, and its client: only annotations are patched."""
 
     def __init__(self, kind: type[Child | ChildSet], spec: dict[str, Any], **annotations: str) -> None:
         named = {"name": "web", "namespace": "ns", "uid": "u1"}
@@ -62,14 +62,14 @@ class OneObject:
 
 
 class Rounds:
-    """The rounds of one hub, round by round."""
+    """The rounds of one hub."""
 
     def __init__(self, api: OneObject) -> None:
         self.api = api
         self.held: dict[str, AppliedMoves] = {}
 
     async def record_results(self, results: dict[str, str], now: float = 0.0, seen: Any = None) -> float | None:
-        """One round that saw the object as it is, or as it was when it was ``seen``."""
+        """Run one round that sees the object as it is, or as it was at ``seen``."""
         item = seen or self.api.item
         chosen, sets, orders = {}, {}, {}
         if isinstance(item, Child):
@@ -98,7 +98,7 @@ def web(count: int, member: str = "hub-1") -> dict[str, str]:
     return {f"web-{number}": member for number in range(count)}
 
 
-async def test_all_that_are_refused_in_one_round_get_their_answer() -> None:
+async def test_all_requests_rejected_in_one_round_get_their_result() -> None:
     api = a_set(web(30))
 
     await Rounds(api).record_results(dict.fromkeys(web(30), "hub-1 is full"))
@@ -108,7 +108,7 @@ async def test_all_that_are_refused_in_one_round_get_their_answer() -> None:
 
 
 @pytest.mark.parametrize("count", [20, 5000])
-async def test_long_refusals_of_a_set_are_cut_off_so_that_its_orders_end(count: int) -> None:
+async def test_long_rejections_of_a_set_are_cut_so_that_its_requests_end(count: int) -> None:
     api = a_set(web(count))
 
     await Rounds(api).record_results(dict.fromkeys(web(count), "no such member; there are " + "a-long-name, " * 2000))
@@ -117,7 +117,7 @@ async def test_long_refusals_of_a_set_are_cut_off_so_that_its_orders_end(count: 
     assert json.loads(api.annotations[ANNOTATION_MOVE_REFUSED]).keys() == web(count).keys()
 
 
-async def test_a_long_refusal_of_a_child_is_cut_off_so_that_its_order_ends() -> None:
+async def test_a_long_rejection_of_a_child_is_cut_so_that_its_request_ends() -> None:
     api = a_child(move_to="hub-9")
 
     await Rounds(api).record_results({"web": "there are " + "a-long-name, " * 30_000})
@@ -128,7 +128,7 @@ async def test_a_long_refusal_of_a_child_is_cut_off_so_that_its_order_ends() -> 
 
 
 @pytest.mark.parametrize("make", [lambda more: a_child(move_to="h", more=more), lambda more: a_set(web(1), more=more)])
-async def test_an_answer_for_which_there_is_no_room_is_left_out(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_result_for_which_there_is_no_room_is_left_out(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     api = make("x" * (_ANNOTATIONS_BYTES - 100))
 
     await Rounds(api).record_results(dict.fromkeys(("web", "web-0"), "it is full of " + "children " * 20))
@@ -143,7 +143,7 @@ async def test_an_answer_for_which_there_is_no_room_is_left_out(make: Any, caplo
     ]
 
 
-async def test_an_order_that_was_replaced_meanwhile_stands(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_request_that_was_replaced_meanwhile_is_kept(caplog: pytest.LogCaptureFixture) -> None:
     api = a_set(web(1), move_refused='{"other": "why"}')
     seen = api.item
     api.order('{"web-0": "hub-2"}')
@@ -155,7 +155,7 @@ async def test_an_order_that_was_replaced_meanwhile_stands(caplog: pytest.LogCap
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_requests_that_are_applied_by_and_by_are_taken_off_once_a_second() -> None:
+async def test_applied_requests_are_removed_once_a_second() -> None:
     api = a_set(web(5))
     rounds = Rounds(api)
 
@@ -169,7 +169,7 @@ async def test_requests_that_are_applied_by_and_by_are_taken_off_once_a_second()
     assert (api.patches, rounds.held["u1"].applied) == (2, {})
 
 
-async def test_neither_the_last_request_nor_a_refusal_is_written_later() -> None:
+async def test_the_last_request_and_rejections_are_written_at_once() -> None:
     api = a_set(web(4))
     rounds = Rounds(api)
     await rounds.record_results({"web-0": ""}, now=10.0)

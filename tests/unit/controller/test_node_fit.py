@@ -1,4 +1,4 @@
-"""On which nodes a DaemonSet has a pod, and what becomes of a member whose node fits no more."""
+"""The nodes on which a DaemonSet has a pod, and what happens to a member whose node does not match any more."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_taints_are_tolerated(toleration: Json | None, effect: str, made: bool, 
 
 
 @pytest.mark.parametrize("key", ["not-ready", "unreachable", "unschedulable", "memory-pressure", "network-unavailable"])
-def test_what_the_daemon_set_controller_tolerates_itself_is_tolerated(key: str) -> None:
+def test_the_taints_that_the_daemon_set_controller_tolerates_are_tolerated(key: str) -> None:
     effect = "NoExecute" if key in ("not-ready", "unreachable") else "NoSchedule"
     tainted = node({"key": f"node.kubernetes.io/{key}", "effect": effect})
 
@@ -107,7 +107,7 @@ def test_what_the_daemon_set_controller_tolerates_itself_is_tolerated(key: str) 
 @pytest.mark.parametrize(
     ("template", "wanted"), [(None, True), ({"spec": {}}, True), ({"spec": {"nodeSelector": {"role": "hub"}}}, False)]
 )
-def test_a_member_is_wanted_while_its_node_fits(template: Json | None, wanted: bool, there: bool) -> None:
+def test_a_member_is_wanted_while_its_node_matches(template: Json | None, wanted: bool, there: bool) -> None:
     hub = make_hub(spec=HubSpec(members=Members(mode="PerNode")))
     state = HubState(hub.metadata.key)
     state.belongs_to(hub.metadata.uid)

@@ -1,4 +1,4 @@
-"""What a round observes: a pure function of the facts, whatever the hub is like."""
+"""The observation of a round: a pure function of the facts, for any hub."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def states(draw: st.DrawFn) -> HubState:
 
 
 def _leave_open(known: KnownSlice, ids: set[str]) -> None:
-    """What writes of the ids came to is not proven, or not known."""
+    """Leave the outcome of writes of the ids unproven or unknown."""
     known.unproven.update(dict.fromkeys(ids, 2))
     known.uncertain.update(dict.fromkeys(ids & {"a", "b"}, 2))
 
@@ -100,7 +100,7 @@ def member_of(name: str, state: HubState, phase: Phase) -> Member:
 
 
 @given(HUB_SPECS, states(), st.tuples(*[st.sampled_from(Phase)] * len(MEMBERS)), st.integers(0, 3))
-def test_the_same_facts_give_the_same_observation_and_are_left_as_they_were(
+def test_the_same_facts_give_the_same_observation_and_are_unchanged(
     spec: dict[str, Any], state: HubState, phases: tuple[Phase, ...], deferred: int
 ) -> None:
     members = {name: member_of(name, state, phase) for name, phase in zip(MEMBERS, phases, strict=True)}

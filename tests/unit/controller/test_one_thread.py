@@ -1,7 +1,7 @@
-"""Replicas of the operator and agents in one thread, by a simulated API server and a simulated clock.
+"""Replicas of the operator and agents in one thread, on a simulated API server and a simulated clock.
 
-What both are built upon is handed in, so nothing here opens a connection or starts a thread or a process, and minutes
-take no time. The same seed gives the same writes at the same times.
+Both get their clients and clocks as arguments, so nothing here opens a connection or starts a thread or a process, and
+minutes take no time. The same seed gives the same writes at the same times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 
 
 async def a_day_of(folder: Path) -> Cluster:
-    """Children start; a member is cut off and comes back; the leader ends and the other replica leads."""
+    """Start children, cut a member off and reconnect it, end the leader and let the other replica lead."""
     cluster = Cluster(folder)
     api = cluster.api
     cluster.begin({"members": {"replicas": 3}, "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 2}})
@@ -57,7 +57,7 @@ async def a_day_of(folder: Path) -> Cluster:
 
 @contextmanager
 def nothing_from_outside(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No thread is started, no process, and no socket is opened."""
+    """Fail if a thread or a process is started or a socket is opened."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("this needs a thread, a process or a socket")
@@ -81,8 +81,8 @@ def test_operator_and_agents_run_in_one_thread(tmp_path: Path, monkeypatch: pyte
     assert times == {"2040"}, "all that is written of the time of day is by the simulated clock"
 
 
-def test_a_replica_is_healthy_until_something_that_should_run_for_ever_has_ended(tmp_path: Path) -> None:
-    """Whether it leads or stands by."""
+def test_a_replica_is_healthy_until_a_task_that_should_run_for_ever_has_ended(tmp_path: Path) -> None:
+    """Both for a leader and for a standby."""
 
     async def main() -> None:
         cluster = Cluster(tmp_path)

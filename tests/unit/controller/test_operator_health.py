@@ -1,4 +1,4 @@
-"""What an operator's probes are answered, and when what it lacks is looked for again."""
+"""The responses of an operator's probes, and when missing prerequisites are checked again."""
 # ruff: noqa: ASYNC110 - conditions are polled, as in all tests
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Json = dict[str, Any]
 @pytest.mark.parametrize(
     ("missing", "status", "text"), [("", 200, "ready\n"), ("no CRDs", 503, "not ready: no CRDs\n")]
 )
-async def test_readyz_says_what_is_missing(missing: str, status: int, text: str) -> None:
+async def test_readyz_names_what_is_missing(missing: str, status: int, text: str) -> None:
     runner = await serve("127.0.0.1", 0, healthy=lambda: True, missing=lambda: missing)
     try:
         host, port = runner.addresses[0][:2]
@@ -31,7 +31,7 @@ async def test_readyz_says_what_is_missing(missing: str, status: int, text: str)
 
 
 class Site:
-    """An API server that serves these kinds and allows all but ``refused`` (verb and resource)."""
+    """An API server that serves these kinds and allows everything except ``refused`` (verb and resource)."""
 
     def __init__(self) -> None:
         self.served = list(PLURALS)
@@ -58,7 +58,7 @@ class Site:
         return app
 
 
-async def test_a_kind_that_is_not_served_and_a_right_that_is_not_given_are_named() -> None:
+async def test_a_kind_that_is_not_served_and_a_missing_right_are_named() -> None:
     site = Site()
     async with client_of(site.app()) as client:
         needed = Prerequisites(client, ("a", "b"))

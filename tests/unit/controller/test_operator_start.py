@@ -1,4 +1,4 @@
-"""How an operator begins to lead and ends, against an API server that fails for a moment or is slow."""
+"""How an operator starts to lead and ends, against an API server that fails for a moment or is slow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.kopfhost import KopfHost
 from processhub.controller.settings import OperatorSettings
 
-DEADLINE = 40.0  # kopf would begin anew after 60 s
+DEADLINE = 40.0  # kopf would start again after 60 s
 TERM = 5
 
 
@@ -53,13 +53,13 @@ def _kind(plural: str) -> dict[str, Any]:
 
 
 class Site:
-    """An API server that has ``items`` by plural; ``refuse``: how many of these requests are answered with 503."""
+    """An API server with ``items`` by plural; ``refuse`` is how many of these requests are answered with 503."""
 
     def __init__(self) -> None:
         self.items: dict[str, list[dict[str, Any]]] = {}
         self.refuse: dict[tuple[str, str], int] = {}  # (method, plural)
-        self.refuse_then: dict[tuple[str, str], int] = {}  # the same, once a term was raised
-        self.writing: list[web.Request] = []  # writes of statuses; none is ever answered
+        self.refuse_then: dict[tuple[str, str], int] = {}  # the same, after a term was raised
+        self.writing: list[web.Request] = []  # writes of statuses, which are never answered
         self.asked_by_kopf: list[tuple[str, str | None]] = []  # the path and the credentials of each request
         self.version = 10
 
@@ -97,7 +97,7 @@ KINDS = {"hubs", "children", "childsets", "registryslices", "pods", "leases", "n
 SETTINGS = OperatorSettings(pod_name="operator", pod_uid="u", namespace="ns")
 
 
-# What kopf asks for: the kinds of the groups that it may need itself. It would ask for those of its handlers too.
+# kopf's discovery of the kinds that it may need itself. It would also discover those of its handlers.
 DISCOVERY: dict[str, Any] = {
     "/api": {"versions": ["v1"]},
     "/apis": {
@@ -120,10 +120,10 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
 
 
 @pytest.mark.parametrize("now", [True, False])
-async def test_a_new_leader_goes_on_when_the_api_server_fails_for_a_moment(
+async def test_a_new_leader_continues_if_the_api_server_fails_for_a_moment(
     site: tuple[Site, Client], now: bool
 ) -> None:
-    """It has the Lease: until it has begun nobody places anything."""
+    """It has the Lease: until it starts nobody places any child."""
     server, client = site
     server.items["registryslices"] = [a_slice(TERM - 1)]
     server.items["hubs"] = [PAUSED]
@@ -140,7 +140,7 @@ async def test_a_new_leader_goes_on_when_the_api_server_fails_for_a_moment(
     assert pods == 2, "metrics show the statuses of the hubs"
 
 
-async def test_a_new_leader_that_is_deposed_already_ends(site: tuple[Site, Client]) -> None:
+async def test_a_new_leader_that_is_already_deposed_ends(site: tuple[Site, Client]) -> None:
     server, known = site
     server.items["registryslices"] = [a_slice(TERM + 1)]
 
@@ -148,8 +148,8 @@ async def test_a_new_leader_that_is_deposed_already_ends(site: tuple[Site, Clien
         async with Client(known.config) as client:
             await KopfHost(client, "operator").run(Engine(client, SETTINGS, TERM, HookReceivers()), asyncio.Event())
 
-    # kopf sets a timer that kills the process ten minutes after its end: on a loop that ends with it, nothing comes
-    # of that.
+    # kopf sets a timer that kills the process ten minutes after its end; the loop ends with the test, so the timer
+    # never fires.
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(DeposedError):
             await asyncio.to_thread(asyncio.run, lead())
@@ -180,8 +180,8 @@ async def test_kopf_starts_and_stops_the_work_and_watches_nothing(site: tuple[Si
 
 
 @pytest.mark.parametrize("plural", ["hubs", "childsets"])
-async def test_a_write_that_is_under_way_ends_with_the_operator(site: tuple[Site, Client], plural: str) -> None:
-    """It would land beside what the next leader writes: the Lease is released then."""
+async def test_a_write_under_way_ends_with_the_operator(site: tuple[Site, Client], plural: str) -> None:
+    """Its Lease is released by then: the write would be made beside those of the next leader."""
     server, client = site
     metadata = {"namespace": "ns", "uid": "u", "resourceVersion": "5", "generation": 1}
     refused = {"distribution": {"strategy": "NoSuchStrategy"}}

@@ -1,4 +1,4 @@
-"""What the operator keeps as it should be beside its rounds, against an API server that is slow or fails."""
+"""What the operator maintains beside its rounds, against an API server that is slow or fails."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ DEADLINE = 40.0
 
 
 class Site:
-    """An API server with the members' binding, a pod and a child; ``troubles``: statuses of the next patches."""
+    """An API server with the members' binding, a pod and a child; ``troubles``: statuses of the next patches.
+
+    Without a ``binding``, it is created by an apply. ``role`` is the ClusterRole that it binds.
+    """
 
     def __init__(self) -> None:
+        self.role: dict[str, Any] | None = None
         self.binding: dict[str, Any] = {"metadata": {"name": BINDING, "resourceVersion": "1"}}
         self.entered, self.answer = asyncio.Event(), asyncio.Event()
         self.reads = 0
@@ -41,7 +45,15 @@ class Site:
         if self.reads == 1:
             self.entered.set()
             await self.answer.wait()
-        return web.json_response(self.binding)
+        return web.json_response(self.binding) if self.binding else _no(404)
+
+    async def get_role(self, request: web.Request) -> web.Response:
+        return web.json_response(self.role) if self.role else _no(404)
+
+    async def apply(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.binding = {**body, "metadata": {**body["metadata"], "resourceVersion": "5"}}
+        return web.json_response(self.binding, status=201)
 
     async def put(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -72,7 +84,8 @@ def _no(status: int) -> web.Response:
 async def site() -> AsyncIterator[tuple[Site, Client]]:
     site, app = Site(), web.Application()
     binding = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}"
-    app.add_routes([web.get(binding, site.get), web.put(binding, site.put)])
+    app.add_routes([web.get(binding, site.get), web.put(binding, site.put), web.patch(binding, site.apply)])
+    app.add_routes([web.get(binding.replace("bindings", "s"), site.get_role)])
     app.add_routes([web.patch("/api/v1/namespaces/ns/pods/{name}", site.write)])
     status = "/apis/processhub.dev/v1alpha1/namespaces/ns/children/{name}/status"
     app.add_routes([web.put(status, site.write), web.patch(status, site.write)])
@@ -81,8 +94,8 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
         yield site, client
 
 
-async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site: tuple[Site, Client]) -> None:
-    """Nothing else looks at the binding while both hubs are quiet: members of the second would refuse all requests."""
+async def test_a_hub_created_while_another_gets_its_rights_keeps_its_own(site: tuple[Site, Client]) -> None:
+    """Nothing else checks the binding while both hubs are quiet: members of the second would reject all requests."""
     server, client = site
     hubs: dict[HubKey, None] = {("ns", "one"): None}
     rights = CallRights(client, (), lambda: frozenset((namespace, f"processhub-{hub}") for namespace, hub in hubs))
@@ -99,8 +112,8 @@ async def test_a_hub_that_comes_while_another_gets_its_rights_keeps_its_own(site
     assert sorted(subject["name"] for subject in server.binding["subjects"]) == ["processhub-one", "processhub-two"]
 
 
-async def test_an_account_keeps_its_rights_as_long_as_a_members_pod_uses_it(site: tuple[Site, Client]) -> None:
-    """A hub that is rolled from one account to another has members with both."""
+async def test_an_account_keeps_its_rights_while_a_members_pod_uses_it(site: tuple[Site, Client]) -> None:
+    """A hub whose account is being changed has members with both accounts."""
     server, client = site
     server.answer.set()
     subject = {"kind": "ServiceAccount", "namespace": "ns"}
@@ -114,7 +127,51 @@ async def test_an_account_keeps_its_rights_as_long_as_a_members_pod_uses_it(site
     await rights.close()
 
 
-async def test_a_pod_that_could_not_be_labelled_for_a_moment_is_labelled_later(site: tuple[Site, Client]) -> None:
+async def test_the_binding_that_is_gone_is_made_again_as_a_part_of_the_same_release(site: tuple[Site, Client]) -> None:
+    """It goes with its ClusterRole, so that nothing is left of an installation that is removed."""
+    server, client = site
+    server.answer.set()
+    server.binding = {}
+    labels = {"app.kubernetes.io/name": "processhub", "app.kubernetes.io/managed-by": "Helm"}
+    marks = {"meta.helm.sh/release-name": "ph", "meta.helm.sh/release-namespace": "ns"}
+    # An upgrade by helm would meet a conflict in a label that it changes.
+    metadata = {"labels": labels | {"app.kubernetes.io/version": "1"}, "annotations": marks | {"somebody": "else"}}
+    server.role = {"metadata": {"name": BINDING, "uid": "r", **metadata}}
+    rights = CallRights(client, (), lambda: frozenset({("ns", "processhub-hub")}))
+
+    rights.look()
+    async with asyncio.timeout(DEADLINE):
+        await until(lambda: bool(server.binding.get("subjects")), "the account")
+    await rights.close()
+
+    assert server.binding["roleRef"]["name"] == BINDING
+    assert server.binding["metadata"]["labels"] == labels
+    assert server.binding["metadata"]["annotations"] == marks
+    owner = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": BINDING, "uid": "r"}
+    assert server.binding["metadata"]["ownerReferences"] == [owner]
+
+
+@pytest.mark.parametrize("ending", [True, False], ids=["its ClusterRole is being deleted", "its ClusterRole is gone"])
+async def test_the_binding_is_not_made_again_while_the_chart_is_uninstalled(
+    site: tuple[Site, Client], ending: bool
+) -> None:
+    server, client = site
+    server.answer.set()
+    server.binding = {}
+    times = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+    server.role = {"metadata": {"name": BINDING, "uid": "r", **times}} if ending else None
+    rights = CallRights(client, (), lambda: frozenset({("ns", "processhub-hub")}))
+
+    async with asyncio.timeout(DEADLINE):
+        for run in (1, 2):
+            rights.look()
+            await until(lambda: server.reads >= run, "the next look at the binding")  # noqa: B023 awaited here
+    await rights.close()
+
+    assert server.binding == {}
+
+
+async def test_a_pod_that_could_not_be_labelled_is_labelled_later(site: tuple[Site, Client]) -> None:
     server, client = site
     pod = msgspec.convert({"metadata": {"name": "hub-0", "namespace": "ns", "uid": "u"}}, Pod)
     member = make_member("hub-0", pod=pod)
@@ -136,7 +193,7 @@ def child(name: str) -> Child:
 
 
 async def test_a_status_that_conflicts_is_written_again(site: tuple[Site, Client]) -> None:
-    """The API server says so of a patch, too, where many write the object at once."""
+    """The API server reports a conflict of a patch, too, if many write the object at once."""
     server, client = site
     status = ChildStatus(id="a", state="Failed", observed_generation=1)
     writer = ChildStatuses(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))

@@ -1,4 +1,4 @@
-"""Users' own strategies: how they are found, and what the planner makes of their ranks."""
+"""Users' own strategies: how they are found, and how the planner uses their ranks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from processhub.strategies import (
 
 
 class ByTag(Distribution):
-    """Each tag names a member."""
+    """Ranks first the member that each tag names."""
 
     def rank(self, child: Child, members: Sequence[Member]) -> list[str]:
         if "broken" in child.tags:
@@ -60,12 +60,12 @@ class OwnHub(PlannedHub):
 
 
 class Uncapped(ByTag):
-    """As ByTag, whatever the load cap says."""
+    """As ByTag, but without the load cap."""
 
     respects_load_cap = False
 
 
-def test_children_go_to_the_first_that_is_ready_and_has_room() -> None:
+def test_children_are_placed_on_the_first_ready_member_with_room() -> None:
     hub = OwnHub(Uncapped(), max_children=2)
     hub.want(child(f"c{number}", tags=("hub-2", "hub-0")) for number in range(5))
 
@@ -77,7 +77,7 @@ def test_children_go_to_the_first_that_is_ready_and_has_room() -> None:
     assert why.message == ("the strategy Mine names no member that is ready and has room; it names hub-2, hub-0")
 
 
-def test_the_load_cap_holds_where_the_strategy_says_so() -> None:
+def test_the_load_cap_applies_if_the_strategy_asks_for_it() -> None:
     hub = OwnHub(ByTag())
     hub.want(child(f"c{number}", tags=("hub-2", "hub-0")) for number in range(12))
 
@@ -86,7 +86,7 @@ def test_the_load_cap_holds_where_the_strategy_says_so() -> None:
     assert {name: len(hub.on(name)) for name in hub.members} == {"hub-0": 5, "hub-1": 0, "hub-2": 7}
 
 
-def test_a_joiner_draws_those_that_have_it_before_their_member() -> None:
+def test_a_new_member_gets_the_children_that_rank_it_above_their_current_one() -> None:
     hub = OwnHub(Uncapped(), members=2)
     hub.want([child("a", tags=("hub-2", "hub-0")), child("b", tags=("hub-0", "hub-2")), child("c", tags=("hub-1",))])
     hub.rest()
@@ -97,7 +97,7 @@ def test_a_joiner_draws_those_that_have_it_before_their_member() -> None:
     assert hub.where() == {"a": "hub-2", "b": "hub-0", "c": "hub-1"}
 
 
-def test_where_it_raises_children_go_by_the_hash_and_none_is_moved() -> None:
+def test_if_the_strategy_raises_children_are_placed_by_hash_and_none_moves() -> None:
     hub = OwnHub(Uncapped(), members=2, cap_percent=1000)
     hub.want([child("a", tags=("broken",)), child("b", tags=("hub-1",))])
 
@@ -113,7 +113,7 @@ def test_where_it_raises_children_go_by_the_hash_and_none_is_moved() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The example package, installed here; and one that can't be used."""
+    """Install the example package, and one that can't be used."""
     packages = Path(installed(tmp_path))
     monkeypatch.syspath_prepend(packages)
     broken = packages / "broken-1.dist-info"
@@ -128,7 +128,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.usefixtures("folder")
-def test_entry_points_are_loaded_and_those_that_fail_say_why() -> None:
+def test_entry_points_are_loaded_and_failing_ones_have_a_reason() -> None:
     own = extensions.own_strategies()
 
     assert (own.distribution.keys(), own.redundancy.keys(), own.migration.keys(), own.partition.keys()) == (
@@ -157,7 +157,7 @@ def test_the_example_ranks_by_region() -> None:
     assert places["zoe"] in ("hub-2", "hub-3")
 
 
-def test_a_redundancy_strategy_says_how_many_copies_there_are() -> None:
+def test_a_redundancy_strategy_decides_the_number_of_copies() -> None:
     hub = PlannedHub(4, hub_spec(redundancy={"strategy": "OneInThree", "replicationModel": "ActivePassive"}))
     hub.want([child("a")])
 
@@ -167,7 +167,7 @@ def test_a_redundancy_strategy_says_how_many_copies_there_are() -> None:
 
 
 class ByWay(Migration):
-    """Each child's first tag is its way."""
+    """Takes each child's first tag as its migration mode."""
 
     def way(self, child: Child, move: Move) -> Way:
         return Way(child.tags[0])
@@ -188,7 +188,7 @@ class MovingHub(PlannedHub):
         return planned
 
     def ordered(self) -> set[str]:
-        """The ids that are to hand their state over."""
+        """Return the ids that are to hand over their state."""
         places = ((id_, place) for id_, places in self.snapshot().record.items() for place in places)
         return {id_ for id_, place in places if place.entry.to}
 
@@ -209,7 +209,7 @@ def test_a_migration_strategy_decides_for_each_move() -> None:
     assert hub.members["hub-1"].joining
 
 
-def test_where_a_child_can_not_stay_its_state_goes_along() -> None:
+def test_the_state_of_a_child_that_cannot_stay_moves_along() -> None:
     hub = MovingHub(ByWay())
     hub.want(child(f"{way}-{number}", tags=(way,)) for way in Way for number in range(3))
     hub.rest()
@@ -236,7 +236,7 @@ def test_a_child_that_a_migration_strategy_fails_on_stays() -> None:
 
 
 class Faulty(Redundancy, Partition):
-    """Both kinds, and neither works."""
+    """A redundancy and a partition strategy, which both fail."""
 
     def copies(self, members: Sequence[Member]) -> int:
         raise KeyError("how many")
@@ -249,14 +249,14 @@ def hub_with(**spec: object) -> Hub:
     return make_hub(spec=spec)
 
 
-def test_a_redundancy_strategy_that_fails_leaves_the_number_as_it_was() -> None:
+def test_a_failing_redundancy_strategy_leaves_the_number_of_copies_unchanged() -> None:
     rules = CustomRules(hub_with(redundancy={"strategy": "Faulty"}), {}, {"Faulty": Faulty()}, {}, 2)
 
     assert rules.copies == 2
     assert rules.failure == "redundancy strategy Faulty: KeyError: 'how many'; the number of copies stays 2"
 
 
-def test_a_partition_strategy_that_fails_requires_a_majority() -> None:
+def test_a_failing_partition_strategy_requires_a_majority() -> None:
     rules = CustomRules(hub_with(partitionTolerance={"strategy": "Faulty"}), {}, {}, {"Faulty": Faulty()}, 1)
 
     assert rules.has_quorum
@@ -264,14 +264,14 @@ def test_a_partition_strategy_that_fails_requires_a_majority() -> None:
     assert rules.failure == "partition strategy Faulty: KeyError: 'how many'; a majority is required"
 
 
-def test_a_hub_without_own_strategies_has_no_rules() -> None:
+def test_a_hub_without_users_strategies_has_no_rules() -> None:
     rules = CustomRules(hub_with(), {}, {"Faulty": Faulty()}, {"Faulty": Faulty()}, 1)
 
     assert (rules.copies, rules.has_quorum, rules.failure) == (None, False, "")
 
 
 @pytest.mark.parametrize(("live", "quorate"), [(3, True), (2, True), (1, False)])
-def test_a_partition_strategy_of_one_s_own_decides_on_the_quorum(live: int, quorate: bool) -> None:
+def test_a_users_partition_strategy_decides_about_the_quorum(live: int, quorate: bool) -> None:
     spec = hub_with(partitionTolerance={"strategy": "AllButOne"}).spec.partition_tolerance
 
     verdict = quorum(spec, QuorumFacts(live=live, renewing=live, largest_seen=3), 2)
@@ -281,7 +281,7 @@ def test_a_partition_strategy_of_one_s_own_decides_on_the_quorum(live: int, quor
 
 
 @pytest.mark.parametrize("field", ["redundancy", "migration", "partitionTolerance"])
-def test_unknown_strategies_of_every_kind_are_refused_with_those_there_are(field: str) -> None:
+def test_unknown_strategies_are_rejected_with_the_known_ones(field: str) -> None:
     refusal = refuse_hub(hub_with(**{field: {"strategy": "Mine"}}).spec)
 
     assert refusal is not None

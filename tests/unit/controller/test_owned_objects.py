@@ -1,4 +1,4 @@
-"""What a Hub owns: when it is applied, against an API server that holds it in memory."""
+"""The objects of a Hub: when they are applied, against an API server in memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WITH_GENERATION = {"poddisruptionbudgets", "statefulsets"}
 
 
 class Site:
-    """The API server: ``objects`` by plural and name, ``applied`` what was asked for, in order."""
+    """The API server: ``objects`` by plural and name, ``applied`` lists the requests in order."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Json] = {}
@@ -78,7 +78,7 @@ def _same(before: Json, body: Json) -> bool:
 
 
 class Work:
-    """An operator that keeps the hub's objects, one round after the other."""
+    """An operator that maintains the hub's objects, round by round."""
 
     def __init__(self, client: Client, site: Site) -> None:
         self.client, self.site = client, site
@@ -93,7 +93,7 @@ class Work:
         self.refused: dict[str, Refused] = {}
 
     async def round(self) -> list[tuple[str, str]]:
-        """What one round applies; ``refused`` is what it can't."""
+        """Return the objects that one round applies; ``refused`` are those that it can't."""
         before = len(self.site.applied)
 
         def emit(_hub: Hub, _reason: EventReason, text: str, *, warning: bool) -> None:
@@ -107,7 +107,7 @@ class Work:
         return self.site.applied[before:]
 
     def see(self, kind: str, plural: str, name: str) -> None:
-        """The watch tells what became of an object."""
+        """Deliver the object's change to the watch."""
         (informer,) = [informer for informer in self.watch.informers if informer.covers(plural, "ns")]
         item = self.site.objects.get((plural, name))
         if item is None:
@@ -119,12 +119,12 @@ class Work:
             informer._event(WatchEvent(kind, msgspec.convert(item, PartialObject)))
 
     def edit(self, plural: str, name: str, **fields: Any) -> None:
-        """Somebody changes an object, and the watch tells of it."""
+        """Edit an object, and deliver the change to the watch."""
         self.site.store((plural, name), {**self.site.objects[plural, name], **fields})
         self.see("MODIFIED", plural, name)
 
     def delete(self, plural: str, name: str) -> None:
-        """Somebody deletes an object, and the watch tells of it."""
+        """Delete an object, and deliver the deletion to the watch."""
         del self.site.objects[plural, name]
         self.see("DELETED", plural, name)
 
@@ -139,7 +139,7 @@ async def work() -> AsyncIterator[Work]:
         yield Work(client, site)
 
 
-async def test_all_is_applied_once_and_that_wakes_nobody(work: Work) -> None:
+async def test_all_objects_are_applied_once_and_that_starts_no_round(work: Work) -> None:
     assert len(await work.round()) == len(MANIFESTS)
     for plural, name in work.site.objects:
         work.see("ADDED", plural, name)
@@ -148,8 +148,8 @@ async def test_all_is_applied_once_and_that_wakes_nobody(work: Work) -> None:
     assert (work.woken, work.emitted) == ([], [])
 
 
-async def test_the_status_of_a_stateful_set_costs_nothing(work: Work) -> None:
-    """It is written for each pod that comes and goes."""
+async def test_the_status_of_a_stateful_set_starts_no_round(work: Work) -> None:
+    """It is written for each pod that is created or deleted."""
     await work.round()
 
     for ready in range(50):
@@ -169,9 +169,7 @@ async def test_the_status_of_a_stateful_set_costs_nothing(work: Work) -> None:
         ("serviceaccounts", "processhub-hub", {"automountServiceAccountToken": False}),
     ],
 )
-async def test_an_object_that_somebody_changes_is_applied_again_alone(
-    work: Work, plural: str, name: str, fields: Json
-) -> None:
+async def test_only_a_changed_object_is_applied_again(work: Work, plural: str, name: str, fields: Json) -> None:
     await work.round()
 
     work.edit(plural, name, **fields)
@@ -183,7 +181,7 @@ async def test_an_object_that_somebody_changes_is_applied_again_alone(
 
 
 @pytest.mark.parametrize(("plural", "name"), [("statefulsets", "hub"), ("services", "hub-members")])
-async def test_an_object_that_somebody_deletes_is_applied_again_alone(work: Work, plural: str, name: str) -> None:
+async def test_only_a_deleted_object_is_applied_again(work: Work, plural: str, name: str) -> None:
     await work.round()
 
     work.delete(plural, name)
@@ -194,8 +192,8 @@ async def test_an_object_that_somebody_deletes_is_applied_again_alone(work: Work
     assert work.emitted == [f"{PLURALS[plural]} {name} was deleted; it is made again"]
 
 
-async def test_a_change_that_is_not_undone_is_applied_once_and_has_no_event(work: Work) -> None:
-    """A label of somebody else's, say: server-side apply leaves what it does not name."""
+async def test_a_change_that_an_apply_keeps_is_applied_once_without_an_event(work: Work) -> None:
+    """For example another writer's label: server-side apply keeps what it does not name."""
     await work.round()
     item = work.site.objects["services", "hub"]
     metadata = {**item["metadata"], "annotations": {"theirs": "a"}}
@@ -206,7 +204,7 @@ async def test_a_change_that_is_not_undone_is_applied_once_and_has_no_event(work
     assert work.emitted == []
 
 
-async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_announced_once(work: Work) -> None:
+async def test_repeated_changes_are_undone_now_and_then_and_announced_once(work: Work) -> None:
     await work.round()
     applied = []
     for _ in range(600):  # 60 s
@@ -222,7 +220,7 @@ async def test_what_is_changed_again_and_again_is_put_back_now_and_then_and_anno
     assert await work.round() == [("poddisruptionbudgets", "hub")], "though no event follows"
 
 
-async def test_a_refused_object_stops_no_other_and_is_tried_again_later(work: Work) -> None:
+async def test_a_rejected_object_blocks_no_other_and_is_retried_later(work: Work) -> None:
     work.site.refused = {"serviceaccounts"}
 
     assert len(await work.round()) == len(MANIFESTS)
@@ -237,7 +235,7 @@ async def test_a_refused_object_stops_no_other_and_is_tried_again_later(work: Wo
     assert await work.round() == [("serviceaccounts", "processhub-hub")]
 
 
-async def test_nothing_is_made_for_a_hub_that_needs_a_name_of_somebody_elses(work: Work) -> None:
+async def test_nothing_is_created_for_a_hub_that_needs_the_name_of_a_foreign_object(work: Work) -> None:
     work.site.store(("serviceaccounts", "processhub-hub"), {"metadata": {"name": "processhub-hub", "namespace": "ns"}})
 
     for _ in range(2):
@@ -250,7 +248,7 @@ async def test_nothing_is_made_for_a_hub_that_needs_a_name_of_somebody_elses(wor
     assert len(await work.round()) == len(MANIFESTS)
 
 
-async def test_an_object_in_deletion_is_waited_for_and_holds_up_no_other(work: Work) -> None:
+async def test_an_object_in_deletion_is_waited_for_and_delays_no_other(work: Work) -> None:
     await work.round()
     binding = work.site.objects["rolebindings", "processhub-hub"]
     work.edit("rolebindings", "processhub-hub", metadata={**binding["metadata"], "deletionTimestamp": "now"})
@@ -263,7 +261,7 @@ async def test_an_object_in_deletion_is_waited_for_and_holds_up_no_other(work: W
     assert await work.round() == [("rolebindings", "processhub-hub")]
 
 
-async def test_an_object_whose_owner_somebody_took_off_is_still_the_hubs(work: Work) -> None:
+async def test_an_object_whose_owner_reference_was_removed_is_still_the_hubs(work: Work) -> None:
     await work.round()
     item = work.site.objects["statefulsets", "hub"]
     work.edit("statefulsets", "hub", metadata={**item["metadata"], "ownerReferences": []})
@@ -284,7 +282,7 @@ async def test_without_a_watch_of_a_kind_it_is_applied_again_from_time_to_time(w
 
 
 async def test_planning_waits_for_no_watch_of_owned_objects() -> None:
-    """An operator that is newer than its ClusterRole may not list them."""
+    """An operator that is newer than its ClusterRole may not be allowed to list them."""
     client = make_client()
     store = Store(client, (), lambda key: None)
     for informer in store.informers:

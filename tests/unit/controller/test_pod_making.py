@@ -1,4 +1,4 @@
-"""The Pods of pod children in hubs that keep copies, against an API server that is slow or says no."""
+"""The Pods of pod children in hubs that keep copies, against an API server that is slow or rejects requests."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ HUB = make_hub(spec=STANDBY)
 
 
 class Site:
-    """An API server for Pods; ``refuse`` and ``hold`` say what it does for which member."""
+    """An API server for Pods; ``refuse`` and ``hold`` are its responses by member."""
 
     def __init__(self) -> None:
         self.pods: dict[str, dict[str, Any]] = {}
-        self.marks: list[tuple[str, str]] = []  # (member, role), as Pods were made and marked
+        self.marks: list[tuple[str, str]] = []  # (member, role) of the Pods that were created and marked
         self.refuse: dict[tuple[str, str], int] = {}  # (method, member) → status
         self.hold: dict[str, asyncio.Event] = {}  # creations for this member wait for it
         self.hangs_up = ""  # creations for this member are not answered
@@ -62,7 +62,7 @@ class Site:
         return self._stored(member, pod)
 
     async def _land(self, member: str, pod: dict[str, Any]) -> None:
-        """Carry the creation out after its client got no answer."""
+        """Carry out the creation after its client got no response."""
         await self.hold[member].wait()
         self._stored(member, pod)
         self.landed.set()
@@ -87,7 +87,7 @@ class Site:
         return _no(404) if pod is None else web.json_response(pod)
 
     async def delete(self, request: web.Request) -> web.Response:
-        """It ends some time."""
+        """Delete the Pod, which ends later."""
         pod = self.pods[request.match_info["name"]]
         pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         return web.json_response(pod)
@@ -107,38 +107,38 @@ def _no(status: int) -> web.Response:
 
 
 class Round:
-    """What the rounds of an operator share."""
+    """The state that the rounds of an operator share."""
 
     def __init__(self, site: Site, client: Client) -> None:
         self.site, self.client = site, client
         self.store = Store(client, (), lambda key: None)
         self.store.put("hubs", HUB)
         self.state, self.memory = self.store.state(HUB.metadata.key), HubMemory("hub-uid", 1)
-        self.failed: dict[str, str] = {}  # by step, in the latest round: why
+        self.failed: dict[str, str] = {}  # by step, the reason in the latest round
         self.hub = HUB
         self.requeue = Requeue()  # by the latest round
 
     def seen(self, pod: dict[str, Any]) -> None:
-        """The watch tells of a Pod."""
+        """Deliver a Pod to the watch."""
         pod["metadata"]["resourceVersion"] = str(next(self.site.versions))
         self.store.put("pods", msgspec.convert(pod, Pod))
 
     def unseen(self, pod: dict[str, Any]) -> None:
-        """It leaves the watch: it is gone, or a label that is selected by."""
+        """Remove it from the watch: it was deleted, or has lost a label that is selected by."""
         (informer,) = self.store.informer_of("pods", "ns")
         informer._event(WatchEvent("DELETED", msgspec.convert(pod, Pod)))
 
     async def follow(self, **entries: Assignment) -> PodChildren:
-        """One round in which these members have child ``a`` on record so, and report that it starts."""
+        """Run one round in which these members have child ``a`` recorded and report that it starts."""
         pods = self.pods()
         await pods.confirm_pods()
         await pods.follow({name: member(name, entry) for name, entry in entries.items()}, owner)
         self.failed = {what: failure.why for what, failure in self.memory.execute.failures.items()}
-        self.memory.execute.failures.clear()  # as after the time that is waited before a step is taken again
+        self.memory.execute.failures.clear()  # as after the delay before a step is retried
         return pods
 
     def pods(self) -> PodChildren:
-        """What follows the hub's Pods in one round."""
+        """Run the steps about the hub's Pods of one round."""
         failures = self.memory.execute.failures
         round = a_round(self.hub, client=self.client, store=self.store, failures=failures, now=lambda: 0.0)
         self.requeue = round.requeue
@@ -157,7 +157,7 @@ async def round_() -> AsyncIterator[Round]:
 
 
 async def deleted_all(round_: Round) -> float | None:
-    """As where the hub is gone; the seconds after which it is looked at again."""
+    """Run a round without the hub; return the seconds until the next look at its Pods."""
     requeue = Requeue()
     await delete_all(round_.client, round_.store, round_.state, requeue)
     return requeue.after
@@ -178,7 +178,7 @@ def member(name: str, wanted: Assignment) -> Member:
     return make_member(name, item, pod=pod)
 
 
-async def test_the_active_copys_pod_is_marked_active_once_it_is_there(round_: Round) -> None:
+async def test_the_active_copys_pod_is_marked_active_once_it_exists(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
 
     assert sorted(round_.site.marks) == [("one", "Active"), ("one", "Passive"), ("two", "Passive")]
@@ -198,7 +198,7 @@ async def test_a_round_that_fails_leaves_no_creation_behind(round_: Round) -> No
     assert len(round_.state.child_pods) == 1, "what came of the other is known"
 
 
-async def test_a_pod_whose_marks_can_t_be_written_is_named_and_blocks_nothing(round_: Round) -> None:
+async def test_a_pod_whose_annotations_cannot_be_written_is_named_and_blocks_nothing(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
     round_.site.refuse["PATCH", "two"] = 403
 
@@ -210,16 +210,16 @@ async def test_a_pod_whose_marks_can_t_be_written_is_named_and_blocks_nothing(ro
     assert "could not be told its role and epoch: the policy says no" in said.message
 
     round_.site.refuse.clear()
-    round_.memory.execute.refused_pods.clear()  # as after the time that it waits
+    round_.memory.execute.refused_pods.clear()  # as after its delay
     pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
     assert round_.site.marks[-1] == ("two", "Active")
     assert pods.unplaced() == {}
 
 
-async def test_a_leader_that_stood_still_has_no_word_for_a_pod_that_was_changed_since(round_: Round) -> None:
+async def test_a_leader_that_was_stopped_does_not_change_a_pod_that_was_changed_since(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
     passive = next(pod for pod in round_.site.pods.values() if pod["metadata"]["uid"] == "uid-two")
-    passive["metadata"]["resourceVersion"] = str(next(round_.site.versions))  # by the leader after it
+    passive["metadata"]["resourceVersion"] = str(next(round_.site.versions))  # by the next leader
 
     await round_.follow(two=entry(9, "Active", run=6))
 
@@ -231,13 +231,13 @@ async def test_a_leader_that_stood_still_has_no_word_for_a_pod_that_was_changed_
 
 
 @pytest.mark.parametrize("let_go", [False, True])
-async def test_of_two_pods_of_an_incarnation_one_is_let_go(round_: Round, let_go: bool) -> None:
+async def test_of_two_pods_of_an_incarnation_only_one_may_start(round_: Round, let_go: bool) -> None:
     round_.hub, site = SINGLE, round_.site
     site.hangs_up, site.hold["one"] = "one", asyncio.Event()
     await round_.follow(one=entry(5, "Active"))
     assert list(round_.failed) == ["the pod of child 'a' on one can't be made"]
     lands = site.hold.pop("one")
-    # The hub keeps copies now, and what is made has another name; perhaps its leader had no word for it.
+    # The hub keeps copies now, and new Pods have other names; its leader may not have allowed this one.
     round_.hub, site.hangs_up = HUB, ""
     if not let_go:
         site.refuse["PATCH", "one"] = 409
@@ -259,7 +259,7 @@ async def test_of_two_pods_of_an_incarnation_one_is_let_go(round_: Round, let_go
     assert [may_start(pod) for pod in site.pods.values()] == [True]
 
 
-async def test_it_is_said_that_an_earlier_pod_is_in_the_way(round_: Round) -> None:
+async def test_an_earlier_pod_that_blocks_a_new_one_is_reported(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (name,) = round_.site.pods
 
@@ -270,7 +270,7 @@ async def test_it_is_said_that_an_earlier_pod_is_in_the_way(round_: Round) -> No
     assert len(round_.site.marks) == 2, "no other was made"
 
 
-async def test_marks_that_somebody_took_off_a_pod_are_put_back(round_: Round) -> None:
+async def test_labels_and_annotations_removed_from_a_pod_are_restored(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()
     before = dict(pod["metadata"]["labels"]), dict(pod["metadata"]["annotations"])
@@ -287,7 +287,7 @@ async def test_marks_that_somebody_took_off_a_pod_are_put_back(round_: Round) ->
     assert (await round_.follow(one=entry(5, "Active"))).changed == []
 
 
-async def test_a_pod_that_lost_the_label_of_its_hub_is_no_pod_that_is_gone(round_: Round) -> None:
+async def test_a_pod_that_lost_its_hubs_label_is_not_taken_for_gone(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()
     del pod["metadata"]["labels"]["processhub.dev/hub"]
@@ -305,19 +305,19 @@ async def test_a_pod_that_lost_the_label_of_its_hub_is_no_pod_that_is_gone(round
     assert round_.state.child_pods == {}
 
 
-async def test_a_pod_whose_name_another_takes_while_it_is_looked_for_is_looked_for_no_more(round_: Round) -> None:
+async def test_the_search_for_a_pod_ends_when_another_takes_its_name(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()
     round_.unseen(pod)
     other = {**pod, "metadata": {**pod["metadata"], "uid": "another", "labels": {"processhub.dev/hub": "hub"}}}
-    asyncio.get_running_loop().call_soon(round_.seen, other)  # before the first is read
+    asyncio.get_running_loop().call_soon(round_.seen, other)  # before the first one is read
 
     await read_unwatched_pods(round_.client, round_.store, round_.state, asyncio.Semaphore(16))
 
     assert round_.state.child_pods == {}
 
 
-async def test_a_pod_without_marks_that_a_new_leader_finds_is_known_by_its_name_and_owner(round_: Round) -> None:
+async def test_a_new_leader_identifies_a_pod_without_labels_by_its_name_and_owner(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()
     for annotation in ("child-id", "run", "epoch"):
@@ -336,7 +336,7 @@ async def test_a_pod_without_marks_that_a_new_leader_finds_is_known_by_its_name_
     assert "is still there" in pods.unplaced()["a"].message
 
 
-async def test_the_pod_of_an_ended_hub_is_looked_for_until_it_is_gone(round_: Round) -> None:
+async def test_the_pod_of_a_deleted_hub_is_searched_for_until_it_is_gone(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()
     round_.unseen(pod)
@@ -356,7 +356,7 @@ def _without(pod: dict[str, Any], *marks: str) -> None:
 
 
 @pytest.mark.parametrize("marks", [("processhub.dev/child-id",), ("processhub.dev/child",), ("processhub.dev/member",)])
-async def test_a_pod_without_marks_that_a_new_leader_finds_goes_with_its_hub(
+async def test_a_pod_without_labels_that_a_new_leader_finds_is_deleted_with_its_hub(
     round_: Round, marks: tuple[str, ...]
 ) -> None:
     round_.hub = SINGLE
@@ -375,7 +375,7 @@ async def test_a_pod_without_marks_that_a_new_leader_finds_goes_with_its_hub(
     assert "deletionTimestamp" not in copy["metadata"]
 
 
-async def test_a_pod_without_the_label_of_its_hub_that_a_new_leader_does_not_see_is_looked_for(round_: Round) -> None:
+async def test_a_new_leader_searches_for_a_pod_without_its_hubs_label(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
     pod, _ = round_.site.pods.values()
     _without(pod, "processhub.dev/hub")
@@ -392,7 +392,7 @@ async def test_a_pod_without_the_label_of_its_hub_that_a_new_leader_does_not_see
     assert pod["metadata"]["labels"]["processhub.dev/hub"] == "hub"
 
 
-async def test_a_pod_without_marks_of_an_earlier_hub_of_the_name_is_still_its_childs(round_: Round) -> None:
+async def test_a_pod_without_labels_of_an_earlier_hub_is_still_its_childs(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()
     _without(pod, "processhub.dev/child-id")
@@ -407,7 +407,7 @@ async def test_a_pod_without_marks_of_an_earlier_hub_of_the_name_is_still_its_ch
     assert pod["metadata"]["deletionTimestamp"]
 
 
-async def test_a_pod_without_the_labels_of_a_childs_is_known_by_its_owner(round_: Round) -> None:
+async def test_a_pod_without_its_childs_labels_is_identified_by_its_owner(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"))
     (pod,) = round_.site.pods.values()
     _without(pod, "processhub.dev/child", "app.kubernetes.io/component")
@@ -431,7 +431,7 @@ def may_start(pod: dict[str, Any]) -> bool:
     return not pod["spec"]["schedulingGates"] and "deletionTimestamp" not in pod["metadata"]
 
 
-async def test_a_pod_whose_creation_takes_effect_when_the_hub_keeps_one_copy_never_starts(round_: Round) -> None:
+async def test_a_pod_whose_creation_takes_effect_after_the_hub_keeps_one_copy_never_starts(round_: Round) -> None:
     round_.hub, site = EACH, round_.site
     site.hold["two"] = lands = asyncio.Event()
     site.hangs_up = "two"
@@ -453,7 +453,7 @@ async def test_a_pod_whose_creation_takes_effect_when_the_hub_keeps_one_copy_nev
     assert len(site.pods) == 2
 
 
-async def test_a_pod_that_its_leader_did_not_let_go_is_let_go_by_the_next(round_: Round) -> None:
+async def test_a_pod_that_its_leader_did_not_release_is_released_by_the_next(round_: Round) -> None:
     round_.hub, site = SINGLE, round_.site
     site.refuse["PATCH", "one"] = 500
     await round_.follow(one=entry(5, "Active"))
@@ -471,7 +471,7 @@ async def test_a_pod_that_its_leader_did_not_let_go_is_let_go_by_the_next(round_
     assert len(site.pods) == 1
 
 
-async def test_a_pod_is_not_let_go_while_its_childs_other_one_is_there(round_: Round) -> None:
+async def test_a_pod_is_not_released_while_its_childs_other_pod_exists(round_: Round) -> None:
     round_.hub, site = EACH, round_.site
     await round_.follow(two=entry(4, "Active"))
     round_.hub = SINGLE

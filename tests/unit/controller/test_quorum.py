@@ -1,4 +1,4 @@
-"""Quorums: how many members each strategy needs, what survives a change of leaders, what is planned without one."""
+"""Quorums: the members that each strategy needs, what survives a change of leader, and plans without a quorum."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_divergence_needs_nothing() -> None:
 
 
 @pytest.mark.parametrize(("live", "quorate"), [(3, True), (2, True), (1, False), (0, False)])
-def test_a_static_quorum_is_the_number_that_is_written(live: int, quorate: bool) -> None:
+def test_a_static_quorum_is_the_configured_number(live: int, quorate: bool) -> None:
     found = judged(STATIC, live)
 
     assert (found.required, found.quorate, found.partitioned) == (2, quorate, not quorate)
 
 
 @pytest.mark.parametrize(("largest", "required"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (10, 6)])
-def test_a_majority_is_of_the_most_that_were_ever_live(largest: int, required: int) -> None:
+def test_a_majority_is_of_the_largest_number_of_live_members(largest: int, required: int) -> None:
     assert judged(MAJORITY, required, largest_seen=largest).quorate
     assert judged(MAJORITY, required, largest_seen=largest).required == required
     assert judged(MAJORITY, required - 1, largest_seen=largest).partitioned
@@ -64,7 +64,7 @@ def test_a_majority_grows_with_the_hub() -> None:
 @pytest.mark.parametrize(
     ("percent", "recent", "required"), [(50, 3, 2), (50, 4, 2), (100, 3, 3), (1, 3, 1), (34, 3, 2), (50, 0, 1)]
 )
-def test_a_dynamic_quorum_is_a_share_of_those_that_were_live_lately(percent: int, recent: int, required: int) -> None:
+def test_a_dynamic_quorum_is_a_share_of_the_recently_live_members(percent: int, recent: int, required: int) -> None:
     spec = msgspec.structs.replace(DYNAMIC, quorum_percent=percent)
 
     assert judged(spec, required, recent=recent).required == required
@@ -73,13 +73,13 @@ def test_a_dynamic_quorum_is_a_share_of_those_that_were_live_lately(percent: int
 
 
 @pytest.mark.parametrize("spec", [STATIC, msgspec.structs.replace(DYNAMIC, quorum_percent=100)])
-def test_a_hub_that_is_forming_is_not_partitioned(spec: PartitionTolerance) -> None:
+def test_a_hub_that_is_still_forming_is_not_partitioned(spec: PartitionTolerance) -> None:
     found = judged(spec, 0, formed=False)
 
     assert (found.quorate, found.partitioned, found.reason) == (False, False, "Forming")
 
 
-def test_the_sentence_says_what_is_there_and_what_is_needed() -> None:
+def test_the_message_has_the_live_and_the_required_members() -> None:
     assert judged(MAJORITY, 1, largest_seen=3).why == (
         "1 member is live, MajorityQuorum needs 2, more than half of the 3 that were live at most; "
         "all children are stopped until so many are live again"
@@ -100,7 +100,7 @@ facts = st.builds(
 
 
 @given(spec=st.sampled_from(QUORUMS), facts=facts)
-def test_what_holds_of_every_verdict(spec: PartitionTolerance, facts: QuorumFacts) -> None:
+def test_every_verdict_is_consistent(spec: PartitionTolerance, facts: QuorumFacts) -> None:
     found = quorum(spec, facts)
 
     assert found.required >= 1
@@ -142,7 +142,7 @@ def test_another_live_member_never_costs_the_quorum(spec: PartitionTolerance, fa
         ({"strategy": "DynamicQuorum", "thresholdSeconds": 0}, "thresholdSeconds is 0; write 1 or more"),
     ],
 )
-def test_a_quorum_that_says_too_little_is_refused(tolerance: dict[str, Any], said: str) -> None:
+def test_an_incomplete_quorum_is_rejected(tolerance: dict[str, Any], said: str) -> None:
     refusal = refuse_hub(msgspec.convert({"partitionTolerance": tolerance}, HubSpec))
 
     assert refusal is not None
@@ -159,7 +159,7 @@ def test_quorums_are_accepted_whatever_the_number_of_members(tolerance: Partitio
 
 
 class Watched:
-    """A hub of named members whose quorum is looked at."""
+    """A hub of named members whose quorum is judged."""
 
     def __init__(self, tolerance: PartitionTolerance, *names: str, status: Quorum | None = None) -> None:
         self.hub = make_hub(spec=HubSpec(partition_tolerance=tolerance), status=HubStatus(quorum=status))
@@ -196,7 +196,7 @@ class Watched:
         return self.watch.look(self.hub, self.members, formed, self.now)
 
 
-def test_a_lease_that_is_only_held_brings_no_quorum_back() -> None:
+def test_a_lease_that_is_held_but_not_renewed_restores_no_quorum() -> None:
     hub = Watched(STATIC, "a", "b", "c")
     assert hub.look().quorate
     hub.set("b", Phase.GONE)
@@ -204,14 +204,14 @@ def test_a_lease_that_is_only_held_brings_no_quorum_back() -> None:
     assert hub.look().partitioned
 
     hub.state.leases.clear()
-    hub.set("b", renewing=False)  # the clocks of Leases started afresh: it may be dead as before
+    hub.set("b", renewing=False)  # the clocks of Leases started again: it may be dead as before
     assert hub.look().partitioned
 
     hub.set("b")
     assert hub.look().quorate
 
 
-def test_clocks_that_start_afresh_prove_nothing() -> None:
+def test_restarted_clocks_prove_nothing() -> None:
     hub = Watched(STATIC, "a", "b")
 
     hub.state.leases.restart_clocks(hub.now)
@@ -221,7 +221,7 @@ def test_clocks_that_start_afresh_prove_nothing() -> None:
     assert not lease.renewing
 
 
-def test_a_new_leader_of_a_partitioned_hub_leaves_it_so_until_members_are_seen_to_live() -> None:
+def test_a_partitioned_hub_stays_partitioned_under_a_new_leader_until_members_renew() -> None:
     hub = Watched(STATIC, "a", "b", "c")
     hub.partition_on_record()
 
@@ -235,7 +235,7 @@ def test_a_new_leader_of_a_partitioned_hub_leaves_it_so_until_members_are_seen_t
     assert hub.look().quorate
 
 
-def test_a_new_leader_of_a_hub_that_has_its_quorum_takes_nothing_from_it() -> None:
+def test_a_hub_with_its_quorum_keeps_it_under_a_new_leader() -> None:
     hub = Watched(STATIC, "a", "b", "c")
 
     hub.new_leader()
@@ -243,7 +243,7 @@ def test_a_new_leader_of_a_hub_that_has_its_quorum_takes_nothing_from_it() -> No
     assert hub.look().quorate
 
 
-def test_the_most_that_were_live_are_on_record_for_the_next_leader() -> None:
+def test_the_largest_number_of_live_members_is_recorded_for_the_next_leader() -> None:
     hub = Watched(MAJORITY, "a", "b", status=Quorum(required=3, live=2, largest_seen=5))
 
     found = hub.look()
@@ -266,7 +266,7 @@ def test_a_dynamic_quorum_forgets_slow_losses_and_not_quick_ones() -> None:
     assert (found.live, found.required, found.quorate) == (1, 1, True)
 
 
-def test_waiting_alone_brings_no_dynamic_quorum_back() -> None:
+def test_waiting_alone_restores_no_dynamic_quorum() -> None:
     hub = Watched(DYNAMIC, "a", "b", "c")
     hub.look()
     hub.set("b", Phase.GONE)
@@ -279,7 +279,7 @@ def test_waiting_alone_brings_no_dynamic_quorum_back() -> None:
     assert hub.look(after=1).quorate
 
 
-def test_a_new_leader_of_a_partitioned_hub_needs_what_was_needed() -> None:
+def test_the_required_number_of_a_partitioned_hub_survives_a_new_leader() -> None:
     hub = Watched(DYNAMIC, "a", "b", status=Quorum(required=3, live=2, largest_seen=5))
     hub.partition_on_record()
     hub.new_leader()
@@ -291,7 +291,7 @@ def test_a_new_leader_of_a_partitioned_hub_needs_what_was_needed() -> None:
     assert (found.required, found.partitioned) == (3, True)
 
 
-def test_a_member_that_was_scaled_away_did_not_fail() -> None:
+def test_a_member_that_was_scaled_down_did_not_fail() -> None:
     hub = Watched(msgspec.structs.replace(DYNAMIC, quorum_percent=100), "a", "b", "c")
     hub.look()
 
@@ -301,7 +301,7 @@ def test_a_member_that_was_scaled_away_did_not_fail() -> None:
 
 
 @pytest.mark.parametrize("tolerance", [MAJORITY, DYNAMIC])
-def test_a_reset_takes_those_that_are_live_for_the_whole(tolerance: PartitionTolerance) -> None:
+def test_after_a_reset_the_live_members_are_the_whole_hub(tolerance: PartitionTolerance) -> None:
     hub = Watched(tolerance, *"abcde")
     hub.look()
     for name in "bcde":
@@ -322,7 +322,7 @@ def test_a_reset_takes_those_that_are_live_for_the_whole(tolerance: PartitionTol
     assert hub.look(after=1).largest_seen == 2, "an order is carried out once"
 
 
-def test_a_hub_says_itself_whether_it_is_partitioned() -> None:
+def test_the_status_of_a_hub_shows_whether_it_is_partitioned() -> None:
     def hub(status: str, reason: str) -> Hub:
         condition = Condition(type="Quorate", status=status, reason=reason, message="too few")
         return make_hub(status=HubStatus(conditions=(condition,)))
@@ -336,7 +336,7 @@ def test_a_hub_says_itself_whether_it_is_partitioned() -> None:
 # what is planned without a quorum
 
 
-def test_without_a_quorum_nothing_starts_and_everything_stays_on_record() -> None:
+def test_without_a_quorum_no_child_starts_and_all_stay_recorded() -> None:
     hub = PlannedHub()
     hub.want(children_of(30))
     hub.rest()
@@ -364,7 +364,7 @@ def test_without_a_quorum_nothing_starts_and_everything_stays_on_record() -> Non
     assert "new" in after
 
 
-def test_with_the_quorum_back_the_children_of_a_lost_member_are_elsewhere() -> None:
+def test_when_the_quorum_returns_the_children_of_a_lost_member_run_elsewhere() -> None:
     hub = PlannedHub()
     hub.want(children_of(30))
     hub.rest()
@@ -381,7 +381,7 @@ def test_with_the_quorum_back_the_children_of_a_lost_member_are_elsewhere() -> N
     assert set(hub.where().values()) == {"hub-0", "hub-1"}
 
 
-def test_what_nobody_wants_comes_off_the_record_all_the_same() -> None:
+def test_unwanted_children_are_removed_from_the_record_without_a_quorum_too() -> None:
     hub = PlannedHub()
     hub.want(children_of(3))
     hub.rest()

@@ -1,4 +1,4 @@
-"""A Hub whose edit is refused: rounds of the whole reconciler, on an API server that stores whatever it is given."""
+"""A Hub with a rejected edit: rounds of the whole reconciler, on an API server that stores everything."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Leader:
         self.reconciler = Reconciler(client, self.store, settings, 1, lambda key: None, HookReceivers())
 
     async def edit(self, spec: Json, generation: int, uid: str = "h", **metadata: Any) -> None:
-        """Apply the Hub, and have a round."""
+        """Apply the Hub, and run a round."""
         known = self.store.hubs.get(KEY)
         status = msgspec.to_builtins(known.status) if known and known.metadata.uid == uid else {}
         body = {
@@ -96,7 +96,7 @@ class Leader:
             await task
 
     def can_t_be_read(self, generation: int, **metadata: Any) -> None:
-        """An edit that a newer version of the API allows."""
+        """Make an edit that only a newer version of the API allows."""
         changed = msgspec.structs.replace(
             self.store.hubs[KEY].metadata,
             generation=generation,
@@ -118,7 +118,7 @@ class Leader:
 
     @property
     def made(self) -> list[str]:
-        """The paths of the slices and Leases that the last round made."""
+        """Return the paths of the slices and Leases that the last round created."""
         return [path for path in self.server.made if "/registryslices/" in path or "/leases/" in path]
 
     def replicas(self) -> int:
@@ -141,8 +141,8 @@ async def leading() -> AsyncIterator[Leader]:
 CONDITIONS = ("Ready", "Quorate", "Balanced")
 
 
-async def test_what_conditions_say_is_so_of_the_spec_that_was_accepted_last() -> None:
-    """Else whoever waits for a condition of the edit would take it for followed."""
+async def test_conditions_are_about_the_spec_that_was_accepted_last() -> None:
+    """Otherwise a client that waits for a condition of the edit would take the edit for applied."""
     async with leading() as hub:
         await hub.edit(GOOD, 1)
 
@@ -154,7 +154,7 @@ async def test_what_conditions_say_is_so_of_the_spec_that_was_accepted_last() ->
         assert {generation for _, _, generation in map(hub.condition, CONDITIONS)} == {1}
 
 
-async def test_the_first_edit_that_is_accepted_again_is_followed() -> None:
+async def test_the_next_accepted_edit_is_followed() -> None:
     async with leading() as hub:
         await hub.edit(GOOD, 1)
         await hub.edit(BAD, 2)
@@ -170,7 +170,7 @@ async def test_the_first_edit_that_is_accepted_again_is_followed() -> None:
         assert hub.replicas() == 3
 
 
-async def test_a_hub_made_anew_has_no_accepted_spec_of_its_predecessor() -> None:
+async def test_a_re_created_hub_does_not_have_its_predecessors_accepted_spec() -> None:
     async with leading() as hub:
         await hub.edit(GOOD, 1)
         await hub.edit(BAD, 2)
@@ -184,7 +184,7 @@ async def test_a_hub_made_anew_has_no_accepted_spec_of_its_predecessor() -> None
         assert not hub.made
 
 
-async def test_a_paused_hub_with_a_refused_edit_is_left_alone() -> None:
+async def test_a_paused_hub_with_a_rejected_edit_is_left_alone() -> None:
     async with leading() as hub:
         await hub.edit(GOOD, 1)
 
@@ -195,8 +195,8 @@ async def test_a_paused_hub_with_a_refused_edit_is_left_alone() -> None:
         assert hub.condition("Accepted") == ("False", "UnknownStrategy", 2)
 
 
-async def test_a_hub_whose_edit_is_refused_waits_for_the_end_of_an_earlier_one_of_its_name() -> None:
-    """It has begun nothing yet: what the earlier one has left may run children."""
+async def test_a_hub_with_a_rejected_edit_waits_for_the_end_of_an_earlier_hub_of_its_name() -> None:
+    """It has started nothing yet: objects of the earlier Hub may still run children."""
     async with leading() as hub:
         await hub.edit({"members": {"mode": "PerNode"}}, 1)
         earlier = make_slice(hub_uid="earlier", member="node-1", resource_version=hub.server.version())
@@ -214,8 +214,8 @@ async def test_a_hub_whose_edit_is_refused_waits_for_the_end_of_an_earlier_one_o
         assert not hub.made
 
 
-async def test_a_hub_that_can_t_be_read_any_more_is_paused_and_deleted_as_another() -> None:
-    """Only its spec is that of before."""
+async def test_a_hub_that_cannot_be_read_any_more_can_be_paused_and_deleted() -> None:
+    """Only its spec is the earlier one."""
     async with leading() as hub:
         await hub.edit(GOOD, 1)
         hub.can_t_be_read(2, annotations={"processhub.dev/paused": "true"})
@@ -232,7 +232,7 @@ async def test_a_hub_that_can_t_be_read_any_more_is_paused_and_deleted_as_anothe
         assert not hub.reconciler.reporter._observed
 
 
-async def test_a_hub_that_can_be_read_again_is_looked_at() -> None:
+async def test_a_hub_that_can_be_read_again_is_reconciled() -> None:
     async with leading() as hub:
         await hub.edit(GOOD, 1)
         hub.can_t_be_read(1)
@@ -243,8 +243,8 @@ async def test_a_hub_that_can_be_read_again_is_looked_at() -> None:
         assert hub.woken == [KEY]
 
 
-async def test_pods_of_children_of_a_hub_that_this_leader_can_t_read_stay() -> None:
-    """It is there, though an older or newer version wrote it; only when it is gone its Pods are."""
+async def test_pods_of_children_of_an_unreadable_hub_are_kept() -> None:
+    """It exists, though an older or newer version wrote it; its Pods are deleted only when it is gone."""
     async with leading() as hub:
         metadata = ObjectMeta(name="hub", namespace="ns", uid="h", generation=1, resource_version=hub.server.version())
         marks = {LABEL_HUB: "hub", LABEL_HUB_UID: "h", "processhub.dev/child": "0123"}

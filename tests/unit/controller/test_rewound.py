@@ -1,4 +1,4 @@
-"""etcd is restored to an earlier time, under operators and agents that run on."""
+"""etcd is restored to an earlier time while operators and agents keep running."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add(cluster: Cluster, *ids: str) -> None:
 
 @asynccontextmanager
 async def restarting(cluster: Cluster) -> AsyncIterator[dict[str, int]]:
-    """Start each process again that ends, as a kubelet does; the exit codes of those that did, by name."""
+    """Restart each process that ends, as a kubelet does; return the exit codes by name."""
     codes: dict[str, int] = {}
 
     async def restart() -> None:
@@ -65,9 +65,9 @@ def epochs(cluster: Cluster) -> dict[str, int]:
     return found
 
 
-# Leases that are renewed every 3 s show it at once. If none was renewed since the backup, the lists do.
+# Leases that are renewed every 3 s show it at once; lists show it if none was renewed since the backup.
 @pytest.mark.parametrize("lost_seconds", [0.0, 5.0])
-def test_all_goes_on_by_the_restored_objects_and_nothing_runs_twice(tmp_path: Path, lost_seconds: float) -> None:
+def test_the_restored_objects_are_followed_and_no_child_runs_twice(tmp_path: Path, lost_seconds: float) -> None:
     async def main() -> None:
         quorum = {"strategy": "StaticQuorum", "quorumSize": 2}
         async with running_hub(tmp_path, partitionTolerance=quorum) as cluster:
@@ -76,7 +76,7 @@ def test_all_goes_on_by_the_restored_objects_and_nothing_runs_twice(tmp_path: Pa
             await cluster.until(lambda: cluster.reported_running(*IDS), "all children run")
             backup, (source,) = api.version, cluster.runs_on()["a"]
 
-            # What happens from here on will never have happened.
+            # The restored objects will know nothing of the changes from here on.
             cluster.start_replica("operator-1")
             drained = {"metadata": {"annotations": {"processhub.dev/drained": source}}}
             api.update(Key("hubs", "ns", "hub"), lambda item: item["metadata"].update(drained["metadata"]))
@@ -103,8 +103,8 @@ def test_all_goes_on_by_the_restored_objects_and_nothing_runs_twice(tmp_path: Pa
     virtualtime.run(main())
 
 
-def test_a_new_term_is_above_all_that_a_standby_has_seen(tmp_path: Path) -> None:
-    """The leader that has used the highest term ends in the same moment, and can write nothing."""
+def test_a_new_term_is_above_all_terms_that_a_standby_has_seen(tmp_path: Path) -> None:
+    """The leader with the highest term ends in the same moment, and can write nothing."""
 
     async def main() -> None:
         async with running_hub(tmp_path) as cluster:

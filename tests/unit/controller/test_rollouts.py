@@ -1,4 +1,4 @@
-"""Roll-outs of ChildSets: how many children are restarted at a time, and when the others are left as they are."""
+"""Rollouts of ChildSets: how many children restart at a time, and when the others are left unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from builders import make_member, make_slice
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.reasons import State
-from processhub.controller.observe.rollouts import Rollout, RolloutWatch
+from processhub.controller.observe.rollouts import Rollout, RolloutWatch, of_set
 from processhub.controller.store.childsets import KnownSet, known_set
 from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
@@ -26,7 +26,7 @@ def digest(command: tuple[str, ...]) -> str:
 
 @dataclass
 class Child:
-    """A child as the record and its member have it."""
+    """A child as in the record and in its member's report."""
 
     command: tuple[str, ...] = OLD
     epoch: int = 1
@@ -36,7 +36,7 @@ class Child:
 
 @dataclass
 class Site:
-    """A ChildSet of 20 on one member, whose children are restarted as the roll-out allows."""
+    """A ChildSet of 20 on one member, whose children are restarted as the rollout allows."""
 
     spec: dict[str, Any] = field(default_factory=dict)
     count: int = 20
@@ -64,10 +64,10 @@ class Site:
             reports[child_id] = Report(uid="u", epoch=child.epoch, state=child.state, restarts=child.restarts)
         member = make_member("hub-0", make_slice(entries, reports, holder="p/1"), holder="p/1")
         assert self.known is not None
-        return self.watch.look([self.known], {"hub-0": member}, self.now).get("u")
+        return self.watch.look([of_set(self.known)], {"hub-0": member}, self.now).get("u")
 
     def turn(self, state: str = State.RUNNING, restarts: int = 0) -> list[str]:
-        """Restart all children whose turn it is, with this outcome; returns their ids."""
+        """Restart all children whose turn it is, with this outcome; return their ids."""
         rollout = self.look()
         held = rollout.held if rollout is not None else {}
         due = [
@@ -83,7 +83,7 @@ class Site:
         return sum(child.command == command for child in self.children.values())
 
 
-def test_a_template_that_fails_takes_no_more_than_max_failed_down() -> None:
+def test_a_failing_template_stops_at_most_max_failed_children() -> None:
     site = Site()
     site.edit(BAD)
 
@@ -98,7 +98,7 @@ def test_a_template_that_fails_takes_no_more_than_max_failed_down() -> None:
     assert rollout.held == {f"x-{number}": digest(OLD) for number in range(2, 20)}
 
 
-def test_a_crash_loop_that_is_seen_running_has_failed() -> None:
+def test_a_crash_loop_counts_as_failed_even_if_it_was_seen_running() -> None:
     """An exec child is Running as soon as it is executed."""
     site = Site()
     site.edit(BAD)
@@ -113,7 +113,7 @@ def test_a_crash_loop_that_is_seen_running_has_failed() -> None:
     assert rollout.stopped
 
 
-def test_the_next_follow_when_the_former_are_proven() -> None:
+def test_the_next_children_follow_when_the_former_have_proven_to_run() -> None:
     site = Site({"minReadySeconds": 5})
     site.edit(GOOD)
     assert site.turn() == ["x-0", "x-1"]
@@ -143,7 +143,7 @@ def test_a_share_is_rounded_up(given: int | str, at_once: int) -> None:
     assert len(site.turn()) == at_once
 
 
-def test_it_goes_on_when_the_template_is_mended() -> None:
+def test_a_rollout_continues_when_the_template_is_corrected() -> None:
     site = Site()
     site.edit(BAD)
     site.turn(State.FAILED, restarts=3)
@@ -157,7 +157,7 @@ def test_it_goes_on_when_the_template_is_mended() -> None:
     assert site.count_of(GOOD) == 20
 
 
-def test_it_goes_on_when_the_children_run_after_all() -> None:
+def test_a_rollout_continues_when_the_children_run_after_all() -> None:
     site = Site()
     site.edit(GOOD)
     site.turn(State.FAILED, restarts=3)
@@ -173,7 +173,7 @@ def test_it_goes_on_when_the_children_run_after_all() -> None:
     assert site.turn() == ["x-2", "x-3"]
 
 
-def test_a_set_that_is_down_is_mended_at_once() -> None:
+def test_a_set_with_no_running_child_is_rolled_out_at_once() -> None:
     site = Site()
     for child in site.children.values():
         child.state = State.FAILED
@@ -182,7 +182,7 @@ def test_a_set_that_is_down_is_mended_at_once() -> None:
     assert len(site.turn()) == 20
 
 
-def test_a_new_leader_waits_until_it_has_seen_them_up() -> None:
+def test_a_new_leader_waits_until_it_has_seen_the_children_run() -> None:
     site = Site()
     site.edit(GOOD)
     site.turn()

@@ -1,4 +1,4 @@
-"""The steps of a round: one that fails is reported and tried again, and no other waits for it."""
+"""The steps of a round: a failing step is reported and retried, and no other step waits for it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ QUOTA = ForbiddenError(403, "Forbidden", "exceeded quota: few")
 
 
 class Hubs:
-    """The rounds of one hub in which these steps are taken, until ``seconds`` are over; what was posted meanwhile."""
+    """The rounds of one hub with these steps, until ``seconds`` are over; what was posted meanwhile."""
 
     def __init__(self, **work: Callable[[], None]) -> None:
         self.hub, self.work, self.failures = HUB, work, Failures()
@@ -69,7 +69,7 @@ class Hubs:
 
     @property
     def posted(self) -> list[str]:
-        """The messages of the Events that are to be posted."""
+        """Return the messages of the Events that are to be posted."""
         return [cast(Any, item[1])["message"] for item in cast(Any, self.events)._queue._queue]
 
 
@@ -80,7 +80,7 @@ def raising(error: Exception) -> Callable[[], None]:
     return work
 
 
-def test_a_step_that_is_refused_is_tried_ever_less_and_holds_up_no_other() -> None:
+def test_a_rejected_step_backs_off_and_delays_no_other() -> None:
     hubs = Hubs(refused=raising(QUOTA), fine=lambda: None)
 
     virtualtime.run(hubs.run(100))
@@ -91,7 +91,7 @@ def test_a_step_that_is_refused_is_tried_ever_less_and_holds_up_no_other() -> No
     assert hubs.posted == ["refused: exceeded quota: few"], "once, as long as it is the same"
 
 
-def test_an_edit_of_the_hub_has_a_refused_step_tried_at_once() -> None:
+def test_an_edit_of_the_hub_retries_a_rejected_step_at_once() -> None:
     hubs = Hubs(refused=raising(QUOTA))
 
     async def main() -> None:
@@ -105,7 +105,7 @@ def test_an_edit_of_the_hub_has_a_refused_step_tried_at_once() -> None:
     virtualtime.run(main())
 
 
-def test_what_succeeds_at_last_is_reported_no_more() -> None:
+def test_a_step_that_succeeds_at_last_is_not_reported_any_more() -> None:
     outcomes: list[Exception] = [QUOTA, QUOTA]
 
     def work() -> None:
@@ -147,7 +147,7 @@ def test_a_bug_in_a_step_is_reported_and_logged_and_blocks_no_other(caplog: pyte
     assert "Traceback" in caplog.text
 
 
-def test_nothing_is_tried_in_a_namespace_that_goes() -> None:
+def test_no_step_is_tried_in_a_namespace_being_deleted() -> None:
     hubs = Hubs(made=raising(NamespaceTerminatingError(403, "Forbidden", "it is being terminated")), after=lambda: None)
 
     with pytest.raises(NamespaceTerminatingError):
@@ -163,13 +163,13 @@ def test_nothing_is_tried_in_a_namespace_that_goes() -> None:
         "failed to convert new object (ns/hub; apps/v1, Kind=StatefulSet) to proper version: quantities must match",
     ],
 )
-def test_a_body_that_server_side_apply_can_t_read_is_invalid_though_it_answers_500(message: str) -> None:
+def test_a_body_that_server_side_apply_cannot_read_counts_as_invalid_despite_a_500(message: str) -> None:
     error = api_error(500, msgspec.json.encode({"reason": "InternalError", "message": message}))
 
     assert isinstance(error, InvalidError)
 
 
-async def test_a_refused_slice_blocks_no_other_member_and_its_children_report_why() -> None:
+async def test_a_rejected_slice_blocks_no_other_member_and_its_children_report_why() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a", "b")
@@ -192,7 +192,7 @@ def placed(site: SliceSite) -> list[str]:
     return [child_id for item in site.slices.values() for child_id in item["spec"]["entries"]]
 
 
-async def test_a_move_whose_write_is_refused_is_not_reported_and_begun_again() -> None:
+async def test_a_move_whose_write_is_rejected_is_not_reported_and_starts_again() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a")
@@ -215,7 +215,7 @@ async def test_a_move_whose_write_is_refused_is_not_reported_and_begun_again() -
     assert f"hub.{target}.0" in site.owners("a"), "it is carried out by the next round"
 
 
-async def test_children_of_a_member_that_seems_gone_stay_on_record_until_its_lease_is_read() -> None:
+async def test_children_of_a_member_that_seems_gone_stay_recorded_until_its_lease_is_read() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a")
@@ -235,8 +235,8 @@ async def test_children_of_a_member_that_seems_gone_stay_on_record_until_its_lea
     assert site.owners("a") != before, "it is gone: read or not there"
 
 
-async def test_children_of_a_member_whose_lease_can_t_get_its_label_back_stay() -> None:
-    """Somebody took the label off, so that no watch tells of its renewals."""
+async def test_children_of_a_member_whose_lease_cannot_get_its_label_back_stay() -> None:
+    """Somebody removed the label, so no watch shows its renewals."""
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a")
@@ -256,7 +256,7 @@ async def test_children_of_a_member_whose_lease_can_t_get_its_label_back_stay() 
 
 
 @pytest.mark.parametrize("code", [403, 422, 500])
-async def test_a_slice_that_can_t_be_written_is_reported_whatever_is_answered(code: int) -> None:
+async def test_a_slice_that_cannot_be_written_is_reported_whatever_the_response(code: int) -> None:
     site = SliceSite()
     site.add("hub.hub-0.0", "hub-0")
     async with rounds_on(site, "hub-0") as rounds:
@@ -268,7 +268,7 @@ async def test_a_slice_that_can_t_be_written_is_reported_whatever_is_answered(co
     assert failure.sentence == "the slices of member hub-0 can't be written: Refused"
 
 
-def test_what_is_not_asked_for_any_more_is_no_trouble() -> None:
+def test_the_failure_of_a_step_that_is_not_needed_any_more_is_not_reported() -> None:
     hubs = Hubs(order=raising(QUOTA), fine=lambda: None)
 
     async def main() -> None:
@@ -288,8 +288,8 @@ def asleep_or_not(**members: tuple[int, bool]) -> list[OnRecord]:
     ]
 
 
-def test_a_child_sleeps_by_its_newest_entry() -> None:
-    """One copy can't be woken before its member is back: the others, which run, are not put to sleep again by it."""
+def test_the_newest_entry_decides_whether_a_child_is_suspended() -> None:
+    """One copy can't be resumed before its member returns; the others, which run, must not be suspended again."""
     assert not is_asleep(asleep_or_not(one=(9, False), two=(7, True)))
     assert is_asleep(asleep_or_not(one=(6, False), two=(7, True)))
     assert not is_asleep([])
@@ -347,7 +347,7 @@ async def test_a_static_child_whose_name_another_child_has_gets_another_name(spe
 
 
 class Leases:
-    """A member that is judged gone, though its Lease can't be read, or says otherwise."""
+    """A member that is judged gone, although its Lease can't be read or shows the contrary."""
 
     def __init__(self, answer: bool | None) -> None:
         self.answer, self.looks = answer, 0
@@ -381,7 +381,7 @@ async def test_a_member_that_seems_gone_only_by_the_second_look_is_held_until_it
     def look() -> dict[str, Member]:
         first = leases.look()["hub-0"]
         second = other.look()["hub-0"]
-        leases.phase = Phase.GONE  # its Lease runs out
+        leases.phase = Phase.GONE  # its Lease expires
         return {"hub-0": first, "hub-1": msgspec.structs.replace(second, name="hub-1")}
 
     members = await proven_members(look, other.confirm_gone, copies=False)

@@ -20,18 +20,18 @@ def lease(holder: str | None, age_seconds: float | None, duration: int | None = 
     return Lease(metadata=ObjectMeta(name="processhub-operator", namespace="hubs"), spec=spec)
 
 
-def test_a_renewed_lease_has_a_leader() -> None:
+def test_a_renewed_lease_proves_a_leader() -> None:
     assert leader_of(lease("operator-1", 3), NOW) == "operator-1"
 
 
 @pytest.mark.parametrize("holder", [None, ""])
-def test_a_released_lease_has_none(holder: str | None) -> None:
+def test_a_released_lease_proves_no_leader(holder: str | None) -> None:
     with pytest.raises(NotReadyError, match="no operator holds the Lease hubs/processhub-operator"):
         leader_of(lease(holder, 1), NOW)
 
 
 @pytest.mark.parametrize("duration", [15, None])
-def test_a_lease_that_ran_out_has_none(duration: int | None) -> None:
+def test_an_expired_lease_proves_no_leader(duration: int | None) -> None:
     with pytest.raises(NotReadyError, match="has not renewed the leader's Lease for 40 s, more than its 15 s"):
         leader_of(lease("operator-1", 40, duration), NOW)
 
@@ -41,7 +41,7 @@ def test_a_clock_that_is_behind_does_not_matter() -> None:
 
 
 def served(*plurals: str) -> MemoryApi:
-    """An API server that has the leader's Lease, and serves these of ProcessHub's kinds."""
+    """An API server that has the leader's Lease and serves these of ProcessHub's kinds."""
     api = MemoryApi()
     spec = {"holderIdentity": "operator-1", "renewTime": "2026-01-02T03:04:03.000000Z", "leaseDurationSeconds": 15}
     api.create("leases", {"metadata": {"name": "processhub-operator"}, "spec": spec})
@@ -58,7 +58,7 @@ async def test_an_installation_with_a_leader_and_all_kinds_is_ready() -> None:
     assert await check(client, "ns", NOW) == "operator-1 leads and 4 CRDs are served"
 
 
-async def test_what_an_installation_lacks_is_named() -> None:
+async def test_a_missing_part_of_an_installation_is_named() -> None:
     without = served("hubs", "children", "childsets")
     coming = served(*PLURALS)
     coming.update(Key("customresourcedefinitions", "", "hubs.processhub.dev"), lambda item: item.update(status={}))

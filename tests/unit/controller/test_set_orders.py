@@ -1,4 +1,4 @@
-"""Orders to move children of a ChildSet, as its annotations hold them."""
+"""Move requests for children of a ChildSet, as its annotations have them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def seen(annotation: str, taken: dict[str, str] | None = None, **spec: Any) -> S
     return SeenSet(known_set(item, None), taken=taken or {})
 
 
-def test_ids_of_any_text_are_told_apart() -> None:
+def test_ids_of_any_text_are_distinguished() -> None:
     orders = {"a,b=c": "hub-0", 'ten"ant/4 2': "hub-1"}
 
     text = format_set_orders(orders)
@@ -37,24 +37,24 @@ def test_ids_of_any_text_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("text", ["hub-1", "[]", '{"a": 1}', "{"])
-def test_what_is_no_order_is_refused_with_what_one_is(text: str) -> None:
+def test_an_invalid_request_is_rejected_with_the_expected_form(text: str) -> None:
     with pytest.raises(SetOrderError, match="JSON object of ids and members, such as"):
         parse_set_orders(text)
 
 
-def test_only_the_latest_refusals_are_kept() -> None:
+def test_only_the_latest_rejections_are_kept() -> None:
     earlier = {f"c{number}": "why" for number in range(50)}
 
     assert list(latest(earlier, {"new": "why"})) == [f"c{number}" for number in range(31, 50)] + ["new"]
 
 
-def test_all_that_are_refused_at_once_are_reported() -> None:
+def test_all_requests_rejected_at_once_are_reported() -> None:
     refused = {f"web-{number}": "hub-1: it is full" for number in range(30)}
 
     assert latest({"earlier": "why"}, refused) == refused
 
 
-def test_refusals_leave_room_in_the_annotations_of_an_object() -> None:
+def test_rejections_leave_room_in_the_annotations_of_an_object() -> None:
     refused = {f"web-{number}": "hub-1: " + "x" * 1000 for number in range(5000)}
 
     shown = latest({}, refused)
@@ -64,7 +64,7 @@ def test_refusals_leave_room_in_the_annotations_of_an_object() -> None:
     assert len(json.dumps(shown, ensure_ascii=False).encode()) < 240_000
 
 
-def test_a_set_s_orders_are_of_ids_that_it_has() -> None:
+def test_the_requests_of_a_set_are_for_its_own_ids() -> None:
     ours = seen('{"web-1": "hub-0", "web-2": "hub-0", "web-3": "hub-0"}', taken={"web-2": "child/other"})
 
     assert move_requests_of_sets({"u1": ours}, {}) == {"web-1": "hub-0"}
@@ -72,13 +72,13 @@ def test_a_set_s_orders_are_of_ids_that_it_has() -> None:
     assert refusal_of_id(ours, "web-3") == "childset/web has no such child"
 
 
-def test_an_annotation_that_can_not_be_read_orders_nothing_and_hinders_no_other_set() -> None:
+def test_an_unreadable_annotation_requests_nothing_and_blocks_no_other_set() -> None:
     good = seen('{"a": "hub-2"}', ids=["a"])
 
     assert move_requests_of_sets({"u1": seen("web-1 to hub-0"), "u2": good}, {}) == {"a": "hub-2"}
 
 
-def test_a_request_that_was_applied_and_stands_still_is_not_given_again() -> None:
+def test_an_applied_request_that_is_still_there_is_not_applied_again() -> None:
     ours = seen('{"web-0": "hub-1", "web-1": "hub-2"}')
     held = {"u1": AppliedMoves(0.0, {"web-0": "hub-1", "web-1": "hub-0"})}
 

@@ -1,4 +1,4 @@
-"""What a slice's status has to prove before an id counts as ended, for the leader that wrote and for the next one."""
+"""What a slice's status has to prove before an id counts as ended, for the writing leader and for the next one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOLDER = "pod/nonce"
 
 
 def a_slice(generation: int, entry: Assignment, report: Report) -> RegistrySlice:
-    """Slice 0 of a member that has read ``generation`` and says ``report`` of the child a."""
+    """Slice 0 of a member that has read ``generation`` and reports ``report`` of the child a."""
     return make_slice({"a": entry}, {"a": report}, member="hub-1", holder=HOLDER, generation=generation)
 
 
@@ -29,7 +29,7 @@ def proven(known: KnownSlice) -> bool:
     return "a" not in known.possibly_running(HOLDER)
 
 
-def test_a_demoted_copy_lingers_until_its_active_incarnation_has_ended() -> None:
+def test_a_demoted_copy_may_run_until_its_active_incarnation_has_ended() -> None:
     known = known_slice(a_slice(1, ACTIVE, RAN_ACTIVE))
     known.unproven["a"] = None
 
@@ -40,7 +40,7 @@ def test_a_demoted_copy_lingers_until_its_active_incarnation_has_ended() -> None
 
 
 @pytest.mark.parametrize("state", ["Stopping", "Failed", "Running"])
-def test_so_it_does_for_a_leader_that_came_after_it_was_demoted(state: str) -> None:
+def test_a_demoted_copy_may_run_for_a_later_leader_too(state: str) -> None:
     known = known_slice(a_slice(3, PASSIVE, Report(uid="u", epoch=5, state=state)))
 
     assert not proven(known)
@@ -48,7 +48,7 @@ def test_so_it_does_for_a_leader_that_came_after_it_was_demoted(state: str) -> N
     assert proven(known)
 
 
-def test_a_copy_that_was_promoted_and_does_not_know_yet_is_not_possibly_running() -> None:
+def test_a_promoted_copy_that_has_not_observed_it_is_not_possibly_running() -> None:
     promoted = Assignment(uid="u", epoch=13, run=12, workload="w")
 
     known = known_slice(a_slice(4, promoted, RUNS_PASSIVE))

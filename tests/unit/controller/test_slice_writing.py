@@ -1,4 +1,4 @@
-"""Writes of slices against an API server that is slow with one and refuses another."""
+"""Writes of slices against an API server that is slow with one and rejects another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEADLINE = 40.0
 
 
 class Site:
-    """Refuses slice 0 with 503 once slice 1 is being written, and answers that when it is told to."""
+    """Rejects slice 0 with 503 once slice 1 is being written, and answers that write when the test says so."""
 
     def __init__(self) -> None:
         self.writing, self.answer = asyncio.Event(), asyncio.Event()
@@ -50,10 +50,10 @@ async def site() -> AsyncIterator[tuple[Site, Client]]:
         yield site, client
 
 
-async def test_a_write_that_is_refused_leaves_no_other_behind_that_lands_beside_the_next_round(
+async def test_a_rejected_write_leaves_no_other_write_to_land_in_the_next_round(
     site: tuple[Site, Client],
 ) -> None:
-    """A child that the next round places elsewhere would be on record twice, and run twice."""
+    """Otherwise a child that the next round places elsewhere would be recorded and run twice."""
     server, client = site
     store = Store(client, (), lambda key: None)
     round = a_round(HUB, HubState(HUB.metadata.key), client=client, store=store, term=2)

@@ -1,4 +1,4 @@
-"""Slices of a member that are not there: what ran by a deleted one is still to be proven, and slice 0 has to be."""
+"""Missing slices of a member: children of a deleted slice must be proven to have ended, and slice 0 must exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RUNS = "u{0} 5 Active Running 77 0 2026-01-01T00:00:00Z"
 
 
 def two_slices() -> SliceSite:
-    """A member whose slice 0 has a and slice 1 has x; both run."""
+    """A member whose slice 0 has a and whose slice 1 has x; both run."""
     site = SliceSite()
     for index, child_id in enumerate(("a", "x")):
         item = site.add(f"hub.hub-0.{index}", "hub-0")
@@ -23,7 +23,7 @@ def two_slices() -> SliceSite:
 
 
 def delete(rounds: Rounds, name: str) -> None:
-    """kubectl delete rslice, and the watch tells of it."""
+    """Delete the slice with kubectl, and deliver that to the watch."""
     del rounds.site.slices[name]
     known = rounds.state.slices[name].object
     assert known is not None
@@ -31,7 +31,7 @@ def delete(rounds: Rounds, name: str) -> None:
 
 
 def answer(rounds: Rounds, name: str, **entries: str) -> None:
-    """The member answers its slice as it is now."""
+    """Let the member report its slice as it is now."""
     item = rounds.site.slices[name]
     item["status"] = {"observedGeneration": item["metadata"]["generation"], "holder": "hub-0/n", "entries": entries}
     item["metadata"]["resourceVersion"] = str(int(item["metadata"]["resourceVersion"]) + 500)
@@ -39,18 +39,18 @@ def answer(rounds: Rounds, name: str, **entries: str) -> None:
 
 
 async def waits_for_the_earlier_x(rounds: Rounds) -> bool:
-    """Whether a round keeps x from starting anywhere, because hub-0 may still run it."""
+    """Return whether a round keeps x from starting elsewhere because hub-0 may still run it."""
     _, planned = await rounds.round()
     assert not any("x" in entries for entries in planned.entries.values())
     return planned.unplaced["x"].reason is Reason.ALREADY_STARTED
 
 
 @pytest.mark.parametrize("deleted", ["hub.hub-0.1", "hub.hub-0.0"])
-async def test_what_ran_by_a_deleted_slice_starts_elsewhere_only_when_slice_0_was_answered_without_it(
+async def test_a_child_of_a_deleted_slice_starts_elsewhere_only_after_slice_0_is_reported_without_it(
     deleted: str,
 ) -> None:
     site = two_slices()
-    if deleted.endswith("0"):  # x is in slice 0 then
+    if deleted.endswith("0"):  # slice 0 has x then
         zero, one = site.slices["hub.hub-0.0"], site.slices["hub.hub-0.1"]
         for part in ("spec", "status"):
             zero[part]["entries"], one[part]["entries"] = one[part]["entries"], zero[part]["entries"]
@@ -68,7 +68,7 @@ async def test_what_ran_by_a_deleted_slice_starts_elsewhere_only_when_slice_0_wa
         assert len(site.owners("x")) == 1
 
 
-async def test_an_answer_from_before_the_deletion_proves_nothing() -> None:
+async def test_a_report_from_before_the_deletion_proves_nothing() -> None:
     site = two_slices()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a", "x")
@@ -83,8 +83,8 @@ async def test_an_answer_from_before_the_deletion_proves_nothing() -> None:
         assert await waits_for_the_earlier_x(rounds)
 
 
-async def test_a_member_that_has_another_slice_only_gets_slice_0() -> None:
-    """Its agent starts by slice 0: without it the member never comes back."""
+async def test_a_member_with_only_another_slice_gets_slice_0() -> None:
+    """Its agent starts with slice 0: without it the member never returns."""
     site = two_slices()
     del site.slices["hub.hub-0.0"]
     async with rounds_on(site, "hub-0", "hub-1") as rounds:

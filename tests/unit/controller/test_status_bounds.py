@@ -1,4 +1,4 @@
-"""What an operator says of many: it fits the schema whatever there is, and costs what it may."""
+"""The operator's reports about many objects: they fit the schema, and their writes stay within the budget."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NOW = "2026-01-01T00:00:00Z"
 
 
 def member(number: int, exit_text: str = "", ids: Collection[str] = ("a",), phase: Phase = Phase.LIVE) -> Member:
-    """One that runs a copy of the child ``a``, or of each of the ``ids``."""
+    """A member that runs a copy of the child ``a``, or of each of the ``ids``."""
     name = f"hub-{number}"
     report = Report(uid="u", epoch=5, state=State.RUNNING, pid=7, last_exit=exit_text)
     entry = Assignment(uid="u", epoch=5, workload="w")
@@ -118,7 +118,7 @@ def hub_reported(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus
     return HubStatus(conditions=(condition,), observed_generation=1, registry=registry, members=members)
 
 
-def test_crash_loops_write_no_more_into_their_hubs_status_than_it_may() -> None:
+def test_crash_loops_write_into_their_hubs_status_within_its_budget() -> None:
     hub = make_hub()
     rate, budget = StatusRate(OF_HUBS), OF_HUBS.budget()
     stored, written, writes, last = hub_reported(0), 0, 0, 0.0
@@ -170,7 +170,7 @@ def status_of(restarts: int, state: str = State.FAILED, reason: str = "Exited") 
 
 
 class Server:
-    """Stores what is written, as an API server does, or refuses it."""
+    """Stores writes as an API server does, or rejects them."""
 
     def __init__(self, refuses: bool = False) -> None:
         self.refuses = refuses
@@ -199,7 +199,7 @@ def writer_of(server: Server, wanted: dict[str, ChildStatus]) -> ChildStatuses:
 
 
 @pytest.mark.no_cover
-def test_crash_loops_of_ten_thousand_children_write_no_more_than_their_hub_may() -> None:
+def test_crash_loops_of_ten_thousand_children_write_within_their_hubs_budget() -> None:
     async def ten_minutes() -> None:
         server = Server()
         wanted = {f"tenant-{number}": status_of(1) for number in range(10_000)}
@@ -227,7 +227,7 @@ def test_crash_loops_of_ten_thousand_children_write_no_more_than_their_hub_may()
 
 
 @pytest.mark.no_cover
-def test_words_that_change_over_and_over_write_no_more_than_their_hub_may() -> None:
+def test_constantly_changing_messages_write_within_their_hubs_budget() -> None:
     def denied(number: int, reason: str = "HookDenied") -> ChildStatus:
         said = f"hook gate gave no answer: {number} {'x' * 900}"
         conditions = tuple(
@@ -257,9 +257,9 @@ def test_words_that_change_over_and_over_write_no_more_than_their_hub_may() -> N
     virtualtime.run(ten_minutes())
 
 
-def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_may() -> None:
+def test_crash_loops_of_sets_write_into_their_statuses_within_their_hubs_budget() -> None:
     class Sets:
-        """Stores what is applied, and counts the bytes of the whole objects."""
+        """Stores applied objects, and counts their total bytes."""
 
         def __init__(self, items: dict[str, ChildSet]) -> None:
             self.items, self.bytes = items, 0
@@ -315,7 +315,7 @@ def test_crash_loops_of_sets_write_no_more_into_their_statuses_than_their_hub_ma
     virtualtime.run(ten_minutes())
 
 
-def test_a_status_that_is_refused_for_good_is_tried_ever_more_seldom() -> None:
+def test_a_status_that_is_always_rejected_backs_off() -> None:
     async def ten_minutes() -> None:
         server = Server(refuses=True)
         writer = writer_of(server, {"a": status_of(1)})
@@ -331,7 +331,7 @@ def test_a_status_that_is_refused_for_good_is_tried_ever_more_seldom() -> None:
     virtualtime.run(ten_minutes())
 
 
-def test_buckets_of_what_is_gone_are_dropped() -> None:
+def test_buckets_of_deleted_objects_are_dropped() -> None:
     buckets: Buckets[int, TokenBucket] = Buckets(lambda: TokenBucket(1.0, 10.0))
     first = buckets.of(0, 0.0)
     first.take(0.0)
@@ -343,7 +343,7 @@ def test_buckets_of_what_is_gone_are_dropped() -> None:
     assert len(buckets) <= 2500
 
 
-def test_events_that_sum_up_are_bounded_too() -> None:
+def test_summarising_events_are_bounded_too() -> None:
     class Events:
         def __init__(self) -> None:
             self.said: Counter[str] = Counter()
@@ -369,7 +369,7 @@ def test_events_that_sum_up_are_bounded_too() -> None:
     virtualtime.run(ten_minutes())
 
 
-def test_a_child_whose_status_cant_be_made_keeps_no_other_from_being_written() -> None:
+def test_a_child_whose_status_cannot_be_built_blocks_no_other() -> None:
     async def a_minute() -> None:
         server = Server()
         broken = True

@@ -35,7 +35,7 @@ def renewed_at(store: Store) -> float:
     return known.renewed_at
 
 
-async def test_leases_count_only_while_the_api_server_takes_our_own_writes() -> None:
+async def test_leases_count_only_while_the_api_server_accepts_our_own_writes() -> None:
     store = await watching([])
     now = asyncio.get_running_loop().time()
     assert not store.leases_observed(now), "nothing was answered yet"
@@ -56,10 +56,8 @@ async def test_leases_count_only_while_their_watch_is_connected() -> None:
 
 
 @pytest.mark.parametrize(("silence", "afresh"), [(2.5, False), (4.0, True)])
-async def test_after_a_silence_of_the_api_server_the_clocks_of_leases_start_afresh(
-    silence: float, afresh: bool
-) -> None:
-    """A stalled API server kept the members from renewing; when it wakes, none of them may count as lost."""
+async def test_the_clocks_of_leases_restart_after_a_silence_of_the_api_server(silence: float, afresh: bool) -> None:
+    """A stalled API server kept the members from renewing; when it resumes, none of them may count as lost."""
     woken: list[HubKey] = []
     store = await watching(woken)
     now = asyncio.get_running_loop().time()
@@ -75,10 +73,10 @@ async def test_after_a_silence_of_the_api_server_the_clocks_of_leases_start_afre
 
 
 @pytest.mark.parametrize(("told_late", "sent_apart", "afresh"), [(3.0, 2.0, False), (3.0, 4.0, True), (4.0, 2.0, True)])
-async def test_a_busy_loop_is_no_silence_of_the_api_server_and_hides_none(
+async def test_a_busy_loop_neither_counts_as_silence_of_the_api_server_nor_hides_one(
     told_late: float, sent_apart: float, afresh: bool
 ) -> None:
-    """Silence is judged by when writes were sent. What was delivered too late counts as not seen."""
+    """Silence is judged by when writes were sent. Late deliveries count as not seen."""
     store = await watching([])
     now = asyncio.get_running_loop().time()
     store.answered(now - told_late - sent_apart)
@@ -96,7 +94,7 @@ def pod(name: str, **labels: str) -> Pod:
     return Pod(metadata=msgspec.structs.replace(metadata, resource_version="1"))
 
 
-async def test_pods_of_children_are_told_apart_from_those_of_members_and_from_copies() -> None:
+async def test_pods_of_children_are_distinguished_from_those_of_members_and_from_copies() -> None:
     store = await watching([])
     name = child_pod_name("hub", "u", "a")
 
@@ -107,7 +105,7 @@ async def test_pods_of_children_are_told_apart_from_those_of_members_and_from_co
     assert (set(state.pods), set(state.child_pods)) == ({"hub-0"}, {name})
 
 
-async def test_how_the_containers_of_a_childs_pod_fare_wakes_nobody() -> None:
+async def test_the_container_statuses_of_a_childs_pod_start_no_round() -> None:
     woken: list[HubKey] = []
     store = await watching(woken)
     first = pod(child_pod_name("hub", "u", "a"), child="0123")
@@ -127,7 +125,7 @@ async def test_how_the_containers_of_a_childs_pod_fare_wakes_nobody() -> None:
 
 
 def marked(version: int, *without: str, **changed: str) -> Pod:
-    """The Pod of child ``a``, seen in this version; ``without`` some marks or with others, by their short names."""
+    """The Pod of child ``a`` in this version, without some labels and annotations or with others (short names)."""
     name = child_pod_name("hub", "u", "a", "hub-0")
     marks = {"child-id": "a", "child-uid": "c", "run": "5", "role": "Active", "workload": "w"}
     labels = {"hub": "hub", "hub-uid": "u", "member": "hub-0", "child": "0123"}
@@ -149,7 +147,7 @@ def marked(version: int, *without: str, **changed: str) -> Pod:
 
 
 @pytest.mark.parametrize("mark", ["child-id", "child-uid", "run", "role", "workload", "hub-uid", "member", "child"])
-async def test_a_childs_pod_is_known_by_what_it_was_made_with_whoever_takes_that_off(mark: str) -> None:
+async def test_a_childs_pod_is_identified_by_its_creation_even_if_labels_are_removed(mark: str) -> None:
     store = await watching([])
     store.put("pods", marked(1))
 
@@ -181,7 +179,7 @@ async def test_a_childs_pod_stays_with_its_hub_whatever_hub_its_label_names() ->
     assert store.state(("ns", "other")).empty
 
 
-async def test_a_passive_pod_may_be_marked_active_and_nothing_takes_that_back() -> None:
+async def test_a_passive_pod_may_be_marked_active_and_nothing_reverts_that() -> None:
     store = await watching([])
     store.put("pods", marked(1, role="Passive"))
     state = store.state(HUB)
@@ -211,7 +209,7 @@ async def test_a_childs_pod_that_leaves_the_watch_is_not_taken_for_gone() -> Non
     assert (state.child_pods, state.child_pods.unwatched) == ({}, set())
 
 
-async def test_a_members_pod_is_filed_with_one_hub_only() -> None:
+async def test_a_members_pod_belongs_to_one_hub_only() -> None:
     store = await watching([])
     store.put("pods", pod("hub-0"))
     moved = pod("hub-0")

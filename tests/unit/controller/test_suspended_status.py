@@ -57,14 +57,14 @@ def observed(child: Child, entry: Assignment | None = None, **spec: Any) -> Obse
     return observing.observed(hub, state, members, ObserveMemory(1))
 
 
-def test_an_entry_that_waits_is_told_by_its_text() -> None:
+def test_a_waiting_entry_is_recognised_by_its_text() -> None:
     assert waits(format_assignment(ASLEEP))
     assert waits(format_assignment(msgspec.structs.replace(RUNS, wait=True)))
     assert not waits(format_assignment(msgspec.structs.replace(RUNS, tags=("wait", " wait "))))
 
 
-def test_what_is_put_to_sleep_is_proven_to_have_ended_when_its_member_says_so() -> None:
-    sliced = known(RUNS, None)  # started, and nothing said of it yet
+def test_a_suspended_child_has_ended_when_its_member_reports_it() -> None:
+    sliced = known(RUNS, None)  # started, and not reported yet
     sliced.unproven["a"] = None
     sliced.update(registry_slice(ASLEEP, None, generation=2))
     assert sliced.unproven == {"a": 2}
@@ -89,7 +89,7 @@ def test_what_is_put_to_sleep_is_proven_to_have_ended_when_its_member_says_so() 
         (Report(uid="u", epoch=5, state=State.STOPPING, pid=7), "Stopping", "Stopping"),
     ],
 )
-def test_a_suspended_child_is_reported_as_stopped_where_it_stands_when_it_has_ended(
+def test_a_suspended_child_is_reported_as_stopped_on_its_member_when_it_has_ended(
     report: Report | None, state: str, reason: str
 ) -> None:
     members = {"hub-0": member(known(ASLEEP, report))}
@@ -119,7 +119,7 @@ def test_a_suspended_child_that_is_being_deleted_has_no_place() -> None:
     assert not observed(deleted, ASLEEP).snapshot.children
 
 
-def test_an_edit_that_is_refused_does_not_wake_a_suspended_child() -> None:
+def test_a_rejected_edit_does_not_resume_a_suspended_child() -> None:
     refused = child(suspend=True, nodes=["hub-0"])
 
     found = observed(refused, ASLEEP)
@@ -128,13 +128,13 @@ def test_an_edit_that_is_refused_does_not_wake_a_suspended_child() -> None:
     assert found.snapshot.children["a"].suspended
 
 
-def test_an_edit_that_is_refused_leaves_a_child_running() -> None:
+def test_a_rejected_edit_leaves_a_child_running() -> None:
     found = observed(child(suspend=True, nodes=["hub-0"]), RUNS)
 
     assert not found.snapshot.children["a"].suspended
 
 
-def test_conditions_of_other_writers_stay() -> None:
+def test_conditions_of_other_writers_are_kept() -> None:
     approved = Condition(type="example.org/Approved", status="True", reason="Done")
     before = make_child("a", {"suspend": True}, status=ChildStatus(conditions=(approved,)), generation=1)
 
@@ -144,7 +144,7 @@ def test_conditions_of_other_writers_stay() -> None:
     assert status.conditions[-1] == approved
 
 
-def test_a_child_that_is_starting_says_what_limits_its_start() -> None:
+def test_a_starting_child_reports_its_start_timeout() -> None:
     sliced = known(RUNS, Report(uid="u", epoch=5, state="Starting", reason="Starting"))
 
     status = child_status(child(), copies_of("a", {"hub-0": member(sliced)}), None, None, NOW)

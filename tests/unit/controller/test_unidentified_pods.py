@@ -1,4 +1,4 @@
-"""Pods that don't say of which child they are: known by what nobody can change, at a cost that nobody can choose."""
+"""Pods that do not name their child: identified by immutable fields, at a bounded cost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ID = "tenant/$(42) $$(x)"
 
 
 def made(spec: HubSpec | None = None) -> dict[str, Any]:
-    """The manifest of a child's Pod, with a container that something else put before its own."""
+    """The manifest of a child's Pod, with a container that another program has put first."""
     hub = make_hub("shop", spec)
     child = make_child("tenant-42", hub="shop", uid="u1")
     place = PodPlace(child_id=ID, member="shop-1", node="node-1", entry=Assignment(uid="u1", epoch=7, workload="w"))
@@ -35,7 +35,7 @@ def made(spec: HubSpec | None = None) -> dict[str, Any]:
 
 
 def seen(manifest: dict[str, Any], *without: str) -> Pod:
-    """The Pod as a watch tells of it, without some of its marks."""
+    """The Pod as a watch shows it, without some of its labels and annotations."""
     metadata = manifest["metadata"]
     for kind in ("labels", "annotations"):
         metadata[kind] = {
@@ -45,7 +45,7 @@ def seen(manifest: dict[str, Any], *without: str) -> Pod:
 
 
 @pytest.mark.parametrize("copies", [False, True])
-def test_a_pod_without_any_of_its_marks_is_known_by_its_name_and_what_it_was_made_to_tell(copies: bool) -> None:
+def test_a_pod_without_labels_and_annotations_is_identified_by_its_name_and_environment(copies: bool) -> None:
     spec = HubSpec(redundancy=COPIES) if copies else HubSpec()
     whole = made(spec)["metadata"]
 
@@ -58,22 +58,22 @@ def test_a_pod_without_any_of_its_marks_is_known_by_its_name_and_what_it_was_mad
     assert known.metadata.annotations["processhub.dev/child-id"] == ID
 
 
-def test_a_pod_of_an_earlier_hub_is_known_by_its_own_label() -> None:
+def test_a_pod_of_an_earlier_hub_is_identified_by_its_own_label() -> None:
     left = tuple(set(MARKS) - {"hub-uid"})
 
     assert identified(seen(made(), *left), "shop", {"later-uid"}) is not None
     assert identified(seen(made(), *MARKS), "shop", {"later-uid"}) is None
 
 
-def test_a_copy_that_somebody_made_of_a_pod_is_none() -> None:
+def test_a_users_copy_of_a_pod_is_not_a_childs_pod() -> None:
     copied = made()
     copied["metadata"]["name"] = "shop-0123456789abcdef"
 
     assert identified(seen(copied), "shop", {"hub-uid"}) is None
 
 
-def test_a_crafted_pod_costs_a_few_names_whatever_it_has_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names were made up for each child of its owner on each member: of a ChildSet of 100,000, for 8.8 seconds."""
+def test_a_crafted_pod_costs_a_few_names_whatever_it_contains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names were computed for each child of its owner on each member: 8.8 seconds for a ChildSet of 100,000."""
     made_up = 0
 
     def counted(*given: str) -> str:

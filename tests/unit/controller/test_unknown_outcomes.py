@@ -1,4 +1,4 @@
-"""A write of a slice whose outcome is unknown: until it is read, nobody else gets the children that it names."""
+"""A write of a slice with an unknown outcome: until it is read, nobody else gets the children that it names."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ UNKNOWN = ("unanswered", "broken", "late")
 
 
 async def settled(rounds: Rounds, child_id: str) -> list[str]:
-    """Rounds until one changes nothing of the child any more; the slices that have it."""
+    """Run rounds until one does not change the child any more; return the slices that have it."""
     for _ in range(6):
         await rounds.round()
     return rounds.site.owners(child_id)
 
 
 @pytest.mark.parametrize("way", UNKNOWN)
-async def test_a_child_whose_write_was_not_answered_gets_no_second_owner(way: str) -> None:
+async def test_a_child_whose_write_got_no_response_gets_no_second_owner(way: str) -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("x")
@@ -38,7 +38,7 @@ async def test_a_child_whose_write_was_not_answered_gets_no_second_owner(way: st
     assert len(owners) == 1
 
 
-async def test_nothing_that_is_stored_late_lands_once_the_slice_was_written_again() -> None:
+async def test_a_late_write_does_not_land_once_the_slice_was_written_again() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("x")
@@ -56,7 +56,7 @@ async def test_nothing_that_is_stored_late_lands_once_the_slice_was_written_agai
 
 
 @pytest.mark.parametrize("way", UNKNOWN)
-async def test_so_it_is_with_a_slice_that_was_to_be_made(way: str) -> None:
+async def test_a_late_creation_of_a_slice_gives_no_child_a_second_owner(way: str) -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want(*(f"c{number}" for number in range(2000)))
@@ -76,7 +76,7 @@ async def test_so_it_is_with_a_slice_that_was_to_be_made(way: str) -> None:
     assert len(owners) == 1
 
 
-async def test_a_slice_whose_creation_was_not_answered_is_made_again_so_that_it_cannot_land_late() -> None:
+async def test_a_slice_whose_creation_got_no_response_is_created_again_so_that_it_cannot_land_late() -> None:
     site = SliceSite()
     site.add("hub.hub-0.0", "hub-0")
     async with rounds_on(site, "hub-0") as rounds:
@@ -93,7 +93,7 @@ async def test_a_slice_whose_creation_was_not_answered_is_made_again_so_that_it_
     assert rounds.memory.execute.unconfirmed_slices == {"hub.hub-0.0"}
 
 
-async def test_what_the_child_waits_for_is_said() -> None:
+async def test_the_status_says_what_the_child_waits_for() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("x")
@@ -106,7 +106,7 @@ async def test_what_the_child_waits_for_is_said() -> None:
     assert "has not answered" in observation.held["x"].message
 
 
-async def test_a_write_that_was_refused_leaves_nothing_unconfirmed() -> None:
+async def test_a_rejected_write_leaves_nothing_unconfirmed() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("x")
@@ -120,7 +120,7 @@ async def test_a_write_that_was_refused_leaves_nothing_unconfirmed() -> None:
     assert len(site.owners("x")) == 1
 
 
-async def test_a_removal_that_was_not_answered_is_made_again_and_frees_the_child_once_it_is_proven() -> None:
+async def test_a_removal_without_a_response_is_repeated_and_frees_the_child_once_it_is_proven() -> None:
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("x")
@@ -146,8 +146,8 @@ async def test_a_removal_that_was_not_answered_is_made_again_and_frees_the_child
 
 
 @pytest.mark.parametrize("way", ["unanswered", "broken"])
-async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowledged(way: str) -> None:
-    """The member may have started what the former leader wrote last and took back: it has not said so yet."""
+async def test_a_term_stored_without_a_response_must_still_be_acknowledged(way: str) -> None:
+    """The member may have started what the former leader wrote last and removed: it has not reported that yet."""
     site = SliceSite()
     slice_ = site.add("hub.hub-0.0", "hub-0")
     slice_["metadata"]["generation"] = 8
@@ -163,7 +163,7 @@ async def test_a_term_that_was_stored_without_an_answer_is_still_to_be_acknowled
 
 
 @pytest.mark.parametrize("code", [403, 500])
-async def test_a_hub_whose_terms_can_t_be_raised_blocks_no_other_and_nothing_is_done_for_it(
+async def test_a_hub_whose_terms_cannot_be_raised_is_skipped_and_blocks_no_other(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terms, "_PATIENT_PASSES", 1)

@@ -1,4 +1,4 @@
-"""What a Hub and a Child are refused for, and what the refusal says is to be written instead."""
+"""Why a Hub and a Child are rejected, and what the message says to write instead."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ TWO_COPIES = {**GUIDED, "redundancy": {"strategy": "Replication", "replicationFa
         ({"children": [{"id": "a", "hub": "other", **EXEC}]}, "'a': leave hub out"),
     ],
 )
-def test_a_hub_that_contradicts_itself_is_refused(spec: dict[str, Any], words: str) -> None:
+def test_a_hub_with_contradictory_fields_is_rejected(spec: dict[str, Any], words: str) -> None:
     refusal = refuse_hub(msgspec.convert(spec, HubSpec), redundancies=("Own",))
 
     assert refusal is not None
@@ -55,7 +55,7 @@ def test_a_hub_that_contradicts_itself_is_refused(spec: dict[str, Any], words: s
 
 
 @pytest.mark.parametrize("field", ["distribution", "redundancy", "migration", "partitionTolerance"])
-def test_a_strategy_that_is_not_there_is_refused_with_those_that_are(field: str) -> None:
+def test_an_unknown_strategy_is_rejected_with_the_known_ones(field: str) -> None:
     hub = msgspec.convert({field: {"strategy": "Nearest"}}, HubSpec)
 
     refusal = refuse_hub(hub, ("B", "A"), ("B", "A"), ("B", "A"), ("B", "A"))
@@ -102,7 +102,7 @@ def test_a_hub_that_can_be_served_is_accepted(spec: dict[str, Any]) -> None:
         (TWO_COPIES, {**EXEC, "nodes": ["hub-0"] * 2}, Reason.INVALID_CHILD_MAPPING, "names a member twice"),
     ],
 )
-def test_a_child_that_its_hub_can_t_serve_is_refused(
+def test_a_child_that_its_hub_cannot_serve_is_rejected(
     hub: dict[str, Any], spec: dict[str, Any], reason: Reason, words: str
 ) -> None:
     refusal = refuse_child(msgspec.convert({"hub": "hub", **spec}, ChildSpec), msgspec.convert(hub, HubSpec))
@@ -125,7 +125,7 @@ def test_a_child_that_its_hub_can_serve_is_accepted(hub: dict[str, Any], spec: d
     assert refuse_child(msgspec.convert({"hub": "hub", **spec}, ChildSpec), msgspec.convert(hub, HubSpec)) is None
 
 
-def test_a_workload_is_refused_by_its_bytes() -> None:
+def test_a_workload_is_rejected_by_its_size_in_bytes() -> None:
     refusal = refuse_size("é" * (MAX_WORKLOAD_BYTES // 2 + 1))
 
     assert refuse_size("é" * (MAX_WORKLOAD_BYTES // 2)) is None

@@ -1,4 +1,4 @@
-"""Each distribution strategy by itself and in the planner: who gets a child, and what a join or a change moves."""
+"""Each distribution strategy alone and in the planner: which member gets a child, and what a join or a change moves."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from processhub.core.strategies import BUILT_IN, LeastLoaded, MemberSlot, Placem
 NAMES = ["hub-0", "hub-1", "hub-2"]
 
 
-SINGLES = sorted(BUILT_IN.keys() - {"ForEach"})  # those that keep one copy
+SINGLES = sorted(BUILT_IN.keys() - {"ForEach"})  # strategies that keep one copy
 
 
 def one_by_one(hub: PlannedHub, children: list[DesiredChild]) -> list[str]:
-    """The member that each goes to, arriving in this order, a round for each."""
+    """Return the member of each child when they arrive in this order, one in each round."""
     places = []
     for each in children:
         hub.want([each])
@@ -43,7 +43,7 @@ def counts(hub: PlannedHub) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("strategy", SINGLES)
-def test_all_are_placed_where_there_is_room_and_none_above_the_capacity(strategy: str) -> None:
+def test_all_children_are_placed_while_there_is_room_and_none_above_the_capacity(strategy: str) -> None:
     hub = hub_of(strategy, max_children=7)
     hub.want(child(f"c{number}", origin=f"hub-{number % 3}") for number in range(25))
 
@@ -54,7 +54,7 @@ def test_all_are_placed_where_there_is_room_and_none_above_the_capacity(strategy
 
 
 @pytest.mark.parametrize("strategy", SINGLES)
-def test_a_member_of_weight_0_gets_none(strategy: str) -> None:
+def test_a_member_of_weight_0_gets_no_child(strategy: str) -> None:
     hub = hub_of(strategy)
     hub.change("hub-1", weight=0)
     hub.want(child(f"{number}", origin="hub-1") for number in range(12))
@@ -82,7 +82,7 @@ def test_a_change_to_any_strategy_comes_to_rest_and_back_again(strategy: str) ->
 
 
 @pytest.mark.parametrize("strategy", SINGLES)
-def test_a_change_moves_nothing_where_on_join_is_false(strategy: str) -> None:
+def test_with_on_join_false_a_change_moves_no_child(strategy: str) -> None:
     hub = hub_of("RoundRobin")
     hub.want(children_of(30))
     hub.rest()
@@ -94,7 +94,7 @@ def test_a_change_moves_nothing_where_on_join_is_false(strategy: str) -> None:
     assert hub.where() == before
 
 
-def test_fingerprints_tell_what_moves_settled_children() -> None:
+def test_fingerprints_differ_when_placed_children_must_move() -> None:
     order = ["h-0", "h-1"]
     plain = BUILT_IN["ConsistentHashing"].fingerprint({}, order)
 
@@ -123,13 +123,13 @@ def test_changed_weights_move_children_to_their_new_shares() -> None:
 # RoundRobin
 
 
-def test_round_robin_goes_by_turns_in_order_of_arrival() -> None:
+def test_round_robin_takes_turns_in_order_of_arrival() -> None:
     hub = hub_of("RoundRobin")
 
     assert one_by_one(hub, children_of(7)) == ["hub-0", "hub-1", "hub-2", "hub-0", "hub-1", "hub-2", "hub-0"]
 
 
-def test_round_robin_of_many_at_once_is_the_same() -> None:
+def test_round_robin_takes_turns_for_many_children_at_once() -> None:
     hub = hub_of("RoundRobin")
     hub.want(children_of(7))
 
@@ -138,7 +138,7 @@ def test_round_robin_of_many_at_once_is_the_same() -> None:
     assert [hub.where()[f"tenant/{number}"] for number in range(7)] == [*NAMES, *NAMES, "hub-0"]
 
 
-def test_round_robin_goes_on_after_a_restart_of_the_operator() -> None:
+def test_round_robin_continues_after_a_restart_of_the_operator() -> None:
     hub = hub_of("RoundRobin")
     one_by_one(hub, children_of(4))
 
@@ -147,7 +147,7 @@ def test_round_robin_goes_on_after_a_restart_of_the_operator() -> None:
     assert one_by_one(hub, [child("next")]) == ["hub-1"]
 
 
-def test_round_robin_does_not_begin_anew_when_the_newest_child_is_deleted() -> None:
+def test_round_robin_does_not_start_again_when_the_newest_child_is_deleted() -> None:
     hub = hub_of("RoundRobin")
     one_by_one(hub, [child("a"), child("b")])
 
@@ -170,7 +170,7 @@ def test_round_robin_places_lost_children_by_the_hash() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["RoundRobin", "LeastLoaded"])
-def test_a_joiner_draws_from_the_fullest_until_it_has_its_share(strategy: str) -> None:
+def test_a_new_member_gets_children_of_the_fullest_until_it_has_its_share(strategy: str) -> None:
     hub = hub_of(strategy, members=2)
     hub.want(children_of(30))
     hub.rest()
@@ -188,7 +188,7 @@ def test_a_joiner_draws_from_the_fullest_until_it_has_its_share(strategy: str) -
 # Modulo
 
 
-def test_modulo_goes_by_the_number_whatever_the_cap() -> None:
+def test_modulo_places_by_number_regardless_of_the_cap() -> None:
     hub = hub_of("Modulo")
 
     places = one_by_one(hub, [child(str(number)) for number in (1, 4, 7, 10, 3, 2, 12345678901234567890123)])
@@ -196,14 +196,14 @@ def test_modulo_goes_by_the_number_whatever_the_cap() -> None:
     assert places == ["hub-1"] * 4 + ["hub-0", "hub-2", f"hub-{12345678901234567890123 % 3}"]
 
 
-def test_modulo_of_any_other_id_is_its_hash() -> None:
+def test_modulo_places_ids_without_a_number_by_hash() -> None:
     hub = hub_of("Modulo")
     children = [child("a"), child("-1"), child("1.5"), child("٣")]
 
     assert one_by_one(hub, children) == [NAMES[each.key % 3] for each in children]
 
 
-def test_modulo_goes_by_the_hash_while_its_member_is_away_and_back() -> None:
+def test_modulo_places_by_hash_while_the_member_is_away() -> None:
     hub = hub_of("Modulo", cap_percent=1000)
     hub.want(child(str(number)) for number in range(9))
     hub.rest()
@@ -225,7 +225,7 @@ def test_modulo_of_a_scaled_hub_moves_each_child_once_to_its_new_member() -> Non
     hub.want(child(str(number)) for number in range(20))
     hub.rest()
 
-    hub.change("hub-3", joining=True, phase=Phase.HELD)  # its pod is not up yet
+    hub.change("hub-3", joining=True, phase=Phase.HELD)  # its pod has not started yet
     hub.resettle()
     early = hub.rest()
     hub.change("hub-3", phase=Phase.LIVE)
@@ -240,7 +240,7 @@ def test_modulo_of_a_scaled_hub_moves_each_child_once_to_its_new_member() -> Non
 # Local, NotLocal
 
 
-def test_local_goes_to_the_origin_whatever_the_cap_and_else_by_the_hash() -> None:
+def test_local_places_on_the_origin_regardless_of_the_cap_and_else_by_hash() -> None:
     hub = hub_of("Local", cap_percent=100)
     children = [child(f"at/{number}", origin="hub-2") for number in range(8)]
 
@@ -251,7 +251,7 @@ def test_local_goes_to_the_origin_whatever_the_cap_and_else_by_the_hash() -> Non
     assert one_by_one(hub, strangers) == [by_hash("none", *NAMES), by_hash("gone", *NAMES)]
 
 
-def test_local_children_come_back_when_their_origin_joins() -> None:
+def test_local_children_move_back_when_their_origin_joins() -> None:
     hub = hub_of("Local", cap_percent=1000)
     hub.want(child(f"c{number}", origin=f"hub-{number % 3}") for number in range(30))
     hub.rest()
@@ -266,7 +266,7 @@ def test_local_children_come_back_when_their_origin_joins() -> None:
     assert hub.where() == before
 
 
-def test_not_local_goes_by_the_hash_of_the_others_whatever_the_cap() -> None:
+def test_not_local_places_by_the_hash_of_the_others_regardless_of_the_cap() -> None:
     hub = hub_of("NotLocal", members=2)
     children = [child(f"c{number}", origin="hub-0") for number in range(10)]
 
@@ -282,7 +282,7 @@ def test_not_local_goes_by_the_hash_of_the_others_whatever_the_cap() -> None:
     assert hub.where()["any"] == by_hash("any", *NAMES)
 
 
-def test_not_local_waits_where_only_the_origin_is_left() -> None:
+def test_with_not_local_a_child_waits_while_only_its_origin_is_left() -> None:
     hub = hub_of("NotLocal", members=1)
     hub.want([child("a", origin="hub-0")])
 
@@ -295,7 +295,7 @@ def test_not_local_waits_where_only_the_origin_is_left() -> None:
     )
 
 
-def test_not_local_with_fallback_runs_at_the_origin_until_another_member_joins() -> None:
+def test_not_local_with_fallback_places_on_the_origin_until_another_member_joins() -> None:
     hub = PlannedHub(1, hub_spec(strategy="NotLocal", notLocalFallback="Local"))
     hub.want(child(f"c{number}", origin="hub-0") for number in range(6))
     hub.rest()
@@ -327,7 +327,7 @@ def slots(**usage: tuple[int, int, int]) -> PlacementView:
     )
 
 
-def test_least_loaded_counts_children_where_nothing_is_reported() -> None:
+def test_least_loaded_counts_children_if_nothing_is_reported() -> None:
     hub = hub_of("LeastLoaded")
 
     assert Counter(one_by_one(hub, children_of(9))) == dict.fromkeys(NAMES, 3)
@@ -343,16 +343,16 @@ def test_least_loaded_prefers_the_member_that_uses_less() -> None:
     assert one_by_one(hub, [child("a"), child("b")]) == ["hub-2", "hub-2"]
 
 
-def test_least_loaded_counts_within_a_round_what_was_just_placed() -> None:
+def test_least_loaded_counts_the_children_placed_in_the_same_round() -> None:
     view = slots(a=(2000, 100, 10), b=(1000, 100, 10), c=(1000, 100, 10))
 
     chosen = LeastLoaded().place(children_of(12), view).tolist()
 
-    assert Counter(chosen) == {0: 2, 1: 5, 2: 5}  # the loads are level then
+    assert Counter(chosen) == {0: 2, 1: 5, 2: 5}  # the loads are equal then
     assert chosen[:2] == [1, 2]
 
 
-def test_idle_members_are_not_told_apart_by_noise() -> None:
+def test_the_noise_of_idle_members_is_ignored() -> None:
     view = slots(a=(60, 20, 5), b=(10, 40, 5))
 
     assert LeastLoaded().place(children_of(4), view).tolist() == [0, 1, 0, 1]
@@ -365,17 +365,17 @@ def test_idle_members_are_not_told_apart_by_noise() -> None:
         ({"a": (4000, 100, 10), "b": (400, 100, 10)}, ("a", "b")),
         ({"a": (1100, 100, 10), "b": (1000, 100, 10)}, None),
         ({"a": (0, 0, 30), "b": (0, 0, 10)}, ("a", "b")),
-        ({"a": (4000, 100, 1), "b": (400, 100, 1)}, None),  # the child alone is the load
+        ({"a": (4000, 100, 1), "b": (400, 100, 1)}, None),  # the child is the only load
         ({"a": (4000, 100, 10)}, None),
     ],
 )
-def test_imbalance_is_what_a_move_would_help(
+def test_only_an_imbalance_that_a_move_would_reduce_counts(
     usage: dict[str, tuple[int, int, int]], found: tuple[str, str] | None
 ) -> None:
     assert LeastLoaded().imbalance(slots(**usage)) == found
 
 
-def test_a_target_draws_until_it_is_balanced_and_gives_nothing_back() -> None:
+def test_a_target_gets_children_until_it_is_balanced_and_returns_none() -> None:
     hub = PlannedHub(
         [
             MemberView(name="a", usage=Usage(cpu=4000, memory=100, children=10)),

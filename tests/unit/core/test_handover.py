@@ -16,7 +16,7 @@ from processhub.core.planning.planner import plan
 from processhub.registry.grammar import Assignment
 
 
-def test_a_join_moves_the_states_with_the_children() -> None:
+def test_on_a_join_states_move_with_their_children() -> None:
     hub = started(60)
     hub.change("hub-3", joining=True)
     hub.rest()
@@ -37,11 +37,11 @@ def test_the_source_keeps_its_copy_until_the_target_runs() -> None:
     (target,) = set(hub.members) - {source}
     hub.change(source, draining=True)
 
-    hub.write(plan(hub.snapshot()))  # begun
-    hub.write(plan(hub.snapshot()))  # ordered
+    hub.write(plan(hub.snapshot()))  # the move has started
+    hub.write(plan(hub.snapshot()))  # the source has its order
     assert goes_to(OnRecord(source, hub.record["a"][source])) == target
     hub.acknowledge(source, target)
-    hub.write(plan(hub.snapshot()))  # committed
+    hub.write(plan(hub.snapshot()))  # the move is committed
     assert hub.record["a"][target].state == SUM
     assert source in hub.record["a"]
     assert plan(hub.snapshot()).empty
@@ -52,7 +52,7 @@ def test_the_source_keeps_its_copy_until_the_target_runs() -> None:
     assert set(hub.record["a"]) == {target}
 
 
-def test_a_target_that_dies_after_the_commit_gives_the_child_back_with_its_state_and_a_newer_epoch() -> None:
+def test_if_the_target_is_lost_after_the_commit_the_source_gets_the_child_with_a_newer_epoch() -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
     committed = hub.record["a"][target].epoch
@@ -71,10 +71,10 @@ def test_a_target_that_dies_after_the_commit_gives_the_child_back_with_its_state
 
 
 @pytest.mark.parametrize("ends", ["finished", "came_up"])
-def test_a_child_that_ended_at_its_target_before_it_was_seen_to_run_leaves_its_source(ends: str) -> None:
+def test_a_child_that_ended_on_its_target_before_it_was_seen_running_leaves_its_source(ends: str) -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
-    # It rests by its policy; or it failed, but was up, and restarts without its source's copy.
+    # It is finished by its restart policy; or it failed after it was up, and restarts without its source's copy.
     getattr(hub, ends).add((target, "a"))
     if ends == "came_up":
         hub.failing.add((target, "a"))
@@ -87,7 +87,7 @@ def test_a_child_that_ended_at_its_target_before_it_was_seen_to_run_leaves_its_s
 
 
 @pytest.mark.parametrize("ends", ["failing", "given_up"])
-def test_a_child_that_never_came_up_at_its_target_is_started_there_with_its_state_by_an_edit(ends: str) -> None:
+def test_an_edit_starts_a_child_that_never_came_up_on_its_target_there_with_its_state(ends: str) -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
     hub.change(source, draining=False)
@@ -102,7 +102,7 @@ def test_a_child_that_never_came_up_at_its_target_is_started_there_with_its_stat
     assert (entry.workload, entry.state) == ("mended", SUM)
 
 
-def test_a_target_that_is_to_hand_the_child_back_has_taken_over() -> None:
+def test_a_target_that_is_to_return_the_child_has_taken_over() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
     hub.acknowledge(target)
@@ -111,8 +111,8 @@ def test_a_target_that_is_to_hand_the_child_back_has_taken_over() -> None:
     planned = plan(hub.snapshot())
     assert set(planned.entries) == {source, target}
 
-    # The leader ends when it has written one of the two slices, and the target's agent restarts: it does not say any
-    # more that it was up.
+    # The leader ends when it has written one of the two slices, and the target's agent restarts: it does not report
+    # any more that the child was up.
     hub.write(msgspec.structs.replace(planned, entries={target: planned.entries[target]}))
     hub.acknowledge()
     hub.rest()
@@ -122,7 +122,7 @@ def test_a_target_that_is_to_hand_the_child_back_has_taken_over() -> None:
 
 
 def begun_with_a_pod() -> tuple[PlannedHub, str, str]:
-    """Hub, source and target of a move, of which the source has its order."""
+    """Hub, source and target of a move whose source has its order."""
     hub = PlannedHub(3, hot_spec())
     hub.want([child("a", pod=True)])
     hub.rest()
@@ -136,7 +136,7 @@ def begun_with_a_pod() -> tuple[PlannedHub, str, str]:
 
 
 @pytest.mark.parametrize("change", [{"phase": Phase.GONE}, {"draining": True}])
-def test_a_pod_child_goes_on_where_it_is_when_its_target_is_none_any_more(change: dict[str, Any]) -> None:
+def test_a_pod_child_keeps_running_where_it_is_when_its_target_is_invalid(change: dict[str, Any]) -> None:
     hub, source, target = begun_with_a_pod()
     hub.change(target, **change)
 
@@ -146,7 +146,7 @@ def test_a_pod_child_goes_on_where_it_is_when_its_target_is_none_any_more(change
     assert not hub.record["a"][source].to, "its own Pod is not in its way"
 
 
-def test_a_child_that_does_not_come_up_at_its_target_leaves_its_state_with_its_source() -> None:
+def test_the_source_keeps_the_state_of_a_child_that_does_not_come_up_on_its_target() -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
     hub.change(source, draining=False)
@@ -162,7 +162,7 @@ def test_a_child_that_does_not_come_up_at_its_target_leaves_its_state_with_its_s
     assert hub.lost_states == []
 
 
-def test_an_edit_of_a_child_that_does_not_come_up_at_its_target_starts_it_there_with_the_state() -> None:
+def test_an_edit_of_a_child_that_does_not_come_up_on_its_target_starts_it_there_with_the_state() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
     hub.change(source, draining=False)
@@ -182,7 +182,7 @@ def test_an_edit_of_a_child_that_does_not_come_up_at_its_target_starts_it_there_
 @pytest.mark.parametrize(
     "fields", [{"tags": ("eu",)}, {"metadata": (("k", "v"),)}, {"restart_policy": "Temporary"}, {"idle_seconds": 5}]
 )
-def test_an_edit_that_restarts_nothing_reaches_a_child_that_does_not_come_up_at_its_target(
+def test_an_edit_without_a_restart_reaches_a_child_that_does_not_come_up_on_its_target(
     fields: dict[str, Any],
 ) -> None:
     hub = HandingHub(2)
@@ -199,7 +199,7 @@ def test_an_edit_that_restarts_nothing_reaches_a_child_that_does_not_come_up_at_
     assert source in hub.record["a"], "until it is up"
 
 
-def test_a_member_that_is_emptied_does_not_wait_for_a_child_that_does_not_come_up_at_its_target() -> None:
+def test_a_drain_does_not_wait_for_a_child_that_does_not_come_up_on_its_target() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
     hub.failing.add((target, "a"))
@@ -212,7 +212,7 @@ def test_a_member_that_is_emptied_does_not_wait_for_a_child_that_does_not_come_u
     assert (source, "a") not in hub.state
 
 
-def test_a_target_to_be_emptied_where_the_child_does_not_come_up_gives_it_back_once_it_has_ended_there() -> None:
+def test_a_drained_target_returns_a_child_that_does_not_come_up_once_it_has_ended_there() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
     hub.change(source, draining=False)
@@ -233,7 +233,7 @@ def test_a_target_to_be_emptied_where_the_child_does_not_come_up_gives_it_back_o
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_a_child_that_does_not_come_up_at_its_target_goes_where_it_is_asked_for_with_its_state(back: bool) -> None:
+def test_a_child_that_does_not_come_up_on_its_target_moves_on_request_with_its_state(back: bool) -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
     hub.change(source, draining=False)
@@ -253,7 +253,7 @@ def test_a_child_that_does_not_come_up_at_its_target_goes_where_it_is_asked_for_
     assert hub.lost_states == []
 
 
-def test_a_request_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_target() -> None:
+def test_a_rejected_request_does_not_move_a_child_that_does_not_come_up_on_its_target() -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
     hub.failing.add((target, "a"))
@@ -269,11 +269,11 @@ def test_a_request_that_is_refused_leaves_a_child_that_does_not_come_up_at_its_t
     assert set(hub.record["a"]) == {source, target}
 
 
-def test_a_target_that_was_taken_for_gone_and_is_back_holds_its_source_up_until_it_has_answered() -> None:
+def test_a_source_waits_for_the_report_of_a_target_that_was_taken_for_gone_and_returned() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
     hub.acknowledge(target)
-    # Its removal is written; by the Lease, read again then, it is back: the rest of the plan is withheld.
+    # Its removal is written; its Lease, read again then, shows that it is back: the rest of the plan is withheld.
     hub.quiet.add((source, "a"))
     del hub.record["a"][target]
     hub.change(target, possibly_running=frozenset({"a"}))
@@ -289,7 +289,7 @@ def test_a_target_that_was_taken_for_gone_and_is_back_holds_its_source_up_until_
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_a_target_that_restarts_without_the_state_is_sent_it_again(committed: bool) -> None:
+def test_the_state_is_sent_again_to_a_target_that_restarts_without_it(committed: bool) -> None:
     hub = HandingHub(2)
     source, target = _committed(hub) if committed else _sent(hub)
     epoch = hub.record["a"][target].epoch
@@ -319,7 +319,7 @@ def test_a_target_that_restarts_when_its_source_is_lost_starts_afresh() -> None:
     assert hub.acting("a") == [target]
 
 
-def test_a_member_that_restarts_with_a_child_that_came_with_its_state_starts_it_afresh() -> None:
+def test_a_restarted_member_starts_a_child_that_was_handed_over_afresh() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)
     hub.acknowledge()
@@ -333,7 +333,7 @@ def test_a_member_that_restarts_with_a_child_that_came_with_its_state_starts_it_
     assert hub.acting("a") == [target]
 
 
-def test_a_target_that_restarts_and_is_lost_then_leaves_the_child_to_its_source() -> None:
+def test_if_a_target_restarts_and_is_lost_the_child_stays_with_its_source() -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
 
@@ -349,7 +349,7 @@ def test_a_target_that_restarts_and_is_lost_then_leaves_the_child_to_its_source(
     assert hub.lost_states == []
 
 
-def test_a_source_that_dies_after_it_sent_the_state_leaves_it_to_the_target() -> None:
+def test_if_the_source_is_lost_after_it_sent_the_state_the_target_has_the_child() -> None:
     hub = HandingHub(3)
     source, target = _committed(hub)
     hub.change(source, phase=Phase.GONE)
@@ -359,7 +359,7 @@ def test_a_source_that_dies_after_it_sent_the_state_leaves_it_to_the_target() ->
     assert hub.lost_states == []
 
 
-def test_a_child_that_does_not_want_to_go_stays_and_is_let_alone_for_a_while() -> None:
+def test_a_child_that_refuses_to_move_stays_and_is_not_asked_again_for_a_while() -> None:
     hub = started(40)
     hub.unwilling = set(hub.children)
     before = hub.where()
@@ -377,7 +377,7 @@ def test_a_child_that_does_not_want_to_go_stays_and_is_let_alone_for_a_while() -
     assert all(not entry.to for places in hub.record.values() for entry in places.values())
 
 
-def test_an_emptied_member_does_not_ask() -> None:
+def test_a_drained_member_does_not_ask_children_whether_they_may_move() -> None:
     hub = started(20)
     hub.unwilling = set(hub.children)
     hub.change("hub-0", draining=True)
@@ -418,7 +418,7 @@ ORDERED = "t:7"
         (ORDERED, {"gave": "7:aa"}, None, Step.COLD),
     ],
 )
-def test_the_commit_needs_both_words_for_one_epoch_and_one_checksum(
+def test_the_commit_needs_both_reports_for_one_epoch_and_one_checksum(
     to: str, words: dict[str, str], member: MemberView | None, step: Step
 ) -> None:
     waiting = Assignment(uid="u", epoch=7, workload="w", wait=True)

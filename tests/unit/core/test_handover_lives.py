@@ -1,4 +1,4 @@
-"""Whole lives of hubs that hand the state of their children over, at random."""
+"""Random lives of hubs that hand over the state of their children."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ids = st.sampled_from(IDS)
 
 
 class HandingLife(RuleBasedStateMachine):
-    """Members come, go, restart and are drained in the midst of handovers, and act when they like."""
+    """Members join, leave, restart and are drained during handovers, and act at any time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Children that a member started because it could not reach their owner: when the planner puts them on record there."""
+"""Children that a member started because it could not reach their owner: when the planner records them there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def spec(how: str = "Local") -> HubSpec:
 
 
 class ClaimedHub(PlannedHub):
-    """A hub with one child on demand, "a"."""
+    """A hub with one on-demand child, "a"."""
 
     def __init__(self, of: HubSpec | None = None, **fields: Any) -> None:
         super().__init__(3, of or spec())
@@ -30,13 +30,13 @@ class ClaimedHub(PlannedHub):
         self.other = next(name for name in sorted(self.members) if name != self.owner)
 
     def claimed(self, member: str = "", **words: Any) -> Plan:
-        """What is planned once the other member (or this one) says that it runs the child, in these words."""
+        """Return the plan after the other member (or this one) reports that it runs the child, in this form."""
         claim = Claim(member or self.other, words.get("uid", "uid-a"), words.get("epoch", self.epoch("a")))
         return plan(msgspec.structs.replace(self.snapshot(), claims={"a": claim}))
 
 
 @pytest.mark.parametrize("phase", [Phase.LIVE, Phase.HELD, Phase.GONE])
-def test_it_is_put_on_record_with_a_newer_epoch_and_runs_on(phase: Phase) -> None:
+def test_a_claimed_child_is_recorded_with_a_newer_epoch_and_keeps_running(phase: Phase) -> None:
     hub = ClaimedHub()
     before = hub.epoch("a")
     hub.change(hub.owner, phase=phase)
@@ -52,7 +52,7 @@ def test_it_is_put_on_record_with_a_newer_epoch_and_runs_on(phase: Phase) -> Non
     assert move.why == f"{hub.other} was asked for it and could not reach {hub.owner}"
 
 
-def test_one_that_was_edited_meanwhile_restarts_where_it_was_started() -> None:
+def test_a_claimed_child_that_was_edited_meanwhile_restarts_where_it_was_started() -> None:
     hub = ClaimedHub()
     hub.want([child("a", on_demand=True, workload="other")])
 
@@ -65,7 +65,7 @@ def test_one_that_was_edited_meanwhile_restarts_where_it_was_started() -> None:
 @pytest.mark.parametrize(
     "words", [{"epoch": 1}, {"uid": "uid-of-another"}, {"member": "hub-9"}], ids=["stale", "other uid", "no member"]
 )
-def test_a_claim_on_what_is_not_on_record_so_changes_nothing(words: dict[str, Any]) -> None:
+def test_a_claim_that_does_not_match_the_record_changes_nothing(words: dict[str, Any]) -> None:
     hub = ClaimedHub()
 
     assert hub.claimed(**words).empty
@@ -76,13 +76,15 @@ def test_a_claim_on_what_is_not_on_record_so_changes_nothing(words: dict[str, An
     [(spec("Wait"), {}), (spec(), {"on_demand": False}), (spec(), {"pinned": True})],
     ids=["Wait", "not on demand", "pinned"],
 )
-def test_only_children_on_demand_of_a_hub_that_says_so_follow(of: HubSpec, fields: dict[str, Any]) -> None:
+def test_only_claims_of_on_demand_children_of_a_hub_that_allows_them_are_followed(
+    of: HubSpec, fields: dict[str, Any]
+) -> None:
     hub = ClaimedHub(of, **fields)
 
     assert hub.claimed().empty
 
 
-def test_a_member_that_is_emptied_gets_none() -> None:
+def test_a_drained_member_gets_no_claimed_child() -> None:
     hub = ClaimedHub()
     hub.change(hub.other, draining=True)
 

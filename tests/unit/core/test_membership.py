@@ -1,4 +1,4 @@
-"""When a member lives, is held or is gone: by its Lease, its container's end and what a restart looks like."""
+"""When a member is live, held or gone: by its Lease, the end of its container and the signs of a restart."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def of(**facts: Any) -> Judgement:
     return judge(MemberFacts(**{"holder": "pod-a/n1", "pod_uid": "pod-a", **facts}))
 
 
-def test_a_member_whose_lease_is_held_lives_until_it_would_run_out() -> None:
+def test_a_member_is_live_until_its_lease_would_expire() -> None:
     judged = of(unrenewed_seconds=4.0)
 
     assert judged.phase is Phase.LIVE
     assert judged.recheck_seconds == LIMIT - 4.0
 
 
-def test_a_lease_that_ran_out_without_a_restart_is_loss_at_once_whatever_is_held() -> None:
+def test_a_member_whose_lease_expired_without_a_restart_is_lost_at_once() -> None:
     assert of(unrenewed_seconds=LIMIT - 0.01).phase is Phase.LIVE
     assert of(unrenewed_seconds=LIMIT, holds=True, hold_seconds=3600).phase is Phase.GONE
 
 
-def test_the_leases_own_duration_counts() -> None:
+def test_the_duration_in_the_lease_counts() -> None:
     assert of(unrenewed_seconds=20.0, lease_seconds=60).phase is Phase.LIVE
     assert of(unrenewed_seconds=61.0, lease_seconds=60).phase is Phase.GONE
 
@@ -44,7 +44,7 @@ def test_the_leases_own_duration_counts() -> None:
     ],
     ids=["no pod object", "replaced pod", "terminating", "terminating on a dead node"],
 )
-def test_a_missing_or_terminating_pod_proves_nothing_while_the_lease_is_held(facts: dict[str, Any]) -> None:
+def test_a_missing_or_terminating_pod_proves_nothing_while_the_lease_is_valid(facts: dict[str, Any]) -> None:
     judged = of(**facts)
 
     assert judged.phase is Phase.HELD
@@ -61,7 +61,7 @@ def test_a_missing_or_terminating_pod_proves_nothing_while_the_lease_is_held(fac
     ],
     ids=["released", "container ended", "ran out and replaced", "ran out and terminating"],
 )
-def test_a_restart_on_a_ready_node_is_held_for_its_time_and_then_lost(facts: dict[str, Any]) -> None:
+def test_a_restart_on_a_ready_node_is_held_for_hold_seconds_and_then_lost(facts: dict[str, Any]) -> None:
     seen_now = of(**facts)
     later = of(**facts, restarting_seconds=29.0)
     over = of(**facts, restarting_seconds=30.0)
@@ -98,7 +98,7 @@ def test_a_member_that_only_restarts_is_not_drained(facts: dict[str, Any]) -> No
     assert not of(**facts).draining
 
 
-def test_a_drained_member_that_still_holds_its_lease_is_not_gone() -> None:
+def test_a_drained_member_with_a_valid_lease_is_not_gone() -> None:
     assert of(ordered_away=True).phase is Phase.LIVE
     assert of(pod_deleting=True, pod_disrupted=True).phase is Phase.HELD
 
@@ -113,7 +113,7 @@ def test_a_new_holder_of_entries_granted_to_an_earlier_one_shows_a_restart() -> 
     assert any_holder.phase is Phase.LIVE
 
 
-def test_the_judgement_says_why() -> None:
+def test_each_judgement_has_a_reason() -> None:
     assert of(holder="", holds=False).why == "it stopped"
     assert of(holder_terminated=True, holds=False).why == "its container ended"
     assert of(unrenewed_seconds=LIMIT).why == "its Lease was not renewed for 16 s"
@@ -137,7 +137,7 @@ facts_of_any_kind = st.builds(
 
 
 @given(facts_of_any_kind)
-def test_gone_is_said_only_with_a_proof(facts: MemberFacts) -> None:
+def test_a_member_is_judged_gone_only_with_a_proof(facts: MemberFacts) -> None:
     judged = judge(facts)
 
     released = not facts.holder
@@ -152,7 +152,7 @@ def test_gone_is_said_only_with_a_proof(facts: MemberFacts) -> None:
 
 
 @given(facts_of_any_kind)
-def test_whoever_waits_is_looked_at_again(facts: MemberFacts) -> None:
+def test_every_judgement_but_gone_has_a_time_for_the_next_check(facts: MemberFacts) -> None:
     judged = judge(facts)
 
     assert (judged.recheck_seconds is None) == (judged.phase is Phase.GONE)

@@ -1,4 +1,4 @@
-"""Planner and protocol in all states of small hubs: see model/hub.py for the steps, model/scenarios.py for the hubs."""
+"""Planner and protocol in all states of small hubs: model/hub.py has the steps, model/scenarios.py the hubs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from model.explore import Counterexample, check_rest, explore
 from model.rules import Rules
 from model.scenarios import NEEDED, SCENARIOS
 
-pytestmark = pytest.mark.no_cover  # a million plans: that takes three times as long when each line is recorded
+pytestmark = pytest.mark.no_cover  # a million plans, which take three times as long when each line is recorded
 
 
 @pytest.fixture(scope="module")
 def counted(request: pytest.FixtureRequest) -> Iterator[list[int]]:
-    """The numbers of states that were reached, told at the end."""
+    """Print the numbers of explored states at the end."""
     counts: list[int] = []
     yield counts
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
@@ -36,15 +36,15 @@ def test_no_promise_is_broken_and_every_state_comes_to_rest(name: str, counted: 
 
 
 @pytest.mark.parametrize("rule", NEEDED)
-def test_without_this_rule_a_promise_is_broken(rule: str) -> None:
-    """The model has teeth: with one rule of the protocol left out it finds the sequence that needs it."""
+def test_leaving_this_rule_out_breaks_a_promise(rule: str) -> None:
+    """The model is sharp enough: with one rule of the protocol left out it finds the sequence that needs the rule."""
     weakened = msgspec.structs.replace(NEEDED[rule], without=frozenset({rule}))
 
     with pytest.raises(Counterexample, match="=> "):
         explore(weakened)
 
 
-def test_the_order_of_trouble_does_not_change_what_is_reached() -> None:
+def test_the_order_of_faults_does_not_change_the_reached_states() -> None:
     one = explore(Rules(trouble={"stop": 1, "delete": 1}))
     other = explore(Rules(trouble={"delete": 1, "stop": 1}))
 

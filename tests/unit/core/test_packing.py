@@ -1,4 +1,4 @@
-"""Packing (docs/protocol.md, rule 6): entries never move between slices, as few writes as can be, bounded slices."""
+"""Packing (docs/protocol.md, rule 6): entries never move between slices, writes are few, slices are bounded."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_new_entry_fills_the_first_slice_with_room() -> None:
     assert [(slice_.index, set(slice_.entries)) for slice_ in written] == [(1, {"e", "new"})]
 
 
-def test_a_new_entry_goes_where_a_write_is_due_anyway() -> None:
+def test_a_new_entry_is_added_to_a_slice_that_is_written_anyway() -> None:
     slices = [content(0, "a"), content(1, "b"), content(2, "c")]
 
     written = small(slices, {"c": entry(epoch=2), "new": entry()})
@@ -83,8 +83,8 @@ def test_a_removal_makes_room_once_its_end_is_proven() -> None:
     assert [(slice_.index, set(slice_.entries)) for slice_ in written] == [(0, {"a", "c", "d", "new"})]
 
 
-def test_what_ends_for_ever_leaves_a_status_that_can_name_all_that_runs() -> None:
-    """However often its slice is emptied and filled again while nothing of it ends."""
+def test_children_that_end_slowly_leave_room_for_all_running_ones_in_the_status() -> None:
+    """However often its slice is emptied and filled again before any of its children has ended."""
     slices: dict[int, SliceContent] = {}
     running: dict[int, set[str]] = {}
 
@@ -100,8 +100,8 @@ def test_what_ends_for_ever_leaves_a_status_that_can_name_all_that_runs() -> Non
 
 
 @pytest.mark.parametrize(("letters", "slices"), [("abc", 1), ("<&>", 2)])
-def test_the_bytes_that_the_api_server_stores_count(letters: str, slices: int) -> None:
-    """It writes some characters that shells and markup are full of as six bytes each."""
+def test_the_size_is_that_of_the_json_that_the_api_server_stores(letters: str, slices: int) -> None:
+    """It writes some characters that are frequent in shells and markup as six bytes each."""
     digest, text = encode_workload(Workload(exec=Exec(command=(letters * 100,))))
 
     written = pack([], {"a": entry(hash_=digest), "b": entry()}, {**WORKLOADS, digest: text}, max_bytes=MAX_BYTES)
@@ -117,7 +117,7 @@ def test_a_new_slice_takes_the_lowest_free_index() -> None:
     assert [(slice_.index, set(slice_.entries)) for slice_ in written] == [(1, {"new"})]
 
 
-def test_a_change_that_changes_nothing_is_no_write() -> None:
+def test_a_change_without_effect_is_no_write() -> None:
     slices = [content(0, "a", "b"), content(1, "c")]
 
     written = small(slices, {"a": entry(), "gone-already": None})
@@ -131,7 +131,7 @@ def test_a_removed_last_entry_leaves_an_empty_slice_to_be_deleted_once_acknowled
     assert written == [SliceContent(0, {}, {})]
 
 
-def test_a_workload_that_nothing_uses_leaves_the_slice() -> None:
+def test_an_unused_workload_is_removed_from_the_slice() -> None:
     other, _ = workload(2)
 
     written = small([content(0, "a", "b")], {"a": entry(2, other), "b": entry(2, other)})
@@ -156,8 +156,8 @@ def test_an_edited_entry_counts_once() -> None:
     assert [slice_.index for slice_ in written] == [0]
 
 
-def test_an_entry_that_outgrows_its_slice_is_taken_off_it() -> None:
-    """Else a slice of 1,000 entries that are all edited could outgrow what etcd takes, and be written no more."""
+def test_an_entry_that_outgrows_its_slice_is_removed_from_it() -> None:
+    """Otherwise a slice of 1,000 edited entries could outgrow etcd's limit, and could not be written any more."""
     big, _ = workload(2000)
 
     written = small([content(0, "a", "b")], {"a": entry(2, big)})
@@ -224,7 +224,7 @@ changes_of_a_round = st.dictionaries(
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(changes_of_a_round, max_size=6))
-def test_whatever_the_rounds_entries_stay_in_their_slice_and_slices_in_their_bounds(
+def test_entries_stay_in_their_slice_and_slices_in_their_bounds_over_any_rounds(
     rounds: list[dict[str, tuple[int, str] | None]],
 ) -> None:
     slices: dict[int, SliceContent] = {}
@@ -246,13 +246,13 @@ def test_whatever_the_rounds_entries_stay_in_their_slice_and_slices_in_their_bou
             else:
                 expected[id_] = value
         held = [(id_, slice_) for slice_ in slices.values() for id_ in slice_.entries]
-        # Every entry once, with its workload beside it, and where it was before.
+        # Every entry once, with its workload in the same slice, and where it was before.
         assert sorted(id_ for id_, _ in held) == sorted(expected)
         for id_, slice_ in held:
             assert parse_assignment(slice_.entries[id_]) == expected[id_]
             assert slice_.workloads[expected[id_].workload] == WORKLOADS[expected[id_].workload]
             assert home.get(id_, slice_.index) == slice_.index
-        # Only what differs is written, and only new entries grow a slice: within its bounds.
+        # Only changed slices are written, and only new entries grow a slice, within its bounds.
         for slice_ in written:
             assert slice_ != before.get(slice_.index)
             assert len(slice_.entries) <= MAX_ENTRIES

@@ -1,4 +1,4 @@
-"""Rendezvous placement: even, weighted, capped, the same everywhere, and lazy about moving."""
+"""Rendezvous placement: even, weighted, capped, reproducible, with few moves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def of(count: int, **weights: int) -> list[Candidate]:
 
 
 def key_that_mixes_to(mixed: int, member: str) -> int:
-    """The child key for which the SplitMix64 finaliser gives ``mixed`` at ``member``: its inverse, step by step."""
+    """Return the child key for which the SplitMix64 finaliser gives ``mixed`` at ``member``, by its inverse."""
     mixed ^= (mixed >> 31) ^ (mixed >> 62)
     mixed = mixed * pow(0x94D049BB133111EB, -1, 2**64) & _MASK
     mixed ^= (mixed >> 27) ^ (mixed >> 54)
@@ -60,7 +60,7 @@ def test_children_spread_evenly(members: int, limit: float) -> None:
     assert max(counts.values()) / (len(IDS) / members) < limit
 
 
-def test_a_weight_is_a_share() -> None:
+def test_members_get_shares_of_the_children_by_weight() -> None:
     counts = Counter(placed(of(4, hub_0=3, hub_1=2)))
 
     shares = {name: count / len(IDS) for name, count in counts.items()}
@@ -69,13 +69,13 @@ def test_a_weight_is_a_share() -> None:
     assert shares["hub-2"] == pytest.approx(1 / 7, abs=0.015)
 
 
-def test_a_member_of_weight_zero_takes_none() -> None:
+def test_a_member_of_weight_zero_gets_no_child() -> None:
     counts = Counter(placed(of(3, hub_1=0)))
 
     assert set(counts) == {"hub-0", "hub-2"}
 
 
-def test_only_weight_zero_is_nowhere() -> None:
+def test_with_only_zero_weights_no_child_is_placed() -> None:
     members = of(2, hub_0=0, hub_1=0)
 
     assert set(best(KEYS[:10], members).tolist()) == {NOWHERE}
@@ -123,7 +123,9 @@ def test_the_order_of_members_and_children_does_not_matter(children: list[str], 
 
 
 @given(st.text(min_size=1), names)
-def test_rank_begins_with_the_best_and_is_stable_in_front_of_a_new_last(child_id: str, members: list[str]) -> None:
+def test_the_rank_starts_with_the_best_and_a_new_last_member_does_not_change_it(
+    child_id: str, members: list[str]
+) -> None:
     candidates = [Candidate(name) for name in members]
 
     ranking = [name for name, _ in rank(child_id, candidates)]
@@ -147,7 +149,7 @@ def test_no_member_gets_more_than_its_room_and_none_waits_while_there_is_room(
     assert chosen[NOWHERE] == max(0, len(children) - total_room)
 
 
-def test_a_full_member_keeps_those_that_are_drawn_to_it_most() -> None:
+def test_a_full_member_keeps_the_children_with_the_highest_scores() -> None:
     members = [Candidate("a", room=100), Candidate("b")]
     keys = KEYS[:1000]
 
@@ -160,7 +162,7 @@ def test_a_full_member_keeps_those_that_are_drawn_to_it_most() -> None:
     assert drawn[kept].min() > drawn[np.setdiff1d(wanting, kept)].max()
 
 
-def test_a_child_of_a_full_member_goes_to_its_next_best() -> None:
+def test_a_child_of_a_full_member_is_placed_on_its_next_best() -> None:
     members = [Candidate("a", room=0), Candidate("b"), Candidate("c")]
 
     chosen = place(KEYS[:500], members)
@@ -170,7 +172,7 @@ def test_a_child_of_a_full_member_goes_to_its_next_best() -> None:
 
 
 @given(st.integers(0, 100_000), st.lists(st.integers(0, 1000), min_size=1, max_size=20), st.integers(100, 1000))
-def test_the_caps_leave_room_for_all(total: int, weights: list[int], percent: int) -> None:
+def test_the_caps_leave_room_for_all_children(total: int, weights: list[int], percent: int) -> None:
     named = {f"m{number}": weight for number, weight in enumerate(weights)}
 
     caps = load_caps(total, named, percent)
@@ -224,6 +226,6 @@ def test_placement_is_the_same_in_every_process_and_with_every_hash_seed() -> No
 
 
 def test_the_hash_is_pinned() -> None:
-    """A changed hash would call for moving nearly every child of every hub at the next join."""
+    """A changed hash would move nearly every child of every hub at the next join."""
     assert child_key("tenant/42") == xxhash.xxh3_64_intdigest(b"tenant/42")
     assert [name for name, _ in rank("tenant/42", of(5))] == ["hub-2", "hub-3", "hub-1", "hub-4", "hub-0"]

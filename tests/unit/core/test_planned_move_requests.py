@@ -1,4 +1,4 @@
-"""Moves that somebody asks for, and drains by force, by the planner."""
+"""Requested moves, and forced drains, in the planner."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_requested_move_waits_for_the_budget() -> None:
     assert not plan(hub.snapshot(budget=0)).move_results
 
 
-def test_a_request_whose_result_was_lost_moves_nothing_more() -> None:
+def test_a_request_whose_result_was_lost_moves_no_child_again() -> None:
     hub = hub_with_a()
     target = other(hub)
     hub.move_requests = {"a": target}
@@ -62,7 +62,7 @@ def test_a_request_whose_result_was_lost_moves_nothing_more() -> None:
     assert plan(hub.snapshot()).move_results == {"a": ""}
 
 
-def test_requests_that_can_not_be_applied_are_refused_with_a_sentence() -> None:
+def test_requests_that_cannot_be_applied_are_rejected_with_a_sentence() -> None:
     hub = hub_with_a()
     hub.change("hub-1", phase=Phase.HELD)
     target = other(hub)
@@ -83,7 +83,7 @@ def test_requests_that_can_not_be_applied_are_refused_with_a_sentence() -> None:
     assert answer(target) == "it is not placed yet, or suspended"
 
 
-def test_a_request_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_has_to_leave() -> None:
+def test_a_request_for_a_child_with_a_rejected_edit_is_rejected_unless_it_has_to_leave() -> None:
     hub = hub_with_a(refused=True)
     before, target = hub.where(), other(hub)
     hub.move_requests = {"a": target}
@@ -98,7 +98,7 @@ def test_a_request_for_a_child_whose_edit_is_not_accepted_is_refused_unless_it_h
     assert hub.where() == {"a": target}
 
 
-def test_a_request_for_the_member_that_a_child_is_about_to_leave_brings_it_back() -> None:
+def test_a_request_for_the_member_that_a_child_is_leaving_keeps_it_there() -> None:
     hub = hub_with_a()
     (source,) = hub.record["a"]
     hub.move_requests = {"a": other(hub)}
@@ -115,7 +115,7 @@ def test_a_request_for_the_member_that_a_child_is_about_to_leave_brings_it_back(
     assert hub.where() == {"a": source}
 
 
-def test_a_request_for_a_member_that_is_lost_is_refused_though_the_child_was_there() -> None:
+def test_a_request_for_a_lost_member_is_rejected_even_if_the_child_was_there() -> None:
     hub = hub_with_a()
     (lost,) = hub.record["a"]
     hub.change(lost, phase=Phase.GONE)
@@ -126,7 +126,7 @@ def test_a_request_for_a_member_that_is_lost_is_refused_though_the_child_was_the
     assert hub.where() != {"a": lost}
 
 
-def test_a_refusal_names_a_few_of_many_members() -> None:
+def test_a_rejection_names_a_few_of_many_members() -> None:
     hub = hub_of("ConsistentHashing", members=400)
     hub.want([child("a")])
     hub.rest()
@@ -138,7 +138,7 @@ def test_a_refusal_names_a_few_of_many_members() -> None:
     }
 
 
-def test_many_requests_are_applied_as_one_is() -> None:
+def test_many_requests_are_applied_like_a_single_one() -> None:
     hub = hub_of("ConsistentHashing", members=4)
     hub.want(child(f"c{number}") for number in range(40))
     hub.rest()
@@ -154,7 +154,7 @@ def test_many_requests_are_applied_as_one_is() -> None:
     assert planned.pending_moves == len(rest) + sum(at[id_] == "hub-3" for id_ in rest), "ordered, and to be drained"
 
 
-def test_requests_are_not_each_searched_for_among_all_children() -> None:
+def test_the_requests_are_found_in_one_pass_over_the_children() -> None:
     looked = 0
 
     class Counted(list[Any]):
@@ -176,7 +176,7 @@ def test_requests_are_not_each_searched_for_among_all_children() -> None:
     assert looked <= 3 * len(hub.move_requests)
 
 
-def test_a_full_member_takes_no_requested_child() -> None:
+def test_a_full_member_gets_no_requested_child() -> None:
     hub = hub_of("ConsistentHashing", members=2, max_children=1)
     hub.want([child("a"), child("b")])
     hub.rest()
@@ -188,7 +188,7 @@ def test_a_full_member_takes_no_requested_child() -> None:
 # drains by force
 
 
-def test_force_also_stops_a_child_that_waits_there_for_the_member_it_is_bound_to() -> None:
+def test_a_forced_drain_also_stops_a_child_that_waits_there_for_its_bound_member() -> None:
     hub = hub_of("Guided")
     hub.want([child("bound", nodes=("hub-1",))])
     hub.rest()
@@ -211,7 +211,7 @@ def test_force_also_stops_a_child_that_waits_there_for_the_member_it_is_bound_to
 
 
 @pytest.mark.parametrize("fields", [{"pinned": True}, {"nodes": ("hub-1",)}])
-def test_force_stops_bound_children_and_they_come_back_when_the_member_does(fields: dict[str, object]) -> None:
+def test_a_forced_drain_stops_bound_children_until_the_member_returns(fields: dict[str, object]) -> None:
     hub = hub_of("Guided")
     hub.change("hub-0", weight=0)
     hub.change("hub-2", weight=0)

@@ -1,4 +1,4 @@
-"""The planner, one behaviour at a time: what is placed, what is edited, lost or joins, and what it says about it."""
+"""The planner, one behaviour at a time: placement, edits, losses and joins, and the reasons that it gives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_every_child_is_placed_once_in_one_round() -> None:
     assert hub.step().empty
 
 
-def test_epochs_are_given_once_and_rise() -> None:
+def test_epochs_are_unique_and_rise() -> None:
     hub = resting(children=10)
 
     epochs = sorted(hub.epoch(id_) for id_ in hub.children)
@@ -36,7 +36,7 @@ def test_epochs_are_given_once_and_rise() -> None:
     assert hub.next_epoch == FIRST_EPOCH + 10
 
 
-def test_no_member_gets_more_than_the_cap_of_the_mean() -> None:
+def test_no_member_gets_more_than_the_load_cap() -> None:
     hub = PlannedHub(10, hub_spec(cap_percent=105))
     hub.want(children_of(200))
 
@@ -45,7 +45,7 @@ def test_no_member_gets_more_than_the_cap_of_the_mean() -> None:
     assert max(Counter(hub.where().values()).values()) <= 21
 
 
-def test_weights_are_shares_of_the_cap_too() -> None:
+def test_the_load_cap_of_a_member_follows_its_weight() -> None:
     hub = PlannedHub([MemberView(name="big", weight=3), MemberView(name="small")], hub_spec(cap_percent=100))
     hub.want(children_of(400))
 
@@ -54,7 +54,7 @@ def test_weights_are_shares_of_the_cap_too() -> None:
     assert Counter(hub.where().values()) == {"big": 300, "small": 100}
 
 
-def test_above_the_capacity_children_wait_and_are_told_why() -> None:
+def test_children_above_the_capacity_wait_with_a_reason() -> None:
     hub = PlannedHub(2, hub_spec(max_children=3))
     hub.want(children_of(10))
 
@@ -65,7 +65,7 @@ def test_above_the_capacity_children_wait_and_are_told_why() -> None:
     assert len(planned.unplaced) == 4
 
 
-def test_where_all_weights_are_zero_children_wait_and_are_told_so() -> None:
+def test_children_wait_with_a_reason_if_all_weights_are_zero() -> None:
     hub = PlannedHub(MemberView(name=f"hub-{number}", weight=0) for number in range(2))
     hub.want(children_of(1))
 
@@ -75,7 +75,7 @@ def test_where_all_weights_are_zero_children_wait_and_are_told_so() -> None:
     assert why.message == "each ready member (hub-0, hub-1) has weight 0 (spec.members.weights)"
 
 
-def test_capacity_that_comes_free_is_filled() -> None:
+def test_freed_capacity_is_filled() -> None:
     hub = PlannedHub(1, hub_spec(max_children=3))
     hub.want(children_of(4))
     hub.rest()
@@ -112,7 +112,7 @@ def test_nothing_is_placed_before_the_hub_has_formed() -> None:
     assert planned.unplaced.keys() == hub.children.keys()
 
 
-def test_a_draining_or_unwanted_member_takes_nothing() -> None:
+def test_a_draining_or_unwanted_member_gets_no_child() -> None:
     hub = PlannedHub(3)
     hub.change("hub-0", draining=True)
     hub.change("hub-1", wanted=False)
@@ -126,7 +126,7 @@ def test_a_draining_or_unwanted_member_takes_nothing() -> None:
 # guided and pinned
 
 
-def test_a_guided_child_goes_to_its_member_whatever_it_is_drawn_to() -> None:
+def test_a_guided_child_is_placed_on_its_member_regardless_of_the_hash() -> None:
     hub = PlannedHub(3)
     hub.want(child(f"g{number}", nodes=("hub-1",)) for number in range(10))
 
@@ -147,7 +147,7 @@ def test_a_guided_child_waits_for_its_member(name: str) -> None:
     assert "g" not in hub.where()
 
 
-def test_a_guided_child_is_not_started_on_a_member_that_is_to_be_emptied() -> None:
+def test_a_guided_child_is_not_started_on_a_draining_member() -> None:
     hub = PlannedHub(3)
     hub.change("hub-1", draining=True)
     hub.want([child("g", nodes=("hub-1",))])
@@ -185,7 +185,7 @@ def test_a_guided_child_does_not_move_onto_a_full_member() -> None:
     assert hub.on("hub-0") == {"b", "c"}
 
 
-def test_bound_children_stay_on_record_with_a_lost_member_and_start_when_it_returns() -> None:
+def test_bound_children_stay_recorded_on_a_lost_member_and_start_when_it_returns() -> None:
     hub = PlannedHub(3)
     hub.want([child("guided", nodes=("hub-1",)), child("pinned", pinned=True)])
     hub.rest()
@@ -228,7 +228,7 @@ def test_changed_nodes_move_the_child() -> None:
     assert [(move.source, move.target) for planned in plans for move in planned.moves] == [("hub-0", "hub-2")]
 
 
-def test_a_child_whose_new_member_is_away_runs_on_where_it_is() -> None:
+def test_a_child_whose_new_member_is_away_keeps_running_where_it_is() -> None:
     hub = PlannedHub(3)
     hub.want([child("g", nodes=("hub-0",))])
     hub.rest()
@@ -273,7 +273,7 @@ def test_changed_attributes_keep_the_epoch(fields: dict[str, object]) -> None:
     assert all(getattr(entry, name) == value for name, value in fields.items() if name != "pinned")
 
 
-def test_a_workload_changed_in_the_midst_of_a_move_starts_on_the_target_only() -> None:
+def test_a_workload_changed_during_a_move_starts_on_the_target_only() -> None:
     hub = resting()
     id_ = drawn_onto(hub, "hub-3")
     hub.change("hub-3", joining=True)
@@ -289,7 +289,7 @@ def test_a_workload_changed_in_the_midst_of_a_move_starts_on_the_target_only() -
 # stopping and starting anew
 
 
-def test_a_child_that_nobody_wants_is_taken_off_the_record() -> None:
+def test_an_unwanted_child_is_removed_from_the_record() -> None:
     hub = resting()
     home = hub.where()
 
@@ -300,7 +300,7 @@ def test_a_child_that_nobody_wants_is_taken_off_the_record() -> None:
     assert "tenant/7" not in hub.where()
 
 
-def test_a_recreated_child_starts_only_after_the_old_ones_end() -> None:
+def test_a_re_created_child_starts_only_after_the_old_one_has_ended() -> None:
     hub = resting()
     home = hub.where()["tenant/7"]
     hub.want([child("tenant/7", uid="second")])
@@ -330,7 +330,7 @@ def test_a_child_that_may_still_run_on_a_held_member_waits_and_the_member_is_nam
     assert hub.where() == {"b": "hub-0"}
 
 
-def test_what_lingers_on_a_member_proven_gone_blocks_nobody() -> None:
+def test_children_of_a_member_proven_gone_block_nothing() -> None:
     hub = PlannedHub(2)
     hub.change("hub-1", phase=Phase.GONE, possibly_running=frozenset({"a"}), settled=False)
     hub.want([child("a")])
@@ -340,7 +340,7 @@ def test_what_lingers_on_a_member_proven_gone_blocks_nobody() -> None:
     assert hub.where() == {"a": "hub-0"}
 
 
-def test_after_a_leader_change_nothing_starts_until_every_member_confirmed() -> None:
+def test_after_a_leader_change_nothing_starts_until_every_member_has_confirmed() -> None:
     hub = resting()
     hub.change("hub-0", settled=False)
     home = hub.where()
@@ -374,7 +374,7 @@ def test_a_new_leader_with_the_same_record_moves_nothing() -> None:
 # loss
 
 
-def test_a_lost_members_children_go_to_the_survivors_and_no_other_moves() -> None:
+def test_a_lost_members_children_move_to_the_survivors_and_no_other_child_moves() -> None:
     hub = resting(members=4)
     home = hub.where()
     hub.change("hub-2", phase=Phase.GONE)
@@ -407,7 +407,7 @@ def test_a_held_member_keeps_its_children() -> None:
     assert hub.where() == home
 
 
-def test_a_member_that_is_no_more_gives_its_children_to_others() -> None:
+def test_the_children_of_a_removed_member_move_to_others() -> None:
     hub = resting()
     del hub.members["hub-1"]
     hub.running["hub-1"] = {}
@@ -420,7 +420,7 @@ def test_a_member_that_is_no_more_gives_its_children_to_others() -> None:
 # joins
 
 
-def test_join_moves_only_the_new_members_share() -> None:
+def test_a_join_moves_only_the_share_of_the_new_member() -> None:
     hub = resting(members=4, children=400)
     home = hub.where()
 
@@ -466,7 +466,7 @@ def test_a_child_edited_in_the_round_of_a_join_still_moves() -> None:
     assert hub.where()[id_] == "hub-3"
 
 
-def test_a_join_goes_on_over_rounds_by_the_budget() -> None:
+def test_a_join_takes_several_rounds_by_the_budget() -> None:
     hub = resting(members=2, children=300)
 
     hub.change("hub-2", joining=True)
@@ -477,7 +477,7 @@ def test_a_join_goes_on_over_rounds_by_the_budget() -> None:
     assert hub.where() == drawn_to(hub)
 
 
-def test_a_join_fills_the_joiner_to_the_cap_and_no_further() -> None:
+def test_a_join_fills_the_new_member_up_to_the_cap() -> None:
     hub = PlannedHub(1, hub_spec(cap_percent=100))
     hub.want(children_of(100))
     hub.rest()
@@ -489,7 +489,7 @@ def test_a_join_fills_the_joiner_to_the_cap_and_no_further() -> None:
     assert hub.step().empty
 
 
-def test_a_join_moves_nothing_where_the_hub_says_so() -> None:
+def test_a_join_moves_no_child_if_the_hub_forbids_it() -> None:
     hub = PlannedHub(2, hub_spec(on_join=False))
     hub.want(children_of(50))
     hub.rest()

@@ -1,4 +1,4 @@
-"""The planner, one behaviour at a time: moves, drains and Pods, and that its plans are deterministic."""
+"""The planner, one behaviour at a time: moves, drains and Pods, and the determinism of plans."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_move_writes_the_waiting_entry_then_stops_the_source_then_starts_the_t
     assert started.entries["hub-3"][id_].epoch > begun.entries["hub-3"][id_].epoch
 
 
-def test_a_move_whose_target_is_lost_before_the_source_stopped_is_given_up() -> None:
+def test_a_move_is_aborted_if_its_target_is_lost_before_the_source_stopped() -> None:
     hub = resting()
     home = hub.where()
     hub.change("hub-3", joining=True)
@@ -67,7 +67,7 @@ def test_a_move_whose_target_is_lost_before_the_source_stopped_is_given_up() -> 
     assert {name for planned in plans for name in planned.entries} == {"hub-3"}
 
 
-def test_a_move_whose_target_is_lost_after_the_source_stopped_finds_another_member() -> None:
+def test_a_move_goes_to_another_member_if_its_target_is_lost_after_the_source_stopped() -> None:
     hub = resting()
     id_ = drawn_onto(hub, "hub-3")
     hub.change("hub-3", joining=True)
@@ -95,7 +95,7 @@ def test_a_move_whose_source_is_lost_ends_on_the_target() -> None:
     assert hub.where().keys() == hub.children.keys()
 
 
-def test_a_move_waits_while_its_target_restarts_and_the_source_runs_on() -> None:
+def test_a_move_waits_while_its_target_restarts_and_the_source_keeps_running() -> None:
     hub = resting()
     home = hub.where()
     hub.change("hub-3", joining=True)
@@ -112,7 +112,7 @@ def test_a_move_waits_while_its_target_restarts_and_the_source_runs_on() -> None
     assert hub.where() == drawn_to(hub)
 
 
-def test_a_move_onto_a_member_that_is_to_be_emptied_again_is_given_up() -> None:
+def test_a_move_onto_a_member_that_is_drained_is_aborted() -> None:
     hub = resting()
     home = hub.where()
     hub.change("hub-3", joining=True)
@@ -125,7 +125,7 @@ def test_a_move_onto_a_member_that_is_to_be_emptied_again_is_given_up() -> None:
     assert {name for planned in plans for name in planned.entries} == {"hub-3"}
 
 
-def test_a_child_deleted_in_the_midst_of_a_move_ends_everywhere() -> None:
+def test_a_child_deleted_during_a_move_ends_everywhere() -> None:
     hub = resting()
     id_ = drawn_onto(hub, "hub-3")
     hub.change("hub-3", joining=True)
@@ -138,7 +138,7 @@ def test_a_child_deleted_in_the_midst_of_a_move_ends_everywhere() -> None:
     assert id_ not in hub.where()
 
 
-def test_a_child_recreated_in_the_midst_of_a_move_runs_once_with_its_new_uid() -> None:
+def test_a_child_re_created_during_a_move_runs_once_with_its_new_uid() -> None:
     hub = resting()
     id_ = drawn_onto(hub, "hub-3")
     hub.change("hub-3", joining=True)
@@ -167,7 +167,7 @@ def test_a_drained_member_is_emptied_and_no_other_child_moves() -> None:
     }
 
 
-def test_a_member_that_was_drained_takes_its_share_again() -> None:
+def test_a_member_that_was_drained_gets_its_share_again() -> None:
     hub = resting(members=4)
     home = hub.where()
 
@@ -179,7 +179,7 @@ def test_a_member_that_was_drained_takes_its_share_again() -> None:
     assert hub.where() == home
 
 
-def test_a_drain_goes_on_over_rounds_by_the_budget() -> None:
+def test_a_drain_takes_several_rounds_by_the_budget() -> None:
     hub = resting(members=3, children=90)
     count = len(hub.on("hub-1"))
 
@@ -191,7 +191,7 @@ def test_a_drain_goes_on_over_rounds_by_the_budget() -> None:
     assert not hub.on("hub-1")
 
 
-def test_a_drain_names_the_bound_children_that_it_strands() -> None:
+def test_a_drain_names_the_bound_children_that_cannot_move() -> None:
     hub = PlannedHub(3)
     hub.want([child("guided", nodes=("hub-1",)), child("other", nodes=("hub-0",))])
     hub.rest()
@@ -203,7 +203,7 @@ def test_a_drain_names_the_bound_children_that_it_strands() -> None:
     assert hub.where() == {"guided": "hub-1", "other": "hub-0"}
 
 
-def test_a_member_drained_and_lost_gives_its_children_away_at_once() -> None:
+def test_the_children_of_a_drained_and_lost_member_move_at_once() -> None:
     hub = resting()
     hub.change("hub-1", draining=True)
     hub.step(budget=3)
@@ -230,8 +230,8 @@ def test_with_nowhere_to_go_a_drain_waits() -> None:
 
 
 @pytest.mark.parametrize("change", [{"wanted": False, "draining": True}, {"draining": True}], ids=["scaled", "drained"])
-def test_children_that_no_member_is_left_for_run_on_and_are_named(change: dict[str, Any]) -> None:
-    """Scaled to 0, or with every member drained: they can't move, and nobody said that they shall end."""
+def test_children_without_any_possible_member_keep_running_and_are_named(change: dict[str, Any]) -> None:
+    """With 0 members or all of them drained: they can't move, and nobody asked for their end."""
     hub = resting(members=2, children=4)
     home = hub.where()
 
@@ -244,13 +244,14 @@ def test_children_that_no_member_is_left_for_run_on_and_are_named(change: dict[s
     assert planned.no_member_left
     stranded = {child_id: name for name, ids in planned.stranded.items() for child_id in ids}
     assert stranded == home
+    assert set(planned.why_stranded.values()) == {"no other member is left to take it"}
 
     hub.change("hub-1", wanted=True, draining=False)
     hub.rest()
     assert set(hub.where().values()) == {"hub-1"}
 
 
-def test_drained_by_force_they_end_and_start_on_the_next_member() -> None:
+def test_after_a_forced_drain_children_end_and_start_on_the_next_member() -> None:
     hub = resting(members=1, children=2)
     hub.change("hub-0", draining=True, forced=True)
 
@@ -397,7 +398,7 @@ def test_a_pinned_child_that_is_edited_waits_for_pod_and_member_where_it_is() ->
     assert hub.record["a"][member].workload == "other"
 
 
-def test_a_child_that_is_pinned_on_its_way_arrives() -> None:
+def test_a_child_that_is_pinned_during_its_move_completes_it() -> None:
     hub = PlannedHub(2)
     hub.want([child("a")])
     hub.rest()
@@ -413,7 +414,7 @@ def test_a_child_that_is_pinned_on_its_way_arrives() -> None:
     assert hub.where() == {"a": target}, "where somebody asked to have it, to stay there"
 
 
-def test_a_child_whose_edit_is_refused_is_not_moved_by_choice() -> None:
+def test_a_child_with_a_rejected_edit_moves_only_if_it_must() -> None:
     hub = PlannedHub(2)
     hub.want([msgspec.structs.replace(wanted, refused=True) for wanted in children_of(30)])
     hub.rest()
@@ -426,7 +427,7 @@ def test_a_child_whose_edit_is_refused_is_not_moved_by_choice() -> None:
     assert not hub.members["hub-2"].joining
 
 
-def test_a_member_that_is_scaled_away_and_back_before_it_is_gone_takes_its_share_again() -> None:
+def test_a_member_scaled_down_and_up_before_it_is_gone_gets_its_share_again() -> None:
     hub = PlannedHub(3)
     hub.want(children_of(30))
     hub.rest()

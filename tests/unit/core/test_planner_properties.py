@@ -1,7 +1,7 @@
-"""The planner over whole lives of hubs: members come, go, restart and drain, children come, go and change, at random.
+"""The planner over random lives of hubs: members join, leave, restart and drain, children are created, edited, deleted.
 
-``PlannedHub`` carries plans out to the letter; members acknowledge late or not at all between the rounds. After every
-round no id may run on two members; once left alone the hub comes to rest, as it shall be.
+``PlannedHub`` carries plans out exactly; members acknowledge late or not at all between the rounds. After every round
+no id may run on two members, and once the hub is left alone it comes to rest in the desired state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from processhub.core.planning.planner import plan
 from processhub.core.strategies import BUILT_IN
 from processhub.registry.grammar import Assignment
 
-POD = "pod"  # the workload of a child that is a Pod of its own
+POD = "pod"  # the workload of a child that is a Pod
 MEMBERS = [f"hub-{number}" for number in range(5)]
 IDS = [f"tenant/{number}" for number in range(12)]
 
@@ -32,7 +32,7 @@ origins = st.sampled_from(["", *MEMBERS])
 
 
 class HubLife(RuleBasedStateMachine):
-    """One hub; the rules are what users, members and the cluster do."""
+    """One hub; the rules of the state machine are the actions of users, members and the cluster."""
 
     strategy = "ConsistentHashing"
 
@@ -42,7 +42,7 @@ class HubLife(RuleBasedStateMachine):
         self.hub.want(child(id_, workload=POD if id_ in IDS[:3] else "w") for id_ in IDS[:6])
         self.uids = 0
         self.highest: dict[str, int] = {}
-        self.pods: dict[str, Assignment] = {}  # id → the entry for which its Pod was made
+        self.pods: dict[str, Assignment] = {}  # id → the entry for which its Pod was created
 
     # what happens
 
@@ -148,7 +148,7 @@ class HubLife(RuleBasedStateMachine):
         self._make_pods()
 
     def _make_pods(self) -> None:
-        """Where a member was told to, and has the entry still."""
+        """Create Pods where a member has been asked to, and still has the entry."""
         for name, member in self.hub.members.items():
             if member.phase is Phase.LIVE:
                 for id_, entry in self.hub.running[name].items():
@@ -158,7 +158,7 @@ class HubLife(RuleBasedStateMachine):
 
     @rule(some=st.sets(ids))
     def pods_end(self, some: set[str]) -> None:
-        """Those that nobody asks for any more, as soon or as late as their nodes will."""
+        """End Pods that are not wanted any more, as soon or as late as their nodes do."""
         for id_ in some & self._left_over():
             del self.pods[id_]
         self._tell_of_pods()
@@ -202,7 +202,7 @@ class HubLife(RuleBasedStateMachine):
             if entry is not None
         ]
         for _, name, id_, entry in sorted(written, key=lambda item: item[:3]):
-            # A new epoch is above all that the id ever had; the same one only for the same run in place.
+            # A new epoch is above all earlier ones of the id; the same epoch is only for the same run in place.
             before = hub.record.get(id_, {}).get(name)
             in_place = before is not None and (before.epoch, before.uid) == (entry.epoch, entry.uid)
             assert in_place or entry.epoch > self.highest.get(id_, 0)
@@ -232,7 +232,7 @@ class HubLife(RuleBasedStateMachine):
             assert on_record + placed[name] - self._leaving(planned, name) <= hub.spec.members.max_children
 
     def _leaving(self, planned: Plan, name: str) -> int:
-        """Entries of the member that go, or whose child has one elsewhere already."""
+        """Return the member's entries that are being removed, or whose child already has one elsewhere."""
         going = {move.id for move in planned.moves if move.source == name}
         going |= {id_ for id_, entry in planned.entries.get(name, {}).items() if entry is None}
         going |= {id_ for id_, places in self.hub.record.items() if name in places and len(places) > 1}
@@ -261,7 +261,7 @@ class HubLife(RuleBasedStateMachine):
         hub.acknowledge()
         for name, member in hub.members.items():
             if member.phase is not Phase.LIVE:
-                # A leader that took over waits for those that are held; they are back or gone in the end.
+                # A leader that took over waits for held members; they return or are gone in the end.
                 hub.change(name, phase=Phase.GONE, possibly_running=frozenset(), settled=True)
         plans = hub.rest(budget, rounds=150)
         self._make_pods()
@@ -296,11 +296,11 @@ class HubLife(RuleBasedStateMachine):
         assert plan(hub.snapshot()).empty
 
     def _held_by(self, name: str) -> int:
-        """How many children the member runs or keeps the room of."""
+        """Return how many children the member runs or reserves room for."""
         return sum(name in places for places in self.hub.record.values())
 
     def _kept_from(self, wanted: DesiredChild, ready: set[str]) -> bool:
-        """Whether NotLocal alone keeps the child from the members that are ready and have room."""
+        """Return whether NotLocal alone keeps the child from the ready members with room."""
         hub, distribution = self.hub, self.hub.spec.distribution
         open_ = {name for name in ready if self._held_by(name) < hub.spec.members.max_children}
         never = distribution.strategy == "NotLocal" and distribution.not_local_fallback == "Pending"
@@ -312,7 +312,7 @@ def _run(entry: Assignment) -> tuple[str, int]:
 
 
 def _lives(strategy: str, examples: int) -> type:
-    """The tests of hubs that begin with this strategy."""
+    """Return the tests of hubs that start with this strategy."""
     case = type(f"{strategy}Life", (HubLife,), {"strategy": strategy}).TestCase
     case.settings = settings(
         max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]

@@ -1,4 +1,4 @@
-"""Several copies of a child: drains by force, and the copies of other strategies."""
+"""Several copies of a child: forced drains, and the copies of other strategies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_drain_names_bound_copies_and_leaves_them_running(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["guided", "pinned"])
 @pytest.mark.parametrize("model", ["ActivePassive", "ActiveActive"])
-def test_force_stops_bound_copies_and_they_come_back_when_the_member_does(kind: str, model: str) -> None:
+def test_a_forced_drain_stops_bound_copies_until_the_member_returns(kind: str, model: str) -> None:
     hub = bound_twice(kind, model)
     drained = next(name for name, role in hub.roles("a").items() if role == Role.ACTIVE)
     (other,) = hub.roles("a").keys() - {drained}
@@ -48,7 +48,7 @@ def test_force_stops_bound_copies_and_they_come_back_when_the_member_does(kind: 
 
 
 @pytest.mark.parametrize("kind", ["guided", "pinned"])
-def test_where_all_members_of_a_bound_child_are_drained_by_force_it_waits_for_them(kind: str) -> None:
+def test_a_bound_child_waits_if_all_of_its_members_are_drained_by_force(kind: str) -> None:
     hub = bound_twice(kind)
     hub.change("hub-2", joining=True)
     for name in ("hub-0", "hub-1"):
@@ -64,7 +64,7 @@ def test_where_all_members_of_a_bound_child_are_drained_by_force_it_waits_for_th
     assert hub.roles("a") == {"hub-1": Role.ACTIVE}
 
 
-def test_a_pinned_copy_waits_for_its_lost_member_where_fewer_are_left_than_copies() -> None:
+def test_a_pinned_copy_waits_for_its_lost_member_if_there_are_fewer_members_than_copies() -> None:
     hub = bound_twice("pinned")
 
     lose(hub, "hub-0")
@@ -76,7 +76,7 @@ def test_a_pinned_copy_waits_for_its_lost_member_where_fewer_are_left_than_copie
     assert hub.roles("a") == {"hub-1": Role.ACTIVE, "hub-0": Role.PASSIVE}
 
 
-def test_a_copy_that_was_stopped_by_force_starts_again_when_nothing_is_left_of_it() -> None:
+def test_a_copy_that_was_stopped_by_force_starts_again_once_it_has_ended() -> None:
     hub = bound_twice("guided")
     pods = with_pods(hub, "a")
     hub.change("hub-1", draining=True, forced=True)
@@ -92,7 +92,7 @@ def test_a_copy_that_was_stopped_by_force_starts_again_when_nothing_is_left_of_i
     assert hub.roles("a") == {"hub-0": Role.ACTIVE, "hub-1": Role.PASSIVE}
 
 
-def test_no_other_copy_is_made_active_before_the_one_that_is_stopped_by_force_has_ended() -> None:
+def test_no_other_copy_becomes_active_before_the_one_stopped_by_force_has_ended() -> None:
     hub = bound_twice("guided")
     hub.change("hub-0", draining=True, forced=True)
 
@@ -126,7 +126,7 @@ def test_a_pinned_child_of_a_hub_that_goes_back_to_one_copy_stays_where_it_runs(
     assert set(hub.record["a"]) == {other}
 
 
-def test_copies_that_are_not_bound_leave_a_member_that_is_drained_by_force_as_any() -> None:
+def test_unbound_copies_leave_a_member_drained_by_force_as_in_any_drain() -> None:
     hub = replicated(2, members=3)
     hub.want(children_of(12))
     hub.rest()
@@ -140,7 +140,7 @@ def test_copies_that_are_not_bound_leave_a_member_that_is_drained_by_force_as_an
 # copies by other strategies
 
 
-def test_copies_by_number_are_on_the_number_s_member_and_the_hash_s_best_besides() -> None:
+def test_copies_by_number_are_on_the_members_of_the_number_and_of_the_best_hash() -> None:
     hub = replicated(2, strategy="Modulo")
     hub.want(child(str(number)) for number in range(12))
     hub.rest()
@@ -152,7 +152,7 @@ def test_copies_by_number_are_on_the_number_s_member_and_the_hash_s_best_besides
         assert active(hub, str(number)) == home
 
 
-def test_copies_of_local_children_are_at_the_origin_and_of_not_local_ones_never() -> None:
+def test_copies_of_local_children_include_the_origin_and_those_of_not_local_ones_never_do() -> None:
     hub = replicated(2, strategy="Local")
     hub.want(child(f"c{number}", origin="hub-1") for number in range(8))
     hub.rest()
@@ -169,7 +169,7 @@ def test_copies_of_local_children_are_at_the_origin_and_of_not_local_ones_never(
     assert "its origin" in why.message
 
 
-def test_copies_go_by_turns() -> None:
+def test_copies_are_placed_by_turns() -> None:
     hub = replicated(2, strategy="RoundRobin")
     hub.want(child(f"c{number}") for number in range(3))
     hub.rest()
@@ -181,7 +181,7 @@ def test_copies_go_by_turns() -> None:
     ]
 
 
-def test_copies_go_to_the_least_loaded() -> None:
+def test_copies_are_placed_on_the_least_loaded() -> None:
     hub = replicated(2, members=4, strategy="LeastLoaded")
     hub.want(children_of(20))
     hub.rest()
@@ -190,7 +190,7 @@ def test_copies_go_to_the_least_loaded() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["RoundRobin", "LeastLoaded"])
-def test_a_joiner_takes_no_more_than_its_share_of_balanced_copies(strategy: str) -> None:
+def test_a_new_member_gets_no_more_than_its_share_of_balanced_copies(strategy: str) -> None:
     hub = replicated(2, strategy=strategy)
     hub.want(children_of(30))
     hub.rest()
@@ -202,7 +202,7 @@ def test_a_joiner_takes_no_more_than_its_share_of_balanced_copies(strategy: str)
 
 
 @pytest.mark.parametrize("model", ["ActivePassive", "ActiveActive"])
-def test_copies_that_no_member_is_left_for_run_on_until_they_are_stopped_by_force(model: str) -> None:
+def test_copies_without_any_possible_member_keep_running_until_a_forced_drain(model: str) -> None:
     hub = replicated(2, model)
     hub.want([child("a")])
     hub.rest()

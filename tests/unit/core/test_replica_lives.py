@@ -1,4 +1,4 @@
-"""Whole lives of hubs with several copies of each child, at random."""
+"""Random lives of hubs with several copies of each child."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ ids = st.sampled_from(IDS)
 
 @dataclass
 class ModelPod:
-    """A Pod of a child: the incarnation that it is, and what it was told last."""
+    """A Pod of a child: its incarnation, and the role that it was given last."""
 
     id: str
     member: str
     uid: str
     run: int
-    role: str = Role.PASSIVE  # as each begins
+    role: str = Role.PASSIVE  # the role of each at its start
     granted: bool = False  # its entry was active: from then on it may act
 
     def is_run_of(self, member: str, entry: Assignment) -> bool:
@@ -47,7 +47,7 @@ class ModelPod:
 
 
 class ReplicatedLife(RuleBasedStateMachine):
-    """One hub with standby copies; members act late, come, go, restart and are drained; factors and children change."""
+    """One hub with standby copies; members act late, join, leave, restart, drain; factors and children change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ReplicatedLife(RuleBasedStateMachine):
 
     @initialize()
     def all_run(self) -> None:
-        """Most of what can go wrong goes wrong later."""
+        """Start all children, because most faults need running ones."""
         self.hub.rest()
         self._make_pods()
         self.pods_are_told()
@@ -95,7 +95,7 @@ class ReplicatedLife(RuleBasedStateMachine):
     @precondition(lambda self: self._copies())
     @rule(id_=ids, number=st.integers(0, 4), forced=st.booleans(), acting=st.lists(st.sets(members), max_size=4))
     def suspended_drained_and_resumed(self, id_: str, number: int, forced: bool, acting: list[set[str]]) -> None:
-        """One member of its copies is drained meanwhile; some members act, some rounds late."""
+        """A member of its copies is drained meanwhile; some members act, some rounds run with late reports."""
         places = sorted(self.hub.record.get(id_, {}))
         if not places or id_ not in self.hub.children:
             return
@@ -135,7 +135,7 @@ class ReplicatedLife(RuleBasedStateMachine):
         acting=st.lists(st.sets(members), min_size=1, max_size=3),
     )
     def member_drained_by_hand_or_not(self, name: str, forced: bool | None, acting: list[set[str]]) -> None:
-        """``forced`` None: it takes its share again. Then some members act, some rounds late."""
+        """With ``forced`` None it is undrained. Then some members act, and some rounds run with late reports."""
         if name in self.hub.members:
             self.hub.change(name, draining=forced is not None, wanted=True, forced=bool(forced))
         for names in acting:
@@ -166,7 +166,7 @@ class ReplicatedLife(RuleBasedStateMachine):
     @precondition(lambda self: self._copies())
     @rule(id_=ids, number=st.integers(0, 4), acting=st.lists(st.sets(members), max_size=4))
     def role_asked_for(self, id_: str, number: int, acting: list[set[str]]) -> None:
-        """For a copy that there is; then some members act, some rounds late."""
+        """Request the role for an existing copy; then some members act, and some rounds run with late reports."""
         if id_ in self.hub.children and (places := sorted(self.hub.record.get(id_, {}))):
             self.hub.move_requests[id_] = places[number % len(places)]
         for names in acting:
@@ -179,7 +179,7 @@ class ReplicatedLife(RuleBasedStateMachine):
         self._make_pods()
 
     def _make_pods(self) -> None:
-        """What a member was told to run, and has on record still."""
+        """Create Pods that a member has been asked for and still has recorded."""
         for name, member in self.hub.members.items():
             for id_, entry in self.hub.running[name].items():
                 if entry.workload != POD or member.dead or self.hub.record.get(id_, {}).get(name) != entry:
@@ -190,7 +190,7 @@ class ReplicatedLife(RuleBasedStateMachine):
 
     @rule()
     def pods_are_told(self) -> None:
-        """Where an entry means the same incarnation, its Pod learns of its role."""
+        """Give a Pod its role when an entry means the same incarnation."""
         for pod in self.pods:
             entry = self.hub.record.get(pod.id, {}).get(pod.member)
             if entry is not None and pod.is_run_of(pod.member, entry):
@@ -209,7 +209,7 @@ class ReplicatedLife(RuleBasedStateMachine):
 
     @rule(some=st.sets(ids))
     def pods_end(self, some: set[str]) -> None:
-        """Those that nobody asks for any more, as soon or as late as their nodes will."""
+        """End Pods that are not wanted any more, as soon or as late as their nodes do."""
         self.pods = [pod for pod in self.pods if pod.id not in some or self._asked_for(pod)]
         self._tell_of_pods()
 
@@ -258,7 +258,7 @@ class ReplicatedLife(RuleBasedStateMachine):
             for id_, entry in entries.items():
                 if entry is None or entry.role != Role.ACTIVE or entry.wait:
                     continue
-                # A right to be active is given only while nobody else may act on one.
+                # The right to be active is given only while no other copy may act on one.
                 others = [
                     other
                     for other in self.hub.members
@@ -272,7 +272,7 @@ class ReplicatedLife(RuleBasedStateMachine):
                     continue  # it is active already
                 acts = [pod for pod in self.pods if pod.id == id_ and pod.granted and not pod.is_run_of(name, entry)]
                 if entry.workload == POD:
-                    acts = [pod for pod in acts if pod.member != name]  # which is in its way, by its name
+                    acts = [pod for pod in acts if pod.member != name]  # a Pod with the same name
                 assert not acts, f"{id_} is to be active on {name} beside {acts}"
                 assert entry.epoch >= self.highest.get(id_, 0)
                 self.highest[id_] = entry.epoch
@@ -315,7 +315,7 @@ class ReplicatedLife(RuleBasedStateMachine):
             asleep = {name for name, member in hub.members.items() if member.draining and member.forced}
             assert not (wanted.bound and asleep & roles.keys()), f"{id_} has {roles}"
             if wanted.bound or not ready:
-                # A Pod of a member that is gone may be the active one yet, as long as it is there.
+                # A Pod of a member that is gone may still be the active one, as long as it exists.
                 actives = Counter(roles.values())[Role.ACTIVE]
                 assert not roles or actives == 1 or (actives == 0 and hub.pods.get(id_)), f"{id_} has {roles}"
                 able = ready & hub.record.get(id_, {}).keys()

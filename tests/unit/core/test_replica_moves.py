@@ -1,4 +1,4 @@
-"""Several copies of a child: moves of them that somebody asks for."""
+"""Several copies of a child: requested moves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from processhub.core.model.membership import Phase
 from processhub.core.planning.planner import plan
 
 
-def test_a_move_to_a_passive_copy_makes_it_the_active_one_after_the_other_stepped_back() -> None:
+def test_a_move_to_a_passive_copy_makes_it_active_after_the_other_stepped_back() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -31,7 +31,7 @@ def test_a_move_to_a_passive_copy_makes_it_the_active_one_after_the_other_steppe
     assert (hub.answers, hub.move_requests) == ({"a": ""}, {})
 
 
-def test_a_move_to_a_member_without_a_copy_brings_one_up_there_before_the_active_one_ends() -> None:
+def test_a_move_to_a_member_without_a_copy_starts_one_before_the_active_one_ends() -> None:
     hub = replicated(2, members=4)
     hub.want([child("a")])
     hub.rest()
@@ -46,7 +46,7 @@ def test_a_move_to_a_member_without_a_copy_brings_one_up_there_before_the_active
     assert (hub.answers, plan(hub.snapshot()).empty) == ({"a": ""}, True)
 
 
-def test_where_all_copies_are_active_the_one_that_is_placed_worst_moves() -> None:
+def test_if_all_copies_are_active_the_one_with_the_worst_place_moves() -> None:
     hub = replicated(2, "ActiveActive", members=4)
     hub.want([child("a")])
     hub.rest()
@@ -75,7 +75,7 @@ def test_a_single_copy_of_a_hub_that_would_keep_more_moves_too() -> None:
     assert hub.roles("a") == {target: Role.ACTIVE}
 
 
-def test_a_move_to_where_it_is_as_asked_changes_nothing() -> None:
+def test_a_move_to_the_current_place_changes_nothing() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -86,7 +86,7 @@ def test_a_move_to_where_it_is_as_asked_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_move_waits_for_its_budget_and_says_so(there: bool) -> None:
+def test_a_move_waits_for_its_budget_and_reports_it(there: bool) -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -102,14 +102,14 @@ def test_a_move_waits_for_its_budget_and_says_so(there: bool) -> None:
     assert active(hub, "a") == target
 
 
-def test_an_active_copy_does_not_step_back_while_the_other_could_not_be_active_yet() -> None:
+def test_an_active_copy_does_not_step_back_while_the_other_cannot_become_active() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
     hub.move_requests = {"a": passive(hub, "a")}
     third = without(hub, "a")
 
-    hub.change(third, possibly_running=frozenset({"a"}))  # of which nobody knows what it is
+    hub.change(third, possibly_running=frozenset({"a"}))  # whose role is unknown
     assert plan(hub.snapshot()).empty
     hub.change(third, possibly_running=frozenset(), settled=False)
     assert plan(hub.snapshot()).empty
@@ -118,7 +118,7 @@ def test_an_active_copy_does_not_step_back_while_the_other_could_not_be_active_y
     assert not plan(hub.snapshot()).empty
 
 
-def test_nor_while_the_copy_that_was_asked_for_does_not_run() -> None:
+def test_an_active_copy_does_not_step_back_while_the_requested_one_does_not_run() -> None:
     hub = replicated(2, members=4)
     hub.want([child("a")])
     hub.rest()
@@ -133,7 +133,7 @@ def test_nor_while_the_copy_that_was_asked_for_does_not_run() -> None:
     assert active(hub, "a") == before
 
 
-def test_a_member_that_is_lost_amid_a_move_leaves_the_child_to_another_copy() -> None:
+def test_if_a_member_is_lost_during_a_move_another_copy_becomes_active() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -149,7 +149,7 @@ def test_a_member_that_is_lost_amid_a_move_leaves_the_child_to_another_copy() ->
     assert hub.answers == {"a": f"member {target} is not ready"}
 
 
-def test_a_copy_that_failed_takes_no_role_from_one_that_runs() -> None:
+def test_a_failed_copy_gets_no_role_of_a_running_one() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -163,7 +163,7 @@ def test_a_copy_that_failed_takes_no_role_from_one_that_runs() -> None:
     assert hub.roles("a") == {before: Role.ACTIVE, stays: Role.PASSIVE}
 
 
-def test_one_that_ends_when_it_is_its_turn_is_not_waited_for() -> None:
+def test_a_copy_that_ends_at_its_turn_is_not_waited_for() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -198,7 +198,7 @@ def test_a_copy_with_a_pod_becomes_active_when_the_pod_of_the_one_that_stepped_b
     assert hub.roles("a")[before] == Role.PASSIVE
 
 
-def test_a_drained_active_copy_goes_to_where_it_was_asked_for() -> None:
+def test_a_drained_active_copy_moves_to_the_requested_member() -> None:
     hub = replicated(2, members=4)
     hub.want([child("a")])
     hub.rest()
@@ -213,7 +213,7 @@ def test_a_drained_active_copy_goes_to_where_it_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("model", ["ActivePassive", "ActiveActive"])
-def test_a_child_of_which_all_copies_are_on_drained_members_goes_to_where_it_was_asked_for(model: str) -> None:
+def test_a_child_with_all_copies_on_drained_members_moves_to_the_requested_member(model: str) -> None:
     hub = replicated(2, model, members=5)
     hub.want([child("a")])
     hub.rest()
@@ -230,7 +230,7 @@ def test_a_child_of_which_all_copies_are_on_drained_members_goes_to_where_it_was
     assert len(hub.roles("a")) == 2
 
 
-def test_roles_of_bound_children_change_by_hand_and_their_places_do_not() -> None:
+def test_requests_change_the_roles_but_not_the_places_of_bound_children() -> None:
     hub = replicated(2, strategy="Guided")
     hub.want([child("a", nodes=("hub-0", "hub-1")), child("b", nodes=("hub-0", "hub-1"))])
     hub.rest()
@@ -252,7 +252,7 @@ def test_roles_of_bound_children_change_by_hand_and_their_places_do_not() -> Non
     assert active(hub, "p") == target
 
 
-def test_on_a_hub_that_runs_a_child_everywhere_only_its_role_can_move() -> None:
+def test_if_a_child_runs_on_every_member_only_its_role_can_move() -> None:
     hub = PlannedHub(3, hub_spec(strategy="ForEach"))
     hub.want([child("a")])
     hub.rest()
@@ -271,7 +271,7 @@ def test_on_a_hub_that_runs_a_child_everywhere_only_its_role_can_move() -> None:
     assert len(hub.roles("a")) == 3
 
 
-def test_a_move_of_copies_that_can_not_be_is_refused_with_a_sentence() -> None:
+def test_an_impossible_move_of_copies_is_rejected_with_a_sentence() -> None:
     hub = replicated(2, members=5)
     hub.want([child("a")])
     hub.rest()
@@ -299,7 +299,7 @@ def test_a_move_of_copies_that_can_not_be_is_refused_with_a_sentence() -> None:
     }
 
 
-def test_a_full_member_takes_no_copy_by_hand() -> None:
+def test_a_full_member_gets_no_copy_on_request() -> None:
     hub = replicated(2, members=3, max_children=1)
     hub.want([child("a")])
     hub.rest()

@@ -1,4 +1,4 @@
-"""Several copies of a child: where they go, and which one is active."""
+"""Several copies of a child: their members, and which one is active."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_active_active_has_every_copy_active() -> None:
     assert list(hub.roles("a").values()) == [Role.ACTIVE] * 3
 
 
-def test_a_factor_above_the_members_gives_one_each_and_is_topped_up_on_join() -> None:
+def test_with_a_factor_above_the_members_each_has_one_copy_and_a_join_adds_one() -> None:
     hub = replicated(5, members=2)
     hub.want(children_of(20))
     hub.rest()
@@ -64,7 +64,7 @@ def test_cluster_size_follows_joins_and_leaves() -> None:
     assert set(hub.roles("a")) == {"hub-1", "hub-2", "hub-3"}
 
 
-def test_for_each_runs_one_on_every_member() -> None:
+def test_with_for_each_a_copy_runs_on_every_member() -> None:
     hub = PlannedHub(3, hub_spec(strategy="ForEach"))
     hub.want([child("a"), child("b")])
     hub.rest()
@@ -76,7 +76,7 @@ def test_for_each_runs_one_on_every_member() -> None:
         assert hub.roles(id_) == dict.fromkeys(("hub-0", "hub-2", "hub-3"), Role.ACTIVE)
 
 
-def test_a_passive_copy_is_promoted_in_the_round_that_proves_the_loss_and_runs_on() -> None:
+def test_a_passive_copy_is_promoted_in_place_in_the_round_that_proves_the_loss() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -94,7 +94,7 @@ def test_a_passive_copy_is_promoted_in_the_round_that_proves_the_loss_and_runs_o
     assert len(hub.record["a"]) == 2
 
 
-def test_a_member_that_restarts_gives_its_roles_away_and_takes_none_back() -> None:
+def test_a_restarting_member_loses_its_active_roles_for_good() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
@@ -110,19 +110,19 @@ def test_a_member_that_restarts_gives_its_roles_away_and_takes_none_back() -> No
     assert hub.roles("a") == {heir: Role.ACTIVE, away: Role.PASSIVE}
 
 
-def test_nobody_is_promoted_while_the_active_one_may_run() -> None:
+def test_no_copy_is_promoted_while_the_active_one_may_run() -> None:
     hub = replicated(2)
     hub.want([child("a")])
     hub.rest()
     away = active(hub, "a")
 
-    hub.change(away, phase=Phase.HELD)  # its pod is being deleted: it runs until the kubelet says otherwise
+    hub.change(away, phase=Phase.HELD)  # its pod is being deleted: it runs until the kubelet confirms the end
     planned = plan(hub.snapshot())
 
     assert planned.empty
 
 
-def test_a_member_that_may_not_have_heard_that_it_is_passive_holds_up_a_promotion() -> None:
+def test_a_promotion_waits_for_a_member_that_may_not_know_that_its_copy_is_passive() -> None:
     hub, _ = one_that_may_not_have_heard(members=3)
     planned = plan(hub.snapshot())
 
@@ -133,7 +133,7 @@ def test_a_member_that_may_not_have_heard_that_it_is_passive_holds_up_a_promotio
 
 
 @pytest.mark.parametrize("workload", ["w", "edited"])
-def test_a_hub_that_goes_back_to_one_copy_makes_none_active_while_another_may_be(workload: str) -> None:
+def test_a_hub_that_returns_to_one_copy_makes_none_active_while_another_may_be(workload: str) -> None:
     hub, away = one_copy_left_that_is_passive()
     hub.want([child("a", workload=workload)])
     for _ in range(3):
@@ -148,7 +148,7 @@ def test_a_hub_that_goes_back_to_one_copy_makes_none_active_while_another_may_be
     assert (entry.role, entry.workload) == (Role.ACTIVE, workload)
 
 
-def test_nor_does_it_move_the_passive_one_to_where_it_would_be_active() -> None:
+def test_a_hub_that_returns_to_one_copy_does_not_move_the_passive_one_to_become_active() -> None:
     hub, away = one_copy_left_that_is_passive()
     for _ in range(2):
         hub.write(plan(hub.snapshot()))
@@ -189,7 +189,7 @@ def test_a_copy_with_a_pod_is_promoted_only_when_the_active_ones_pod_is_gone(los
     assert str(promoted.started_with) == pods[second].run, "its Pod runs on"
 
 
-def test_a_pod_of_an_earlier_run_on_a_member_that_has_the_child_again_holds_up_a_promotion() -> None:
+def test_a_promotion_waits_for_a_pod_of_an_earlier_run_on_a_member_with_the_child() -> None:
     hub = replicated(2, members=2)
     hub.want([child("a")])
     hub.rest()
@@ -209,7 +209,7 @@ def test_a_pod_of_an_earlier_run_on_a_member_that_has_the_child_again_holds_up_a
     assert sorted(entry.role for entry in hub.record["a"].values()) == [Role.ACTIVE, Role.PASSIVE]
 
 
-def test_the_pods_of_copies_that_step_back_hold_up_every_promotion_until_they_are_gone() -> None:
+def test_every_promotion_waits_until_the_pods_of_copies_that_step_back_are_gone() -> None:
     hub = replicated(3, "ActiveActive")
     hub.want([child("a")])
     hub.rest()
@@ -220,7 +220,7 @@ def test_the_pods_of_copies_that_step_back_hold_up_every_promotion_until_they_ar
     others = sorted(pods.keys() - {first})
     assert [hub.record["a"][name].role for name in others] == [Role.PASSIVE] * 2
 
-    # The active one is gone for good, its Pod too. Those that are to be passive act as active until they are gone.
+    # The active one and its Pod are gone for good. Copies that become passive act as active until their Pods are gone.
     lose(hub, first)
     for left in (others, others[1:]):
         hub.pods = {"a": tuple(pods[name] for name in left)}
@@ -234,7 +234,7 @@ def test_the_pods_of_copies_that_step_back_hold_up_every_promotion_until_they_ar
 
 
 @pytest.mark.parametrize("away", [False, True])
-def test_copies_that_were_pods_are_started_as_something_else_only_when_those_are_gone(away: bool) -> None:
+def test_copies_with_a_changed_kind_of_workload_start_only_when_their_pods_are_gone(away: bool) -> None:
     hub = replicated(2)
     hub.want([child("a", workload=POD, pod=True)])
     hub.rest()
@@ -254,7 +254,7 @@ def test_copies_that_were_pods_are_started_as_something_else_only_when_those_are
     assert {entry.workload for entry in hub.record["a"].values()} == {"w"}
 
 
-def test_it_is_said_that_a_pod_of_a_lost_member_keeps_a_bound_child_from_being_promoted() -> None:
+def test_a_pod_of_a_lost_member_that_blocks_a_promotion_is_reported() -> None:
     hub = replicated(2, strategy="Guided")
     hub.want([child("a", nodes=("hub-0", "hub-1"))])
     hub.rest()
@@ -267,7 +267,7 @@ def test_it_is_said_that_a_pod_of_a_lost_member_keeps_a_bound_child_from_being_p
     assert "its pod pod of a for hub-0 is still there" in plan(hub.snapshot()).unplaced["a"].message
 
 
-def test_drained_copies_leave_once_others_are_up() -> None:
+def test_drained_copies_end_once_others_are_up() -> None:
     hub = replicated(2, members=3)
     hub.want(children_of(30))
     hub.rest()
@@ -281,7 +281,7 @@ def test_drained_copies_leave_once_others_are_up() -> None:
     assert all(len(hub.roles(id_)) == 2 and active(hub, id_) for id_ in hub.children)
 
 
-def test_a_drain_keeps_to_the_budget() -> None:
+def test_a_drain_of_copies_keeps_to_the_budget() -> None:
     hub = replicated(2, members=4)
     hub.want(children_of(40))
     hub.rest()
@@ -307,11 +307,11 @@ def test_a_join_moves_copies_onto_the_joiner_only_and_never_the_active_one() -> 
         assert active(hub, id_) == was_active
         assert set(hub.roles(id_)) - copies <= {"hub-4"}
         moved += set(hub.roles(id_)) != copies
-    assert 30 < moved < 110  # a fifth of the copies, less the active ones that stay
+    assert 30 < moved < 110  # a fifth of the copies, without the active ones, which stay
     assert not hub.members["hub-4"].joining
 
 
-def test_copies_are_spread_over_zones_and_nodes_where_they_can() -> None:
+def test_copies_are_spread_over_zones_and_nodes_if_possible() -> None:
     members = [
         MemberView(name=f"hub-{number}", node=f"node-{number // 2}", zone=f"zone-{number // 4}") for number in range(8)
     ]
@@ -325,7 +325,7 @@ def test_copies_are_spread_over_zones_and_nodes_where_they_can() -> None:
         assert len({place.node for place in places}) == 3
 
 
-def test_guided_copies_are_where_they_are_mapped_and_the_first_is_active() -> None:
+def test_guided_copies_run_on_their_mapped_members_and_the_first_is_active() -> None:
     hub = replicated(2, members=4, strategy="Guided")
     hub.want([child("a", nodes=("hub-3", "hub-1"))])
     hub.rest()
@@ -340,7 +340,7 @@ def test_guided_copies_are_where_they_are_mapped_and_the_first_is_active() -> No
     assert hub.roles("a") == {"hub-3": Role.PASSIVE, "hub-1": Role.ACTIVE}
 
 
-def test_changed_nodes_bring_the_new_copy_up_before_the_old_one_ends() -> None:
+def test_after_a_change_of_nodes_the_new_copy_starts_before_the_old_one_ends() -> None:
     hub = replicated(2, members=4, strategy="Guided")
     hub.want([child("a", nodes=("hub-0", "hub-1"))])
     hub.rest()

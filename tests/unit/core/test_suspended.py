@@ -1,4 +1,4 @@
-"""Suspended children: they run nowhere, and are started where they stood; the planner's part."""
+"""Suspended children run nowhere, and start where they were when they are resumed; the planner's part."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resume(hub: PlannedHub, *ids: str) -> None:
 
 
 def placed(count: int = 20, members: int = 2, **fields: Any) -> PlannedHub:
-    """A hub at rest with so many children."""
+    """A hub at rest with this many children."""
     hub = PlannedHub(members)
     hub.want(msgspec.structs.replace(each, **fields) for each in children_of(count))
     hub.rest()
@@ -58,7 +58,7 @@ def test_a_suspended_child_runs_nowhere_and_keeps_its_entry() -> None:
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_resumed_children_are_where_they_were_though_a_member_joined_meanwhile(pinned: bool) -> None:
+def test_resumed_children_start_where_they_were_even_if_a_member_joined_meanwhile(pinned: bool) -> None:
     hub = placed(pinned=pinned)
     before = hub.where()
     hub.spec = hub_spec(on_join=False)
@@ -100,7 +100,7 @@ def test_a_child_that_is_created_suspended_is_not_placed_until_it_is_resumed() -
     assert "a" in hub.where()
 
 
-def test_a_suspended_child_is_swept_off_the_record_when_it_is_deleted() -> None:
+def test_a_suspended_child_is_removed_from_the_record_when_it_is_deleted() -> None:
     hub = placed(1)
     suspend(hub)
     hub.rest()
@@ -111,7 +111,7 @@ def test_a_suspended_child_is_swept_off_the_record_when_it_is_deleted() -> None:
     assert not any(hub.record.values())
 
 
-def test_one_that_is_recreated_suspended_has_nothing_of_its_predecessor() -> None:
+def test_a_child_that_is_re_created_suspended_has_nothing_of_its_predecessor() -> None:
     hub = placed(1)
     (id_,) = hub.children
     hub.want([child(id_, uid="another", suspended=True)])
@@ -122,7 +122,7 @@ def test_one_that_is_recreated_suspended_has_nothing_of_its_predecessor() -> Non
     assert hub.where() == {}
 
 
-def test_what_is_suspended_keeps_its_room() -> None:
+def test_a_suspended_child_keeps_its_room() -> None:
     hub = PlannedHub(1, hub_spec(max_children=3))
     hub.want(children_of(3))
     hub.rest()
@@ -138,7 +138,7 @@ def test_what_is_suspended_keeps_its_room() -> None:
     assert hub.on("hub-0") == {"tenant/0", "tenant/1", "tenant/2"}
 
 
-def test_a_suspended_child_leaves_the_record_with_its_lost_member_and_one_that_is_pinned_does_not() -> None:
+def test_a_suspended_child_is_removed_from_a_lost_members_record_unless_it_is_pinned() -> None:
     hub = PlannedHub(1, hub_spec(on_join=False))
     hub.want([child("free"), child("pinned", pinned=True)])
     hub.rest()
@@ -159,7 +159,7 @@ def test_a_suspended_child_leaves_the_record_with_its_lost_member_and_one_that_i
     assert hub.where() == {"free": "hub-1", "pinned": "hub-0"}
 
 
-def test_a_drained_member_lets_go_of_what_sleeps_there_and_starts_nothing() -> None:
+def test_a_drained_member_loses_its_suspended_children_without_a_start() -> None:
     hub = PlannedHub(1, hub_spec(on_join=False))
     hub.want([child("free"), child("pinned", pinned=True)])
     hub.rest()
@@ -180,7 +180,7 @@ def test_a_drained_member_lets_go_of_what_sleeps_there_and_starts_nothing() -> N
 
 
 @pytest.mark.parametrize("forced", [False, True])
-def test_another_copy_becomes_active_where_the_active_ones_member_was_drained_while_it_slept(forced: bool) -> None:
+def test_another_copy_becomes_active_if_the_active_ones_member_was_drained_while_suspended(forced: bool) -> None:
     hub = copies()
     hub.want([child("pinned", pinned=True)])
     hub.rest()
@@ -200,7 +200,7 @@ def test_another_copy_becomes_active_where_the_active_ones_member_was_drained_wh
 
 @pytest.mark.parametrize("away", [{"draining": True}, {"phase": Phase.GONE}])
 @pytest.mark.parametrize("several", [False, True])
-def test_an_edit_is_on_record_while_a_resumed_child_waits_for_its_member(several: bool, away: dict[str, Any]) -> None:
+def test_an_edit_is_recorded_while_a_resumed_child_waits_for_its_member(several: bool, away: dict[str, Any]) -> None:
     hub = copies() if several else placed(1)
     hub.want([child("pinned", pinned=True)])
     hub.rest()
@@ -222,7 +222,7 @@ def test_an_edit_is_on_record_while_a_resumed_child_waits_for_its_member(several
     assert sorted(hub.roles("pinned")) == sorted(where)
 
 
-def test_a_member_that_is_scaled_away_names_the_pinned_child_that_sleeps_there() -> None:
+def test_a_scale_down_names_the_suspended_pinned_children_of_the_member() -> None:
     hub = placed(1, 1, pinned=True)
     suspend(hub)
     hub.rest()
@@ -232,7 +232,7 @@ def test_a_member_that_is_scaled_away_names_the_pinned_child_that_sleeps_there()
     assert plan(hub.snapshot()).stranded == {"hub-0": ("tenant/0",)}
 
 
-def test_a_request_to_move_a_suspended_child_is_refused() -> None:
+def test_a_request_to_move_a_suspended_child_is_rejected() -> None:
     for hub in (placed(1), copies()):
         suspend(hub, "tenant/0")
         hub.rest()
@@ -243,7 +243,7 @@ def test_a_request_to_move_a_suspended_child_is_refused() -> None:
         assert hub.answers["tenant/0"] == "it is not placed yet, or suspended"
 
 
-def test_an_edit_of_a_suspended_child_is_taken_up_when_it_is_resumed() -> None:
+def test_an_edit_of_a_suspended_child_takes_effect_when_it_is_resumed() -> None:
     hub = placed(1)
     before = hub.where()
     suspend(hub)
@@ -261,7 +261,7 @@ def test_an_edit_of_a_suspended_child_is_taken_up_when_it_is_resumed() -> None:
     assert (entry.workload, entry.tags, entry.wait, entry.asleep) == ("w2", ("eu",), False, False)
 
 
-def test_one_that_was_sent_elsewhere_while_it_slept_starts_there() -> None:
+def test_a_child_whose_nodes_changed_while_suspended_starts_there() -> None:
     hub = PlannedHub(2)
     hub.want([child("a", nodes=("hub-0",))])
     hub.rest()
@@ -277,7 +277,7 @@ def test_one_that_was_sent_elsewhere_while_it_slept_starts_there() -> None:
     assert hub.where() == {"a": "hub-1"}
 
 
-def test_a_child_suspended_in_the_midst_of_a_move_stays_where_it_was() -> None:
+def test_a_child_suspended_during_a_move_stays_where_it_was() -> None:
     hub = placed(20)
     before = hub.where()
     hub.change("hub-2", joining=True)
@@ -291,7 +291,7 @@ def test_a_child_suspended_in_the_midst_of_a_move_stays_where_it_was() -> None:
     assert {id_: list(hub.record[id_]) for id_ in moving} == {id_: [before[id_]] for id_ in moving}
 
 
-def test_a_hub_without_its_quorum_puts_to_sleep_what_is_suspended_meanwhile() -> None:
+def test_a_child_suspended_without_a_quorum_has_stopped_when_the_quorum_returns() -> None:
     hub = placed(3)
     before = hub.where()
     hub.partitioned = "too few members are live"
@@ -309,7 +309,7 @@ def test_a_hub_without_its_quorum_puts_to_sleep_what_is_suspended_meanwhile() ->
     assert hub.where() == before
 
 
-def test_without_its_quorum_a_hub_keeps_both_ends_of_the_move_of_a_child_that_is_suspended() -> None:
+def test_without_a_quorum_both_ends_of_a_suspended_childs_move_are_kept() -> None:
     hub = placed(20)
     hub.change("hub-2", joining=True)
     hub.write(plan(hub.snapshot()))
@@ -324,7 +324,7 @@ def test_without_its_quorum_a_hub_keeps_both_ends_of_the_move_of_a_child_that_is
 
 
 @pytest.mark.parametrize("mode", ["ActivePassive", "ActiveActive"])
-def test_all_copies_sleep_and_wake_where_they_were_in_their_roles(mode: str) -> None:
+def test_all_copies_are_suspended_and_resumed_in_their_places_and_roles(mode: str) -> None:
     hub = copies(mode)
     before = {id_: hub.roles(id_) for id_ in hub.children}
 
@@ -337,7 +337,7 @@ def test_all_copies_sleep_and_wake_where_they_were_in_their_roles(mode: str) -> 
     assert {id_: hub.roles(id_) for id_ in hub.children} == before
 
 
-def test_a_copy_whose_active_one_was_lost_in_its_sleep_is_made_active_when_it_wakes() -> None:
+def test_if_the_active_copy_is_lost_while_suspended_another_becomes_active_when_resumed() -> None:
     hub = copies()
     roles = hub.roles("tenant/0")
     (active,) = [name for name, role in roles.items() if role == Role.ACTIVE]
@@ -354,7 +354,7 @@ def test_a_copy_whose_active_one_was_lost_in_its_sleep_is_made_active_when_it_wa
     assert hub.roles("tenant/0")[passive] == Role.ACTIVE
 
 
-def test_what_slept_when_the_hub_began_to_keep_copies_is_no_target_of_a_move() -> None:
+def test_a_child_suspended_before_the_hub_kept_copies_is_no_target_of_a_move() -> None:
     hub = placed(10, 3)
     before = hub.where()
     suspend(hub)
@@ -372,7 +372,7 @@ def test_what_slept_when_the_hub_began_to_keep_copies_is_no_target_of_a_move() -
         assert len(hub.roles(id_)) == 2
 
 
-def test_the_active_copy_keeps_the_place_when_the_hub_keeps_one_copy_while_it_sleeps() -> None:
+def test_the_active_copys_place_is_kept_if_the_hub_returns_to_one_copy_while_suspended() -> None:
     hub = copies()
     active = {id_: name for id_ in hub.children for name, role in hub.roles(id_).items() if role == Role.ACTIVE}
     suspend(hub)
@@ -414,7 +414,7 @@ SOURCE = OnRecord("hub-0", entry(3, to="hub-1:4"))
 COMMITTED = OnRecord("hub-1", entry(5, state="sum"))
 
 
-def test_of_a_handover_that_is_committed_both_ends_are_kept_and_the_target_sleeps() -> None:
+def test_both_ends_of_a_committed_handover_are_kept_and_the_target_is_suspended() -> None:
     planned = plan(hot(SOURCE, COMMITTED, suspended=True))
 
     assert "hub-0" not in planned.entries
@@ -424,7 +424,7 @@ def test_of_a_handover_that_is_committed_both_ends_are_kept_and_the_target_sleep
     assert plan(hot(SOURCE, OnRecord("hub-1", change), suspended=True)).empty
 
 
-def test_a_target_that_slept_gets_its_state_once_more_when_its_end_is_proven() -> None:
+def test_a_suspended_target_gets_its_state_again_when_its_end_is_proven() -> None:
     slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
 
     assert plan(hot(SOURCE, slept, possibly_running="hub-1")).empty
@@ -434,7 +434,7 @@ def test_a_target_that_slept_gets_its_state_once_more_when_its_end_is_proven() -
     assert order.to == "hub-1:6"
 
 
-def test_a_target_that_slept_starts_with_its_state_where_its_source_is_lost() -> None:
+def test_a_suspended_target_starts_with_its_state_if_its_source_is_lost() -> None:
     slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
 
     change = plan(hot(slept)).entries["hub-1"]["a"]
@@ -443,7 +443,7 @@ def test_a_target_that_slept_starts_with_its_state_where_its_source_is_lost() ->
     assert (change.wait, change.state) == (False, "sum")
 
 
-def test_a_source_does_not_go_on_while_its_target_that_slept_may_run() -> None:
+def test_a_source_does_not_continue_while_its_suspended_target_may_run() -> None:
     slept = OnRecord("hub-1", entry(6, wait=True, asleep=True, state="sum"))
 
     planned = plan(hot(SOURCE, slept, draining="hub-1", possibly_running="hub-1"))
@@ -452,7 +452,7 @@ def test_a_source_does_not_go_on_while_its_target_that_slept_may_run() -> None:
     assert planned.unplaced["a"].reason is Reason.ALREADY_STARTED
 
 
-def test_a_source_is_let_go_where_the_target_that_is_put_to_sleep_has_taken_over() -> None:
+def test_a_source_is_released_if_the_suspended_target_has_taken_over() -> None:
     planned = plan(hot(SOURCE, OnRecord("hub-1", COMMITTED.entry, came_up=True), suspended=True))
 
     assert planned.entries["hub-0"]["a"] is None
@@ -461,7 +461,7 @@ def test_a_source_is_let_go_where_the_target_that_is_put_to_sleep_has_taken_over
     assert (change.asleep, change.state) == (True, "")
 
 
-def test_a_suspended_source_whose_target_has_no_order_yet_keeps_the_child() -> None:
+def test_a_suspended_source_keeps_the_child_if_its_target_has_no_order_yet() -> None:
     planned = plan(hot(SOURCE, OnRecord("hub-1", entry(4, wait=True)), suspended=True))
 
     assert planned.entries["hub-1"]["a"] is None

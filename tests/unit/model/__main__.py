@@ -1,4 +1,4 @@
-"""All scenarios, the deep ones too, with their numbers of states: ``python -m model`` in tests/unit."""
+"""Explores all scenarios, also the deep ones, and prints their numbers of states: ``python -m model`` in tests/unit."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from .states import NO_ONE, Agent, Lease, Put, Run, Spec, State, Status, put_at
 
 
 class Agents(Checked):
-    """The agents' steps. Each answers with the state after it, or None where it is not possible."""
+    """The agents' steps. Each returns the state after it, or None if it is not possible."""
 
     def _agent_steps(self, state: State, index: int) -> Iterator[Step]:
         for name in ("boot", "take", "listed", "observe", "report", "lapse", "heal"):
@@ -38,7 +38,7 @@ class Agents(Checked):
         return with_member(state, index, member._replace(agent=member.agent._replace(nonce=1 + max(known))))
 
     def take(self, state: State, index: int) -> State | None:
-        """The agent takes the Lease: released, of its own pod's earlier container, or its own that ran out."""
+        """The agent takes the Lease: a released one, one of its own pod's earlier container, or its own expired one."""
         member = state.members[index]
         agent = member.agent
         if agent.nonce == NO_ONE or agent.stage != 0 or not agent.connected:
@@ -70,7 +70,7 @@ class Agents(Checked):
         )
 
     def act(self, state: State, index: int, id_: int) -> State | None:
-        """Stop what is not granted, or start what is, by the slice as observed."""
+        """Stop what is not granted, or start what is, by the observed slice."""
         member = state.members[index]
         agent = member.agent
         if agent.stage != 2:
@@ -82,7 +82,7 @@ class Agents(Checked):
         return self._checked(with_member(state, index, member._replace(agent=agent._replace(runs=runs))))
 
     def report(self, state: State, index: int) -> State | None:
-        """Write the status: what really runs, by the generation observed."""
+        """Write the status: what really runs, and the observed generation."""
         member = state.members[index]
         agent = member.agent
         status = Status(agent.view.gen, agent.nonce, tuple(run.uid if run else 0 for run in agent.runs))
@@ -91,7 +91,7 @@ class Agents(Checked):
         return with_member(state, index, member._replace(status=status))
 
     def lapse(self, state: State, index: int) -> State | None:
-        """The Lease of a member that is dead or cut off runs out; with Divergence its children run on."""
+        """The Lease of a member that is dead or cut off expires; with Divergence its children keep running."""
         member = state.members[index]
         agent, lease = member.agent, member.lease
         renewed = agent.nonce == lease.holder and agent.connected

@@ -1,4 +1,4 @@
-"""Breadth-first search through all states, with the shortest way to a broken promise, and the way to rest from each."""
+"""Breadth-first search through all states, with the shortest path to a broken promise and a path to rest from each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROUNDS_TO_REST = 30
 
 
 class Counterexample(AssertionError):  # noqa: N818
-    """The steps that lead to a broken promise, one a line."""
+    """The steps that lead to a broken promise, one in each line."""
 
 
 class Steps(Protocol):
@@ -35,7 +35,7 @@ class Steps(Protocol):
 
 
 class Explored(dict[Any, "tuple[Any, str] | None"]):
-    """The states that were reached, each with the state and the step before it."""
+    """The reached states, each with the state and the step before it."""
 
     def way_to(self, state: Any) -> list[str]:
         """The steps from the first state."""
@@ -48,7 +48,7 @@ class Explored(dict[Any, "tuple[Any, str] | None"]):
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the cycle collector: there are no cycles, and it would look at all states again and again."""
+    """Run without the cycle collector: there are no cycles, and it would visit all states again and again."""
     gc.disable()
     try:
         yield
@@ -88,9 +88,9 @@ def _steps(hub: Steps, state: Any, seen: Explored) -> Iterator[tuple[str, Any]]:
 
 @_uncollected()
 def check_rest(rules: Rules, seen: Explored, *, returning: bool) -> int:
-    """From every state, with no more trouble, the hub comes to rest as it shall be. The number of states passed.
+    """Check that without further faults the hub comes to rest in the desired state, from every state.
 
-    ``returning``: whether dead and cut-off members come back. Raises Counterexample.
+    ``returning``: whether dead and cut-off members return. Returns the number of states. Raises Counterexample.
     """
     hub = ModelHub(rules)
     good: set[State] = set()
@@ -111,8 +111,8 @@ def check_rest(rules: Rules, seen: Explored, *, returning: bool) -> int:
 
 
 def _fair_round(hub: ModelHub, state: State, *, returning: bool) -> State:
-    """Everybody does what is due once; a deposed leader is silent for good, what was not answered comes to nothing."""
-    state = state._replace(operator=state.operator._replace(late=(), flying=()))
+    """Every part takes its due step once; a deposed leader does nothing more, writes without a response are lost."""
+    state = state._replace(operator=state.operator._replace(late=(), flying=(), former=()))
     for index in hub.indexes:
         for due in ("heal", "boot") if returning else ("lapse",):
             state = getattr(hub, due)(state, index) or state
@@ -152,7 +152,7 @@ def _check_at_rest(hub: ModelHub, state: State, way: list[str], *, returning: bo
         elif runs:
             expected = len(runs) == 1 and runs[0][1] == want.uid
         else:
-            # Nowhere only where there is nowhere to go: for the bound ones, their member is away.
+            # Nowhere only if there is no possible member: for bound children, if their member is away.
             on_record = [index for index in hub.indexes if state.members[index].spec.entries[id_]]
             away = [want.node] if hub.rules.guided else on_record if hub.rules.pinned else []
             expected = not ready or (bool(away) and not set(away) & set(ready))

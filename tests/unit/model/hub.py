@@ -1,8 +1,8 @@
-"""The steps of a modelled hub, by docs/protocol.md. What decides is real: ``plan()`` and ``judge()``.
+"""The steps of a modelled hub, by docs/protocol.md. The decisions are real: ``plan()`` and ``judge()``.
 
-What is modelled: the API server (a slice's term never falls), the operator (caches that lag, rounds whose writes go
-one by one, in any order where the executor writes at once, leaders deposed in their midst) and the agents (Lease,
-observed slice, what really runs, report). One slice a member, all members of one pod uid each.
+The model has the API server (a slice's term never falls), the operator (caches that lag, rounds whose writes are made
+one by one, in any order if the executor makes them at once, leaders deposed during a round) and the agents (Lease,
+observed slice, what really runs, report). Each member has one slice, and all have one pod uid each.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ModelHub(Leader, Agents):
     canonical = staticmethod(canonical)
 
     def first(self) -> State:
-        """All children wanted, none placed; all members up, but for a joiner."""
+        """All children desired, none placed; all members up, except a joining one."""
         spec = Spec(1, 1, NO_ONE, self.nothing)
         members, known = [], []
         for index in self.indexes:
@@ -53,13 +53,13 @@ class ModelHub(Leader, Agents):
         return canonical(State(tuple(members), operator, wanted, tuple(1 for _ in self.ids), left))
 
     def steps(self, state: State) -> Iterator[Step]:
-        """Every step that is possible, and the state after it. Raises PromiseBrokenError."""
+        """Yield every possible step and the state after it. Raises PromiseBrokenError."""
         yield from self._operator_steps(state)
         for index in self.indexes:
             yield from self._agent_steps(state, index)
         yield from self._troubles(state)
 
-    # trouble
+    # faults
 
     def _troubles(self, state: State) -> Iterator[Step]:
         for at, kind in enumerate(self.kinds):
@@ -76,8 +76,8 @@ class ModelHub(Leader, Agents):
                 yield f"undrain {index}", with_member(state, index, state.members[index]._replace(drain=False))
 
     def _trouble(self, kind: str, state: State) -> Iterator[Step]:
-        if kind == "depose":
-            yield kind, self.depose(state)
+        if kind in ("depose", "usurp"):
+            yield kind, getattr(self, kind)(state)
             return
         for id_ in self.ids:
             want, uid = state.wanted[id_], state.last_uid[id_] + 1
@@ -100,7 +100,7 @@ class ModelHub(Leader, Agents):
             if kind == "die" and alive:
                 yield name, with_member(state, index, _dead(self, member))
             if kind == "stop" and alive and member.agent.stage == 2 and member.agent.connected:
-                # Clean: its children are reaped, then the Lease is released.
+                # An orderly end: its children are reaped, then the Lease is released.
                 released = Lease(NO_ONE, False, member.lease.version + 1)
                 yield name, with_member(state, index, _dead(self, member)._replace(lease=released))
             if kind == "clock" and not member.clock:

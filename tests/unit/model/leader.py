@@ -1,6 +1,6 @@
-"""The steps of the operator: caches that lag, rounds whose writes go one by one, leader changes.
+"""The steps of the operator: caches that lag, rounds whose writes are made one by one, leader changes.
 
-What decides is real, ``plan()`` and ``judge()``; the steps follow the protocol (docs/protocol.md, rules 2 to 8).
+The decisions are real, ``plan()`` and ``judge()``; the steps follow the protocol (docs/protocol.md, rules 2 to 8).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SPEC = HubSpec()
 
 
 class Leader(Checked):
-    """The leader's steps and those of a deposed one."""
+    """The steps of the leader and of a deposed one."""
 
     def _operator_steps(self, state: State) -> Iterator[Step]:
         operator = state.operator
@@ -38,7 +38,9 @@ class Leader(Checked):
         for index in self.indexes:
             if operator.known[index].seen is not None:
                 yield f"see the slice of {index}", self.see_slice(state, index)
-        if operator.late:
+        if operator.former:
+            yield from self._former_steps(state)
+        elif operator.late:
             yield f"late write {operator.late[0]}", self._write_late(state)
         if operator.pending:
             return
@@ -55,14 +57,14 @@ class Leader(Checked):
 
     @staticmethod
     def _at_once(pending: tuple[Write, ...]) -> range:
-        """The writes that may be next: puts go at once, a Confirm waits for those before it."""
+        """Return the writes that may be next: puts are made at once, a Confirm waits for those before it."""
         if pending and isinstance(pending[0], Confirm):
             return range(1)
         barrier = next((at for at, write in enumerate(pending) if isinstance(write, Confirm)), len(pending))
         return range(barrier)
 
     def see_lease(self, state: State, index: int) -> State:
-        """The watch delivers the Lease and what the kubelet says of its holder."""
+        """The watch delivers the Lease and what the kubelet reports of its holder."""
         known, member = state.operator.known[index], state.members[index]
         ended = member.lease.holder != NO_ONE and member.agent.nonce != member.lease.holder
         if "renewals refute" in self.rules.without:
@@ -73,7 +75,7 @@ class Leader(Checked):
         return with_known(state, index, known)
 
     def see_slice(self, state: State, index: int) -> State:
-        """The watch delivers the slice, or it is read; a write that was made of what it said before is refused."""
+        """The watch delivers the slice, or it is read; a write that is based on an older version is rejected."""
         known, spec = state.operator.known[index], state.members[index].spec
         if known.seen is not None:
             removed = list(known.removed)
@@ -93,11 +95,11 @@ class Leader(Checked):
 
     @staticmethod
     def cached(state: State, index: int) -> Spec:
-        """The slice's spec as the operator's cache has it."""
+        """Return the slice's spec as in the operator's cache."""
         return state.operator.known[index].seen or state.members[index].spec
 
     def may_end_hold(self, state: State, index: int) -> bool:
-        """Whether the operator waits for this member's restart."""
+        """Return whether the operator waits for this member's restart."""
         known = state.operator.known[index]
         return not known.hold_over and self.judge(state, index, known).restarting
 
@@ -106,13 +108,13 @@ class Leader(Checked):
         return with_known(state, index, state.operator.known[index]._replace(hold_over=True))
 
     def judge(self, state: State, index: int, known: Known):
-        """The real judgement of what is known of the member."""
+        """Return the real judgement of what is known of the member."""
         granted = self.cached(state, index).granted
         return _judge(known.lease.holder, known.lease.valid, known.ended, known.hold_over, granted,
                       self.rules.holds, state.members[index].drain)  # fmt: skip
 
     def _proven(self, status: Status, known: Known, id_: int) -> bool:
-        """Whether the end of a removed id is proven (docs/protocol.md, rule 7)."""
+        """Return whether the end of a removed id is proven (docs/protocol.md, rule 7)."""
         observed = status.gen >= known.removed[id_]
         if "the present holder's word" in self.rules.without:
             return observed
@@ -140,7 +142,7 @@ class Leader(Checked):
         return not known.confirm or (status.gen >= known.confirm and status.holder == known.lease.holder)
 
     def views(self, state: State) -> tuple[MemberView, ...]:
-        """The members as the planner is told of them."""
+        """Return the members as the planner gets them."""
         found = []
         for index in self.indexes:
             member = state.members[index]
@@ -160,7 +162,7 @@ class Leader(Checked):
         return tuple(found)
 
     def decide(self, state: State) -> Plan:
-        """The real plan for what the operator knows."""
+        """Return the real plan for what the operator knows."""
         specs = [self.cached(state, index) for index in self.indexes]
         record = tuple(tuple(spec.entries[id_] for spec in specs) for id_ in self.ids)
         operator = state.operator
@@ -173,11 +175,11 @@ class Leader(Checked):
         )
 
     def plan(self, state: State) -> State:
-        """Begin a round: the plan becomes writes."""
+        """Start a round: the plan becomes writes."""
         if "live read" not in self.rules.without:
             for index in self.indexes:
                 known = state.operator.known[index]
-                # Where nothing is on record there may still be what was removed and is not proven to have ended.
+                # A child that is not recorded may still have been removed without a proof of its end.
                 doubtful = any(self.cached(state, index).entries)
                 if "live read of the emptied" not in self.rules.without:
                     doubtful = doubtful or any(known.removed) or any(known.unsure)
@@ -230,7 +232,7 @@ class Leader(Checked):
         if isinstance(write, Confirm):
             return self._confirm(state, write, rest)
         if write.entries is not None and operator.known[write.member].seen is not None:
-            # On a generation that has passed: refused, and the slice is read.
+            # Based on an old generation: rejected, and the slice is read.
             return self.see_slice(state._replace(operator=operator._replace(pending=rest)), write.member)
         before = state.members
         state = _accept(state, write)
@@ -240,19 +242,19 @@ class Leader(Checked):
         return state._replace(operator=state.operator._replace(pending=rest))
 
     def _lose(self, state: State, position: int, kind: str = "lose") -> State:
-        """A write fails, be it by a conflict or the network; the round goes on."""
+        """A write fails by a conflict or the network; the round continues."""
         operator, at = state.operator, self.kinds.index(kind)
         rest = operator.pending[:position] + operator.pending[position + 1 :]
         left = put_at(state.left, at, state.left[at] - 1)
         return state._replace(operator=operator._replace(pending=rest), left=left)
 
     def _not_answered(self, state: State, position: int) -> State:
-        """A write whose outcome is unknown: it may land now or later, or never; the round goes on."""
+        """A write has an unknown outcome: it may land now, later or never; the round continues."""
         operator, write = state.operator, state.operator.pending[position]
         assert isinstance(write, Put)
         state = self._lose(state, state.operator.pending.index(write), kind="unanswered")
         if write.entries is None:
-            # A term: it was stored. That it was, the next list says.
+            # A term: it was stored, which the next list shows.
             state = _accept(state, write)
             unheard = tuple(sorted({*operator.unheard, write.member}))
             return state._replace(operator=state.operator._replace(unheard=unheard))
@@ -266,11 +268,11 @@ class Leader(Checked):
             for gen, before, after in zip(known.unsure, spec.entries, write.entries, strict=True)
         )
         if "written again" in self.rules.without:
-            unsure = known.unsure  # it was read, and the slice did not say so
+            unsure = known.unsure  # it was read, and the slice did not have it
         return _pruned(with_known(state, write.member, known._replace(unsure=unsure)))
 
     def _land(self, state: State, flying: Flying) -> State:
-        """A write that was not answered is stored; the operator's cache has not heard of it."""
+        """A write without a response is stored; the operator's cache does not know it."""
         index = flying.put.member
         known, before = state.operator.known[index], state.members[index].spec
         if flying.put.term >= before.term or "term fence" in self.rules.without:
@@ -284,7 +286,7 @@ class Leader(Checked):
         member = state.members[write.member]
         kept_its_entries = any(self.cached(state, write.member).entries[id_] for id_ in write.ids)
         if member.lease != write.lease or (kept_its_entries and "removals written" not in self.rules.without):
-            # It came back, or was not told: what it was to lose is not given to others yet.
+            # It returned, or has no order: the children that it was to lose are not given to others yet.
             kept = []
             for later in rest:
                 if isinstance(later, Put) and later.entries is not None:
@@ -312,26 +314,28 @@ class Leader(Checked):
         return with_known(state, write.member, known._replace(removed=tuple(removed)))
 
     def _write_late(self, state: State) -> State:
-        """A deposed leader writes on: the API server refuses a term below the slice's."""
+        """A deposed leader continues to write: the API server rejects a term below the slice's."""
         operator = state.operator
         write, rest = operator.late[0], operator.late[1:]
         if isinstance(write, Confirm):
             if state.members[write.member].lease != write.lease:
                 rest = ()
         elif isinstance(write, Put):
-            fenced = write.term < state.members[write.member].spec.term
-            if fenced and "term fence" not in self.rules.without:
+            if self._fenced(state, write):
                 rest = ()
             else:
                 state = _accept(state, write)
         return state._replace(operator=state.operator._replace(late=rest))
 
+    def _fenced(self, state: State, write: Put) -> bool:
+        return write.term < state.members[write.member].spec.term and "term fence" not in self.rules.without
+
     def depose(self, state: State) -> State:
-        """A new leader: it has the caches of a standby, remembers nothing, and first raises the term everywhere."""
+        """A new leader: it has the caches of a standby, no memory, and first raises the term everywhere."""
         operator = state.operator
         nothing = tuple(0 for _ in self.ids)
         known = tuple(
-            # Leases and holdSeconds are counted afresh.
+            # Leases and holdSeconds are timed from the start.
             Known(
                 belief.lease._replace(valid=belief.lease.holder != NO_ONE),
                 *(belief.ended, False, nothing, 0, None, nothing),
@@ -340,14 +344,44 @@ class Leader(Checked):
         )
         term = operator.term + 1
         raised = tuple(Put(index, term, NO_ONE, None, False) for index in self.indexes)
-        # A former leader that was taking over has nothing to write but terms, which are below the new one's.
+        # A former leader that was taking over has only terms to write, which are below the new one's.
         late = operator.pending if operator.leading else operator.late
         return state._replace(
             operator=operator._replace(term=term, leading=False, known=known, pending=raised, late=late, unheard=())
         )
 
+    def usurp(self, state: State) -> State:
+        """A new leader beside one that lives: a standby took it for ended, and it works on until it notices."""
+        former = state.operator.known if state.operator.leading else ()
+        state = self.depose(state)
+        return state._replace(operator=state.operator._replace(former=former))
+
+    def _former_steps(self, state: State) -> Iterator[Step]:
+        """The former leader goes on as long as a slice has its term: it writes, and plans again by its own caches."""
+        former = _other_leader(state)
+        pending = former.operator.pending
+        for position in self._at_once(pending):
+            write = pending[position]
+            if isinstance(write, Put) and self._fenced(state, write):
+                rest = pending[:position] + pending[position + 1 :]
+                refused = former._replace(operator=former.operator._replace(pending=rest))
+                yield f"the former leader is refused {write}", _other_leader(refused)
+            else:
+                yield f"the former leader writes {write}", _other_leader(self.write(former, position))
+        if pending:
+            return
+        yield "the former leader plans", _other_leader(self.plan(former))
+        for index in self.indexes:
+            seen = self.see_lease(former, index)
+            if seen != former:
+                yield f"the former leader sees the Lease of {index}", _other_leader(seen)
+
     def take_over(self, state: State) -> State:
         """All terms are raised: list again, then lead."""
+        if (
+            state.operator.former and "term fence" not in self.rules.without
+        ):  # each of its writes is refused from now on
+            state = state._replace(operator=state.operator._replace(former=(), late=()))
         for index in self.indexes:
             if "leases listed" not in self.rules.without:
                 state = self.see_lease(state, index)
@@ -356,6 +390,21 @@ class Leader(Checked):
                 confirm = 0
             state = with_known(state, index, state.operator.known[index]._replace(confirm=confirm))
         return state._replace(operator=state.operator._replace(leading=True, unheard=()))
+
+
+def _other_leader(state: State) -> State:
+    """The same state, with the former leader as the one whose steps are taken; done twice, it is as it was."""
+    operator = state.operator
+    step = 1 if operator.leading else -1
+    swapped = operator._replace(
+        term=operator.term + step,
+        leading=not operator.leading,
+        known=operator.former,
+        pending=operator.late,
+        late=operator.pending,
+        former=operator.known,
+    )
+    return state._replace(operator=swapped)
 
 
 def _accept(state: State, write: Put) -> State:
@@ -371,7 +420,7 @@ def _accept(state: State, write: Put) -> State:
 
 
 def _pruned(state: State) -> State:
-    """Without the writes that can't land any more, because the slice is of another generation."""
+    """Return it without the writes that can't land any more because the slice has another generation."""
     operator = state.operator
     flying = tuple(flying for flying in operator.flying if flying.gen == state.members[flying.put.member].spec.gen)
     return state if flying == operator.flying else state._replace(operator=operator._replace(flying=flying))

@@ -1,4 +1,4 @@
-"""What is checked, and what all parts of the model share: the rules, the promises, changes to a state."""
+"""What is checked, and what all parts of the model share: the rules, the promises, changes of a state."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ Step = tuple[str, State]
 
 
 class PromiseBrokenError(AssertionError):
-    """A step that must not be possible; the message says which promise it breaks."""
+    """A step that must not be possible; the message names the promise that it breaks."""
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is checked: the children's ids, the hub's settings, how much trouble there may be, and what is left out.
+    """A hub to check: the ids of its children, its settings, the number of faults, and rules to leave out.
 
-    ``trouble``: kind → how often: die, stop, cut (a member), depose (the leader), lose (a slice write), unanswered (a
-    slice write that may land now or later), delete, recreate, redirect, suspend (a child), drain (a member), clock (a
-    node's is set back). ``without``: rules of the protocol to leave out, to see that they are needed.
+    ``trouble``: kind → how often: die, stop, cut (a member), depose (the leader), usurp (the leader, which works on
+    beside the new one), lose (a slice write), unanswered (a slice write that may land now or later), delete, recreate,
+    redirect, suspend (a child), drain (a member), clock (a node's is set back). ``without``: rules of the protocol to
+    leave out, to show that they are needed.
     """
 
     ids: tuple[str, ...] = ("a",)
@@ -31,13 +32,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     holds: bool = True
     pinned: bool = False
     guided: bool = False
-    joiner: bool = False  # the last member has not been there yet
+    joiner: bool = False  # the last member joins later
     trouble: Mapping[str, int] = {}
     without: frozenset[str] = frozenset()
 
 
 class Checked:
-    """The hub's rules, and the promises that every state is held against."""
+    """The hub's rules, and the promises that every state is checked against."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -47,7 +48,7 @@ class Checked:
         self.nothing = tuple(None for _ in self.ids)
 
     def active(self, state: State, id_: int) -> list[int]:
-        """The members that serve the id: they hold a Lease that has not run out."""
+        """Return the members that serve the id: they hold a Lease that has not expired."""
         return [
             index for index in self.indexes if serves(state.members[index]) and state.members[index].agent.runs[id_]
         ]
@@ -60,7 +61,7 @@ class Checked:
         return state
 
     def _check_proofs(self, state: State, views: tuple[MemberView, ...]) -> None:
-        """What the operator takes for stopped is stopped."""
+        """Check that children which the operator takes for stopped are stopped."""
         if not all(view.settled for view in views):
             return
         for index, view in enumerate(views):

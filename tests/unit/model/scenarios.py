@@ -1,13 +1,13 @@
-"""What is checked: small hubs with little trouble, in all its orders; every rule left out has its counterexample."""
+"""The hubs that are checked: small, with few faults in all orders, and a counterexample for every rule left out."""
 
 from __future__ import annotations
 
 from .rules import Rules
 
-_JOIN = {"ids": ("b",), "joiner": True}  # b is drawn to m1, the joiner; a to m1 of two and m2 of three
+_JOIN = {"ids": ("b",), "joiner": True}  # b ranks m1, the new one, first; a ranks m1 of two and m2 of three
 _HOLD, _MOVE = {"holds": True}, {"holds": False}
 
-# Each in a second or so: for every test run. Together about 70,000 states.
+# A second or so each: for every test run. Together about 70,000 states.
 SCENARIOS = {
     "nothing happens, Move": Rules(**_MOVE),
     "crash, Hold": Rules(**_HOLD, trouble={"die": 1}),
@@ -18,6 +18,8 @@ SCENARIOS = {
     "leader deposed, child re-created, Move": Rules(**_MOVE, trouble={"depose": 1, "recreate": 1}),
     "leader deposed, child deleted, Hold": Rules(**_HOLD, trouble={"depose": 1, "delete": 1}),
     "leader deposed twice, Hold": Rules(**_HOLD, trouble={"depose": 2}),
+    "leader taken for ended, child re-created, Move": Rules(**_MOVE, trouble={"usurp": 1, "recreate": 1}),
+    "leader taken for ended, child deleted, Hold": Rules(**_HOLD, trouble={"usurp": 1, "delete": 1}),
     "slice write lost, cut off, Hold": Rules(**_HOLD, trouble={"lose": 1, "cut": 1}),
     "slice write lost, crash, Hold": Rules(**_HOLD, trouble={"lose": 1, "die": 1}),
     "slice write not answered, drain, Hold": Rules(**_HOLD, trouble={"unanswered": 1, "drain": 1}),
@@ -70,6 +72,12 @@ DEEP = {
     "leader deposed, cut off, Move": Rules(**_MOVE, trouble={"depose": 1, "cut": 1}),
     "leader deposed, crash, Hold": Rules(**_HOLD, trouble={"depose": 1, "die": 1}),
     "leader deposed, crash, Move": Rules(**_MOVE, trouble={"depose": 1, "die": 1}),
+    "leader taken for ended, drain and undrain, Hold": Rules(**_HOLD, trouble={"usurp": 1, "drain": 1}),
+    "join, leader taken for ended, Move": Rules(**_JOIN, **_MOVE, trouble={"usurp": 1}),
+    "leader taken for ended, cut off, Hold": Rules(**_HOLD, trouble={"usurp": 1, "cut": 1}),
+    "leader taken for ended, cut off, Move": Rules(**_MOVE, trouble={"usurp": 1, "cut": 1}),
+    "leader taken for ended, crash, Hold": Rules(**_HOLD, trouble={"usurp": 1, "die": 1}),
+    "leader taken for ended, crash, Move": Rules(**_MOVE, trouble={"usurp": 1, "die": 1}),
     "join, crash, Hold": Rules(**_JOIN, **_HOLD, trouble={"die": 1}),
     "join, crash, Move": Rules(**_JOIN, **_MOVE, trouble={"die": 1}),
     "join, cut off, Hold": Rules(**_JOIN, **_HOLD, trouble={"cut": 1}),
@@ -84,7 +92,7 @@ DEEP = {
     "three members, one crashes, Hold": Rules(members=3, **_HOLD, trouble={"die": 1}),
 }
 
-# Each rule left out, in a hub that is too small to do without it.
+# Each rule left out, in a hub that is too small to work without it.
 NEEDED = {
     "removals first": Rules(trouble={"cut": 1}),
     "removals written": Rules(trouble={"lose": 1, "cut": 1}),

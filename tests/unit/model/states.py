@@ -1,4 +1,4 @@
-"""The states of a modelled hub: what the API server holds, what really runs, what the operator and agents believe."""
+"""The states of a modelled hub: the API server's objects, what really runs, and what operator and agents believe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ANYWHERE = -1  # a child that is not guided
 
 
 class Want(NamedTuple):
-    """What the user asks for under an id: this uid, on this member where it is guided; or that it is suspended."""
+    """What the user asks for under an id: this uid, on this member if it is guided; or suspended."""
 
     uid: int
     node: int
@@ -36,14 +36,14 @@ class Spec(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A process: of which child, and by which entry it was started."""
+    """A process: its child, and the entry by which it was started."""
 
     uid: int
     epoch: int
 
 
 class Status(NamedTuple):
-    """A slice's status; ``gen`` is its observedGeneration, ``uids`` what is reported to run, by id (0: nothing)."""
+    """A slice's status; ``gen`` is its observedGeneration, ``uids`` are the running children by id (0: none)."""
 
     gen: int
     holder: int
@@ -51,7 +51,7 @@ class Status(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """``valid`` until it has not been renewed for leaseSeconds + 1; ``version`` changes when it is taken or freed."""
+    """``valid`` until it was not renewed for leaseSeconds + 1; ``version`` changes when it is taken or released."""
 
     holder: int
     valid: bool
@@ -69,7 +69,7 @@ class Agent(NamedTuple):
 
 
 class Member(NamedTuple):
-    """One member: its slice, its Lease, its process and what the user wants of it.
+    """One member: its slice, its Lease, its process and what the user asks of it.
 
     ``clock``: its node's clock was set back, so that ends of earlier containers seem later than the Lease.
     """
@@ -84,13 +84,13 @@ class Member(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What the leader's caches hold of a member, and what it remembers.
+    """What the leader's caches have of a member, and what it remembers.
 
-    ``ended``: the kubelet reported the end of the holder's container. ``removed``: the generation at which an id
-    was taken off the slice, 0 once its end is proven. ``confirm``: the generation to be acknowledged after a
-    take-over. A cache of slice status that lags is an agent that reports late: it needs no state of its own.
-    ``seen``: the slice's spec as the cache has it where it lags, None where it has it as it is. ``unsure``: by id the
-    generation on which a write that was not answered changed its entry, 0 where the entry is as the cache says.
+    ``ended``: the kubelet reported the end of the holder's container. ``removed``: the generation at which an id was
+    removed from the slice, 0 once its end is proven. ``confirm``: the generation to be acknowledged after a take-over.
+    A lagging cache of slice status is an agent that reports late: it needs no state of its own. ``seen``: the slice's
+    spec in the cache if it lags, None if it is up to date. ``unsure``: by id the generation on which a write without a
+    response changed its entry, 0 if the entry is as in the cache.
     """
 
     lease: Lease
@@ -103,9 +103,9 @@ class Known(NamedTuple):
 
 
 class Put(NamedTuple):
-    """Replace a slice's spec and whether it says that its member is joining; with ``entries`` None its term alone.
+    """Replace a slice's spec and whether it marks its member as joining; with ``entries`` None only its term.
 
-    ``fence``: it makes a new generation, whatever it changes.
+    ``fence``: it makes a new generation even without a change.
     """
 
     member: int
@@ -117,14 +117,14 @@ class Put(NamedTuple):
 
 
 class Flying(NamedTuple):
-    """A write that the leader got no answer to: it may land as long as the slice is of this generation."""
+    """A write without a response for the leader: it may land as long as the slice has this generation."""
 
     put: Put
     gen: int
 
 
 class Confirm(NamedTuple):
-    """Read a Lease live: where it is not as it was when its member was judged, these ids are not given to others."""
+    """Read a Lease live: if it has changed since its member was judged, these ids are not given to others."""
 
     member: int
     lease: Lease
@@ -135,9 +135,10 @@ Write = Put | Confirm
 
 
 class Operator(NamedTuple):
-    """The leader; ``late`` is what a deposed one is still about to write.
+    """The leader; ``late`` are the writes that a deposed one may still make.
 
-    ``unheard``: the members whose new term was stored without an answer.
+    ``unheard``: the members whose new term was stored without a response. ``former``: the caches of a
+    deposed leader that does not know that it is deposed, and works on; empty where it writes only ``late``.
     """
 
     term: int
@@ -148,10 +149,11 @@ class Operator(NamedTuple):
     late: tuple[Write, ...]
     flying: tuple[Flying, ...] = ()
     unheard: tuple[int, ...] = ()
+    former: tuple[Known, ...] = ()
 
 
 class State(NamedTuple):
-    """All of it; ``left`` is how often each kind of trouble may still happen."""
+    """The whole state; ``left`` is how often each kind of fault may still happen."""
 
     members: tuple[Member, ...]
     operator: Operator
@@ -164,30 +166,36 @@ T = TypeVar("T")
 
 
 def put_at(items: tuple[T, ...], index: int, item: T) -> tuple[T, ...]:
-    """``items`` with the one at ``index`` replaced."""
+    """Return ``items`` with the one at ``index`` replaced."""
     return (*items[:index], item, *items[index + 1 :])
 
 
 def canonical(state: State) -> State:
-    """The same situation with generations, epochs, nonces and Lease versions renumbered without gaps.
+    """Return the same situation with generations, epochs, nonces and Lease versions renumbered without gaps.
 
-    Only their order matters to anybody, so that histories of different length meet in one state.
+    Only their order matters, so that histories of different length meet in one state.
     """
     operator = state.operator
     writes = (*operator.pending, *operator.late, *[flying.put for flying in operator.flying])
     epochs = {0, operator.next_epoch}
     numbers: list[tuple[set[int], set[int], set[int]]] = []
     gapless = True
-    for member, belief in zip(state.members, operator.known, strict=True):
-        view, lease, seen, cached = member.agent.view, member.lease, belief.lease, belief.seen or member.spec
-        for runs in (member.spec.entries, view.entries, cached.entries, member.agent.runs):
+    for member in state.members:
+        view, lease = member.agent.view, member.lease
+        for runs in (member.spec.entries, view.entries, member.agent.runs):
             epochs.update([run.epoch for run in runs if run])
-        gens = {0, member.spec.gen, member.status.gen, view.gen, belief.confirm, cached.gen}
-        gens.update((*belief.removed, *belief.unsure))
-        versions = {0, lease.version, seen.version}
-        nonces = {0, lease.holder, seen.holder, member.status.holder, member.agent.nonce}
-        nonces.update((member.spec.granted, view.granted, cached.granted))
-        numbers.append((gens, versions, nonces))
+        gens = {0, member.spec.gen, member.status.gen, view.gen}
+        nonces = {0, lease.holder, member.status.holder, member.agent.nonce, member.spec.granted, view.granted}
+        numbers.append((gens, {0, lease.version}, nonces))
+    for beliefs in (operator.known, operator.former):
+        for belief, (gens, versions, nonces) in zip(beliefs, numbers, strict=False):
+            gens.update((belief.confirm, *belief.removed, *belief.unsure))
+            versions.add(belief.lease.version)
+            nonces.add(belief.lease.holder)
+            if (cached := belief.seen) is not None:
+                epochs.update([entry.epoch for entry in cached.entries if entry])
+                gens.add(cached.gen)
+                nonces.add(cached.granted)
     for write in writes:
         _, versions, nonces = numbers[write.member]
         if isinstance(write, Confirm):
@@ -207,10 +215,10 @@ def canonical(state: State) -> State:
 
 def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int, int], ...]]) -> State:
     operator = state.operator
-    members, known = [], []
-    for member, belief, (gens, versions, nonce) in zip(state.members, operator.known, ranks, strict=True):
+    members = []
+    for member, (gens, versions, nonce) in zip(state.members, ranks, strict=True):
         spec, status, lease, agent, joining, drain, clock = member
-        view, seen, cached = agent.view, belief.lease, belief.seen
+        view = agent.view
         members.append(
             Member(
                 Spec(gens[spec.gen], spec.term, nonce[spec.granted], _entries(spec.entries, epochs)),
@@ -228,26 +236,16 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
                 clock,
             )
         )
-        known.append(
-            Known(
-                Lease(nonce[seen.holder], seen.valid, versions[seen.version]),
-                belief.ended,
-                belief.hold_over,
-                tuple([gens[gen] for gen in belief.removed]),
-                gens[belief.confirm],
-                cached and Spec(gens[cached.gen], cached.term, nonce[cached.granted], _entries(cached.entries, epochs)),
-                tuple([gens[gen] for gen in belief.unsure]),
-            )
-        )
     renumbered = Operator(
         operator.term,
         epochs[operator.next_epoch],
         operator.leading,
-        tuple(known),
+        tuple([_known(known, epochs, found) for known, found in zip(operator.known, ranks, strict=True)]),
         tuple([_write(write, epochs, ranks[write.member]) for write in operator.pending]),
         tuple([_write(write, epochs, ranks[write.member]) for write in operator.late]),
         tuple([_flying(flying, epochs, ranks[flying.put.member]) for flying in operator.flying]),
         operator.unheard,
+        tuple([_known(known, epochs, found) for known, found in zip(operator.former, ranks, strict=False)]),
     )
     return State(tuple(members), renumbered, state.wanted, state.last_uid, state.left)
 
@@ -258,6 +256,19 @@ def _ranks(numbers: Iterable[int]) -> dict[int, int]:
 
 def _entries(entries: tuple[Entry | None, ...], epochs: dict[int, int]) -> tuple[Entry | None, ...]:
     return tuple([entry and entry._replace(epoch=epochs[entry.epoch]) for entry in entries])
+
+
+def _known(known: Known, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Known:
+    (gens, versions, nonce), seen, cached = ranks, known.lease, known.seen
+    return Known(
+        Lease(nonce[seen.holder], seen.valid, versions[seen.version]),
+        known.ended,
+        known.hold_over,
+        tuple([gens[gen] for gen in known.removed]),
+        gens[known.confirm],
+        cached and Spec(gens[cached.gen], cached.term, nonce[cached.granted], _entries(cached.entries, epochs)),
+        tuple([gens[gen] for gen in known.unsure]),
+    )
 
 
 def _write(write: Write, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Write:

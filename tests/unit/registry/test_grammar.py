@@ -1,4 +1,4 @@
-"""The grammar of slice entries: what is written is read back, what is not an entry is refused by its text."""
+"""The grammar of slice entries: written entries are read back, and invalid ones are rejected by their text."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_status_entry_is_read_back_as_it_was_written(entry: Report) -> None:
 
 
 @given(assignments)
-def test_what_is_searched_for_in_a_spec_entry_is_what_parsing_it_finds(entry: Assignment) -> None:
+def test_searching_a_spec_entry_finds_what_parsing_finds(entry: Assignment) -> None:
     text = format_assignment(entry)
 
     assert waits(text) == entry.wait
@@ -93,7 +93,7 @@ def test_what_is_searched_for_in_a_spec_entry_is_what_parsing_it_finds(entry: As
 
 
 @given(assignments, reports)
-def test_what_is_searched_for_in_a_status_entry_is_what_parsing_it_finds(entry: Assignment, report: Report) -> None:
+def test_searching_a_status_entry_finds_what_parsing_finds(entry: Assignment, report: Report) -> None:
     text = format_report(report)
 
     assert [state for state in State if has_state(text, state)] == [report.state]
@@ -159,7 +159,7 @@ def test_options_of_a_newer_minor_version_are_ignored() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "u", "u 5", "u 5 Active", "u five Active h", "u  Active h", "u 5.0 Active h"])
-def test_what_is_no_spec_entry_is_refused_by_its_text(text: str) -> None:
+def test_an_invalid_spec_entry_is_rejected_by_its_text(text: str) -> None:
     with pytest.raises(EntryError, match="not a spec entry of format 1") as error:
         parse_assignment(text)
 
@@ -170,7 +170,7 @@ def test_what_is_no_spec_entry_is_refused_by_its_text(text: str) -> None:
     "text",
     ["", "u 5 Active Running", "u 5 Active Running x 0 -", "u x Active Running 1 0 -", "u 5 Active Running 1 - -"],
 )
-def test_what_is_no_status_entry_is_refused_by_its_text(text: str) -> None:
+def test_an_invalid_status_entry_is_rejected_by_its_text(text: str) -> None:
     with pytest.raises(EntryError, match="not a status entry of format 1") as error:
         parse_report(text)
 
@@ -202,7 +202,7 @@ def test_a_workload_is_read_back_as_it_was_written(workload: Workload) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"exec": 5}', '{"exec": null}'])
-def test_what_is_no_workload_is_refused(text: str) -> None:
+def test_an_invalid_workload_is_rejected(text: str) -> None:
     with pytest.raises(EntryError, match="workload"):
         decode_workload(text)
 
@@ -237,7 +237,7 @@ def test_reports_of_agents_that_wrote_texts_before_the_words_of_a_handover_are_r
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",))), st.integers(0, 3000))
-def test_texts_are_cut_between_characters_and_nothing_else_is(text: str, most: int) -> None:
+def test_texts_are_cut_between_characters_and_nothing_else_is_cut(text: str, most: int) -> None:
     entry = Report(uid="u", epoch=5, state="Failed", last_exit=text, message=text * 300, kept="7:failed:why", got="d")
 
     short = shorten_report(format_report(entry), most)
@@ -250,8 +250,8 @@ def test_texts_are_cut_between_characters_and_nothing_else_is(text: str, most: i
     assert len(format_report(entry)) <= 150 + EXIT_BYTES + MESSAGE_BYTES
 
 
-def test_a_text_that_has_no_utf8_is_told_all_the_same() -> None:
-    """An exception's may be of that kind; the report is about a thousand children."""
+def test_a_text_that_is_no_utf8_is_reported_nevertheless() -> None:
+    """An exception's message may be like that; the report is about a thousand children."""
     entry = Report(uid="u", epoch=5, state="Failed", last_exit="a\ud800b", message="\udfff")
 
     told = parse_report(format_report(entry))

@@ -1,4 +1,4 @@
-"""Only processhub/registry reads and writes the text of entries: no other module knows how one is written."""
+"""Only processhub/registry reads and writes the text of entries: no other module knows their format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT_OF_AN_ENTRY = re.compile(rf" ({OPTIONS})=| (wait|asleep|demand) ?| ({'|'.jo
 
 
 def knowledge_of_entries(source: str) -> Iterator[str]:
-    """What in a module looks for a part of an entry, writes one, or takes one apart."""
+    """Yield the places in a module that search an entry for a part, write an entry, or split one."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and TEXT_OF_AN_ENTRY.fullmatch(node.value):
             yield f"line {node.lineno}: {node.value!r}"

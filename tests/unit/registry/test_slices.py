@@ -1,4 +1,4 @@
-"""A slice that is followed: it equals one that is read anew, and only texts that changed are parsed."""
+"""A slice that is followed equals one that is read again, and only changed texts are parsed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def differing(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
 
 
 @given(st.lists(st.tuples(entries, reports), min_size=2, max_size=4))
-def test_following_changes_equals_reading_anew(seen: list[tuple[dict[str, str], dict[str, str]]]) -> None:
+def test_following_changes_equals_reading_everything_again(seen: list[tuple[dict[str, str], dict[str, str]]]) -> None:
     view = SliceView()
     before: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for now in seen:
@@ -38,7 +38,7 @@ def test_following_changes_equals_reading_anew(seen: list[tuple[dict[str, str], 
     assert (view.entries, view.reports, view.ids) == (fresh.entries, fresh.reports, fresh.ids)
 
 
-def test_what_did_not_change_is_not_parsed_again() -> None:
+def test_unchanged_entries_are_not_parsed_again() -> None:
     view = SliceView()
     view.update(make_slice({"a": ENTRY, "b": ENTRY}, {"a": REPORT}))
     entries, reports = dict(view.entries), dict(view.reports)
@@ -51,7 +51,7 @@ def test_what_did_not_change_is_not_parsed_again() -> None:
     assert view.reports["a"] is reports["a"]
 
 
-def test_what_can_not_be_read_counts_as_absent_and_is_returned_once() -> None:
+def test_an_unreadable_entry_counts_as_absent_and_is_returned_once() -> None:
     view = SliceView()
     view.update(make_slice({"a": ENTRY}))
     broken = make_slice({"a": "not an entry", "b": ENTRY}, {"b": "not a report"})
@@ -68,7 +68,7 @@ def test_what_can_not_be_read_counts_as_absent_and_is_returned_once() -> None:
     assert view.update(broken).unreadable == []
 
 
-def test_an_agent_keeps_an_entry_until_its_id_is_gone_though_its_new_text_can_not_be_read() -> None:
+def test_an_agent_keeps_an_entry_with_an_unreadable_new_text_until_its_id_is_gone() -> None:
     view = SliceView(keeps_unreadable=True)
     view.update_entries(make_slice({"a": ENTRY}, {"a": REPORT}))
     known = view.entries["a"]

@@ -1,7 +1,8 @@
-"""Every surface says the same of a copy: look-ups over HTTP, the client, the status of Child, Hub and ChildSet, hooks.
+"""Every surface shows the same state of a copy: HTTP look-ups, the client, the status of Child, Hub and ChildSet,
+hooks.
 
-What a surface says of a copy is compared with the state that registry/copies.py gives it. Where a surface differs on
-purpose, that stands in ``DIFFERENCES`` with the reason, and in the function that says what is expected of the surface.
+Each surface is compared with the state from registry/copies.py. ``DIFFERENCES`` lists where a surface differs on
+purpose, with the reason, and the function of its expected state says so too.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ DIFFERENCES = {
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """What there is of the child ``a`` on one member, and how the operator judges the member."""
+    """What exists of the child ``a`` on one member, and how the operator judges the member."""
 
     entry: Assignment | None
     report: Report | None
@@ -54,7 +55,7 @@ class Placed(msgspec.Struct, frozen=True):
 
     @property
     def heard(self) -> bool:
-        """Whether the operator goes by the report."""
+        """Return whether the operator uses the report."""
         return self.holder == HOLDER and self.phase is not Phase.GONE
 
 
@@ -118,12 +119,12 @@ def members(hub: Mapping[str, Placed]) -> dict[str, Member]:
 
 
 def by_slices(hub: Mapping[str, Placed]) -> dict[str, str]:
-    """The state of each copy by what slices say."""
+    """Return the state of each copy by its slice."""
     return {name: Copy(name, item.entry, item.report).state for name, item in hub.items() if item.entry or item.report}
 
 
 def by_operator(hub: Mapping[str, Placed]) -> dict[str, str]:
-    """The state of each copy for the operator, which knows of members that are gone or restart."""
+    """Return the state of each copy for the operator, which knows which members are gone or restart."""
     found = {}
     for name, item in hub.items():
         report = item.report if item.heard else None
@@ -153,7 +154,7 @@ SUSPENDED = {
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
-def test_look_ups_over_http_say_what_the_slices_say(hub: dict[str, Placed]) -> None:
+def test_look_ups_over_http_show_the_state_of_the_slices(hub: dict[str, Placed]) -> None:
     expected = by_slices(hub)
 
     found = lookup.child(slices(hub), "a")
@@ -168,7 +169,7 @@ def test_look_ups_over_http_say_what_the_slices_say(hub: dict[str, Placed]) -> N
 
 @given(hubs)
 @example(SUSPENDED)
-def test_requests_are_sent_to_copies_that_run_by_the_slices(hub: dict[str, Placed]) -> None:
+def test_requests_are_sent_to_copies_that_run_according_to_the_slices(hub: dict[str, Placed]) -> None:
     expected = by_slices(hub)
 
     found = lookup.copies(slices(hub), "a")
@@ -180,7 +181,7 @@ def test_requests_are_sent_to_copies_that_run_by_the_slices(hub: dict[str, Place
 
 @given(hubs)
 @example(SUSPENDED)
-def test_the_client_says_what_the_slices_say(hub: dict[str, Placed]) -> None:
+def test_the_client_shows_the_state_of_the_slices(hub: dict[str, Placed]) -> None:
     registry = Registry("hub", HUB_UID)
     for item in slices(hub):
         registry.put(item)
@@ -197,7 +198,7 @@ def test_the_client_says_what_the_slices_say(hub: dict[str, Placed]) -> None:
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
-def test_child_status_says_what_the_slices_and_leases_say(hub: dict[str, Placed]) -> None:
+def test_child_status_shows_the_state_of_slices_and_leases(hub: dict[str, Placed]) -> None:
     expected = by_operator(hub)
     child = make_child(generation=1)
 
@@ -216,7 +217,7 @@ def test_child_status_says_what_the_slices_and_leases_say(hub: dict[str, Placed]
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
-def test_hub_status_says_what_the_slices_and_leases_say(hub: dict[str, Placed]) -> None:
+def test_hub_status_shows_the_state_of_slices_and_leases(hub: dict[str, Placed]) -> None:
     expected = {name: state for name, state in by_operator(hub).items() if hub[name].entry}
 
     registry, counts = registry_of(members(hub))
@@ -230,7 +231,7 @@ def test_hub_status_says_what_the_slices_and_leases_say(hub: dict[str, Placed]) 
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
-def test_child_set_status_counts_what_the_slices_and_leases_say(hub: dict[str, Placed]) -> None:
+def test_child_set_status_counts_by_the_state_of_slices_and_leases(hub: dict[str, Placed]) -> None:
     expected = {name: state for name, state in by_operator(hub).items() if uid_of(hub[name]) == "u"}
     spec = {"hub": "hub", "ids": ["a"], "template": {"exec": {"command": ["sleep"]}}}
     item = msgspec.convert({"metadata": {"name": "x", "namespace": "ns", "uid": "u"}, "spec": spec}, ChildSet)
@@ -259,7 +260,7 @@ def test_hooks_follow_the_processes_that_live_members_report(hub: dict[str, Plac
 
 
 @given(entries | st.none(), reports)
-def test_a_copy_that_runs_is_told_by_its_texts(entry: Assignment | None, report: Report) -> None:
+def test_a_running_copy_is_recognised_by_its_texts(entry: Assignment | None, report: Report) -> None:
     text = format_assignment(entry) if entry else None
 
     assert is_running(text, format_report(report)) == Copy("", entry, report).running
@@ -272,7 +273,7 @@ def uid_of(item: Placed) -> str:
 
 
 def acting(hub: Mapping[str, Placed], states: Mapping[str, str]) -> Iterable[str]:
-    """The states of the copies by which children are counted."""
+    """Return the states of the copies by which children are counted."""
     return [
         state
         for name, state in states.items()

@@ -1,4 +1,4 @@
-"""The chart, rendered by helm: what it grants, what it refuses, and that what is derived from it is current."""
+"""The chart, rendered by helm: what it grants and rejects, and that derived files are current."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def default(helm: str) -> list[Manifest]:
 
 
 def grants(role: Manifest) -> Iterator[tuple[str, str, list[str]]]:
-    """``(group/resource, verb, resource names)`` for each right of a role."""
+    """Return ``(group/resource, verb, resource names)`` for each right of a role."""
     for rule in role["rules"]:
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
@@ -40,7 +40,7 @@ def grants(role: Manifest) -> Iterator[tuple[str, str, list[str]]]:
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
-def test_helm_lint_is_content(helm: str, values: Path) -> None:
+def test_helm_lint_has_no_complaint(helm: str, values: Path) -> None:
     answer = subprocess.run([helm, "lint", "--strict", str(CHART), "-f", str(values)], capture_output=True, text=True)
 
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -75,7 +75,7 @@ def test_pods_keep_to_the_restricted_profile(helm: str, values: Path) -> None:
             assert container["resources"]["requests"]
 
 
-def test_operator_gets_what_it_needs_to_know(default: list[Manifest]) -> None:
+def test_the_operators_container_has_its_settings(default: list[Manifest]) -> None:
     (container,) = one(default, "Deployment", "processhub-operator")["spec"]["template"]["spec"]["containers"]
     env = {each["name"]: each.get("value") or each.get("valueFrom") for each in container["env"]}
 
@@ -101,7 +101,7 @@ def test_the_image_can_be_pinned_by_its_digest(helm: str) -> None:
 
 
 def test_pods_run_as_the_user_that_the_cluster_chooses(helm: str) -> None:
-    """OpenShift's restricted-v2 refuses a pod that names a user or group outside the namespace's range."""
+    """OpenShift's restricted-v2 rejects a pod that names a user or group outside the namespace's range."""
     manifests = template(helm)
 
     for pod in [operator_pod(manifests)["spec"], *(each["spec"] for each in of_kind(manifests, "Pod"))]:
@@ -109,7 +109,7 @@ def test_pods_run_as_the_user_that_the_cluster_chooses(helm: str) -> None:
             assert not {"runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"} & context.keys()
 
 
-def test_a_default_of_the_security_contexts_can_be_taken_off(helm: str) -> None:
+def test_a_default_of_the_security_contexts_can_be_removed(helm: str) -> None:
     options = ("--set", "podSecurityContext.seccompProfile=null", "--set", "securityContext.runAsUser=1000")
     pod = operator_pod(template(helm, *options))["spec"]
 
@@ -118,15 +118,15 @@ def test_a_default_of_the_security_contexts_can_be_taken_off(helm: str) -> None:
 
 
 def one_value(container: Manifest, name: str) -> str:
-    """The value of a variable of the container."""
+    """Return the value of a variable of the container."""
     (value,) = [each["value"] for each in container["env"] if each["name"] == name]
     return str(value)
 
 
-def test_the_operator_hears_of_the_members_defaults(helm: str) -> None:
+def test_the_operator_gets_the_members_defaults(helm: str) -> None:
     manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
     (container,) = operator_pod(manifests)["spec"]["containers"]
-    # As the kubelet has it: $$( is $( and no variable of the operator's.
+    # As the kubelet does: $$( is $( and not a reference to a variable of the operator.
     named = {each["name"]: each["value"].replace("$$(", "$(") for each in container["env"] if "value" in each}
     assert "$$(POD_NAME)" in one_value(container, "PROCESSHUB_MEMBER_DEFAULTS")
 
@@ -144,7 +144,7 @@ def test_the_operator_hears_of_the_members_defaults(helm: str) -> None:
     assert context == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}, "OpenShift chooses the user"
 
 
-def test_the_charts_defaults_of_members_are_the_operators(default: list[Manifest]) -> None:
+def test_the_charts_defaults_of_members_equal_the_operators(default: list[Manifest]) -> None:
     (container,) = operator_pod(default)["spec"]["containers"]
     named = {each["name"]: each["value"] for each in container["env"] if "value" in each}
 
@@ -153,7 +153,18 @@ def test_the_charts_defaults_of_members_are_the_operators(default: list[Manifest
     assert settings.member_network is None, "no NetworkPolicy unless networkPolicy.enabled"
 
 
-def test_pods_are_for_linux_nodes(helm: str, default: list[Manifest]) -> None:
+def test_a_standby_reaches_the_leader_and_may_read_its_pod(helm: str, default: list[Manifest]) -> None:
+    """By both it sees that the leader has ended."""
+    values = ("--set", "networkPolicy.enabled=true", "--set", "networkPolicy.from[0].podSelector.matchLabels.a=b")
+    (policy,) = [item for item in template(helm, *values) if item["kind"] == "NetworkPolicy"]
+    peers = [peer["podSelector"]["matchLabels"] for peer in policy["spec"]["ingress"][0]["from"]]
+    (role,) = [item for item in default if item["metadata"]["name"] == "processhub-operator-leader" and "rules" in item]
+
+    assert peers == [{"a": "b"}, policy["spec"]["podSelector"]["matchLabels"]]
+    assert {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]} in role["rules"]
+
+
+def test_pods_run_on_linux_nodes_only(helm: str, default: list[Manifest]) -> None:
     linux = {"kubernetes.io/os": "linux"}
 
     assert operator_pod(default)["spec"]["nodeSelector"] == linux
@@ -170,7 +181,7 @@ def test_the_autoscaler_may_remove_the_operators_node(default: list[Manifest]) -
 
 
 def parent(folder: Path) -> Path:
-    """A chart with this one as a conditional part, as a user writes it."""
+    """A chart with this one as a conditional dependency, as a user writes it."""
     part = {"name": "processhub", "version": "0.1.0", "alias": "hubs", "condition": "hubs.enabled", "tags": ["workers"]}
     folder.joinpath("charts").mkdir(parents=True)
     folder.joinpath("charts", "processhub").symlink_to(CHART)
@@ -181,7 +192,7 @@ def parent(folder: Path) -> Path:
     return folder
 
 
-def test_a_parent_chart_has_it_as_a_conditional_part(helm: str, tmp_path: Path) -> None:
+def test_a_parent_chart_may_have_it_as_a_conditional_dependency(helm: str, tmp_path: Path) -> None:
     chart = parent(tmp_path / "platform")
 
     manifests = template(helm, chart=chart)
@@ -199,7 +210,7 @@ def test_a_private_ca_can_be_mounted(helm: str) -> None:
     assert {"name": "SSL_CERT_FILE", "value": "/etc/private-ca/ca.crt"} in pod["containers"][0]["env"]
 
 
-def test_more_objects_are_objects_or_templates(helm: str) -> None:
+def test_extra_objects_are_objects_or_templates(helm: str) -> None:
     manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
 
     assert one(manifests, "ConfigMap", "private-ca")["data"] == {"ca.crt": "pem"}
@@ -225,7 +236,7 @@ def test_two_operators_by_default_on_different_nodes_where_possible(default: lis
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
-def test_no_role_reads_secrets_or_holds_wildcards(helm: str, values: Path) -> None:
+def test_no_role_reads_secrets_or_has_wildcards(helm: str, values: Path) -> None:
     manifests = template(helm, "-f", str(values))
 
     for role in of_kind(manifests, "ClusterRole") + of_kind(manifests, "Role"):
@@ -235,7 +246,7 @@ def test_no_role_reads_secrets_or_holds_wildcards(helm: str, values: Path) -> No
             assert verb not in ("escalate", "impersonate"), role["metadata"]["name"]
 
 
-def test_operator_binds_nothing_but_the_agents_roles(default: list[Manifest]) -> None:
+def test_the_operator_binds_only_the_agents_roles(default: list[Manifest]) -> None:
     bound = []
     for name in ("processhub-operator", "processhub-operator-cluster"):
         for resource, verb, names in grants(one(default, "ClusterRole", name)):
@@ -247,7 +258,7 @@ def test_operator_binds_nothing_but_the_agents_roles(default: list[Manifest]) ->
     assert sorted(bound) == ["processhub-agent", "processhub-agents"]
 
 
-def test_operator_changes_one_cluster_role_binding_only(default: list[Manifest]) -> None:
+def test_the_operator_changes_only_one_cluster_role_binding(default: list[Manifest]) -> None:
     rights = [
         (verb, names)
         for name in ("processhub-operator", "processhub-operator-cluster")
@@ -255,18 +266,19 @@ def test_operator_changes_one_cluster_role_binding_only(default: list[Manifest])
         if resource.endswith("/clusterrolebindings")
     ]
 
-    assert {verb for verb, _ in rights} == {"get", "list", "watch", "update", "patch"}
+    # A create by name is one by server-side apply alone.
+    assert {verb for verb, _ in rights} == {"get", "list", "watch", "create", "update", "patch"}
     assert all(names == ["processhub-agents"] for _, names in rights)
 
 
-def test_operator_never_writes_what_a_member_says(default: list[Manifest]) -> None:
+def test_the_operator_may_not_write_the_status_of_members(default: list[Manifest]) -> None:
     rights = {(resource, verb) for resource, verb, _ in grants(one(default, "ClusterRole", "processhub-operator"))}
 
     assert ("processhub.dev/registryslices", "update") in rights
     assert not [right for right in rights if right[0] == "processhub.dev/registryslices/status"]
 
 
-def test_agents_may_write_status_leases_and_children_on_demand_only(default: list[Manifest]) -> None:
+def test_agents_may_write_only_status_leases_and_on_demand_children(default: list[Manifest]) -> None:
     writes = {
         (resource, verb)
         for resource, verb, _ in grants(one(default, "ClusterRole", "processhub-agent"))
@@ -286,7 +298,7 @@ def test_the_agents_binding_keeps_its_subjects_over_an_upgrade(default: list[Man
     assert "subjects" not in one(default, "ClusterRoleBinding", "processhub-agents")
 
 
-def test_users_roles_are_part_of_the_clusters_own(default: list[Manifest]) -> None:
+def test_users_roles_are_aggregated_to_the_clusters_own(default: list[Manifest]) -> None:
     edit, view = one(default, "ClusterRole", "processhub-edit"), one(default, "ClusterRole", "processhub-view")
 
     assert edit["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
@@ -326,8 +338,8 @@ def test_crds_are_those_of_the_source(helm: str, keep: bool) -> None:
         assert policy == ("keep" if keep else None)
 
 
-def test_every_object_of_a_namespace_is_in_the_releases_own(default: list[Manifest]) -> None:
-    """A managed cluster may refuse objects in kube-system, also a Lease for the election of a leader."""
+def test_every_namespaced_object_is_in_the_releases_namespace(default: list[Manifest]) -> None:
+    """A managed cluster may reject objects in kube-system, also a Lease for leader election."""
     namespaces = {manifest["metadata"].get("namespace") for manifest in default} - {None}
 
     assert namespaces == {"hubs-system"}
@@ -347,7 +359,7 @@ def test_every_policy_is_bound_and_denies(default: list[Manifest]) -> None:
     assert policies == set()
 
 
-def test_policies_know_the_operators_account_by_its_name(helm: str) -> None:
+def test_policies_name_the_operators_account(helm: str) -> None:
     manifests = template(helm, "--set", "serviceAccount.name=processhub-boss")
 
     for name in ("processhub-member-lease", "processhub-children-on-demand"):
@@ -355,14 +367,14 @@ def test_policies_know_the_operators_account_by_its_name(helm: str) -> None:
         assert "!= 'system:serviceaccount:hubs-system:processhub-boss'" in condition["expression"]
 
 
-def test_lease_renewals_overtake_other_writes(default: list[Manifest]) -> None:
+def test_lease_renewals_have_priority_over_other_writes(default: list[Manifest]) -> None:
     spec = one(default, "FlowSchema", "processhub-member-leases")["spec"]
 
     assert spec["priorityLevelConfiguration"]["name"] == "leader-election"
     assert 200 < spec["matchingPrecedence"] < 9000
 
 
-def test_metrics_and_network_policy_are_switches(helm: str, default: list[Manifest]) -> None:
+def test_metrics_and_network_policy_can_be_switched(helm: str, default: list[Manifest]) -> None:
     assert of_kind(default, "NetworkPolicy") == []
     assert len(of_kind(default, "Service")) == 1
 
@@ -391,7 +403,7 @@ def test_metrics_and_network_policy_are_switches(helm: str, default: list[Manife
         ("image.digest=latest", "digest"),
     ],
 )
-def test_schema_refuses_values_it_does_not_know(helm: str, option: str, complaint: str) -> None:
+def test_the_schema_rejects_unknown_values(helm: str, option: str, complaint: str) -> None:
     command = [helm, "template", "processhub", str(CHART), "--set", option]
     answer = subprocess.run(command, capture_output=True, text=True)
 
@@ -399,7 +411,7 @@ def test_schema_refuses_values_it_does_not_know(helm: str, option: str, complain
     assert complaint in answer.stderr
 
 
-def test_every_value_has_its_place_in_the_schema() -> None:
+def test_every_value_is_in_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
 
     def compare(values: dict[str, Any], known: dict[str, Any], path: str) -> None:
@@ -445,7 +457,7 @@ def test_install_manifest_and_the_charts_crds_are_current(helm: str) -> None:
     )
 
 
-def test_install_manifest_speaks_of_no_release() -> None:
+def test_the_install_manifest_does_not_mention_a_release() -> None:
     text = (ROOT / "manifests" / "install.yaml").read_text()
 
     assert "Helm" not in text
@@ -464,7 +476,7 @@ def test_versions_agree() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "manifests" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
-def test_examples_say_what_they_show(path: Path) -> None:
+def test_examples_explain_what_they_show(path: Path) -> None:
     assert re.match(r"# .+", path.read_text())
     for document in yaml.safe_load_all(path.read_text()):
         assert document["apiVersion"] == "processhub.dev/v1alpha1"

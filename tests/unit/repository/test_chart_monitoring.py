@@ -1,4 +1,4 @@
-"""What the chart gives to Prometheus and Grafana. It asks for no metric and no label that is not exported."""
+"""The chart's objects for Prometheus and Grafana. They use only metrics and labels that are exported."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def exported() -> Iterator[dict[str, set[str]]]:
 
 
 def asked_for(expression: str) -> dict[str, set[str]]:
-    """The labels that an expression selects or groups by, for each metric; the expression must be valid."""
+    """Return the labels that an expression selects or groups by, for each metric; the expression must be valid."""
     found: dict[str, set[str]] = {}
 
     def walk(node: promql.Expr, grouped: frozenset[str]) -> None:
@@ -83,7 +83,7 @@ def rules(manifests: list[Manifest]) -> list[Manifest]:
     return list(group["rules"])
 
 
-def test_alerts_ask_for_what_is_exported(everything: list[Manifest], exported: dict[str, set[str]]) -> None:
+def test_alerts_use_exported_metrics(everything: list[Manifest], exported: dict[str, set[str]]) -> None:
     for rule in rules(everything):
         check(rule["expr"], exported)
         for label in re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])):
@@ -102,7 +102,7 @@ def test_alerts_can_be_left_out(everything: list[Manifest]) -> None:
     assert names - {rule["alert"] for rule in rules(everything)} == {"ProcessHubHookEventsLost"}
 
 
-def test_the_dashboard_asks_for_what_is_exported(everything: list[Manifest], exported: dict[str, set[str]]) -> None:
+def test_the_dashboard_uses_exported_metrics(everything: list[Manifest], exported: dict[str, set[str]]) -> None:
     config_map = one(everything, "ConfigMap", "processhub-dashboard")
     dashboard = json.loads(config_map["data"]["processhub.json"])
 
@@ -125,7 +125,7 @@ def test_an_expression_with_an_unknown_metric_or_label_is_found(exported: dict[s
             check(wrong, exported)
 
 
-def test_the_operators_metrics_say_what_the_statuses_say(exported: dict[str, set[str]]) -> None:
+def test_the_operators_metrics_equal_the_statuses(exported: dict[str, set[str]]) -> None:
     key = {"namespace": "ns", "hub": "h"}
 
     def value(name: str, **labels: str) -> float | None:

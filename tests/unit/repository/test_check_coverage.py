@@ -1,4 +1,4 @@
-"""How the shares of the packages are made from what coverage.py counts in files."""
+"""How the shares of packages are computed from what coverage.py counts in files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_share_below_its_bound_fails_the_check_and_is_named(
     assert ("too little is tested of: core;" in told.err) is not passes
 
 
-def test_a_run_that_recorded_nothing_is_no_pass(
+def test_a_run_that_recorded_nothing_fails_the_check(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The check of the Markdown pages: what it finds in this repository, and what it refuses."""
+"""The check of the Markdown pages: it accepts this repository, and rejects broken links and paths."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
     assert list(broken(page)) == []
 
 
-def test_all_pages_are_looked_at(repository: Path) -> None:
+def test_all_pages_are_checked(repository: Path) -> None:
     (repository / ".venv").mkdir()
     (repository / ".venv" / "theirs.md").write_text("[x](missing.md)")
     (repository / "README.md").write_text("")
@@ -57,7 +57,7 @@ def test_all_pages_are_looked_at(repository: Path) -> None:
         ("`[a](missing.md)`\n```\n[a](missing.md)\n```", []),
     ],
 )
-def test_a_link_that_leads_nowhere_is_refused(repository: Path, text: str, refused: list[str]) -> None:
+def test_a_broken_link_is_rejected(repository: Path, text: str, refused: list[str]) -> None:
     page = repository / "docs" / "page.md"
     page.write_text(text)
     (repository / "docs" / "other.md").write_text("# The `plan`\n")
@@ -89,7 +89,7 @@ def test_a_path_on_a_map_may_be_of_the_package_or_of_the_repository(repository: 
 @pytest.mark.parametrize(
     "path", ["core/planner.py", "core/plans/", "core/plan.py/", "tests/unit/test_b*.py", "plan.py"]
 )
-def test_a_path_on_a_map_that_is_not_there_is_refused(repository: Path, path: str) -> None:
+def test_a_missing_path_on_a_map_is_rejected(repository: Path, path: str) -> None:
     page = repository / "docs" / "architecture.md"
     page.write_text(f"See `{path}`.")
 

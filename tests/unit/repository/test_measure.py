@@ -1,4 +1,4 @@
-"""The measures of the code base, on code that is made up."""
+"""The measures of the code base, on made-up code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Desk:
 """
 
 
-def test_what_a_class_sets_on_itself_is_counted_once() -> None:
+def test_each_attribute_of_a_class_is_counted_once() -> None:
     item = ast.parse(CODE).body[0]
     assert isinstance(item, ast.ClassDef)
 

@@ -1,4 +1,4 @@
-"""The tests that run each night alone, and the list of them in CONTRIBUTING.md."""
+"""The tests that run only at night, and the list of them in CONTRIBUTING.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROW = re.compile(r"^\| `(?P<test>tests/[^`]+::[^`]+)` \| (?P<reason>\S.*) \|$",
 
 
 def marked() -> Iterator[str]:
-    """The path and name of each test with the marker; the id too where only some of its parameters have it."""
+    """Yield path and name of each test with the marker, with the id if only some of its parameters have it."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -24,7 +24,7 @@ def marked() -> Iterator[str]:
 
 
 def _parameters(decorator: ast.expr) -> Iterator[str]:
-    """The ids of a decorator's parameters that have the marker."""
+    """Return the ids of a decorator's parameters that have the marker."""
     for node in ast.walk(decorator):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.param":
             keywords = {keyword.arg: keyword.value for keyword in node.keywords}
@@ -39,7 +39,7 @@ def test_contributing_lists_each_nightly_test_with_its_reason() -> None:
     assert all(reason[0].isupper() and reason.endswith(".") for reason in rows.values())
 
 
-def test_the_marker_stands_in_no_other_form() -> None:
+def test_the_marker_is_used_in_no_other_form() -> None:
     """A form that ``marked`` does not read would leave a test out of the list."""
     found = sum(
         path.read_text().count("mark.nightly")

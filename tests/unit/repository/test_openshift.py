@@ -1,4 +1,4 @@
-"""Every pod that the chart and the operator make, against the rules of OpenShift's constraint restricted-v2."""
+"""Every pod that the chart and the operator create, against the rules of OpenShift's constraint restricted-v2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from processhub.controller.objects.template import pod_template
 from processhub.controller.settings import from_environment
 
 Pod = dict[str, Any]
-# The values for such a cluster, as the chart's README has them.
+# The values for such a cluster, from the chart's README.
 VALUES = ("--set", "members.defaults.podSecurityContext.runAsUser=null")
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 CHOSEN_BY_THE_CLUSTER = ("runAsUser", "fsGroup", "supplementalGroups", "seLinuxOptions")
@@ -26,7 +26,7 @@ HUBS = {
 
 
 def complaints(pod: Pod) -> list[str]:
-    """What restricted-v2 refuses of a pod's spec. The cluster fills in user, groups and SELinux options of its own."""
+    """Return what restricted-v2 rejects in a pod's spec. The cluster sets its own user, groups and SELinux options."""
     found = [name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name)]
     found += [f"volume {kind}" for each in pod.get("volumes", ()) for kind in each.keys() - {"name"} - VOLUMES]
     context = pod.get("securityContext", {})
@@ -51,7 +51,7 @@ def complaints(pod: Pod) -> list[str]:
 
 
 def member(*options: str, hub: dict[str, Any]) -> Pod:
-    """The pod of a member, as an operator makes it that the chart has installed with these values."""
+    """Return a member's pod as created by an operator that the chart has installed with these values."""
     (deployment,) = of_kind(template(render_manifests.helm(), *options), "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     environ = {each["name"]: each["value"].replace("$$(", "$(") for each in container["env"] if "value" in each}
@@ -90,7 +90,7 @@ def test_members_of_the_default_values_name_a_user() -> None:
         ),
     ],
 )
-def test_what_is_refused_is_found(change: dict[str, Any], complaint: str) -> None:
+def test_rejected_fields_are_found(change: dict[str, Any], complaint: str) -> None:
     assert complaint in complaints(member(*VALUES, hub={"members": {"template": change}}))
 
 

@@ -1,4 +1,4 @@
-"""The commands by which users install ProcessHub on a cluster of their own name what is there."""
+"""The commands by which users install ProcessHub on their own cluster use existing names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ THIS = Path(__file__).relative_to(ROOT).as_posix()
 
 
 def commands(block: Block) -> list[list[str]]:
-    """The words of each command, without comments."""
+    """Return the words of each command, without comments."""
     lines = block.code.replace("\\\n", " ").splitlines()
     return [line.partition("#")[0].split() for line in lines]
 
@@ -27,7 +27,7 @@ def own_cluster() -> list[list[str]]:
     return commands(block)
 
 
-def test_the_image_that_is_built_and_loaded_is_the_one_that_the_chart_asks_for(own_cluster: list[list[str]]) -> None:
+def test_the_image_that_is_built_and_loaded_is_the_charts(own_cluster: list[list[str]]) -> None:
     build, load, install = own_cluster
 
     assert build == ["docker", "build", "--tag", default_image(), "operator"]
@@ -44,7 +44,7 @@ def test_a_hub_is_the_fourth_command(own_cluster: list[list[str]]) -> None:
     assert anywhere[0].startswith("kubectl apply -f - <<'YAML'\n")
 
 
-def test_minikube_differs_in_how_the_image_is_loaded(own_cluster: list[list[str]]) -> None:
+def test_the_commands_for_minikube_differ_only_in_loading_the_image(own_cluster: list[list[str]]) -> None:
     (block,) = (block for block in blocks(QUICK_START) if block.covered_by == THIS)
     build, load, install = commands(block)
 

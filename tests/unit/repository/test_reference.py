@@ -1,4 +1,4 @@
-"""docs/reference as it is made, and pictures in the docs. `make lint` sees whether the pages are current."""
+"""The generation of docs/reference, and pictures in the docs. `make lint` checks that the pages are current."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_concepts_have_a_picture_of_each_strategy() -> None:
         assert any(re.search(rf"^{name}\b", fence, re.M) for fence in fences), name
 
 
-def test_words_that_markdown_would_take_for_marks_are_shown_as_they_are() -> None:
+def test_characters_with_a_meaning_in_markdown_are_escaped() -> None:
     assert words("ids <name>-0, *all*, ``a | b``") == "ids &lt;name&gt;-0, \\*all\\*, `a | b`"
     assert table(("a",), [("`x | y`",)]).endswith("| `x \\| y` |")
 
@@ -40,7 +40,7 @@ def crd() -> dict[str, Any]:
     return loaded
 
 
-def test_a_field_shows_type_default_and_what_is_allowed() -> None:
+def test_a_field_is_shown_with_type_default_and_allowed_values() -> None:
     page = Kind(crd(), {}).page()
 
     assert "| `env[].name` | string | required | 1 to 256 characters;" in page
@@ -48,7 +48,7 @@ def test_a_field_shows_type_default_and_what_is_allowed() -> None:
     assert "| `spec.exec.command` | must name the program to run" in page
 
 
-def test_a_field_without_a_description_is_refused() -> None:
+def test_a_field_without_a_description_is_rejected() -> None:
     broken = crd()
     schema = broken["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     del schema["properties"]["spec"]["properties"]["pinned"]["description"]
@@ -57,7 +57,7 @@ def test_a_field_without_a_description_is_refused() -> None:
         Kind(broken, {}).page()
 
 
-def test_a_word_without_a_text_is_refused() -> None:
+def test_a_value_without_a_text_is_rejected() -> None:
     package = python.load()
     package["api.reasons.Role"].members["ACTIVE"].docstring = None
 
@@ -65,7 +65,7 @@ def test_a_word_without_a_text_is_refused() -> None:
         vocabulary.page(package)
 
 
-def test_what_users_import_is_named_as_they_import_it() -> None:
+def test_public_names_are_shown_as_users_import_them() -> None:
     page = python.Page(python.load(), "Title", "Intro")
     page.classes("strategies.Distribution", "strategies.Child", "client.hub.Hub", "client.errors.ChildError")
 

@@ -1,4 +1,4 @@
-"""What the package asks for: ranges for its users, and pins in the repository for its own builds."""
+"""The package's requirements: ranges for its users, and pins in the repository for its own builds."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ BY_HAND = {"kubernetes"}  # imported where a kubeconfig needs it, with a message
 
 
 def requirements(extra: str) -> dict[str, Requirement]:
-    """The requirements of the bare package, and of an extra besides, by name."""
+    """Return the requirements of the package without extras, and of an extra in addition, by name."""
     texts = [*PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] if extra else ())]
     return {canonicalize_name(found.name): found for found in map(Requirement, texts)}
 
 
 def pins(name: str) -> dict[str, str]:
-    """The version of each package in a file of pins."""
+    """Return the version of each package in a file of pins."""
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (OPERATOR / name).read_text(), re.M))
 
 
@@ -42,7 +42,7 @@ def imports() -> grimp.ImportGraph:
 
 
 @pytest.mark.parametrize("extra", PARTS)
-def test_each_part_asks_for_what_it_imports(extra: str, imports: grimp.ImportGraph) -> None:
+def test_each_part_requires_the_packages_that_it_imports(extra: str, imports: grimp.ImportGraph) -> None:
     found: set[str] = set()
     for part in PARTS[extra]:
         found |= imports.find_upstream_modules(part, as_package=bool(imports.find_children(part)))

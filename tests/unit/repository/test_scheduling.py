@@ -1,4 +1,4 @@
-"""Which tests go together to one test process, and what they need."""
+"""Which tests run together in one test process, and which cluster they need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scheduling import NONE, OPERATED, PLAIN, need_of, unit_of
 @pytest.mark.parametrize(
     ("nodeid", "unit", "need"),
     [
-        ("tests/parity/test_parity_calls.py::test_members_are_named", "tests/parity", PLAIN),
+        ("tests/parity/test_parity_calls.py::test_members_are_listed_by_name", "tests/parity", PLAIN),
         ("tests/integration/test_cli.py::test_x[list --hub nope]", "tests/integration/test_cli.py", PLAIN),
         ("tests/integration/test_operator_owned.py::test_x", "tests/integration/test_operator_owned.py", OPERATED),
         ("tests/integration/test_informer.py::test_x", "tests/integration/test_informer.py::test_x", PLAIN),
@@ -22,5 +22,5 @@ from scheduling import NONE, OPERATED, PLAIN, need_of, unit_of
         ("tests/unit/core/test_model_check.py::test_x", "tests/unit/core/test_model_check.py::test_x", NONE),
     ],
 )
-def test_tests_go_together_where_they_share_a_slow_fixture(nodeid: str, unit: str, need: str) -> None:
+def test_tests_that_share_a_slow_fixture_run_together(nodeid: str, unit: str, need: str) -> None:
     assert (unit_of(nodeid), need_of(unit)) == (unit, need)

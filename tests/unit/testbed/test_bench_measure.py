@@ -1,4 +1,4 @@
-"""The benchmarks' arithmetic: medians, goals, tables, what the API server counted."""
+"""The benchmarks' arithmetic: medians, goals, tables, and the API server's counters."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from bench import figures, pure, report
 from bench.lab import parse_writes
-from bench.measure import Outcome, Value, gathered, number, percentile, verdict
+from bench.measure import Outcome, Point, Value, gathered, number, percentile, verdict
 
 
 def seconds(*samples: float, goal: float | None = None) -> Value:
     return Value(name="took", unit="s", samples=samples, goal=goal)
 
 
-def test_runs_are_gathered_by_name_and_told_by_their_median() -> None:
+def test_runs_are_grouped_by_name_and_shown_with_their_median() -> None:
     runs = [[seconds(3.0), Value(name="rate", unit="M/s", samples=(1.0,))], [seconds(1.0)], [seconds(2.0)]]
 
     took, rate = gathered(runs)
@@ -34,11 +34,11 @@ def test_runs_are_gathered_by_name_and_told_by_their_median() -> None:
         (seconds(1.0), ""),
     ],
 )
-def test_verdict_says_by_how_much_a_goal_is_missed(value: Value, said: str) -> None:
+def test_the_verdict_shows_by_how_much_a_goal_is_missed(value: Value, said: str) -> None:
     assert verdict(value) == said
 
 
-def test_percentile_is_the_nearest_rank() -> None:
+def test_a_percentile_is_the_nearest_rank() -> None:
     samples = [float(value) for value in range(100, 0, -1)]
 
     assert percentile(samples, 50) == 50
@@ -56,20 +56,24 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_failed_figure_stands_in_the_tables_with_what_was_measured_before() -> None:
+def test_a_failed_figure_stands_in_the_table_with_what_was_measured_before() -> None:
     outcomes = [
         Outcome(figure="a", title="first", values=(seconds(3.0, goal=2.0),)),
         Outcome(figure="b", title="second", values=(seconds(1.0),), failed="run 2: no hub\nmore"),
     ]
 
     text = report.text_table(outcomes)
-    page = report.markdown(outcomes, {"commit": "abc"}, "make bench", "Why: because.")
 
     assert "run 2: no hub" in text
     assert "1.00 s" in text
-    assert "- first, took: 3.00 s, goal ≤ 2.00: missed by 50 %." in page
-    assert "- second: not measured. run 2: no hub" in page
-    assert page.rstrip().endswith("Why: because.")
+
+
+def test_of_many_trials_a_percentile_may_count() -> None:
+    value = Value(name="took", unit="s", samples=tuple(float(number) for number in range(1, 21)), percent=95, goal=18.0)
+
+    assert value.result == 19.0
+    assert verdict(value) == "≤ 18.0: missed by 6 %"
+    assert "19.0 s" in report.text_table([Outcome(figure="a", title="first", values=(value,))])
 
 
 def test_figures_are_chosen_by_name_or_kind() -> None:
@@ -77,8 +81,28 @@ def test_figures_are_chosen_by_name_or_kind() -> None:
 
     assert names == ["lookups", "start-1000-python", "start-1000-exec"]
     assert len(figures.chosen("")) == len(figures.FIGURES)
+    assert [figure.name for figure in figures.chosen("promote")] == ["promote-1000-python"], "one that is only named"
     with pytest.raises(ValueError, match="no figure 'start-10'; there are plan-"):
         figures.chosen("start-10")
+
+
+def test_a_figure_places_its_values_that_name_no_place_themselves() -> None:
+    async def run(_: object) -> list[Value]:
+        return []
+
+    point = Point(series="ours", x=64)
+    figure = figures.Figure("calls", "calls", run, topic="calls", points={"rate": point})
+    values = [
+        Value(name="rate", unit="/s", samples=(1.0,)),
+        seconds(1.0, goal=2.0),
+        Value(name="moved", unit="", samples=(1.0,), topic="moves"),
+    ]
+
+    rate, took, moved = figure.placed(values)
+
+    assert (rate.topic, rate.listed, rate.point) == ("calls", False, point)
+    assert (took.topic, took.listed, took.point) == ("calls", True, None)
+    assert (moved.topic, moved.listed) == ("moves", True)
 
 
 def test_writes_are_counted_by_resource_without_renewals() -> None:
@@ -95,7 +119,7 @@ def test_writes_are_counted_by_resource_without_renewals() -> None:
     assert parse_writes(text) == {"children": 1002, "children/status": 1000}
 
 
-def test_look_ups_are_measured_on_a_registry_where_all_run() -> None:
+def test_look_ups_are_measured_on_a_registry_of_running_children() -> None:
     hub = pure.registry(2500)
 
     assert hub.get_pid("tenant/2499") == 4711
@@ -103,9 +127,10 @@ def test_look_ups_are_measured_on_a_registry_where_all_run() -> None:
     assert len(hub.process_list()) == 2500
 
 
-def test_moves_and_plans_are_measured_on_a_hub_that_was_placed() -> None:
-    ratio = pure.moves(count=3000, hubs=2, sizes=(3,))[0]
+def test_moves_and_plans_are_measured_on_a_hub_with_placed_children() -> None:
+    ratio, moved = pure.moves(count=3000, hubs=2, sizes=(3,))
     plans = pure.planning(1000, 3)()
 
     assert 0.8 < ratio.median < 1.2
+    assert moved.median == pytest.approx(25 * ratio.median)
     assert [value.name for value in plans] == ["all new", "nothing to do", "a join", "a loss"]

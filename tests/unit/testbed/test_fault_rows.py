@@ -1,4 +1,4 @@
-"""The checker of the fault tests' rows: it finds each of the faults that it is there for, and none where none is."""
+"""The checker of the fault tests' rows: it finds each of its faults, and reports none in correct rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def row(epoch: int, writer: str, count: int, role: str = "Active") -> Row:
     return Row(epoch, role, time=float(count), member=f"member-of-{writer}", writer=writer, count=count)
 
 
-def test_an_orderly_move_a_restart_in_place_and_passive_copies_are_well() -> None:
+def test_an_orderly_move_a_restart_in_place_and_passive_copies_are_correct() -> None:
     moved = [row(1, "a", 1), row(1, "a", 2), row(2, "b", 3), row(2, "b", 4)]
     restarted = [row(1, "a", 1), row(1, "b", 2)]
     copies = [row(5, "p", 1, "Passive"), row(1, "a", 1), row(5, "p", 2, "Passive"), row(1, "a", 2), row(6, "p", 3)]
@@ -35,7 +35,7 @@ def test_rows_of_an_older_epoch_are_stale_and_do_not_hide_what_follows() -> None
     assert found.double == []
 
 
-def test_two_writers_of_one_epoch_by_turns_are_two_actives() -> None:
+def test_two_writers_of_one_epoch_in_turns_are_two_active_ones() -> None:
     rows = [row(1, "a", 1), row(1, "b", 2), row(1, "a", 3)]
 
     assert examine(rows).double == [rows[2]]
@@ -48,13 +48,13 @@ def test_a_writer_that_comes_back_with_a_higher_epoch_after_another_is_a_second_
 
 
 @pytest.mark.parametrize(("count", "forgot"), [(1, True), (2, True), (3, False)])
-def test_a_successor_that_does_not_count_on_has_lost_the_state(count: int, forgot: bool) -> None:
+def test_a_successor_that_does_not_continue_the_count_has_lost_the_state(count: int, forgot: bool) -> None:
     rows = [row(1, "a", 1), row(1, "a", 2), row(2, "b", count)]
 
     assert bool(examine(rows).forgot) is forgot
 
 
-def test_a_ledger_reads_each_childs_file_but_not_half_a_row(tmp_path: Path) -> None:
+def test_a_ledger_reads_each_childs_file_without_an_incomplete_row(tmp_path: Path) -> None:
     (tmp_path / "hub.a").write_text("1 Active 5.000 hub-0 w1 1\n1 Active 5.100 hub-0 w1 2\n1 Act")
     (tmp_path / "other.a").write_text("1 Active 5.000 hub-0 w1 1\n")
 

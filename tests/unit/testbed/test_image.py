@@ -1,4 +1,4 @@
-"""The image's locked wheels against what the package asks for."""
+"""The image's locked wheels against the package's requirements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kind targets read of the machine: cgroups, capabilities, packages."""
+"""What the kind targets read from the machine: cgroups, capabilities, packages."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ rdma	0	1	0
 """
 
 
-def test_enabled_controllers_that_no_mount_has_are_to_be_mounted() -> None:
+def test_enabled_controllers_without_a_mount_are_mounted() -> None:
     mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw,relatime,cpu,cpuacct 0 0\n"
 
     assert cgroups.missing(CONTROLLERS, mounts) == ["net_cls"]
 
 
-def test_a_mount_of_another_kind_is_none() -> None:
+def test_a_mount_of_another_kind_does_not_count() -> None:
     mounts = "cgroup2 /sys/fs/cgroup cgroup2 rw,cpu 0 0\ntmpfs /net_cls tmpfs rw,net_cls 0 0\n"
 
     assert cgroups.missing(CONTROLLERS, mounts) == ["cpu", "cpuacct", "net_cls"]
@@ -40,7 +40,7 @@ def test_the_capability_is_read_from_the_bounding_set(bounding: str, lacks: bool
     assert daemon.lacks_sys_resource(status) is lacks
 
 
-def test_runc_is_replaced_only_where_a_shim_is_given() -> None:
+def test_runc_is_replaced_only_if_a_shim_is_given() -> None:
     assert not any("runtime" in word for word in daemon.command(shim=None))
     assert "--default-runtime=permitted" in daemon.command(shim=Path("/shim"))
 
@@ -61,7 +61,7 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(
 
 @pytest.mark.parametrize("pid", ["4194305", str(os.getpid())], ids=["no process", "another process"])
 def test_the_pid_file_of_a_daemon_that_is_gone_is_removed(tmp_path: Path, pid: str) -> None:
-    """No pid is above 4194304; this process is no dockerd."""
+    """No pid is above 4194304, and this process is not dockerd."""
     pid_file = tmp_path / "docker.pid"
     pid_file.write_text(pid)
 
@@ -79,7 +79,7 @@ def test_the_pid_file_of_a_daemon_that_runs_stays(tmp_path: Path) -> None:
     assert pid_file.exists()
 
 
-def test_a_second_run_waits_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_waits_and_prints_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     script = "from kind.layout import locked\nwith locked('cluster'): print('in', flush=True)"
 

@@ -1,4 +1,4 @@
-"""The kind cluster's configuration, and what names and fills its node image."""
+"""The kind cluster's configuration, and the name and contents of its node image."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_configuration_names_the_cluster_and_patches_the_kubelet() -> None:
     assert yaml.safe_load(patch)["failCgroupV1"] is False
 
 
-def test_the_key_follows_words_names_and_contents_and_not_the_order_of_files(tmp_path: Path) -> None:
+def test_the_key_depends_on_words_names_and_contents_but_not_on_the_order_of_files(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.write_text("1")
     two.write_text("2")
@@ -52,7 +52,7 @@ def test_the_key_follows_words_names_and_contents_and_not_the_order_of_files(tmp
     assert nodeimage.digest(("a",), [one, two]) != key
 
 
-def test_every_piece_of_code_that_the_key_names_is_there() -> None:
+def test_every_file_that_the_key_names_exists() -> None:
     assert len(nodeimage.key()) == 12
 
 

@@ -37,7 +37,7 @@ def test_a_process_that_ignores_the_request_is_killed() -> None:
         assert process.wait() == -9
 
 
-def test_another_process_that_got_the_pid_is_not_touched(process: subprocess.Popen[bytes]) -> None:
+def test_another_process_with_the_same_pid_is_not_ended(process: subprocess.Popen[bytes]) -> None:
     earlier = replace(PidRecord.of(process.pid), started=1)
 
     assert not earlier.alive()
@@ -56,7 +56,7 @@ def test_a_process_that_has_ended_is_not_alive(process: subprocess.Popen[bytes])
         PidRecord.of(process.pid)
 
 
-def test_a_name_belongs_to_a_running_process_alone(process: subprocess.Popen[bytes]) -> None:
+def test_a_name_belongs_only_to_a_running_process(process: subprocess.Popen[bytes]) -> None:
     assert runs(process.pid, "sleep")
     assert not runs(process.pid, "dockerd")
 

@@ -1,4 +1,4 @@
-"""What the OCI shim takes out of the specifications that runc reads."""
+"""What the OCI shim removes from the specifications that runc reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROCESS = {
 }
 
 
-def test_the_capability_and_the_limits_are_taken_out_and_nothing_else() -> None:
+def test_only_the_capability_and_the_limits_are_removed() -> None:
     assert runc_shim.permitted(PROCESS) == {
         "args": ["/sbin/init"],
         "capabilities": {"bounding": PERMITTED, "effective": PERMITTED, "ambient": []},
@@ -35,7 +35,7 @@ def test_a_container_is_edited_in_its_process_and_an_exec_as_a_whole() -> None:
     assert runc_shim.edited("exec", PROCESS) == runc_shim.permitted(PROCESS)
 
 
-def test_a_specification_without_a_process_stays() -> None:
+def test_a_specification_without_a_process_is_unchanged() -> None:
     assert runc_shim.edited("create", {"ociVersion": "1.0.2"}) == {"ociVersion": "1.0.2"}
 
 
@@ -57,8 +57,8 @@ def test_the_file_that_runc_will_read_is_found(arguments: list[str], found: tupl
     assert runc_shim.document_of(arguments) == found
 
 
-def test_the_shim_edits_the_bundle_and_hands_all_arguments_to_runc(tmp_path: Path) -> None:
-    """Run as dockerd runs it, with a runc that says how it was called."""
+def test_the_shim_edits_the_bundle_and_passes_all_arguments_to_runc(tmp_path: Path) -> None:
+    """Run as dockerd runs it, with a runc that records its arguments."""
     (tmp_path / "config.json").write_text(json.dumps({"process": PROCESS}))
     runc = tmp_path / "runc"
     runc.write_text('#!/bin/sh\necho "$@"\n')
@@ -77,7 +77,7 @@ def test_the_shim_edits_the_bundle_and_hands_all_arguments_to_runc(tmp_path: Pat
     assert json.loads((tmp_path / "config.json").read_text()) == {"process": runc_shim.permitted(PROCESS)}
 
 
-def test_a_bundle_that_is_no_json_is_left_for_runc(tmp_path: Path) -> None:
+def test_a_bundle_that_is_no_json_is_left_to_runc(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "runc").symlink_to("/bin/echo")
 

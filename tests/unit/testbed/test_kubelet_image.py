@@ -1,4 +1,4 @@
-"""What containers of the process kubelet see of this machine whatever is mounted over it."""
+"""What containers of the process kubelet see of this machine, whatever is mounted over it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def folder(path: Path) -> str:
     return str(path)
 
 
-def test_what_pods_import_has_its_byte_code() -> None:
+def test_modules_that_pods_import_have_byte_code() -> None:
     image.compile_programs()
 
     for module in (app, kopf):
@@ -46,15 +46,15 @@ def test_the_file_behind_a_tools_link_is_kept(tmp_path: Path) -> None:
     assert {str(tools), str(cache)} <= set(image.folders(tools))
 
 
-def test_only_what_a_mount_hides_is_mounted_again(tmp_path: Path) -> None:
+def test_only_folders_that_a_mount_hides_are_mounted_again(tmp_path: Path) -> None:
     hidden, seen = folder(tmp_path / "tmp" / "checkout"), folder(tmp_path / "tmpfile")
     over = ("/volumes/tmp", str(tmp_path / "tmp"), False)
-    on = ("/volumes/mine", seen, False)  # a pod that mounts over one of the folders itself wants just that
+    on = ("/volumes/mine", seen, False)  # a pod that mounts over one of the folders asks for just that
 
     assert image.hidden([hidden, seen], [over, on], read_only=True) == [(hidden, hidden, True)]
 
 
-def test_a_mount_path_that_is_a_link_hides_what_lies_behind_it(tmp_path: Path) -> None:
+def test_a_mount_path_that_is_a_link_hides_its_target(tmp_path: Path) -> None:
     hidden, link = folder(tmp_path / "private" / "checkout"), tmp_path / "tmp"
     link.symlink_to("private")
 

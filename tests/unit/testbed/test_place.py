@@ -1,4 +1,4 @@
-"""Where a checkout can be set up, and what is said where it can't."""
+"""Where a checkout can be set up, and the message where it can't."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOBODY = 65534
 
 @pytest.fixture
 def anywhere() -> Iterator[Path]:
-    """A folder that every user can look into."""
+    """A folder that every user can read."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
@@ -28,7 +28,7 @@ def anywhere() -> Iterator[Path]:
 
 @pytest.fixture
 def nobody() -> Iterator[None]:
-    """Work as a user that owns nothing, where this one could write everywhere."""
+    """Run as a user that owns nothing, if this one could write everywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -51,16 +51,16 @@ def test_blanks_and_letters_beyond_ascii_are_no_obstacle(anywhere: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "a\rb"])
-def test_a_sign_that_no_folder_on_path_can_have_is_told(name: str, anywhere: Path) -> None:
+def test_a_character_that_no_folder_on_path_can_have_is_reported(name: str, anywhere: Path) -> None:
     assert "which no folder on PATH can have; move the checkout" in place.obstacle(anywhere / name)
 
 
-def test_a_name_that_is_not_utf_8_is_told(anywhere: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_reported(anywhere: Path) -> None:
     assert "is not UTF-8" in place.obstacle(Path(os.fsdecode(os.fsencode(anywhere) + b"/\xff")))
 
 
 @pytest.mark.parametrize("inside", ["", ".local"])
-def test_a_folder_of_another_user_is_told(inside: str, anywhere: Path, request: pytest.FixtureRequest) -> None:
+def test_a_folder_of_another_user_is_reported(inside: str, anywhere: Path, request: pytest.FixtureRequest) -> None:
     folder = anywhere / "checkout" / inside
     folder.mkdir(parents=True)
     anywhere.joinpath("checkout").chmod(0o777)
@@ -74,7 +74,7 @@ def test_a_folder_of_another_user_is_told(inside: str, anywhere: Path, request: 
 
 
 def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run make in a folder with what it reads of a checkout before anything is installed."""
+    """Run make in a folder with the files that it reads of a checkout before anything is installed."""
     (checkout / "operator").mkdir(parents=True)
     (checkout / "testbed" / "localcluster").mkdir(parents=True)
     pins = ("operator/pyproject.toml", "operator/constraints.txt")
@@ -87,7 +87,7 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 MODULES = ("__init__", "layout", "place")
 
 
-def test_make_says_so_before_it_does_anything(anywhere: Path) -> None:
+def test_make_reports_it_before_it_does_anything(anywhere: Path) -> None:
     answer = make(anywhere / "a:b", "demo")
 
     assert answer.returncode != 0
@@ -96,7 +96,7 @@ def test_make_says_so_before_it_does_anything(anywhere: Path) -> None:
 
 
 @pytest.mark.parametrize("moved", [False, True])
-def test_a_checkout_that_was_moved_makes_a_virtual_environment_of_its_own(moved: bool, anywhere: Path) -> None:
+def test_a_moved_checkout_creates_its_own_virtual_environment(moved: bool, anywhere: Path) -> None:
     checkout = anywhere / "Prozeß hub"
     (checkout / ".venv").mkdir(parents=True)
     (checkout / ".venv" / ".made").write_text(f"{anywhere / 'before' if moved else checkout}\n")

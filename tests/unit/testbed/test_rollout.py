@@ -1,4 +1,4 @@
-"""When an operator's pod counts as one that can't start, and what is said of it."""
+"""When an operator's pod counts as one that can't start, and the message about it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def pod(state: Json, restarts: int = 0, last: Json | None = None, **status: Any)
     return {"metadata": {"name": "op-1", "uid": "u1"}, "status": {"containerStatuses": [container], **status}}
 
 
-def test_a_program_that_is_not_there_is_final_at_once_in_the_kubelets_words() -> None:
+def test_a_missing_program_is_final_at_once_with_the_kubelets_message() -> None:
     found = problem_of(pod({"terminated": NEVER_RAN}), {})
 
     said = f"container operator: StartError, exit code 128: {NEVER_RAN['message']}"
     assert found == Problem("pod/op-1", said, final=True)
 
 
-def test_a_program_that_crashed_once_may_have_been_too_early() -> None:
+def test_a_program_that_crashed_once_may_still_start() -> None:
     once = problem_of(pod({"terminated": CRASHED}), {})
     twice = problem_of(pod(BACK_OFF, restarts=1, last={"terminated": CRASHED}), {})
 
@@ -40,7 +40,7 @@ def test_a_program_that_crashed_once_may_have_been_too_early() -> None:
     assert twice == Problem("pod/op-1", "container operator: Error, exit code 1", final=True, container="operator")
 
 
-def test_a_crash_of_before_the_wait_counts_for_nothing() -> None:
+def test_a_crash_before_the_wait_does_not_count() -> None:
     before = {("u1", "operator"): 7}
 
     assert problem_of(pod(BACK_OFF, restarts=7, last={"terminated": NEVER_RAN}), before) is None
@@ -58,7 +58,7 @@ def test_a_crash_of_before_the_wait_counts_for_nothing() -> None:
     ],
     ids=["creating", "initializing", "runs again", "completed"],
 )
-def test_what_is_on_its_way_is_no_problem(status: Json) -> None:
+def test_a_pod_that_is_still_starting_is_no_problem(status: Json) -> None:
     assert problem_of(pod(**status), {}) is None
 
 
@@ -70,13 +70,13 @@ def test_what_is_on_its_way_is_no_problem(status: Json) -> None:
         ({"reason": "ErrImageNeverPull", "message": "image is not present"}, "image is not present"),
     ],
 )
-def test_what_may_pass_is_told_but_not_final(state: Json, said: str) -> None:
+def test_a_problem_that_may_pass_is_reported_but_not_final(state: Json, said: str) -> None:
     found = problem_of(pod({"waiting": state}), {})
 
     assert found == Problem("pod/op-1", f"container operator: {state['reason']}: {said}")
 
 
-def test_a_pod_that_no_node_takes_is_told_in_the_schedulers_words() -> None:
+def test_an_unschedulable_pod_is_reported_with_the_schedulers_message() -> None:
     unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
 
     found = problem_of({"metadata": {"name": "op-1", "uid": "u"}, "status": {"conditions": [unscheduled]}}, {})

@@ -31,7 +31,7 @@ def link_into(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_link_that_is_found_on_path_is_not_linked_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README has people put .venv/bin on PATH and call make again."""
+    """The README lets people put .venv/bin on PATH and call make again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     binary = executable(tools.cached_path(KUBECTL))
     folder = tmp_path / "bin"
@@ -41,14 +41,14 @@ def test_a_link_that_is_found_on_path_is_not_linked_to_itself(tmp_path: Path, mo
         assert link_into(folder, monkeypatch).resolve() == binary
 
 
-def test_a_binary_that_somebody_put_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_binary_that_somebody_put_there_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     binary = executable(tmp_path / "bin" / "kubectl")
     monkeypatch.setenv("PATH", f"{binary.parent}:/usr/bin:/bin")
 
     assert not link_into(binary.parent, monkeypatch).is_symlink()
 
 
-def test_tools_of_kind_leave_what_the_local_cluster_has_in_the_cache_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tools_of_kind_do_not_invalidate_the_local_clusters_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     before = tools.cached_path(KUBECTL)
 
     monkeypatch.setattr(tools, "NODE_TOOLS", ())
@@ -67,7 +67,7 @@ def test_a_source_of_our_own_is_part_of_the_key(tmp_path: Path, monkeypatch: pyt
     assert tools.cached_path(tools.BY_NAME["pause"]) != before
 
 
-def test_only_what_was_built_from_the_pins_goes_into_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_contain_only_tools_built_from_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(executable(tmp_path / "bin" / "kubectl").parent))
     built = executable(tools.cached_path(KUBECTL))
@@ -76,7 +76,7 @@ def test_only_what_was_built_from_the_pins_goes_into_images(tmp_path: Path, monk
     assert tools.ensure(["kubectl"], own=True)["kubectl"] == built
 
 
-# Makes an empty program of each package's name, as Go would, and notes what it was asked for.
+# Creates an empty program for each package, as Go would, and records its arguments.
 PRETENDED_GO = """#!/bin/sh
 if [ "$1" = env ]; then echo go99.0; exit; fi
 echo "$@" >>"$(dirname "$0")/asked"
@@ -91,7 +91,7 @@ done
 
 
 def pretend_go(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a go that is this script; returns the file in which it notes what it was asked for."""
+    """An empty cache, and a go that is this script; returns the file in which it records its arguments."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     go = executable(tmp_path / "bin" / "go")
     go.write_text(script)
@@ -99,9 +99,7 @@ def pretend_go(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return go.parent / "asked"
 
 
-def test_the_local_cluster_is_built_at_once_and_nothing_besides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_local_clusters_tools_are_built_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = pretend_go(PRETENDED_GO, tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["tools", "--cluster"])
 
@@ -113,7 +111,54 @@ def test_the_local_cluster_is_built_at_once_and_nothing_besides(
     assert {path.name for path in tools.cached_path(KUBECTL).parent.iterdir()} - {".lock"} == programs
 
 
-def test_a_build_that_fails_is_told_in_gos_words_without_its_progress(
+@pytest.mark.parametrize(
+    ("kind", "kubectl", "built"),
+    [
+        ("v0.31.0", "v1.35.1", []),
+        ("v0.20.0", "v1.35.1", ["kind"]),
+        ("v0.30.0", "v1.28.2", ["kubectl"]),
+        ("v0.30.0", "", ["kubectl"]),
+    ],
+)
+def test_a_kind_cluster_is_made_by_a_kind_and_a_kubectl_that_are_there_unless_they_are_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, kubectl: str, built: list[str]
+) -> None:
+    asked = pretend_go(PRETENDED_GO, tmp_path, monkeypatch)
+    monkeypatch.setenv("PATH", f"{asked.parent}:{tools_of(tmp_path / 'system', 'dirname', 'basename', 'sh')}")
+    for name, version in (("kind", f"kind {kind} go1.25"), ("kubectl", f"Client Version: {kubectl}")):
+        if not version.endswith(" "):
+            executable(asked.parent / name).write_text(f"#!/bin/sh\necho '{version}'\n")
+
+    found = tools.ensure(("kind", "kubectl"), near=True)
+
+    assert [name for name, path in found.items() if path.parent != asked.parent] == built
+    assert asked.exists() == bool(built)
+
+
+def test_of_the_tools_for_people_those_that_need_no_build_are_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = pretend_go(PRETENDED_GO, tmp_path, monkeypatch)
+    executable(asked.parent / "kubectl")
+    monkeypatch.setattr(sys, "argv", ["tools", "--had", "--bin", str(tmp_path / "links"), "kubectl", "helm"])
+    monkeypatch.setenv("PATH", f"{asked.parent}:{tools_of(tmp_path / 'system', 'sh')}")
+
+    assert tools.main() == 0
+
+    assert [path.name for path in (tmp_path / "links").iterdir()] == ["kubectl"]
+    assert "make tools" in capsys.readouterr().err
+    assert not asked.exists()
+
+
+def tools_of(folder: Path, *names: str) -> Path:
+    """A folder with these programs of the machine, and no others."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(str(shutil.which(name)))
+    return folder
+
+
+def test_a_failed_build_is_reported_with_gos_message_without_its_progress(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = "echo go: downloading k8s.io/api v1; echo k8s.io/api/core/v1; echo ./x.go:3: no space left on device; exit 1"
@@ -128,8 +173,8 @@ def test_a_build_that_fails_is_told_in_gos_words_without_its_progress(
 
 
 def commands(target: str) -> list[str]:
-    """What `make TARGET` runs of the programs of testbed/, in order, each with its arguments."""
-    environment = {"PATH": os.environ["PATH"]}  # without what a make that runs the tests was given
+    """Return the programs of testbed/ that `make TARGET` runs, in order, each with its arguments."""
+    environment = {"PATH": os.environ["PATH"]}  # without the variables of the make that runs the tests
     answer = subprocess.run(
         ["make", "--dry-run", target], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
     )
@@ -145,11 +190,14 @@ def test_the_image_is_built_without_the_clusters_tools() -> None:
     assert commands("image") == ["image.build"]
 
 
-def test_the_kind_cluster_is_up_before_a_tool_is_built_that_only_people_use() -> None:
-    """Where Docker does not run, that is said before anything is built."""
-    assert commands("kind-up") == ["kind.cluster up", "localcluster.tools --bin .venv/bin kubectl helm >/dev/null"]
+def test_the_kind_cluster_is_up_before_tools_for_people_are_built() -> None:
+    """If Docker does not run, that is reported before anything is built."""
+    assert commands("kind-up") == [
+        "kind.cluster up",
+        "localcluster.tools --had --bin .venv/bin kubectl helm >/dev/null",
+    ]
 
 
 @pytest.mark.parametrize("does", ["kubeconfig", "load", "down"])
-def test_what_is_done_with_a_kind_cluster_needs_no_tool_of_the_local_one(does: str) -> None:
+def test_targets_for_a_kind_cluster_need_no_tool_of_the_local_one(does: str) -> None:
     assert commands(f"kind-{does}") == [f"kind.cluster {does}"]

@@ -4,6 +4,11 @@ A frame is the length of the message as 4 bytes, big-endian, followed by the mes
 
     00 00 00 0d  {"op":"stop"}
 
+A message may carry bytes beside it, its *payload*, which neither end has to encode as JSON. Then the highest bit of the
+length is set, and the length of the payload and the payload itself follow:
+
+    80 00 00 0d  00 00 00 02  {"op":"call"}  17
+
 It is a stream socket, because a message may be larger than a packet socket's buffer. The module uses the standard
 library only, because the watchdog and the runners import it too. Nothing here blocks. If the peer reads slowly, the
 outbox grows.
@@ -19,12 +24,22 @@ import struct
 from collections import deque
 from typing import Any
 
-_LENGTH = struct.Struct("!I")
-_CHUNK = 256 * 1024
+_LENGTH, _LENGTHS = struct.Struct("!I"), struct.Struct("!II")
+_HAS_PAYLOAD = 1 << 31
+_CHUNK = 64 * 1024  # bytes; to allocate more would cost more than reading once more
 _MAX_FDS = 16
+_JOIN_MAX = 64 * 1024  # bytes of frames that are sent together
 # The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.
 STATE_IN_MESSAGE_MAX = 8 * 1024
 Message = dict[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def frame(message: bytes, payload: bytes | None = None) -> bytes:
+    """The frame of a message that is encoded already, with its payload."""
+    if payload is None:
+        return _LENGTH.pack(len(message)) + message
+    return _LENGTHS.pack(len(message) | _HAS_PAYLOAD, len(payload)) + message + payload
 
 
 class Inbox:
@@ -41,7 +56,10 @@ class Inbox:
         self.closed = False
 
     def read(self) -> list[Message]:
-        """Read all messages that are complete. ``closed`` is set when the peer has closed or the connection broke."""
+        """Read all messages that are complete, each with its payload as ``payload``.
+
+        ``closed`` is set when the peer has closed or the connection broke.
+        """
         while True:
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(
@@ -73,10 +91,20 @@ class Inbox:
         messages, at, buffer = [], 0, self._buffer
         while len(buffer) - at >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(buffer, at)
-            end = at + _LENGTH.size + length
+            begin, size = at + _LENGTH.size, 0
+            if length & _HAS_PAYLOAD:
+                if len(buffer) - at < _LENGTHS.size:
+                    break
+                length, size = length ^ _HAS_PAYLOAD, _LENGTH.unpack_from(buffer, begin)[0]
+                begin = at + _LENGTHS.size
+            middle = begin + length
+            end = middle + size
             if len(buffer) < end:
                 break
-            messages.append(json.loads(buffer[at + _LENGTH.size : end]))
+            message: Message = json.loads(buffer[begin:middle].decode())
+            if begin > at + _LENGTH.size:
+                message["payload"] = bytes(buffer[middle:end])
+            messages.append(message)
             at = end
         del buffer[:at]
         return messages
@@ -101,10 +129,13 @@ class Outbox:
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Queue a message, and send as much as the socket takes."""
-        body = json.dumps(message, separators=(",", ":")).encode()
-        self._queue.append((_LENGTH.pack(len(body)) + body, fds))
+        self.queue(frame(_encode(message).encode()), fds)
         if len(self._queue) == 1:
             self.flush()
+
+    def queue(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Queue a frame. It is sent with the next ``flush``."""
+        self._queue.append((data, fds))
 
     def flush(self) -> None:
         """Send as much as the socket takes. A broken connection drops the rest and sets ``closed``."""
@@ -115,6 +146,7 @@ class Outbox:
                     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
                     sent = self._sock.sendmsg([data], rights)
                 else:
+                    data = self._joined()
                     sent = self._sock.send(memoryview(data)[self._offset :])
             except (BlockingIOError, InterruptedError):
                 return
@@ -128,3 +160,18 @@ class Outbox:
             if self._offset >= len(data):
                 self._queue.popleft()
                 self._offset = 0
+
+    def _joined(self) -> bytes:
+        """The first frame in the queue, and with it the small ones behind it: each call of the kernel costs more."""
+        queue = self._queue
+        data, fds = queue[0]
+        if len(queue) == 1 or self._offset or len(data) >= _JOIN_MAX or queue[1][1]:
+            return data
+        frames, size = [data], len(data)
+        queue.popleft()
+        while queue and not queue[0][1] and size + len(queue[0][0]) <= _JOIN_MAX:
+            frames.append(queue.popleft()[0])
+            size += len(frames[-1])
+        data = b"".join(frames)
+        queue.appendleft((data, fds))
+        return data

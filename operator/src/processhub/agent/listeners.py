@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVarTuple
 
@@ -24,3 +25,15 @@ class Listeners(Generic[*Args]):
         """Call all callbacks with the arguments of this event."""
         for callback in self._callbacks:
             callback(*args)
+
+
+class Signal(asyncio.Event):
+    """An event that also calls ``heard()`` whenever it is set: a task for each that waits would cost more."""
+
+    heard: Callable[[], None] | None = None
+
+    def set(self) -> None:
+        """Set the event."""
+        super().set()
+        if self.heard is not None:
+            self.heard()

@@ -150,6 +150,10 @@ class JsonHandler(logging.Handler):
         super().__init__()
         self._sink, self._common = sink, {"hub": hub, "member": member}
 
+    def begin(self) -> None:
+        """Write the first line of the container's log, whatever the log level: ``kubectl hub logs`` looks for it."""
+        self._sink.write({"time": now_micros(), "level": "info", **self._common, "begin": True, "message": "begins"})
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. The traceback of an exception is in the field ``trace``."""
         line = {"time": now_micros(), "level": record.levelname.lower(), **self._common, "logger": record.name}

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -24,8 +24,7 @@ class Problem(Exception):  # noqa: N818 RFC 9457's word
         self.retry_after, self.allow = retry_after, allow
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def problems(request: web.BaseRequest, handler: Handler) -> web.StreamResponse:
     """Answer requests whose handler raises an error."""
     try:
         return await handler(request)
@@ -39,16 +38,22 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return respond(Problem(error.status, kind, detail, allow=allow))
 
 
+def problem_body(problem: Problem) -> bytes:
+    """The problem as JSON."""
+    return msgspec.json.encode(
+        {
+            "type": f"https://processhub.dev/problems/{problem.kind}",
+            "title": HTTPStatus(problem.status).phrase,
+            "status": problem.status,
+            "code": problem.kind,
+            "detail": problem.detail,
+        }
+    )
+
+
 def respond(problem: Problem) -> web.Response:
     """The HTTP response for a problem."""
-    body = {
-        "type": f"https://processhub.dev/problems/{problem.kind}",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "code": problem.kind,
-        "detail": problem.detail,
-    }
-    answer = web.Response(body=msgspec.json.encode(body), status=problem.status, content_type=PROBLEM_TYPE)
+    answer = web.Response(body=problem_body(problem), status=problem.status, content_type=PROBLEM_TYPE)
     if problem.retry_after:
         answer.headers["Retry-After"] = str(problem.retry_after)
     if problem.allow:

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from processhub.agent.listeners import Signal
+
 JSON = "application/json"
 
 
@@ -34,11 +36,16 @@ async def _nothing() -> bytes:
     raise AssertionError("the body is there")
 
 
+def _no_sender() -> None:
+    """Do nothing: no other member forwarded the request."""
+
+
 @dataclass(eq=False, slots=True)
 class Request:
     """A call or a cast. ``fetch`` gets the body of a forwarded request when the child can take it.
 
-    ``obstacle`` says why the child could not take the request at the last try.
+    ``put_off()`` is called if the child can't take the request at once. ``obstacle`` says why it could not at the last
+    try.
     """
 
     kind: str  # call or cast
@@ -46,7 +53,8 @@ class Request:
     content_type: str = JSON
     key: str = ""  # the caller's Idempotency-Key
     fetch: Callable[[], Awaitable[bytes]] = _nothing
-    handed_over: asyncio.Event = field(default_factory=asyncio.Event)  # set when the request may have run
+    handed_over: Signal = field(default_factory=Signal)  # set when the request may have run
+    put_off: Callable[[], None] = _no_sender
     obstacle: str = ""
     _fetching: asyncio.Future[bytes] | None = None
 

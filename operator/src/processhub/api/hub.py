@@ -113,12 +113,18 @@ class Restarts(Wire, frozen=True, kw_only=True):
 
 
 class OnDemand(Workload, frozen=True, kw_only=True):
-    """The workload that a first request for an unknown id starts. ``max`` limits such children; None: no limit."""
+    """The workload that a first request for an unknown id starts. ``max`` limits such children; None: no limit.
+
+    ``max_failed`` children, or a share of them, may fail with a changed template before its roll-out stops. A child
+    must be up for ``min_ready_seconds`` before another one is restarted in its place.
+    """
 
     ttl_seconds: int | None = None
     idle_seconds: int | None = None
     max: int | None = None
     on_owner_lost: Literal["Wait", "Local"] = "Wait"
+    max_failed: int | str = "10%"
+    min_ready_seconds: int = 2
 
 
 class HubSpec(Wire, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.meta import Wire
 from processhub.api.naming import ANNOTATION_NODES
+from processhub.api.wording import wrong_json
 
 
 class MovedNodes(Wire, frozen=True, kw_only=True, omit_defaults=False):
@@ -44,11 +45,13 @@ def moved_nodes(child: Child) -> tuple[str, ...] | None:
 
 def problem_of(child: Child) -> str:
     """Why the annotation can't be read, and what to write instead; "" if it can."""
+    text = child.metadata.annotations.get(ANNOTATION_NODES) or '{"nodes":[],"insteadOf":[]}'
     try:
-        _decode(child.metadata.annotations.get(ANNOTATION_NODES) or '{"nodes":[],"insteadOf":[]}')
-    except msgspec.MsgspecError as error:
+        _decode(text)
+    except msgspec.DecodeError as error:
+        why = wrong_json(error, text, MovedNodes)
         return (
-            f"annotation {ANNOTATION_NODES} can't be read and is removed ({error}); use kubectl hub move, or write a "
+            f"annotation {ANNOTATION_NODES} can't be read and is removed ({why}); use kubectl hub move, or write a "
             'JSON object such as {"nodes": ["my-hub-1"], "insteadOf": ["my-hub-0"]}'
         )
     return ""

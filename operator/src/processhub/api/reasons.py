@@ -104,7 +104,10 @@ class GroupReason(StrEnum):
     REBALANCING = "Rebalancing"
     """Balanced: children are being moved, or are still to be moved. The message counts them."""
     ROLLOUT_STOPPED = "RolloutStopped"
-    """Ready of a ChildSet: maxFailed children fail with the changed template. The others run on with the former one."""
+    """Ready of a ChildSet: maxFailed children fail with the changed template. The others run on with the former one.
+
+    Stalled of a Hub: the same of its children on demand, with the changed spec.onDemand.
+    """
     STRANDED = "Stranded"
     """Balanced: a member that is to be removed or is drained has children that no other member may take.
 
@@ -114,8 +117,10 @@ class GroupReason(StrEnum):
     """Stalled of a Hub: the API server rejects something that the hub needs (a quota, a policy, rights)."""
     UNAVAILABLE = "Unavailable"
     """Stalled of a Hub: for some seconds the API server has failed or not answered. The message names the request."""
+    CRD_OUTDATED = "CRDOutdated"
+    """Stalled of a Hub: a CRD in the cluster lacks fields that this operator needs. The message names both."""
     UPDATING = "Updating"
-    """Ready of a ChildSet: some children still run the former template."""
+    """Ready of a ChildSet, Reconciling of a Hub: some children still run the former template."""
     CHILDREN_FAILED = "ChildrenFailed"
     """Ready of a ChildSet: some children have failed. The message names them with their reasons."""
 

@@ -12,6 +12,7 @@ import msgspec
 from processhub.api.hooks import Hook
 from processhub.api.meta import ObjectMeta, Wire
 from processhub.api.naming import ANNOTATION_HOOKS, id_hash
+from processhub.api.wording import wrong_json
 
 
 class RegisteredHooksError(ValueError):
@@ -41,9 +42,10 @@ def parse_registered_hooks(metadata: ObjectMeta) -> RegisteredHooks:
         return RegisteredHooks()
     try:
         return _decode(text)
-    except msgspec.MsgspecError as error:
+    except msgspec.DecodeError as error:
+        why = wrong_json(error, text, RegisteredHooks)
         raise RegisteredHooksError(
-            f"annotation {ANNOTATION_HOOKS} can't be read ({error}); it must be a JSON object with registered and "
+            f"annotation {ANNOTATION_HOOKS} can't be read ({why}); it must be a JSON object with registered and "
             "cancelled, each a list of hooks as in spec.hooks"
         ) from error
 

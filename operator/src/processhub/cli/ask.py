@@ -92,6 +92,7 @@ def _json(text: str) -> Any:
         return json.loads(given)
     except json.JSONDecodeError as error:
         raise UsageError(
-            f'the request is not JSON ({error}); write for example \'{{"op": "get"}}\', and text in double quotes:'
+            f"the request is not JSON (see line {error.lineno}, column {error.colno});"
+            ' write for example \'{"op": "get"}\', and text in double quotes:'
             " '\"text\"'"
         ) from None

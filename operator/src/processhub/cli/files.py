@@ -13,9 +13,9 @@ import yaml
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.meta import API_VERSION
+from processhub.api.wording import wrong
 from processhub.cli.errors import UsageError
 from processhub.client.specs import check_id, parse_child
-from processhub.client.wording import wrong
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:

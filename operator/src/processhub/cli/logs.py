@@ -28,6 +28,7 @@ class _LogLine(msgspec.Struct):
     time: str = ""
     stream: str = ""  # the agent's own lines about a child have none
     message: str = ""
+    begin: bool = False  # the agent's first line
 
 
 _decoder = msgspec.json.Decoder(_LogLine)
@@ -60,9 +61,9 @@ def _say_what_is_missing(log: _Log, node: Node) -> int:
     """Say why a child's lines are not there, as far as that is known; returns the exit code.
 
     The kubelet keeps only the newest part of a container's log, which all children of a member share. A quiet child's
-    lines go when a loud one writes.
+    lines go when a loud one writes. A log that still has the agent's first line is whole.
     """
-    rotated = bool(node.started_at and log.seen.begins > node.started_at)
+    rotated = bool(node.started_at and log.seen.begins > node.started_at and not log.seen.whole)
     begins = (
         f"the log of pod {log.pod} begins at {log.seen.begins[:19]}Z, but child {log.child_id!r} was started at"
         f" {node.started_at}: the kubelet keeps only the newest lines of all children"
@@ -79,9 +80,10 @@ def _say_what_is_missing(log: _Log, node: Node) -> int:
 
 @dataclass
 class _Seen:
-    """The log as it was read: the time of its first line, and the number of the child's."""
+    """The log as it was read: the time of its first line, whether it is whole, and the number of the child's lines."""
 
     begins: str = ""
+    whole: bool = False
     lines: int = 0
 
 
@@ -125,7 +127,8 @@ async def _own_lines(log: _Log, *, follow: bool) -> AsyncIterator[str]:
             line = _decoder.decode(raw)
         except msgspec.DecodeError:
             continue  # not one of the agent's lines
-        log.seen.begins = log.seen.begins or line.time
+        if not log.seen.begins:
+            log.seen.begins, log.seen.whole = line.time, line.begin
         if line.child == log.child_id and line.stream and line.hub in ("", session.name):
             log.seen.lines += 1
             yield raw.decode(errors="replace") if log.output is Output.JSON else line.message

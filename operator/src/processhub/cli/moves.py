@@ -11,8 +11,9 @@ from processhub.cli.output import named, out, say, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.show import pod_of
 from processhub.cli.target import opened
-from processhub.client.errors import names
 from processhub.client.hub import Hub
+from processhub.core.listing import by_reason
+from processhub.core.model.plan import STRANDED_ALONE
 
 
 async def drain(member: str, target: Target, *, force: bool, wait: bool, timeout: str) -> int:
@@ -27,9 +28,10 @@ async def drain(member: str, target: Target, *, force: bool, wait: bool, timeout
         else:
             out(f"member/{member} {'drained' if wait and not result.left else 'draining'}")
     if result.stranded:
+        remedy = "delete or rebind them" if set(result.reasons.values()) - {STRANDED_ALONE} else "add a member"
         say(
-            f"error: {len(result.stranded)} guided or pinned children can't leave {member}: {names(result.stranded)}; "
-            "delete or rebind them, or stop them there with --force"
+            f"error: {len(result.stranded)} children can't leave {member}: {by_reason(result.reasons)}; "
+            f"{remedy}, or stop them there with --force"
         )
         return FAILED
     return DONE

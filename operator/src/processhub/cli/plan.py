@@ -11,6 +11,7 @@ import msgspec
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
+from processhub.api.wording import wrong
 from processhub.cli.errors import DONE, FAILED, UsageError
 from processhub.cli.files import check_kind, child_spec, documents, set_specs
 from processhub.cli.output import out, say, structured, table
@@ -18,7 +19,7 @@ from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
 from processhub.client.errors import ChildError, InvalidChild
 from processhub.client.specs import check_mapping, parse_child
-from processhub.client.wording import wrong
+from processhub.core.listing import by_reason
 
 V = TypeVar("V")
 
@@ -100,6 +101,7 @@ def plain(found: Forecast) -> dict[str, Any]:
             for child_id, why in _in_order(found.unplaced)
         ],
         "stranded": {member: list(ids) for member, ids in found.stranded.items()},
+        "strandedReasons": dict(_in_order(found.why_stranded)),
         "members": {
             name: {"before": found.before.get(name, 0), "after": count} for name, count in _in_order(found.after)
         },
@@ -140,4 +142,5 @@ def _print(found: Forecast) -> None:
     moved = f"{len(found.moves)} of {found.children} children move{share}"
     out(f"\n{moved}, {len(found.placed)} are placed; nothing was changed")
     for member, ids in _in_order(found.stranded):
-        say(f"warning: {len(ids)} guided or pinned children can't leave {member}: {', '.join(ids[:10])}")
+        reasons = {child_id: found.why_stranded[child_id] for child_id in sorted(ids, key=natural_order)}
+        say(f"warning: {len(ids)} children can't leave {member}: {by_reason(reasons)}")

@@ -95,7 +95,9 @@ def _exit_code(data: bytes, what: PodCommand) -> int:
     try:
         outcome = msgspec.json.decode(data, type=_Outcome)
     except msgspec.MsgspecError as error:
-        raise ConnectionFailedError(f"the answer of pod {what.pod} can't be read: {error}") from error
+        raise ConnectionFailedError(
+            f"the answer of pod {what.pod} can't be read: it is no Status of Kubernetes"
+        ) from error
     if outcome.status == "Success":
         return 0
     causes = outcome.details.causes if outcome.details else ()

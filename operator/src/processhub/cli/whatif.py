@@ -40,7 +40,8 @@ class Forecast(msgspec.Struct, frozen=True):
     """The effect of a change.
 
     ``children`` are on record before it; ``placed`` are new ones, with the members of their copies, the active one
-    first. ``before`` and ``after`` count copies by member.
+    first. ``stranded``: by member, the children that can't leave it; ``why_stranded`` has the reason of each.
+    ``before`` and ``after`` count copies by member.
     """
 
     children: int
@@ -48,6 +49,7 @@ class Forecast(msgspec.Struct, frozen=True):
     placed: Mapping[str, tuple[str, ...]]
     unplaced: Mapping[str, Unplaced]
     stranded: Mapping[str, tuple[str, ...]]
+    why_stranded: Mapping[str, str]
     before: Mapping[str, int]
     after: Mapping[str, int]
 
@@ -163,6 +165,7 @@ def forecast(snapshot: HubSnapshot) -> Forecast:
         },
         unplaced=last.unplaced,
         stranded=last.stranded,
+        why_stranded=last.why_stranded,
         before=before,
         after=after,
     )

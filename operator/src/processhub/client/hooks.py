@@ -20,9 +20,9 @@ from processhub.api.registeredhooks import (
     observed_mark,
     parse_registered_hooks,
 )
+from processhub.api.wording import wrong
 from processhub.client.errors import HubNotFound, InvalidHook, Timeout, names
 from processhub.client.session import Session
-from processhub.client.wording import wrong
 from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.informer import version_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -20,6 +20,7 @@ from processhub.client.session import Session
 from processhub.client.writes import with_retries
 from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import HUBS
+from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED
 
 _ATTEMPTS = 10
 _LOOK_SECONDS = 0.3  # between reads of the Child while its move is awaited
@@ -33,20 +34,23 @@ class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[str, ...] = ()
     """The ids of children that still have an entry or a process on the member."""
     stranded: tuple[str, ...] = ()
-    """The ids of guided and pinned children, which can't leave the member."""
+    """The ids of children that can't leave the member: guided and pinned ones; all, if no other member is left."""
+    reasons: Mapping[str, str] = {}
+    """Why each of these children can't leave, by id, such as ``pinned``."""
 
 
 async def drain(session: Session, member: str, *, force: bool, wait: bool, timeout: float) -> DrainResult:
     """Order the member to be drained. Raises HubError if there is no such member, ApiError, Timeout."""
     known_member(session.living_hub(), member)
     await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
-    stranded = () if force else await _bound_on(session, member)
+    reasons = {} if force else await _bound_on(session, member)
+    stranded = tuple(reasons)
     if wait:
         await _until(session, lambda: set(session.registry.on_member(member)) <= set(stranded), timeout)
     left = tuple(sorted(session.registry.on_member(member)))
     if wait and set(left) - set(stranded):
         raise Timeout(f"member {member} is not empty within {timeout:g} s; there are still {names(left)}", left)
-    return DrainResult(member=member, left=left, stranded=stranded)
+    return DrainResult(member=member, left=left, stranded=stranded, reasons=reasons)
 
 
 async def undrain(session: Session, member: str) -> bool:
@@ -156,14 +160,19 @@ async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str,
     raise HubError(f"hub {session.name} changes too quickly; try again")
 
 
-async def _bound_on(session: Session, member: str) -> tuple[str, ...]:
-    """The ids on the member that can't leave it: guided and pinned children."""
-    there = set(session.registry.on_member(member))
-    bound = {child.id for child in await list_children(session) if child.spec.pinned or child.spec.nodes}
+async def _bound_on(session: Session, member: str) -> dict[str, str]:
+    """The ids on the member that can't leave it, each with the reason."""
+    hub, there = session.living_hub(), session.registry.on_member(member)
+    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    alone = all(other.name == member or other.name in drained for other in hub.status.members)
+    reasons = dict.fromkeys(there, STRANDED_ALONE) if alone else {}
+    specs = {child.id: child.spec for child in await list_children(session)}
     for item in await list_sets(session):
-        if item.spec.template.pinned or item.spec.template.nodes:
-            bound.update(item.ids)
-    return tuple(sorted(there & bound))
+        specs |= dict.fromkeys(item.ids, item.spec.template)
+    for child_id in there:
+        if (spec := specs.get(child_id)) is not None and (spec.pinned or spec.nodes):
+            reasons[child_id] = STRANDED_PINNED if spec.pinned else STRANDED_GUIDED
+    return {child_id: reasons[child_id] for child_id in sorted(reasons)}
 
 
 async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout: float, *, ordered: bool) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from processhub.api.child import Workload
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
+from processhub.api.wording import wrong_json
 from processhub.client.records import Node, Processes, Record, SliceCopy, Spec, node_of, record_of, spec_of
 from processhub.registry.slices import SliceView
 
@@ -176,10 +177,11 @@ def _has_process(copy: SliceCopy) -> bool:
 def _workload(parsed: _ParsedSlice, key: str) -> Workload:
     known = parsed.workloads.get(key)
     if known is None:
+        text = parsed.texts.get(key, "{}")
         try:
-            known = _workload_decoder.decode(parsed.texts.get(key, "{}"))
+            known = _workload_decoder.decode(text)
         except msgspec.DecodeError as error:
-            log.warning("workload %s can't be read: %s", key, error)
+            log.warning("workload %s can't be read: %s", key, wrong_json(error, text, Workload))
             known = Workload()
         parsed.workloads[key] = known
     return known

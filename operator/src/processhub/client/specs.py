@@ -11,6 +11,7 @@ import msgspec
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason
+from processhub.api.wording import unknown_field, wrong
 from processhub.client.errors import (
     ChildError,
     ChildMappingMismatch,
@@ -19,7 +20,6 @@ from processhub.client.errors import (
     NoChildren,
     names,
 )
-from processhub.client.wording import unknown_field, wrong
 
 ChildLike = Mapping[str, Any] | ChildSpec
 

@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from processhub.api.meta import ObjectMeta
+from processhub.api.wording import wrong_json
 from processhub.cluster.config import Config, ConfigError, Overrides
 from processhub.cluster.errors import (
     ApiError,
@@ -397,7 +398,7 @@ class Client:
         except msgspec.ValidationError as error:
             with _readable(kind.plural):
                 bare = msgspec.json.decode(body, type=_BareObject)
-            return Undecodable(metadata=bare.metadata, error=str(error))
+            return Undecodable(metadata=bare.metadata, error=wrong_json(error, bytes(body), kind.type))
 
     def _event(self, kind: Kind[Any], line: bytes) -> WatchEvent:
         with _readable(kind.plural):
@@ -426,4 +427,7 @@ def _readable(plural: str) -> Iterator[None]:
     try:
         yield
     except msgspec.MsgspecError as error:
-        raise ConnectionFailedError(f"an answer about {plural} can't be read: {error}") from error
+        raise ConnectionFailedError(
+            f"an answer about {plural} can't be read: it is none of a Kubernetes API server; is there a proxy on the"
+            " way?"
+        ) from error

@@ -6,6 +6,10 @@ fails removes nothing.
 A list is a consistent read, so it is never older than what was seen before it. If one is, either the API server has
 made a mistake, or etcd was restored to an earlier time and what was seen has never happened. A mistake does not last.
 So such a list is refused, and if all lists are older for ``REWOUND_SECONDS``, the later one is taken to be true.
+
+Where etcd was restored to a time that was seconds ago, its revisions may have caught up. A custom resource has another
+spec under the same generation then. So it has where the API server drops fields that an older CRD does not have: each
+object is read once more to tell the two apart (rewinds.py).
 """
 
 from __future__ import annotations
@@ -16,10 +20,14 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from processhub.api.meta import GROUP, ObjectMeta
+import msgspec
+
+from processhub.api.meta import ObjectMeta
+from processhub.api.wording import wrong
 from processhub.cluster.client import Client, Undecodable, WatchEvent
-from processhub.cluster.errors import ApiError, GoneError, StaleListError, UnavailableError
-from processhub.cluster.kinds import Kind
+from processhub.cluster.errors import ApiError, GoneError, NotFoundError, StaleListError, UnavailableError
+from processhub.cluster.kinds import Kind, untyped
+from processhub.cluster.rewinds import Rewinds, Staleness, contradicts
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -36,21 +44,6 @@ def version_of(resource_version: str) -> int:
     return int(resource_version or 0)
 
 
-class _Staleness:
-    """For how long all lists have been older than what was seen."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-        self._version = 0  # of the last such list
-
-    def seconds(self, version: int, now: float) -> float:
-        """Take a list that is older; returns the seconds since the first one. Lists of one history don't go back."""
-        if self._since is None or version < self._version:
-            self._since = now
-        self._version = version
-        return now - self._since
-
-
 class Informer(Generic[T]):
     """Keeps ``items`` equal to the API server's objects, and notifies of changes.
 
@@ -61,6 +54,9 @@ class Informer(Generic[T]):
 
     ``on_rewound()`` is called when etcd was restored to an earlier time. Without it, the objects of that time replace
     the known ones. With it the known ones stay: who decides by them has to begin anew.
+
+    A spec of which the API server drops fields stays as it was known, unless ``keeps_dropped`` is false: who writes the
+    objects has to see what is stored.
     """
 
     def __init__(
@@ -75,9 +71,11 @@ class Informer(Generic[T]):
         on_broken: Callable[[ObjectMeta, str | None], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
         on_rewound: Callable[[], None] | None = None,
+        keeps_dropped: bool = True,
     ) -> None:
         self._client, self._kind, self._on_change = client, kind, on_change
-        self._on_broken, self._on_reconnect, self._on_rewound = on_broken, on_reconnect, on_rewound
+        self._on_broken, self._on_reconnect = on_broken, on_reconnect
+        self._rewinds = Rewinds(kind, on_rewound, keeps_dropped=keeps_dropped)
         self._namespace, self._selected = namespace, {"labels": labels, "fields": fields}
         self.items: dict[Key, T] = {}
         # Existing objects that are not among the items, because they do not fit their struct.
@@ -86,7 +84,6 @@ class Informer(Generic[T]):
         self.seen = 0  # the highest resourceVersion seen
         self.relists = 0
         self.connected = False  # false from a failure until the next list
-        self._staleness = _Staleness()
 
     async def run(self) -> None:
         """List and watch until cancelled. Failures are logged and retried with back-off."""
@@ -132,7 +129,7 @@ class Informer(Generic[T]):
         if rewound:
             self._check_rewound(version_of(version))
             self.seen = 0
-        self._staleness = _Staleness()
+        self._rewinds.staleness = Staleness()
         self.relists += 1
         present = set()
         for item in items:
@@ -148,6 +145,7 @@ class Informer(Generic[T]):
             if key not in present:
                 self._unread_is_gone(metadata, version)
         self.seen = max(self.seen, version_of(version))
+        await self._settle_doubts()
         self.synced.set()
         return version
 
@@ -170,11 +168,10 @@ class Informer(Generic[T]):
     def _check_rewound(self, version: int) -> None:
         """Check that etcd was restored to an earlier time, after a list that is older. Raises StaleListError if not."""
         text = f"a list at {version} is older than what was seen, at {self.seen}"
-        if self._staleness.seconds(version, asyncio.get_running_loop().time()) < REWOUND_SECONDS:
+        if self._rewinds.staleness.seconds(version, asyncio.get_running_loop().time()) < REWOUND_SECONDS:
             raise StaleListError(0, "StaleList", text)
         log.error("%s: %s, for %g s: was etcd restored from a backup?", self._kind.plural, text, REWOUND_SECONDS)
-        if self._on_rewound:
-            self._on_rewound()
+        if self._rewinds.notify():
             raise StaleListError(0, "StaleList", text)
 
     async def _follow(self, version: str) -> str:
@@ -183,6 +180,7 @@ class Informer(Generic[T]):
                 version = _metadata(event.object).resource_version
                 self._event(event)
             self.seen = max(self.seen, version_of(version))
+            await self._settle_doubts()
         return version
 
     async def _check_watch(self) -> None:
@@ -193,6 +191,33 @@ class Informer(Generic[T]):
         version = version_of(await self._client.latest_version(self._kind, self._namespace, **self._selected))
         if version < self.seen:
             raise StaleListError(0, "StaleList", f"the latest version, {version}, is older than what was seen")
+
+    async def _settle_doubts(self) -> None:
+        """Read those objects once more whose spec has changed without a new generation. Raises ApiError."""
+        while self._rewinds.doubtful:
+            key = next(iter(self._rewinds.doubtful))
+            kind = untyped(self._kind.api_version, self._kind.plural, namespaced=self._kind.namespaced)
+            try:
+                raw = await self._client.get(kind, *key)
+            except NotFoundError:
+                raw = None  # the watch tells so
+            del self._rewinds.doubtful[key]
+            if raw is not None:
+                self._take_read(key, raw)
+
+    def _take_read(self, key: Key, raw: dict[str, Any]) -> None:
+        known = self.items.get(key)
+        try:
+            item = msgspec.convert(raw, self._kind.type)
+        except msgspec.ValidationError as error:
+            metadata = msgspec.convert(raw["metadata"], ObjectMeta)
+            self._take(Undecodable(metadata=metadata, error=wrong(error, raw, self._kind.type)))
+            return
+        restored = known is not None and contradicts(known, item) and not self._rewinds.are_dropped(known, item, raw)
+        if restored:
+            log.error("%s %s/%s has changed without a new generation", self._kind.plural, *key)
+            self._rewinds.notify()
+        self._take(item, certain=restored)
 
     def _event(self, event: WatchEvent) -> None:
         if event.type in ("ADDED", "MODIFIED"):
@@ -216,8 +241,11 @@ class Informer(Generic[T]):
             if self._on_broken:
                 self._on_broken(metadata, None)
 
-    def _take(self, item: T | Undecodable, *, rewound: bool = False) -> None:
-        """Take an object as it is. An older one than the known one is ignored, unless the list was ``rewound``."""
+    def _take(self, item: T | Undecodable, *, rewound: bool = False, certain: bool = False) -> None:
+        """Take an object as it is. An older one than the known one is ignored, unless the list was ``rewound``.
+
+        One whose spec has changed without a new generation is read once more first, unless it is ``certain``.
+        """
         metadata = _metadata(item)
         known = self.items.get(metadata.key)
         if known is not None:
@@ -226,9 +254,10 @@ class Informer(Generic[T]):
                 return
             if version_of(old.resource_version) >= version_of(metadata.resource_version) and not rewound:
                 return
-            if self._on_rewound and self._kind.group == GROUP and _contradicts(known, item):
-                log.error("%s %s/%s has changed without a new generation", self._kind.plural, *metadata.key)
-                self._on_rewound()
+            if not certain and self._rewinds.matter and contradicts(known, item):
+                if self._rewinds.doubt(metadata.key, known, item):
+                    return
+                item = self._rewinds.with_known_spec(known, item)
             if old.uid != metadata.uid:
                 # The object was deleted and re-created between two looks. Both changes are reported, in order.
                 del self.items[metadata.key]
@@ -245,16 +274,6 @@ class Informer(Generic[T]):
         self._unread.pop(metadata.key, None)
         self.items[metadata.key] = item
         self._on_change(known, item)
-
-
-def _contradicts(known: Any, now: Any) -> bool:
-    """Whether a custom resource has another spec under the same generation: the known one has never happened.
-
-    So it is where etcd was restored to a time that was seconds ago, and its revisions have caught up.
-    """
-    before, after = _metadata(known), _metadata(now)
-    same = before.uid == after.uid and before.generation == after.generation
-    return same and not isinstance(now, Undecodable) and bool(known.spec != now.spec)
 
 
 def _metadata(item: Any) -> ObjectMeta:

@@ -69,6 +69,7 @@ class Engine:
             asyncio.create_task(reconciler.events.run(), name="events"),
             asyncio.create_task(reconciler.reporter.run(), name="child status"),
             asyncio.create_task(reconciler.rights.run(), name="call rights"),
+            asyncio.create_task(reconciler.crds.run(), name="installed CRDs"),
         ]
         self.answered(asyncio.get_running_loop().time())
         self._reconciler = reconciler

@@ -21,6 +21,7 @@ from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.kopfhost import KopfHost
 from processhub.controller.lead.election import Election
 from processhub.controller.lead.health import serve
+from processhub.controller.lead.holder import LeaderProcess
 from processhub.controller.lead.leaderthread import LeaderThread
 from processhub.controller.lead.prerequisites import Prerequisites
 from processhub.controller.replica import Replica, ReplicaSurroundings
@@ -53,7 +54,10 @@ async def _run(settings: OperatorSettings) -> int:
 
     async def candidate(client: Client) -> Election:
         owner = await _deployment(client, settings.namespace)
-        return Election(client, settings.namespace, settings.pod_name, settings.namespaces, owner)
+        process = LeaderProcess(
+            pod=settings.pod_name, pod_uid=settings.pod_uid, host=settings.address, port=settings.port
+        )
+        return Election(client, settings.namespace, settings.pod_name, settings.namespaces, owner, process)
 
     async with await Client.connect() as client:
         leadership = LeaderThread(Client.connect, candidate)

@@ -32,6 +32,7 @@ from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.hooks.hubhooks import Hooks, Receivers
 from processhub.controller.hubacceptance import HubAcceptance
+from processhub.controller.lead.installedcrds import InstalledCRDs
 from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, Memories
 from processhub.controller.observe.admission import admit_starts
@@ -77,7 +78,7 @@ class Reconciler:
         receivers: Receivers,
     ) -> None:
         self._client, self._store, self._settings, self._term = client, store, settings, term
-        self._custom = own_strategies()
+        self._wake, self._custom = wake, own_strategies()
         self.takeover = Takeover()
         self._memories = Memories(term, self.takeover.generations)
         self.events = EventRecorder(client, settings.pod_name)
@@ -87,7 +88,8 @@ class Reconciler:
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
-        self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec)
+        self.crds = InstalledCRDs(client, self._wake_all)
+        self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated)
 
     async def reconcile(self, key: HubKey) -> float | None:
         """Run one round; returns the seconds until the next one is due without any event, or None."""
@@ -107,9 +109,14 @@ class Reconciler:
         round.steps.end()
         return round.requeue.after
 
+    def _wake_all(self) -> None:
+        for key in list(self._store.hubs):
+            self._wake(key)
+
     async def close(self) -> None:
         """Stop what runs beside the rounds. No round may begin after this."""
         await self.rights.close()
+        await self.crds.close()
         await self.reporter.close()
         await self.hooks.close()
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from processhub.api.wording import wrong_json
+
 T = TypeVar("T")
 
 
@@ -45,7 +47,7 @@ class MemberNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings. No ``namespaces`` means all; ``image`` is that of members; ``bind`` is the HTTP port's address.
+    """The settings. No ``namespaces`` means all; ``image`` is that of members; ``address`` is the pod's, "" if unknown.
 
     Where ``member_network`` is None, members get no NetworkPolicy.
     """
@@ -59,9 +61,14 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     image_pull_secrets: tuple[str, ...] = ()
     member_defaults: MemberDefaults = MemberDefaults()
     member_network: MemberNetwork | None = None
-    bind: str = "0.0.0.0"
+    address: str = ""
     port: int = 8080
     log_level: str = "INFO"
+
+    @property
+    def bind(self) -> str:
+        """The address on which the HTTP port listens."""
+        return self.address or "0.0.0.0"
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSettings:
@@ -87,7 +94,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSetting
         image_pull_secrets=_list(environ.get("PROCESSHUB_IMAGE_PULL_SECRETS", "")),
         member_defaults=defaults,
         member_network=network,
-        bind=environ.get("POD_IP") or "0.0.0.0",
+        address=environ.get("POD_IP", ""),
         port=int(port),
         log_level=environ.get("LOG_LEVEL", "INFO").upper(),
     )
@@ -100,7 +107,8 @@ def _json(environ: Mapping[str, str], name: str, value: str, kind: type[T]) -> T
     try:
         return msgspec.json.decode(environ[name], type=kind)
     except msgspec.DecodeError as error:
-        raise SettingsError(f"{name} (the chart's {value}): {error}") from error
+        why = wrong_json(error, environ[name], kind)
+        raise SettingsError(f"{name} (the chart's {value}): {why}") from error
 
 
 def _list(text: str) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from itertools import islice
 
@@ -13,6 +13,14 @@ def listed(names: Collection[str], most: int = NAMED) -> str:
     """The first ``most`` names in the given order, and how many others there are."""
     text = ", ".join(islice(names, most))
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def by_reason(reasons: Mapping[str, str], most: int = NAMED) -> str:
+    """Names with their reasons, those with the same reason together: ``a, b (pinned); c (guided)``."""
+    groups: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        groups.setdefault(why, []).append(name)
+    return "; ".join(f"{listed(names, most)} ({why})" for why, names in groups.items())
 
 
 class MemberNames(frozenset[str]):

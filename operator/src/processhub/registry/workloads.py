@@ -6,6 +6,7 @@ import msgspec
 import xxhash
 
 from processhub.api.child import Exec, PodWorkload, Python, Workload
+from processhub.api.wording import wrong_json
 from processhub.registry.grammar import EntryError
 
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -29,7 +30,7 @@ def decode_workload(text: str) -> Exec | Python | PodWorkload:
     try:
         workload = _decoder.decode(text)
     except msgspec.DecodeError as error:
-        raise EntryError(f"not a workload: {text[:200]!r}: {error}") from error
+        raise EntryError(f"not a workload: {text[:200]!r}: {wrong_json(error, text, Workload)}") from error
     chosen = workload.exec or workload.python or workload.pod
     if chosen is None:
         raise EntryError(f"a workload without exec, python or pod: {text[:200]!r}")

@@ -1,4 +1,4 @@
-"""The rows of writer.py, written by an actor."""
+"""An actor that writes the same rows as writer.py."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from processhub import Actor
 
 
 class Writer(Actor):
-    """The rows of an actor; it answers a request with its count."""
+    """Writes rows, and answers each call with its count."""
 
     async def init(self, args: dict[str, object]) -> None:
-        """Begin to write."""
+        """Start to write rows."""
         self._rows = Rows(self.hub.name, self.id, self.member)
         self._task = asyncio.create_task(self._write())
 
@@ -23,19 +23,19 @@ class Writer(Actor):
             await asyncio.sleep(SECONDS)
 
     async def handle_call(self, request: object) -> int:
-        """The count."""
+        """Return the count."""
         return self._rows.count
 
     async def prepare_handover(self) -> int:
-        """Write no more; the count."""
+        """Stop writing and hand the count over."""
         self._task.cancel()
         return self._rows.count
 
     async def accept_handover(self, state: int) -> None:
-        """Count on."""
+        """Continue from the count that was handed over."""
         self._rows.count = state
 
     async def terminate(self, reason: str) -> None:
-        """Write no more."""
+        """Stop writing."""
         self._task.cancel()
         self._rows.close()

@@ -24,7 +24,7 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.runnerprocess import RunnerProcess
 from processhub.agent.children.runs import ExitStatus, RunHandle
 from processhub.agent.env import Environment
-from processhub.agent.frames import Message
+from processhub.agent.frames import Message, frame
 from processhub.agent.logs import LogSink
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -38,8 +38,9 @@ _SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the st
 _IDLE_SECONDS = 60.0  # a runner without actors ends after this
 _CONSENT = 0.8  # share of a handover's time in which an actor may defer it
 _CANCEL_SECONDS = 1.0  # an actor that does not respond to a cancellation within this time is blocked
-# Sends an actor's request: (call or cast, id, JSON, to) → the answer, as ``value`` or as status, code and detail.
-Ask = Callable[[str, str, str, str], Awaitable[Message]]
+# Sends an actor's request: (call or cast, id, JSON, to) → the answer, as ``payload`` with ``json`` (whether it is
+# JSON), or as status, code and detail.
+Ask = Callable[[str, str, bytes, str], Awaitable[Message]]
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -260,34 +261,38 @@ class ActorRun:
         """Send the changed role to the actor."""
         self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": notify})
 
-    async def request(self, request: Request) -> Response:
+    def request(self, request: Request) -> asyncio.Future[Response]:
         """Pass the request to the actor, which handles one message at a time."""
         number = next(self._numbers)
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._requests[number] = answer
+        if request.body is None:
+            return self._loop.create_task(self._fetched(number, request, answer))
+        self._pass_on(number, request, request.body, answer)
+        return answer
+
+    async def _fetched(self, number: int, request: Request, answer: asyncio.Future[Response]) -> Response:
+        """Get the body from the member that forwarded the request, and pass it on."""
         try:
-            value = json.loads(await request.content())
+            body = await request.content()
         except BaseException:
             self._requests.pop(number, None)
             raise
-        if answer.done():
-            raise answer.exception() or OutcomeUnknownError("the actor has ended")
-        request.handed_over.set()
-        self._runner.send(
-            {"op": request.kind, "key": self.key, "call": number, "value": value, "idempotency": request.key}
-        )
-        hangs = self._watch_handler()
-        try:
-            return await answer
-        finally:
-            if hangs is not None:
-                hangs.cancel()
+        if not answer.done():
+            self._pass_on(number, request, body, answer)
+        return await answer
 
-    def _watch_handler(self) -> asyncio.TimerHandle | None:
-        """Start the timer of handlerSeconds, None if the child has none."""
-        if self._liveness is None:
-            return None
-        seconds = self._liveness.handler_seconds
+    def _pass_on(self, number: int, request: Request, body: bytes, answer: asyncio.Future[Response]) -> None:
+        request.handed_over.set()
+        key = json.dumps(request.key) if request.key else '""'
+        head = f'{{"op":"{request.kind}","key":"{self.key}","call":{number},"idempotency":{key}}}'
+        self._runner.post(frame(head.encode(), body))
+        if self._liveness is not None:
+            hangs = self._watch_handler(self._liveness.handler_seconds)
+            answer.add_done_callback(lambda _: hangs.cancel())
+
+    def _watch_handler(self, seconds: int) -> asyncio.TimerHandle:
+        """Start the timer of handlerSeconds."""
         message = f"it has handled one message for {seconds} s (liveness.handlerSeconds)"
         return self._loop.call_later(seconds, self.child.hangs, message)
 
@@ -299,7 +304,7 @@ class ActorRun:
         if "bad" in message:
             answer.set_result(Response(500, message["bad"].encode(), "text/plain; charset=utf-8"))
         else:
-            answer.set_result(Response(200, message["text"].encode()))
+            answer.set_result(Response(200, message["payload"]))
 
     def asks(self, message: Message) -> None:
         """Send the actor's request to another child."""
@@ -313,8 +318,10 @@ class ActorRun:
             task.cancel()
 
     async def _ask(self, message: Message) -> None:
-        answer = await self._runner.ask(message["op"], message["id"], message["text"], message.get("to", "one"))
-        self._runner.send({"op": "asked", "key": self.key, "ask": message["ask"], **answer})
+        answer = await self._runner.ask(message["op"], message["id"], message["payload"], message["to"])
+        payload = answer.pop("payload", None)
+        head = json.dumps({"op": "asked", "key": self.key, "ask": message["ask"], **answer})
+        self._runner.post(frame(head.encode(), payload))
 
     def ended(self, exit_status: ExitStatus) -> None:
         """Report the end of the actor: nothing of it is left."""

@@ -50,7 +50,7 @@ class RunnerProcess:
         mine.setblocking(False)
         self._socket = mine
         self._inbox, self._outbox = Inbox(mine), Outbox(mine)
-        self._writing = False
+        self._writing = self._flushing = False
         self._loop.add_reader(mine.fileno(), self.listen)
         self.send({"op": "hub", "name": env.hub, "namespace": env.namespace, "member": env.member})
         self._key = watchdog.spawn(
@@ -64,6 +64,23 @@ class RunnerProcess:
     def send(self, message: Message) -> None:
         """Send a message to the runner without waiting."""
         self._outbox.send(message)
+        self._write_later()
+
+    def post(self, data: bytes) -> None:
+        """Send a frame to the runner: the first of a turn of the event loop at once, all further ones together."""
+        self._outbox.queue(data)
+        if not self._flushing:
+            self._flushing = True
+            self._outbox.flush()
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._socket.fileno() >= 0:
+            self._outbox.flush()
+            self._write_later()
+
+    def _write_later(self) -> None:
         if self._outbox.pending and not self._writing and not self._outbox.closed:
             self._writing = True
             self._loop.add_writer(self._socket.fileno(), self._write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -50,7 +51,7 @@ class RunHandle(Protocol):
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
         """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for a signal to the child."""
 
-    async def request(self, request: Request) -> Response:
+    def request(self, request: Request) -> Awaitable[Response]:
         """Hand over a request when the child can take it, and return the answer.
 
         ``request.content()`` must not be called before that, because a forwarded request counts as begun then. The call

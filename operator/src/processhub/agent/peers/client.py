@@ -1,13 +1,15 @@
-"""Requests to other members: over HTTP, with this member's token and the epoch by which a request was routed.
+"""Requests to other members: with this member's token and the epoch by which a request was routed.
 
-The body is sent only when the owner answers ``100 Continue``, and the owner does that when the request's turn has come:
+They go over the connection that this member keeps to the owner (``connections.py``). A member of an earlier version
+gets each as an HTTP request of its own. Its body is sent only when the owner answers ``100 Continue``, and the owner
+does that when the request's turn has come:
 
     this member → owner:  POST …/call, Expect: 100-continue   the request waits in the child's queue
     owner → this member:  100 Continue                        its turn has come
     this member → owner:  the body                            from here on it may have run
     owner → this member:  the child's answer
 
-If the owner is lost while the request waits, the request was not sent. It may go to the next owner.
+In both ways: if the owner is lost while the request waits, the request was not sent. It may go to the next owner.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ import msgspec
 from yarl import URL
 
 from processhub.agent.env import Environment
+from processhub.agent.listeners import Signal
+from processhub.agent.peers.connections import PeerConnections, Way
+from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH
 from processhub.agent.peers.link import UnreachableError
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
@@ -36,6 +41,7 @@ from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, rea
 _CONNECT_SECONDS = 2.0
 _CUT_OFF_SECONDS = 10  # after which a connection counts as broken whose other end acknowledges nothing
 _TOKEN_SECONDS = 10.0  # the kubelet renews the file long before the token expires
+_CLOSE_SECONDS = 0.5  # within which the other end answers that a connection is closed
 _ANSWER_MARGIN = 2.0  # seconds beyond requestSeconds, after which a silent owner counts as lost
 _ANSWERS = aiohttp.ClientTimeout(total=2.0, sock_connect=_CONNECT_SECONDS)
 _ELSEWHERE = ("stale_epoch", "not_ready")  # codes of problems after which the request goes to the next owner
@@ -64,9 +70,11 @@ class Peers:
             trace_configs=[traces],
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+        self._connections = PeerConnections(env.member, self._way, self._connect)
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._connections.close()
         await self._session.close()
 
     async def forward(
@@ -75,15 +83,50 @@ class Peers:
         child_id: str,
         request: Request,
         seconds: float,
-        changed: asyncio.Event,
+        changed: Signal,
         stands: Callable[[], bool],
     ) -> Response | None:
         """Send the request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
-        ``seconds`` limits the time from when the body is sent. ``changed`` is set when the registry has changed;
-        ``stands()`` then says whether the owner is still the owner. Raises Problem, and UnreachableError if it was not
-        sent because the owner can't be reached.
+        ``seconds`` limits the time from when the child may have the request. ``changed`` is set when the registry has
+        changed; ``stands()`` then says whether the owner is still the owner. Raises Problem, and UnreachableError if it
+        was not sent because the owner can't be reached.
         """
+        if len(await request.content()) > BODY_MAX:
+            raise Problem(413, "bad_request", f"the request has more than {BODY_MAX} bytes")
+        connection = await self._connections.to(owner, changed, stands)
+        if connection is True:
+            return await self._forward_by_http(owner, child_id, request, seconds, changed, stands)
+        if connection is False:
+            return None
+        answer = await connection.ask(owner, child_id, request, seconds + _ANSWER_MARGIN, changed, stands)
+        if answer is None:
+            return None
+        if answer.by_child:
+            return Response(answer.status, answer.body, answer.content_type)
+        return _not_answered(owner, request, answer.status, answer.body, answer.retry_after)
+
+    def _way(self, address: str) -> Way:
+        return Way(f"http://{address}", self.token())
+
+    async def _connect(self, way: Way) -> aiohttp.ClientWebSocketResponse:
+        return await self._session.ws_connect(
+            URL(f"{way.base}{PATH}", encoded=True),
+            headers={"Authorization": f"Bearer {way.token}"},
+            max_msg_size=MESSAGE_MAX,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+        )
+
+    async def _forward_by_http(
+        self,
+        owner: RoutedCopy,
+        child_id: str,
+        request: Request,
+        seconds: float,
+        changed: Signal,
+        stands: Callable[[], bool],
+    ) -> Response | None:
+        """Forward a request to a member of an earlier version."""
         loop = asyncio.get_running_loop()
         attempt = _Attempt(request)
         post = loop.create_task(self._post(owner, child_id, attempt))
@@ -146,19 +189,8 @@ class Peers:
             ) from error
         if ANSWER_HEADER in answer.headers:
             return Response(answer.status, body, answer.headers.get("Content-Type", ""))
-        problem = read_problem(body)
-        if problem.code in _ELSEWHERE:
-            # The owner had the body, but its child did not: the request waits for the next owner as before.
-            request.handed_over.clear()
-            return None
-        detail = problem.detail or f"member {owner.member} answered with status {answer.status}"
-        if answer.status in (401, 403):
-            # This concerns members only. The caller has shown its own token before.
-            raise Problem(503, "no_owner", f"member {owner.member} does not take this member's token: {detail}")
         retry_after = answer.headers.get("Retry-After", "")
-        raise Problem(
-            answer.status, problem.code or "bad_gateway", detail, int(retry_after) if retry_after.isdigit() else 0
-        )
+        return _not_answered(owner, request, answer.status, body, int(retry_after) if retry_after.isdigit() else 0)
 
     async def send_state(self, address: str, state: Outgoing) -> Receipt:
         """Send a child's large state as a stream, for the entry that waits on the member at the address."""
@@ -212,6 +244,20 @@ class Peers:
             with contextlib.suppress(OSError):
                 self._token, self._read_at = self._token_file.read_text().strip(), now
         return self._token
+
+
+def _not_answered(owner: RoutedCopy, request: Request, status: int, body: bytes, retry_after: int) -> Response | None:
+    """None if the request waits for the next owner. Raises the owner's Problem otherwise."""
+    problem = read_problem(body)
+    if problem.code in _ELSEWHERE:
+        # The owner had the body, but its child did not: the request waits for the next owner as before.
+        request.handed_over.clear()
+        return None
+    detail = problem.detail or f"member {owner.member} answered with status {status}"
+    if status in (401, 403):
+        # This concerns members only. The caller has shown its own token before.
+        raise Problem(503, "no_owner", f"member {owner.member} does not take this member's token: {detail}")
+    raise Problem(status, problem.code or "bad_gateway", detail, retry_after)
 
 
 def _watched_socket(address: tuple[Any, ...]) -> socket.socket:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from processhub.agent.listeners import Signal
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
@@ -24,7 +24,7 @@ class PeerLink(Protocol):
         child_id: str,
         request: Request,
         seconds: float,
-        changed: asyncio.Event,
+        changed: Signal,
         stands: Callable[[], bool],
     ) -> Response | None:
         """Send a request to the owner; returns its answer, or None if it was not sent and must be routed again.

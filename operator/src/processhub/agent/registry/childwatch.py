@@ -1,24 +1,37 @@
-"""Waiting for a change of one child in the registry."""
+"""One child in the registry, for routing: its copies, and waiting for a change of them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from processhub.agent.listeners import Signal
+from processhub.agent.registry import lookup
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.api.slice import RegistrySlice
 
 
 class RegistryWatch:
-    """Wakes tasks that wait for a child. ``changed`` must be called for each changed slice."""
+    """Wakes tasks that wait for a child. ``changed`` must be called for each changed slice of ``registry()``."""
 
-    def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+    def __init__(self, registry: Callable[[], Iterable[RegistrySlice]]) -> None:
+        self._registry = registry
+        self._copies: dict[str, list[RoutedCopy]] = {}
+        self._waiting: dict[str, set[Signal]] = {}
+
+    def copies(self, child_id: str) -> list[RoutedCopy]:
+        """The child's copies on record, as ``lookup.copies`` finds them. Kept until the next change of a slice."""
+        found = self._copies.get(child_id)
+        if found is None:
+            found = lookup.copies(self._registry(), child_id)
+            if found:  # of an id that nobody knows nothing is kept: callers could name any number of them
+                self._copies[child_id] = found
+        return found
 
     @contextmanager
-    def on(self, child_id: str) -> Iterator[asyncio.Event]:
+    def on(self, child_id: str) -> Iterator[Signal]:
         """An event that is set at each change of the child's entries. The waiting task clears it."""
-        event = asyncio.Event()
+        event = Signal()
         self._waiting.setdefault(child_id, set()).add(event)
         try:
             yield event
@@ -30,6 +43,7 @@ class RegistryWatch:
 
     def changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Wake the tasks whose child has changed with this slice."""
+        self._copies.clear()
         for child_id, events in self._waiting.items():
             if _said(old, child_id) != _said(new, child_id):
                 for event in events:

@@ -29,20 +29,21 @@ class _Entry:
     """A request in the queue.
 
     The sender of a cast does not wait for its outcome. ``moved`` takes a cast back if the child leaves this member
-    before its turn, ``failed`` reports why it was not handled.
+    before its turn, ``failed(child_id, why)`` reports why it was not handled.
     """
 
-    __slots__ = ("arrived", "failed", "future", "moved", "request")
+    __slots__ = ("arrived", "child_id", "failed", "future", "moved", "request")
 
     def __init__(
         self,
+        child_id: str,
         request: Request,
         future: asyncio.Future[Response],
         arrived: float,
         moved: Callable[[], None] | None,
-        failed: Callable[[str], None],
+        failed: Callable[[str, str], None],
     ) -> None:
-        self.request, self.future, self.arrived = request, future, arrived
+        self.child_id, self.request, self.future, self.arrived = child_id, request, future, arrived
         self.moved, self.failed = moved, failed
 
     def answer(self, answer: Response) -> None:
@@ -50,7 +51,8 @@ class _Entry:
             return
         self.future.set_result(answer)
         if self.moved is not None and answer.status >= 400:
-            self.failed(f"the child answered POST /{self.request.kind} with status {answer.status}")
+            why = f"the child answered POST /{self.request.kind} with status {answer.status}"
+            self.failed(self.child_id, why)
 
     def fail(self, error: Exception) -> None:
         if self.future.done():
@@ -62,26 +64,29 @@ class _Entry:
         if isinstance(error, MovedError):
             self.moved()
         else:
-            self.failed(str(error))
+            self.failed(self.child_id, str(error))
 
 
 class _ChildQueue:
     """The waiting requests of one child, and the request that it handles."""
 
-    __slots__ = ("current", "last", "logged_at", "pause_until", "task", "waiting", "work")
+    __slots__ = ("alarm", "answer_by", "current", "last", "logged_at", "pause_until", "waiting", "work")
 
     def __init__(self, now: float) -> None:
         self.waiting: deque[_Entry] = deque()
         self.current: _Entry | None = None
-        self.task: asyncio.Task[None] | None = None  # handles the current request
-        self.work: asyncio.Task[Response] | None = None  # the child's part of it
+        self.work: asyncio.Future[Response] | None = None  # the child's part of the current request
+        self.answer_by = 0.0  # the loop's time by which the child must answer the current request, once it has it
+        # One timer serves all time limits of the queue. It is not cancelled with each request, which would cost more
+        # than the look at its end.
+        self.alarm: asyncio.TimerHandle | None = None
         self.pause_until = 0.0  # the loop's time before which nothing is handed over
         self.last = now  # the loop's time at which a request last left the queue or was finished
         self.logged_at = float("-inf")  # the loop's time at which a cast that failed was last logged
 
     @property
     def quiet(self) -> bool:
-        return not self.waiting and self.task is None
+        return not self.waiting and self.current is None
 
 
 class RequestQueue:
@@ -113,15 +118,9 @@ class RequestQueue:
         entry = self._put(child_id, request, None)
         queue = self._queues[child_id]
         try:
-            while True:
-                left: float | None = None
-                if not request.begun:
-                    left = max(entry.arrived, queue.last) + self.max_wait - self._loop.time()
-                    if left <= 0:
-                        raise self._too_long(child_id, queue)
-                await asyncio.wait((entry.future,), timeout=left)
-                if entry.future.done():
-                    return entry.future.result()
+            if not request.begun:
+                request.put_off()
+            return await entry.future
         finally:
             self._leave(child_id, queue, entry)
 
@@ -225,101 +224,137 @@ class RequestQueue:
             raise Problem(
                 429, "busy", f"{QUEUE_MAX} requests wait for child {child_id!r} already; try again later", _RETRY_AFTER
             )
-        entry = _Entry(
-            request, self._loop.create_future(), self._loop.time(), moved, lambda why: self.cast_failed(child_id, why)
-        )
+        now = self._loop.time()
+        entry = _Entry(child_id, request, self._loop.create_future(), now, moved, self.cast_failed)
         queue.waiting.append(entry)
-        self._watch(child)
+        if child.id in self._idle:
+            self._watch(child)
         self._pump(child_id, queue)
+        if moved is None and not request.begun:
+            self._wake_by(child_id, queue, max(now, queue.last) + self.max_wait)
         return entry
 
     def _leave(self, child_id: str, queue: _ChildQueue, entry: _Entry) -> None:
         if not entry.future.done():
             entry.future.cancel()
-        if entry in queue.waiting:
+        if queue.current is entry:
+            if not entry.request.begun and queue.work is not None:
+                queue.work.cancel()
+        elif entry.future.cancelled() and entry in queue.waiting:
             queue.waiting.remove(entry)
             queue.last = self._loop.time()  # a request that was withdrawn counts as activity too
             if (child := self._child_of(child_id)) is not None:
                 self._watch(child)
-        elif queue.current is entry and not entry.request.begun and queue.work is not None:
-            queue.work.cancel()
 
     def _pump(self, child_id: str, queue: _ChildQueue) -> None:
-        if queue.task is not None or not queue.waiting:
+        """Hand over the first waiting request, if the child can take it now."""
+        if queue.current is not None or not queue.waiting:
             return
         child = self._child_of(child_id)
-        if child is None or not child.serving or not self._may_serve():
+        run = child.run if child is not None else None
+        if child is None or run is None or not child.serving or not self._may_serve():
             return
-        if (rest := queue.pause_until - self._loop.time()) > 0:
-            self._loop.call_later(rest, self._pump, child_id, queue)
+        now = self._loop.time()
+        if queue.pause_until > now:
+            self._loop.call_later(queue.pause_until - now, self._pump, child_id, queue)
             return
-        queue.current = queue.waiting.popleft()
-        child.in_hand = queue.current.request
-        queue.task = self._loop.create_task(self._run(child, queue, queue.current))
-        queue.task.add_done_callback(lambda task: self._over(child, queue, task))
+        entry = queue.waiting.popleft()
+        while entry.future.done():
+            if not queue.waiting:
+                return
+            entry = queue.waiting.popleft()
+        queue.current, queue.last = entry, now
+        child.in_hand = request = entry.request
+        request.handed_over.heard = lambda: self._begun(child_id, queue)
+        # Where the child can take the request at once, it has it when ``request`` returns.
+        work = queue.work = asyncio.ensure_future(run.request(request))
+        work.add_done_callback(lambda _: self._ended(child, queue, entry, work))
 
-    def _over(self, child: Child, queue: _ChildQueue, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a request to child %s failed in the agent", child.id, exc_info=error)
-            if queue.current is not None:
-                queue.current.fail(Problem(502, "outcome_unknown", f"an internal error of the member: {error}"))
-        queue.task = queue.work = queue.current = None
+    def _begun(self, child_id: str, queue: _ChildQueue) -> None:
+        """Limit the time for the answer: the child has the current request."""
+        queue.answer_by = self._loop.time() + self._settings().request_seconds
+        self._wake_by(child_id, queue, queue.answer_by)
+
+    def _ended(self, child: Child, queue: _ChildQueue, entry: _Entry, work: asyncio.Future[Response]) -> None:
+        """Take the outcome of the current request, and go on with the next."""
+        request = entry.request
+        request.handed_over.heard = None
+        failure = asyncio.CancelledError() if work.cancelled() else work.exception()
+        if not request.begun and isinstance(failure, asyncio.CancelledError | OutcomeUnknownError | WithdrawnError):
+            self._not_begun(child, queue, entry, failure)
+        elif failure is None:
+            entry.answer(work.result())
+        elif isinstance(failure, OutcomeUnknownError):
+            queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
+            entry.fail(Problem(502, "outcome_unknown", f"child {child.id!r} gave no answer: {failure}"))
+        else:
+            log.error("a request to child %s failed in the agent", child.id, exc_info=failure)
+            entry.fail(Problem(502, "outcome_unknown", f"an internal error of the member: {failure}"))
+        queue.work = queue.current = None
         queue.last = self._loop.time()
         child.at_rest()
-        if (now := self._child_of(child.id)) is not None:
-            self.child_changed(now)
+        now = self._child_of(child.id)
+        if now is child and child.desired is not None:
+            self._pump(child.id, queue)
+            self._watch(child)
         else:
-            self.child_changed(child)
+            self.child_changed(child if now is None else now)
 
-    async def _run(self, child: Child, queue: _ChildQueue, entry: _Entry) -> None:
-        request, run = entry.request, child.run
-        if run is None or not child.serving or entry.future.done():
-            self._put_back(queue, entry)
-            return
-        queue.last = self._loop.time()
-        work = queue.work = self._loop.create_task(run.request(request))
-        handed_over = self._loop.create_task(request.handed_over.wait())
-        await asyncio.wait((work, handed_over), return_when=asyncio.FIRST_COMPLETED)
-        handed_over.cancel()
-        if not request.begun:
-            self._not_begun(child, queue, entry, work)
-            return
-        limit = self._settings().request_seconds
-        done, _ = await asyncio.wait((work,), timeout=limit)
-        if not done:
-            entry.fail(
-                Problem(
-                    504,
-                    "timeout",
-                    f"child {child.id!r} has not answered within {limit} s (timeouts.requestSeconds); it may still"
-                    " carry out the request",
-                )
-            )
-            child.at_rest()
-            # The next request is handed over only when this one has ended, or the child with it.
-            await asyncio.wait((work,))
-        try:
-            entry.answer(work.result())
-        except OutcomeUnknownError as error:
-            queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
-            entry.fail(Problem(502, "outcome_unknown", f"child {child.id!r} gave no answer: {error}"))
-
-    def _not_begun(self, child: Child, queue: _ChildQueue, entry: _Entry, work: asyncio.Task[Response]) -> None:
+    def _not_begun(self, child: Child, queue: _ChildQueue, entry: _Entry, failure: BaseException) -> None:
         """Handle a request that the child did not get. It waits for the next try, unless its sender withdrew it."""
-        failure = None if work.cancelled() else work.exception()
         if isinstance(failure, WithdrawnError):
             log.info("a request to %s was withdrawn before its turn: %s", child.id, failure)
             entry.fail(MovedError())
             return
-        if failure is not None and not isinstance(failure, OutcomeUnknownError):
-            raise failure
-        if failure is not None:
+        if isinstance(failure, OutcomeUnknownError):
             queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
-        self._put_back(queue, entry)
-
-    def _put_back(self, queue: _ChildQueue, entry: _Entry) -> None:
         if not entry.future.done():
             queue.waiting.appendleft(entry)
+
+    def _wake_by(self, child_id: str, queue: _ChildQueue, at: float) -> None:
+        """Look at the time limits of the queue's requests at that time of the loop, or before it."""
+        if queue.alarm is not None:
+            if queue.alarm.when() <= at:
+                return
+            queue.alarm.cancel()
+        queue.alarm = self._loop.call_at(at, self._check_limits, child_id, queue)
+
+    def _check_limits(self, child_id: str, queue: _ChildQueue) -> None:
+        """Fail the requests whose time is over, and set the alarm for the others."""
+        queue.alarm = None
+        now, current, limits = self._loop.time(), queue.current, list[float]()
+        if current is not None and current.request.begun and not current.future.done():
+            if queue.answer_by > now:
+                limits.append(queue.answer_by)
+            else:
+                self._not_answered(child_id, current)
+        waiting = [entry for entry in queue.waiting if entry.moved is None]
+        if current is not None and current.moved is None and not current.request.begun:
+            waiting.append(current)
+        for entry in waiting:
+            limit = max(entry.arrived, queue.last) + self.max_wait
+            if limit > now:
+                limits.append(limit)
+            elif not entry.future.done():
+                entry.fail(self._too_long(child_id, queue))
+                if entry is not current:
+                    queue.waiting.remove(entry)
+        if limits:
+            self._wake_by(child_id, queue, min(limits))
+
+    def _not_answered(self, child_id: str, entry: _Entry) -> None:
+        """Fail the current request. The next is handed over only when this one has ended, or the child with it."""
+        limit = self._settings().request_seconds
+        entry.fail(
+            Problem(
+                504,
+                "timeout",
+                f"child {child_id!r} has not answered within {limit} s (timeouts.requestSeconds); it may still"
+                " carry out the request",
+            )
+        )
+        if (child := self._child_of(child_id)) is not None:
+            child.at_rest()
 
     def _too_long(self, child_id: str, queue: _ChildQueue) -> Problem:
         child, waited = self._child_of(child_id), f"{self.max_wait:g} s"

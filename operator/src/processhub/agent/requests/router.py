@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -18,9 +17,9 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
+from processhub.agent.listeners import Signal
 from processhub.agent.peers.link import PeerLink, UnreachableError
 from processhub.agent.problems import Problem
-from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
@@ -61,7 +60,7 @@ class Router:
         self._env, self._slices, self._children = env, slices, children
         self._queue, self._peers, self._starter, self._takeover = queue, peers, starter, takeover
         self._activations = activations
-        self.watch = RegistryWatch()
+        self.watch = RegistryWatch(slices.registry)
         self._leaving = False
         self._loop = asyncio.get_running_loop()
         # By id: casts that were accepted here and go to the child's next owner, each with the time since when.
@@ -97,6 +96,8 @@ class Router:
 
         ``accepted_at``: the loop's time at which a cast was accepted here, whose sender will not send it again.
         """
+        if (answer := await self._serve_here(child_id, request)) is not None:
+            return answer, self._env.member
         deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         pause: float | None
         with self.watch.on(child_id) as changed:
@@ -130,6 +131,17 @@ class Router:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left if pause is None else min(pause, left)):
                         await changed.wait()
+
+    async def _serve_here(self, child_id: str, request: Request) -> Response | None:
+        """Serve the request if the only copy is this member's; None if it has to be routed.
+
+        Most requests need no more than this. Whatever it leaves open is decided again when the request is routed.
+        """
+        copies = self.watch.copies(child_id)
+        if len(copies) != 1 or copies[0].member != self._env.member or self._takeover.offered:
+            return None
+        self._check_quorum()
+        return await self._take(child_id, request) if _owner(copies) else None
 
     async def _too_late(self, child_id: str, unreached: str) -> Problem:
         """The answer to a request that has waited too long. ``unreached``: why its owner can't be reached, or ""."""
@@ -190,22 +202,22 @@ class Router:
         except MovedError:
             raise stale from None
 
-    async def ask(self, operation: str, child_id: str, text: str, to: str) -> dict[str, Any]:
-        """Send the request (JSON) of an actor here; returns ``value``, or ``status``, ``code`` and ``detail``."""
-        request = Request(operation, text.encode())
+    async def ask(self, operation: str, child_id: str, body: bytes, to: str) -> dict[str, Any]:
+        """Send the request (JSON) of an actor here.
+
+        Returns the answer as ``payload``, and whether it is JSON; or ``status``, ``code`` and ``detail``.
+        """
+        request = Request(operation, body)
         try:
             if operation == "cast" and to == "all":
-                return {"value": await self.send_to_all(child_id, request)}
+                return {"payload": msgspec.json.encode(await self.send_to_all(child_id, request)), "json": True}
             answer = await self.send(child_id, request)
         except Problem as problem:
             return _failure(problem.status, problem.kind, problem.detail, problem.retry_after)
         if answer.status >= 400:
             text = answer.body[:500].decode(errors="replace")
             return _failure(answer.status, "child_error", f"child {child_id!r} answered {answer.status}: {text}")
-        if answer.content_type.partition(";")[0].strip() == JSON:
-            with contextlib.suppress(ValueError):
-                return {"value": json.loads(answer.body)}
-        return {"value": answer.body.decode(errors="replace")}
+        return {"payload": answer.body, "json": answer.content_type.partition(";")[0].strip() == JSON}
 
     # Internal.
 
@@ -221,7 +233,9 @@ class Router:
 
     def _copies(self, child_id: str) -> list[RoutedCopy]:
         """The child's copies in registry order. This member's own copy has its present state."""
-        copies = lookup.copies(self._slices.registry(), child_id)
+        copies = self.watch.copies(child_id)
+        if not any(copy.member == self._env.member for copy in copies):
+            return copies
         child = self._children.get(child_id)
         state = child.status.state if child is not None and not child.stopping else State.STOPPING
         return [
@@ -236,15 +250,10 @@ class Router:
         return self._takeover.takeover_of(child_id, copies) or _owner(copies)
 
     async def _offer(
-        self, owner: RoutedCopy, child_id: str, request: Request, changed: asyncio.Event, *, every: bool = False
+        self, owner: RoutedCopy, child_id: str, request: Request, changed: Signal, *, every: bool = False
     ) -> Response | None:
         if owner.member == self._env.member:
-            try:
-                if request.kind == "cast":
-                    return self._deliver(child_id, request)
-                return await self._queue.serve(child_id, request)
-            except MovedError:
-                return None
+            return await self._take(child_id, request)
         if not owner.running or not owner.address:
             return None
 
@@ -277,6 +286,15 @@ class Router:
         finally:
             if watching is not None:
                 watching.cancel()
+
+    async def _take(self, child_id: str, request: Request) -> Response | None:
+        """Serve the request on this member; None if the child is not this member's."""
+        try:
+            if request.kind == "cast":
+                return self._deliver(child_id, request)
+            return await self._queue.serve(child_id, request)
+        except MovedError:
+            return None
 
     def _deliver(self, child_id: str, request: Request) -> Response:
         self._queue.deliver(child_id, request, lambda: self._send_after(child_id, request))

@@ -11,25 +11,30 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
 
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
+from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH, Line
 from processhub.agent.peers.statesender import Batch, Receipt
-from processhub.agent.problems import Handler, Problem, problems
+from processhub.agent.problems import Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.request import JSON, Request, WithdrawnError
+from processhub.agent.request import JSON, Request, Response, WithdrawnError
 from processhub.agent.requests.access import Access
+from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.router import Router
+from processhub.agent.requests.routes import Routes
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
 
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
-BODY_MAX = 4 * 1024 * 1024  # bytes of a request
 _OPEN = ("/healthz", "/readyz", "/metrics")  # paths that need no token
 _PEER_SECONDS = 5.0  # time in which a member sends the body when its request's turn has come
 _CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
+_CLOSE_SECONDS = 0.5  # within which another member answers that a connection is closed
 _CHUNK = 256 * 1024
 
 
@@ -58,27 +63,25 @@ class Server:
         self._leaving = False
         self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
-        app = web.Application(middlewares=[problems, self._authorized], client_max_size=BODY_MAX)
-        app.on_response_prepare.append(self._prepare)
-        app.add_routes(
-            [
+        self._sessions: set[ForwardingSession] = set()
+        self._routes = Routes(
+            (
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._show_metrics),
                 web.get("/v1/children", self._children),
                 # The id is percent-encoded and may contain slashes, so the handlers decode the raw path.
                 web.get("/v1/children/{id:.+}", self._child),
-                # The handler sends "100 Continue" itself.
-                web.post("/v1/children/{id:.+}", self._request, expect_handler=_later),
+                web.post("/v1/children/{id:.+}", self._request),
                 web.put("/v1/handovers/{id:.+}", self._handover),
                 web.post("/v1/handovers", self._small_handovers),
                 web.get("/v1/members", self._members),
-            ]
+                web.get("/v1/requests", self._connection),
+            )
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
-        self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, handler_cancellation=True
-        )
+        server = web.Server(self._answer, request_factory=_request, access_log=None, handler_cancellation=True)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
 
     async def start(self) -> None:
         """Start to listen. Raises OSError if the pod's address is in use."""
@@ -109,38 +112,45 @@ class Server:
 
     async def stop(self) -> None:
         """Close all connections."""
+        await asyncio.gather(*(session.close() for session in self._sessions))
         await self._runner.cleanup()
 
-    @web.middleware
-    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in _OPEN:
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer any request."""
+        answer = await problems(request, self._authorized)
+        if self._leaving:
+            answer.force_close()
+        return answer
+
+    async def _authorized(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.rel_url.raw_path
+        if path not in _OPEN:
             # The child's queue waits for the body of a request that a member has routed, so others may not send such
             # requests.
-            members_only = request.path.startswith(_HANDOVERS) or EPOCH_HEADER in request.headers
+            members_only = path.startswith(_HANDOVERS) or path == PATH or EPOCH_HEADER in request.headers
             await self._access.check(request.headers.get("Authorization"), members_only=members_only)
+        handler = self._routes.find(request.method, path)
+        if handler != self._request:  # which does that when it has come to the request's turn
+            await _continue(request)
         return await handler(request)
 
-    async def _prepare(self, _: web.Request, response: web.StreamResponse) -> None:
-        if self._leaving:
-            response.force_close()
-
-    async def _healthz(self, _: web.Request) -> web.Response:
+    async def _healthz(self, _: web.BaseRequest) -> web.Response:
         """Whether the agent works: 200, or 503 where the thread that keeps the Lease is stuck. Without a token."""
         if not self._healthy():
             raise Problem(503, "unhealthy", "the thread that keeps the Lease is stuck")
         return web.Response(text="ok")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def _readyz(self, _: web.BaseRequest) -> web.Response:
         """Whether the member is ready: 200, or 503 with what it waits for. Without a token."""
         if why := self._ready():
             raise Problem(503, "not_ready", why)
         return web.Response(text="ok")
 
-    async def _show_metrics(self, _: web.Request) -> web.Response:
+    async def _show_metrics(self, _: web.BaseRequest) -> web.Response:
         """The member's metrics, in Prometheus' text format. Without a token."""
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    async def _children(self, request: web.Request) -> web.Response:
+    async def _children(self, request: web.BaseRequest) -> web.Response:
         """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them."""
         self._check_synced()
         query = request.query
@@ -150,7 +160,7 @@ class Server:
             )
         return _json(lookup.children(self._slices.registry(), tag=query.get("tag", ""), member=query.get("member", "")))
 
-    async def _child(self, request: web.Request) -> web.Response:
+    async def _child(self, request: web.BaseRequest) -> web.Response:
         """One child on record: its copies, the active one first."""
         self._check_synced()
         encoded = request.rel_url.raw_path.removeprefix(_CHILDREN)
@@ -164,7 +174,7 @@ class Server:
             raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
         return _json(entry)
 
-    async def _request(self, request: web.Request) -> web.Response:
+    async def _request(self, request: web.BaseRequest) -> web.Response:
         """Send a request to a child: ``POST /v1/children/<id>/call`` or ``…/cast``, with JSON.
 
         The id is percent-encoded. The answer to a call is the child's. A cast is answered 202 when it is in the child's
@@ -172,46 +182,43 @@ class Server:
         have 4 MiB.
         """
         own = EPOCH_HEADER not in request.headers
-        kind = "cast" if request.path.endswith("/cast") else "call"
+        kind = "cast" if request.rel_url.raw_path.endswith("/cast") else "call"
         self._at_work += 1
         try:
             answer = await self._serve(request)
         except Problem as problem:
             if own:
-                self._metrics.requests.labels(kind, problem.status).inc()
+                self._metrics.count_request(kind, problem.status)
             raise
         finally:
             self._at_work -= 1
             if not self._at_work:
                 self._idle.set()
         if own:
-            self._metrics.requests.labels(kind, answer.status).inc()
+            self._metrics.count_request(kind, answer.status)
         return answer
 
-    async def _serve(self, request: web.Request) -> web.Response:
+    async def _serve(self, request: web.BaseRequest) -> web.Response:
         encoded, _, kind = request.rel_url.raw_path.removeprefix(_CHILDREN).rpartition("/")
         if kind not in ("call", "cast") or not encoded:
             raise Problem(404, "not_found", f"POST to {_CHILDREN}<id>/call or …/cast, the id percent-encoded")
         self._check_synced()
         self._router.check_stays()
-        child_id, to = _decoded(encoded), request.query.get("to", "one")
-        if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
-            raise Problem(400, "bad_request", "the only parameter is to=all, and only for cast")
+        child_id, to = _decoded(encoded), "one"
+        if request.rel_url.raw_query_string:
+            to = request.query.get("to", "one")
+            if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
+                raise Problem(400, "bad_request", "the only parameter is to=all, and only for cast")
         key = request.headers.get(KEY_HEADER, "")
         routed_by = request.headers.get(EPOCH_HEADER)
         if routed_by is not None:
             if not routed_by.isdecimal():
                 raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
             forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request))
-            if kind == "cast":
-                with contextlib.suppress(WithdrawnError):
-                    await forwarded.content()
-                if forwarded.body is None:
-                    raise Problem(400, "bad_request", "the body of a cast that a member forwarded did not come")
-            answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
+            answer = await self._serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
-            own = Request(kind, _json_body(await request.read()), request.content_type, key)
+            own = Request(kind, _json_body(await _body(request)), request.content_type, key)
             if to == "all":
                 return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
             answer = await self._router.send(child_id, own)
@@ -220,7 +227,46 @@ class Server:
             headers["Content-Type"] = answer.content_type
         return web.Response(body=answer.body, status=answer.status, headers=headers)
 
-    async def _handover(self, request: web.Request) -> web.Response:
+    async def _serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
+        """Serve a request that another member has routed here."""
+        if request.kind == "cast":
+            with contextlib.suppress(WithdrawnError):
+                await request.content()
+            if request.body is None:
+                raise Problem(400, "bad_request", "the body of a cast that a member forwarded did not come")
+        return await self._router.serve_forwarded(child_id, epoch, request)
+
+    async def _connection(self, request: web.BaseRequest) -> web.WebSocketResponse:
+        """The connection on which another member forwards requests to this one: a WebSocket. For members only."""
+        socket = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, compress=False, timeout=_CLOSE_SECONDS)
+        if not socket.can_prepare(request):
+            raise Problem(426, "bad_request", f"{PATH} is for WebSockets, of other members")
+        await socket.prepare(request)
+        authorization = request.headers.get("Authorization")
+
+        async def check() -> None:
+            await self._access.check(authorization, members_only=True)
+
+        session = ForwardingSession(Line(socket), self._serve_on_connection, check)
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+        return socket
+
+    async def _serve_on_connection(self, child_id: str, epoch: int, request: Request) -> Response:
+        self._at_work += 1
+        try:
+            self._check_synced()
+            self._router.check_stays()
+            return await self._serve_forwarded(child_id, epoch, request)
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._idle.set()
+
+    async def _handover(self, request: web.BaseRequest) -> web.Response:
         """Receive the state of a child that moves here, from its present member. For members only."""
         self._check_synced()
         child_id, query = _decoded(request.rel_url.raw_path.removeprefix(_HANDOVERS + "/")), request.query
@@ -231,16 +277,16 @@ class Server:
         await self._handovers(child_id, uid, int(epoch), checksum, body)
         return web.Response(status=204)
 
-    async def _small_handovers(self, request: web.Request) -> web.Response:
+    async def _small_handovers(self, request: web.BaseRequest) -> web.Response:
         """Receive a batch of small states of children that move here (MessagePack). For members only."""
         self._check_synced()
         try:
             batch = msgspec.msgpack.decode(await request.read(), type=Batch)
         except msgspec.DecodeError as error:
-            raise Problem(400, "bad_request", f"not a batch of states: {error}") from error
+            raise Problem(400, "bad_request", "not a batch of states") from error
         return web.Response(body=msgspec.msgpack.encode(self._states(batch)), content_type="application/msgpack")
 
-    async def _members(self, _: web.Request) -> web.Response:
+    async def _members(self, _: web.BaseRequest) -> web.Response:
         """The members of the hub, each with the number of its children and how many of them run."""
         self._check_synced()
         return _json(lookup.members(self._slices.registry()))
@@ -250,18 +296,36 @@ class Server:
             raise Problem(503, "not_ready", "the registry is not read yet")
 
 
-async def _later(_: web.Request) -> None:
-    """Send no "100 Continue" yet: the handler does that."""
+def _request(
+    message: RawRequestMessage,
+    payload: StreamReader,
+    protocol: web.RequestHandler,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
+) -> web.BaseRequest:
+    """A request as aiohttp's server makes it, with the limit of this server's bodies."""
+    return web.BaseRequest(
+        message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=BODY_MAX
+    )
 
 
-async def _continue(request: web.Request) -> None:
+async def _continue(request: web.BaseRequest) -> None:
     """Send "100 Continue" to a caller that waits for it before it sends the body."""
-    if request.headers.get("Expect", "").lower() == "100-continue":
+    if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # these bytes are not part of the answer
 
 
-async def _fetch(request: web.Request) -> bytes:
+async def _body(request: web.BaseRequest) -> bytes:
+    """The body of a request. Most bodies have come with the headers, and are not waited for."""
+    if request.content.is_eof():
+        body: bytes = request.content.read_nowait()
+        if len(body) <= BODY_MAX:
+            return body
+    return await request.read()
+
+
+async def _fetch(request: web.BaseRequest) -> bytes:
     """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
     try:
         async with asyncio.timeout(_PEER_SECONDS):

@@ -82,7 +82,7 @@ class Hosted:
         self._strand = Strand(scheduler, self._begin, self._failed, self._finished)
         self._strand.wake()
 
-    # Called on the runner's main thread.
+    # Called on the thread that takes the agent's messages.
 
     def deliver(self, message: Message) -> None:
         """Queue a message behind the waiting ones."""
@@ -201,19 +201,24 @@ class Hosted:
             await self._handle(actor, message["op"], message)
 
     async def _handle(self, actor: Actor, operation: str, message: Message) -> None:
+        answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
+        try:
+            request = json.loads(message["payload"].decode())
+        except (ValueError, RecursionError) as error:
+            self._send({**answer, "bad": f"the request can't be decoded: {error}"})
+            return
         actor.idempotency_key = message.get("idempotency", "")
         self.requests.handling = asyncio.current_task()
         try:
             value = None
             if operation == "call":
-                value = await actor.handle_call(message["value"])
+                value = await actor.handle_call(request)
             else:
-                await actor.handle_cast(message["value"])
+                await actor.handle_cast(request)
         finally:
             self.requests.handling = None
-        answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
         try:
-            answer["text"] = json_text(value, default=str)
+            answer["payload"] = json_text(value, default=str).encode()
         except NotJsonError as error:
             answer["bad"] = f"the answer of handle_call does not fit JSON: {error}"
         self._send(answer)

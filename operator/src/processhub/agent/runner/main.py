@@ -1,6 +1,6 @@
-"""The runner's main thread: it takes orders from the agent, and starts and ends actors.
+"""The runner: it takes orders from the agent, and starts and ends actors.
 
-Agent and runner exchange these messages (frames.py):
+Agent and runner exchange these messages (frames.py). The JSON of a user is the payload of its message:
 
 - from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
   ``asked`` (the answer to ``ask``)
@@ -12,27 +12,28 @@ Agent and runner exchange these messages (frames.py):
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 from processhub.actor import HubHandle
-from processhub.agent.frames import Inbox
+from processhub.agent.frames import Inbox, frame
 from processhub.agent.runner.hosted import Hosted
+from processhub.agent.runner.leader import Leader
 from processhub.agent.runner.output import ChildLines
 from processhub.agent.runner.scheduler import Scheduler
 
 CHANNEL = 3  # the number of the descriptor of the agent's socket
 _TERM_GRACE = 3600.0  # the sender of SIGTERM also sends SIGKILL when the grace is over
 Message = dict[str, Any]
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
 class Runner:
@@ -41,13 +42,15 @@ class Runner:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
+        self._out: list[bytes] = []  # frames to be sent
+        self._leader: Leader | None = None
         self._scheduler = Scheduler()
         self._hosted: dict[str, Hosted] = {}
         self._hub = HubHandle("", "", "")
         self._ending = False
 
-    def run(self) -> None:
-        """Serve until the agent closes its socket. SIGTERM ends all actors in order, then the process."""
+    def run(self) -> NoReturn:
+        """Serve until the agent closes its socket; that ends the process. SIGTERM ends all actors in order first."""
         inbox = Inbox(self._sock)
         # A signal is queued among the orders, because its handler may run amid one of them or while a lock is held.
         signalled, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -58,14 +61,25 @@ class Runner:
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
         self._send({"ev": "ready"})
-        while not inbox.closed:
-            for fd, _ in poll.poll():
-                if fd == signalled:
-                    os.read(signalled, 256)
-                    self._terminate()
-                else:
-                    for message in inbox.read():
-                        self._dispatch(message)
+
+        def gather() -> None:
+            try:
+                for fd, _ in poll.poll():
+                    if fd == signalled:
+                        os.read(signalled, 256)
+                        self._terminate()
+                    else:
+                        for message in inbox.read():
+                            self._dispatch(message)
+            except BaseException:  # noqa: BLE001 without this thread no actor would hear anything any more
+                traceback.print_exc()
+                os._exit(1)
+            if inbox.closed:
+                os._exit(0)
+
+        self._leader = Leader(self._scheduler, gather, self._flush)
+        while True:  # this thread handles signals, and no actor's code may keep it from that
+            signal.pause()
 
     def _terminate(self) -> None:
         self._ending = True
@@ -102,9 +116,19 @@ class Runner:
             # After a signal, the end of the process reports the ends of its actors, and the cause.
             self._end_if_empty()
             return
-        body = json.dumps(message, separators=(",", ":"), default=str).encode()
-        data = memoryview(struct.pack("!I", len(body)) + body)
+        payload = message.pop("payload", None)
         with self._sending:
+            self._out.append(frame(_encode(message).encode(), payload))
+        # The leader sends what all the strands have to report that it runs.
+        if self._leader is None or not self._leader.is_current:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._sending:
+            if not self._out:
+                return
+            data = memoryview(b"".join(self._out))
+            self._out.clear()
             while data:
                 try:
                     data = data[self._sock.send(data) :]
@@ -115,6 +139,7 @@ class Runner:
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._hosted:
+            self._flush()
             os._exit(0)
 
 
@@ -127,6 +152,7 @@ def main() -> None:
     sys.stdout, sys.stderr = out, err
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=err)
     runner = Runner(sock)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         runner.run()
-    os._exit(0)
+    except KeyboardInterrupt:
+        os._exit(0)

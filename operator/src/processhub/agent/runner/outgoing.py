@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -30,13 +31,21 @@ class OutgoingRequests:
                 f"child {child_id!r} calls itself while it handles a message: it handles one at a time and would wait"
                 " forever"
             )
-        text = json_text(value, default=str)
+        payload = json_text(value, default=str).encode()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         number = next(self._numbers)
         self._waiting[number] = (loop, answer)
         self._send(
-            {"ev": "ask", "key": self._key, "ask": number, "op": operation, "id": child_id, "text": text, "to": to}
+            {
+                "ev": "ask",
+                "key": self._key,
+                "ask": number,
+                "op": operation,
+                "id": child_id,
+                "to": to,
+                "payload": payload,
+            }
         )
         try:
             return await answer
@@ -45,7 +54,7 @@ class OutgoingRequests:
                 self._send({"ev": "unask", "key": self._key, "ask": number})
 
     def answered(self, message: Message) -> None:
-        """Complete a request with the answer of the other child. Call this on the runner's main thread."""
+        """Complete a request with the answer of the other child. This is called on another thread."""
         loop, answer = self._waiting.pop(message["ask"], (None, None))
         if loop is None or answer is None:
             return
@@ -60,5 +69,9 @@ def _settle(answer: asyncio.Future[Any], message: Message) -> None:
         answer.set_exception(
             request_error(message["status"], message["code"], message["detail"], message.get("retry_after", 0))
         )
-    else:
-        answer.set_result(message["value"])
+        return
+    text = message["payload"].decode(errors="replace")
+    try:
+        answer.set_result(json.loads(text) if message["json"] else text)
+    except (ValueError, RecursionError):  # the other child is a program that answered with something else
+        answer.set_result(text)

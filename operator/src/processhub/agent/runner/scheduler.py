@@ -11,6 +11,8 @@ The states of a strand, which is one actor's loop, are:
 
 If nothing was taken from the queue for some milliseconds, the threads of the pool are blocked in actors' code. The pool
 then grows, so that other actors need not wait for the blocked ones.
+
+What the agent's messages wake is run by the thread that takes them (leader.py), as long as that is not kept waiting.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from processhub.agent.runner.loop import ActorLoop, Parked
 
 _BASE_THREADS = 4
-_STALL_SECONDS = 0.005
+STALL_SECONDS = 0.005
 _IDLE_SECONDS = 10.0
 
 _PARKED, _QUEUED, _RUNNING, _AGAIN, _DONE = range(5)
@@ -89,11 +92,22 @@ class Strand:
         return False
 
 
+class Leading(Protocol):
+    """The thread that wakes strands and runs them itself (leader.py). Both methods are called with the lock held."""
+
+    def runs_it(self) -> bool:
+        """Whether the calling thread itself runs the strand that it wakes."""
+
+    def watch(self, now: float) -> float | None:
+        """Replace a thread that is blocked; returns when to look again, or None."""
+
+
 class Scheduler:
     """The queue, the threads of the pool, and the one thread that waits for all parked loops."""
 
     def __init__(self) -> None:
-        self._lock = threading.Condition()
+        self.lock = threading.RLock()
+        self._queued = threading.Condition(self.lock)
         self._ready: deque[Strand] = deque()
         self._idle = self._threads = self._taken = 0
         self._timers: list[tuple[float, int, Strand]] = []
@@ -103,23 +117,31 @@ class Scheduler:
         self._bell, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._epoll.register(self._bell, select.EPOLLIN)
         self._rung = False
+        self.leader: Leading | None = None
         for _ in range(_BASE_THREADS):
             self._grow()
         threading.Thread(target=self._wait_for_all, name="waiter", daemon=True).start()
 
     def wake(self, strand: Strand) -> None:
         """Queue a parked strand. A running one is run once more."""
-        with self._lock:
+        with self.lock:
             if strand.state == _PARKED:
                 strand.state = _QUEUED
                 self._ready.append(strand)
-                self._lock.notify()
+                if self.leader is not None and self.leader.runs_it():
+                    return
+                self._queued.notify()
                 if len(self._ready) > self._idle:
-                    self._call_waiter()
+                    self.call_waiter()
             elif strand.state == _RUNNING:
                 strand.state = _AGAIN
 
-    def _call_waiter(self) -> None:
+    def share(self) -> None:
+        """Have the threads of the pool run what is queued. The lock must be held."""
+        self._queued.notify(len(self._ready))
+
+    def call_waiter(self) -> None:
+        """Have the thread that waits for all look at what has changed. The lock must be held."""
         if not self._rung:
             self._rung = True
             with contextlib.suppress(BlockingIOError):
@@ -134,27 +156,37 @@ class Scheduler:
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                while not self._ready:
+            with self.lock:
+                while (strand := self.take()) is None:
                     self._idle += 1
-                    notified = self._lock.wait(_IDLE_SECONDS)
+                    notified = self._queued.wait(_IDLE_SECONDS)
                     self._idle -= 1
                     if not notified and not self._ready and self._threads > _BASE_THREADS:
                         self._threads -= 1
                         return
-                strand = self._ready.popleft()
-                strand.state = _RUNNING
-                self._taken += 1
             goes_on = strand.run()
-            with self._lock:
-                if not goes_on:
-                    strand.state = _DONE
-                elif strand.state == _AGAIN:
-                    strand.state = _QUEUED
-                    self._ready.append(strand)
-                else:
-                    strand.state = _PARKED
-                    self._park(strand)
+            with self.lock:
+                self.after_run(strand, goes_on)
+
+    def take(self) -> Strand | None:
+        """The next strand to run, or None. The lock must be held."""
+        if not self._ready:
+            return None
+        strand = self._ready.popleft()
+        strand.state = _RUNNING
+        self._taken += 1
+        return strand
+
+    def after_run(self, strand: Strand, goes_on: bool) -> None:
+        """Queue or park a strand that has run. The lock must be held."""
+        if not goes_on:
+            strand.state = _DONE
+        elif strand.state == _AGAIN:
+            strand.state = _QUEUED
+            self._ready.append(strand)
+        else:
+            strand.state = _PARKED
+            self._park(strand)
 
     def _park(self, strand: Strand) -> None:
         """Record what a parked loop waits for. The lock must be held."""
@@ -166,7 +198,7 @@ class Scheduler:
             if strand.timer_at is None or strand.wake_at < strand.timer_at:
                 self._set_timer(strand, strand.wake_at)
                 if self._timers[0][2] is strand:
-                    self._call_waiter()
+                    self.call_waiter()
         fd = parking.watched
         if fd != strand.watching:
             self._unwatch(strand)
@@ -186,7 +218,7 @@ class Scheduler:
 
     def unwatch(self, strand: Strand) -> None:
         """Stop watching the descriptor of a loop that is about to be closed."""
-        with self._lock:
+        with self.lock:
             self._unwatch(strand)
 
     def _unwatch(self, strand: Strand) -> None:
@@ -199,7 +231,7 @@ class Scheduler:
         taken, since = -1, 0.0  # the count of taken strands when the queue was first seen waiting, and the time of that
         while True:
             timeout: float | None = None
-            with self._lock:
+            with self.lock:
                 now = time.monotonic()
                 while self._timers and self._timers[0][0] <= now:
                     at, _, strand = heapq.heappop(self._timers)
@@ -211,15 +243,17 @@ class Scheduler:
                             self._queue(strand)
                 if self._timers:
                     timeout = self._timers[0][0] - now
+                if self.leader is not None and (look_at := self.leader.watch(now)) is not None:
+                    timeout = look_at - now if timeout is None else min(timeout, look_at - now)
                 if len(self._ready) > self._idle:
                     if self._taken != taken:
                         taken, since = self._taken, now
                     # Checked, because the bell and descriptors wake this thread more often.
-                    elif now - since >= _STALL_SECONDS:
+                    elif now - since >= STALL_SECONDS:
                         since = now
                         for _ in range(min(len(self._ready), self._threads // 2 + 1)):
                             self._grow()
-                    stalled = since + _STALL_SECONDS - now
+                    stalled = since + STALL_SECONDS - now
                     timeout = stalled if timeout is None else min(timeout, stalled)
                 else:
                     taken = -1
@@ -229,7 +263,7 @@ class Scheduler:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._bell, 64)
                 else:
-                    with self._lock:
+                    with self.lock:
                         found = self._watched.get(fd)
                         if found is not None:
                             self._queue(found)
@@ -239,4 +273,4 @@ class Scheduler:
         if strand.state == _PARKED:
             strand.state = _QUEUED
             self._ready.append(strand)
-            self._lock.notify()
+            self._queued.notify()

@@ -1,8 +1,8 @@
 """The ClusterRoleBinding that lets members check tokens. It has the service accounts of all hubs as subjects.
 
 The chart creates it without subjects. The operator adds and removes only those in the namespaces that it serves. The
-binding is watched and kept beside the rounds of the hubs. No round waits for it, and a subject that somebody removes is
-put back without any event of a hub.
+binding is watched and kept beside the rounds of the hubs. No round waits for it. A subject that somebody removes is put
+back without any event of a hub, and a binding that somebody deletes is made again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ from processhub.controller.objects.access import accounts
 from processhub.controller.store.informers import Store
 
 BINDING = "processhub-agents"
-_BINDINGS = untyped("rbac.authorization.k8s.io/v1", "clusterrolebindings", namespaced=False)
+_GROUP = "rbac.authorization.k8s.io"
+_BINDINGS = untyped(f"{_GROUP}/v1", "clusterrolebindings", namespaced=False)
+_ROLES = untyped(f"{_GROUP}/v1", "clusterroles", namespaced=False)
 _METADATA = metadata_of(_BINDINGS.api_version, _BINDINGS.plural, namespaced=False)
 _TRIES = 5
 _AGAIN_SECONDS = 0.5  # After so many conflicts.
+_NO_ROLE_SECONDS = 10.0  # Until the next look while neither the binding nor its ClusterRole is there.
 _RECHECK_SECONDS = 300.0
+# What makes an object a part of the release, and no upgrade changes.
+_LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "component", "instance", "managed-by"))
+_ANNOTATIONS = ("meta.helm.sh/release-name", "meta.helm.sh/release-namespace")
 # How often it is checked after changes by others: at once, and a second.
 _LOOKS, _LOOKS_PER_SECOND = 10.0, 0.1
 log = logging.getLogger(__name__)
@@ -54,6 +60,7 @@ class CallRights:
         self._kept: frozenset[Account] | None = None
         self._kept_at = 0.0
         self._version = ""  # The resourceVersion that this operator knows.
+        self._absent = False  # Whether it was reported that binding and ClusterRole are not there.
         self._changed = False  # Whether another writer changed it since it was checked.
         self._looks = TokenBucket(_LOOKS_PER_SECOND, _LOOKS)
         self._queue = WorkQueue(self._work)  # One run at a time: an older view of the hubs must not win.
@@ -90,40 +97,61 @@ class CallRights:
                 return self._looks.wait(now)
         self._changed = False
         try:
-            kept = await self._keep(wanted)
+            again = await self._keep(wanted)
         except BaseException:
             self._changed = True
             raise
-        if not kept:
-            self._changed = True
-            return _AGAIN_SECONDS
+        if again:
+            self._changed, self._kept = True, None
+            return again
         self._kept, self._kept_at = wanted, now
         return _RECHECK_SECONDS
 
-    async def _keep(self, wanted: frozenset[Account]) -> bool:
-        """Write these accounts; returns whether it is done. A missing binding is logged. Raises ApiError."""
+    async def _keep(self, wanted: frozenset[Account]) -> float:
+        """Write these accounts; returns 0, or the seconds until it is to be tried again. Raises ApiError."""
         for _ in range(_TRIES):
             try:
                 binding = await self._client.get(_BINDINGS, None, BINDING)
             except NotFoundError:
-                log.error(
-                    "clusterrolebinding %s is not there: members can't check tokens and refuse all requests; install"
-                    " the chart anew",
-                    BINDING,
-                )
-                return True
+                if not await self._make():
+                    return _NO_ROLE_SECONDS
+                continue
+            self._absent = False
             self._version = binding["metadata"]["resourceVersion"]
             present: list[Subject] = binding.get("subjects") or []
             subjects = self._subjects(present, wanted)
             if subjects == present:
-                return True
+                return 0.0
             try:
                 stored = await self._client.replace(_BINDINGS, None, BINDING, {**binding, "subjects": subjects})
             except ConflictError:
                 continue  # Another operator wrote subjects of its namespaces.
             self._version = stored["metadata"]["resourceVersion"]
-            return True
-        return False
+            return 0.0
+        return _AGAIN_SECONDS
+
+    async def _make(self) -> bool:
+        """Make the binding that is gone; returns whether that is done. Raises ApiError.
+
+        It is owned by its ClusterRole, and not made while that goes: nothing must be left of a chart that is
+        uninstalled. It is applied, because a right to create can be one for a single name only for an apply.
+        """
+        try:
+            role = await self._client.get(_ROLES, None, BINDING)
+        except NotFoundError:
+            role = None
+        if role is None or role["metadata"].get("deletionTimestamp"):
+            if not self._absent:
+                log.error(
+                    "clusterrolebinding and clusterrole %s are not there: members can't check tokens and refuse all"
+                    " requests; install the chart anew",
+                    BINDING,
+                )
+            self._absent = True
+            return False
+        await self._client.apply(_BINDINGS, None, BINDING, _binding_of(role["metadata"]))
+        log.warning("clusterrolebinding %s was deleted, and is made again", BINDING)
+        return True
 
     def _subjects(self, present: list[Subject], ours: frozenset[Account]) -> list[Subject]:
         staying = ours | self._used()
@@ -140,6 +168,23 @@ class CallRights:
 
     def _serves(self, subject: Subject) -> bool:
         return not self._namespaces or subject.get("namespace") in self._namespaces
+
+
+def _binding_of(role: dict[str, Any]) -> dict[str, Any]:
+    """The binding of the ClusterRole with this metadata, without subjects, as a part of the same release."""
+    labels, annotations = role.get("labels") or {}, role.get("annotations") or {}
+    owner = {"apiVersion": f"{_GROUP}/v1", "kind": "ClusterRole", "name": BINDING, "uid": role["uid"]}
+    return {
+        "apiVersion": f"{_GROUP}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {
+            "name": BINDING,
+            "labels": {name: labels[name] for name in _LABELS if name in labels},
+            "annotations": {name: annotations[name] for name in _ANNOTATIONS if name in annotations},
+            "ownerReferences": [owner],
+        },
+        "roleRef": {"apiGroup": _GROUP, "kind": "ClusterRole", "name": BINDING},
+    }
 
 
 def wanted_accounts(store: Store) -> frozenset[Account]:

@@ -18,6 +18,7 @@ import msgspec
 
 from processhub.api.child import Workload
 from processhub.api.meta import EnvVar, brief
+from processhub.api.wording import wrong_json
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.observe.admission import StartCandidate
 from processhub.core.acceptance import refuse_size
@@ -26,6 +27,7 @@ from processhub.registry.grammar import Assignment
 from processhub.registry.workloads import encode_workload
 
 MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # the same limits as in the Child's schema
+_NO_TYPE = re.compile(r"Encoding objects of type (\S+) is unsupported")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -62,11 +64,28 @@ def parse_answer(body: bytes | Mapping[str, Any] | None) -> HookVerdict:
         # The result of a function may contain anything, so it is converted to JSON and back.
         text = body if isinstance(body, bytes) else msgspec.json.encode(body)
         answer = msgspec.json.decode(text, type=HookVerdict)
+    except msgspec.DecodeError as error:
+        raise _unreadable(wrong_json(error, text, HookVerdict)) from error
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise HookError(
-            f"its answer can't be read: {error}; write a JSON object of allow, reason, metadata, tags, env and args"
-        ) from error
+        raise _unreadable(_not_encoded(error)) from error
     return msgspec.structs.replace(answer, reason=brief(answer.reason, TEXT_BYTES))
+
+
+def _unreadable(why: str) -> HookError:
+    return HookError(
+        f"its answer can't be read: {why}; write a JSON object of allow, reason, metadata, tags, env and args"
+    )
+
+
+def _not_encoded(error: Exception) -> str:
+    """Why the result of a Python handler is no JSON."""
+    if found := _NO_TYPE.search(str(error)):
+        return f"it has a value of type {found[1]}, which JSON does not have"
+    if isinstance(error, UnicodeEncodeError):
+        return "it has text with half of a surrogate pair, which is no character"
+    if isinstance(error, TypeError):
+        return "it has a key that is neither text nor a number"
+    return "it is nested too deeply, or has a number that is too large"
 
 
 def changed_child(candidate: StartCandidate, answer: HookVerdict) -> tuple[DesiredChild, str]:

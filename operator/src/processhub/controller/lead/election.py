@@ -6,7 +6,8 @@ The times of the Lease are:
     10 s    without a renewal, the leader gives up and stops all work
     15 s    a standby takes the Lease
 
-The term is an annotation of the Lease. It is written in the same conditional update that takes the Lease.
+A standby takes it earlier where it sees that the leader's process has ended (``holder``). The term is an annotation of
+the Lease. It is written in the same conditional update that takes the Lease.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import msgspec
 
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, OwnerReference
-from processhub.api.naming import ANNOTATION_TERM
+from processhub.api.naming import ANNOTATION_LEADER, ANNOTATION_TERM
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
@@ -30,6 +31,7 @@ from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import LEASES, SLICES
 from processhub.cluster.timestamps import now_micros
 from processhub.controller.errors import UnauthorizedError
+from processhub.controller.lead.holder import HolderWatch, LeaderProcess
 
 LEASE_NAME = "processhub-operator"
 LEASE_SECONDS = 15
@@ -37,6 +39,7 @@ RENEW_DEADLINE_SECONDS = 10
 RETRY_SECONDS = 2.0
 REJECTED_SECONDS = 30.0  # until a candidate ends whose token is not accepted: kubelets replace tokens in time
 STANDBY_SECONDS = 1.0  # between two looks of a standby, so that it takes a released Lease within 3 s
+_NO_POD = LeaderProcess()
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +47,7 @@ class Election:
     """One candidate. ``acquire`` returns the term; ``hold`` returns when leadership is lost.
 
     The Lease is deleted with ``owner``. It need not outlive an installation, because the term is in the slices too.
+    ``process`` says where this candidate runs, so that its standbys see its end. In no pod, it says nothing.
     """
 
     def __init__(
@@ -53,13 +57,16 @@ class Election:
         identity: str,
         watch_namespaces: tuple[str, ...],
         owner: OwnerReference | None = None,
+        process: LeaderProcess = _NO_POD,
     ) -> None:
         self._client, self._namespace = client, namespace
         self._watch_namespaces = watch_namespaces
         self._owners = (owner,) if owner else ()
         self.identity = f"{identity}_{random.randbytes(4).hex()}"  # noqa: S311 no secret
+        self._process = msgspec.structs.replace(process, identity=self.identity)
+        self._holder = HolderWatch(client, namespace, self._process)
         self._seen: tuple[str | None, str | None] | None = None
-        self._seen_at = 0.0
+        self._seen_at = self._left = 0.0  # when a renewal was seen last; after how much time the Lease has expired
         self._taken_at = 0.0  # the loop's time at which the write that took the Lease was sent
         self._lease: Lease | None = None
         self._writing = asyncio.Lock()  # a renewal under way would make the release conflict, or undo it
@@ -85,7 +92,7 @@ class Election:
                     "the API server does not accept this pod's token; if the ServiceAccount was created again, restart"
                     " the pods: kubectl rollout restart deployment processhub-operator"
                 )
-            await asyncio.sleep(STANDBY_SECONDS)
+            await self._holder.wait(min(STANDBY_SECONDS, self._left or STANDBY_SECONDS))
 
     async def hold(self, on_renewed: Callable[[float], None]) -> None:
         """Renew the Lease until it is lost: by another holder, or because 10 s passed without a renewal.
@@ -142,7 +149,7 @@ class Election:
             lease = None
         if lease is not None:
             self._highest = max(self._highest, _term_of(lease))
-            if not self._free(lease):
+            if not await self._free(lease):
                 return False
         self._highest = self.term = max(self._highest, await self._highest_term()) + 1
         now, self._taken_at = now_micros(), asyncio.get_running_loop().time()
@@ -154,30 +161,41 @@ class Election:
             lease_transitions=(lease.spec.lease_transitions or 0) + 1 if lease else 0,
         )
         try:
+            described = msgspec.json.encode(self._process).decode()
             if lease is None:
-                annotations = {ANNOTATION_TERM: str(self.term)}
+                annotations = {ANNOTATION_TERM: str(self.term), ANNOTATION_LEADER: described}
                 metadata = ObjectMeta(name=LEASE_NAME, annotations=annotations, owner_references=self._owners)
                 self._lease = await self._client.create(LEASES, self._namespace, Lease(metadata=metadata, spec=spec))
             else:
-                annotations = {**lease.metadata.annotations, ANNOTATION_TERM: str(self.term)}
+                annotations = {
+                    **lease.metadata.annotations,
+                    ANNOTATION_TERM: str(self.term),
+                    ANNOTATION_LEADER: described,
+                }
                 metadata = msgspec.structs.replace(
                     lease.metadata, annotations=annotations, owner_references=self._owners
                 )
                 await self._write(Lease(metadata=metadata, spec=spec))
         except (AlreadyExistsError, ConflictError):
+            self._holder.alive()
             return False
         log.info("leading with term %d as %s", self.term, self.identity)
         return True
 
-    def _free(self, lease: Lease) -> bool:
-        """Whether the Lease may be taken, by this observer's own clock."""
-        if not lease.spec.holder_identity:
+    async def _free(self, lease: Lease) -> bool:
+        """Whether the Lease may be taken: it is released, expired by this observer's own clock, or its holder ended."""
+        holder, now = lease.spec.holder_identity, asyncio.get_running_loop().time()
+        if not holder or holder == self.identity:  # its own: the write that took it was stored and not answered
             return True
-        now = asyncio.get_running_loop().time()
-        seen = (lease.spec.holder_identity, lease.spec.renew_time)
+        seen = (holder, lease.spec.renew_time)
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
-        return now - self._seen_at >= (lease.spec.lease_duration_seconds or LEASE_SECONDS)
+        self._left = max(0.0, self._seen_at + (lease.spec.lease_duration_seconds or LEASE_SECONDS) - now)
+        if not self._left:
+            return True
+        if ended := await self._holder.ended(lease):
+            log.warning("the leader %s has ended: %s", holder, ended)
+        return bool(ended)
 
     async def _highest_term(self) -> int:
         highest = 0

@@ -19,7 +19,7 @@ from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member, observe_members
 from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.observe.rollouts import Rollout
+from processhub.controller.observe.rollouts import Rollout, of_set, on_demand
 from processhub.controller.observe.setmoverequests import AppliedMoves
 from processhub.controller.observe.views import ViewFacts, look_at_views
 from processhub.controller.rounds.round import Round
@@ -45,7 +45,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     - ``deferred``: the children that are not to be moved for a while.
     - ``rebalance_target``: the member that is to get children because loads differ, or "".
     - ``applied_moves``: by ChildSet's uid, the move requests that are carried out already.
-    - ``rollouts``: by ChildSet's uid, the roll-outs of changed templates that are under way.
+    - ``rollouts``: the roll-outs of changed templates that are under way, by name.
     - ``views``: what is known of views. ``ended``: the ids of children without an object that are to end.
     """
 
@@ -103,12 +103,12 @@ def learn(
     quorum = _quorum(round, members, memory, now, rules)
     for member in members.values():
         _take_proofs(member, state, memory)
-    set_refusals = state.sets.refusals(hub.spec)
+    refusals, set_refusals = state.children.refusals(hub.spec), state.sets.refusals(hub.spec)
     return Facts(
         hub=hub,
         state=state,
         members=members,
-        refusals=state.children.refusals(hub.spec),
+        refusals=refusals,
         set_refusals=set_refusals,
         contested=state.sets.contested(state.children.by_id.keys()),
         fingerprint=memory.fingerprint,
@@ -123,7 +123,7 @@ def learn(
         deferred=memory.deferred_moves.still_deferred(now),
         rebalance_target=memory.rebalance_target,
         applied_moves=memory.applied_moves,
-        rollouts=_rollouts(round, members, memory, set_refusals),
+        rollouts=_rollouts(round, members, memory, refusals, set_refusals),
         views=look_at_views(members, frozenset(memory.settled)),
         ended=_ended_on_demand(round, members),
     )
@@ -139,7 +139,7 @@ def _ended_on_demand(round: Round, members: Mapping[str, Member]) -> frozenset[s
                 if entry.uid != round.hub.metadata.uid:
                     continue
                 report = member.reports_in(known).get(child_id)
-                if template is None or (entry.wait and not entry.asleep):
+                if template is None:
                     ended.add(child_id)
                 elif report is not None and report.epoch == entry.epoch:
                     if report.reason == Reason.IDLE:
@@ -154,11 +154,18 @@ def _ended_on_demand(round: Round, members: Mapping[str, Member]) -> frozenset[s
 
 
 def _rollouts(
-    round: Round, members: Mapping[str, Member], memory: ObserveMemory, refusals: Mapping[str, Refusal | None]
+    round: Round,
+    members: Mapping[str, Member],
+    memory: ObserveMemory,
+    refusals: Mapping[str, Refusal | None],
+    set_refusals: Mapping[str, Refusal | None],
 ) -> dict[str, Rollout]:
     """The roll-outs that are under way. The round is repeated when the next child of one is proven."""
-    accepted = [known for known in round.state.sets.values() if refusals[known.metadata.name] is None]
-    found = memory.rollouts.look(accepted, members, round.now())
+    state = round.state
+    templates = [of_set(known) for known in state.sets.values() if set_refusals[known.metadata.name] is None]
+    if (demand := on_demand(round.hub.spec, state.children, refusals)) is not None:
+        templates.append(demand)
+    found = memory.rollouts.look(templates, members, round.now())
     for rollout in found.values():
         if rollout.again_in is not None:
             round.again_in(rollout.again_in)

@@ -31,6 +31,7 @@ from processhub.controller.observe.ownership import (
     winner_of,
     winners_of,
 )
+from processhub.controller.observe.rollouts import ON_DEMAND, Rollout
 from processhub.controller.observe.setmoverequests import move_requests_of_sets
 from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet
@@ -63,6 +64,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     - ``sets``: uid → ChildSet.
     - ``held``: id → why the child is not placed, although it is accepted.
     - ``workloads``: hash → JSON of the workloads that a hook changed.
+    - ``demand``: the roll-out of spec.onDemand, or None if none is under way.
     - ``quorum``: whether enough members are live.
     - ``fingerprint``: of the strategy and weights by which members take their share.
     """
@@ -74,6 +76,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     sets: Mapping[str, SeenSet] = {}
     held: Mapping[str, Unplaced] = {}
     workloads: Mapping[str, str] = {}
+    demand: Rollout | None = None
     quorum: Verdict
     fingerprint: str = ""
 
@@ -124,6 +127,7 @@ def observe(facts: Facts) -> Observation:
         chosen=chosen,
         sets=sets,
         held=_unanswered(uncertain, record),
+        demand=facts.rollouts.get(ON_DEMAND),
         quorum=facts.quorum,
         fingerprint=facts.fingerprint,
     )
@@ -255,6 +259,7 @@ def _wanted_children(
     refusals: dict[str, Refusal] = {}
     chosen: dict[str, KnownChild] = {}
     hub, children = facts.hub, facts.state.children
+    demand = facts.rollouts.get(ON_DEMAND)
     guided, names_of_members = hub.spec.distribution.strategy == "Guided", MemberNames(facts.members)
     for child_id, names in facts.state.children.by_id.items():
         if len(names) == 1 and child_id not in winners:
@@ -287,7 +292,10 @@ def _wanted_children(
         elif hub.spec.suspend:
             refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
         if known.child.metadata.deletion_timestamp is None:
-            wanted[child_id] = asleep(known.wanted) if known.child.spec.suspend else known.wanted
+            child = known.wanted
+            if child.on_demand and demand is not None and child_id in demand.held:
+                child = msgspec.structs.replace(child, workload=demand.held[child_id])
+            wanted[child_id] = asleep(child) if known.child.spec.suspend else child
     return wanted, refusals, chosen
 
 

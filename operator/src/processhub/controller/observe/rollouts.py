@@ -1,8 +1,8 @@
-"""Roll-outs of ChildSets: how many children may be restarted with a changed template now, and when a roll-out stops.
+"""Roll-outs of templates: how many children may be restarted with a changed one now, and when a roll-out stops.
 
-A template that can't run must not take all children down. So at most ``maxFailed`` children of a set are failed, or not
-yet proven, with the new template at one time. A child is proven when it has been up for ``minReadySeconds``. For a set
-of 40 with the defaults (10 % and 2 s):
+A template is that of a ChildSet, or spec.onDemand of a Hub. One that can't run must not take all children down. So at
+most ``maxFailed`` children are failed, or not yet proven, with the new template at one time. A child is proven when it
+has been up for ``minReadySeconds``. For 40 children with the defaults (10 % and 2 s):
 
     second   restarted       proven   failed
     0        4               0        0
@@ -20,21 +20,64 @@ them: one that is moved, or lost with its member, starts with that.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from processhub.api.hub import HubSpec
 from processhub.api.reasons import Reason, State
 from processhub.controller.observe.members import Member
+from processhub.controller.store.children import Children
 from processhub.controller.store.childsets import KnownSet
+from processhub.core.acceptance import Refusal
 from processhub.registry.copies import is_current
 from processhub.registry.grammar import Assignment, Report
+from processhub.registry.workloads import encode_workload
 
+ON_DEMAND = ""  # The name of the roll-out of spec.onDemand; that of a ChildSet is its uid.
 _PERCENT = "%"
 
 
+class Templated(msgspec.Struct, frozen=True):
+    """The children of one template. ``ids``: those that are wanted. ``uids``: of the objects that ask for them.
+
+    ``digest``: the hash of the template's workload.
+    """
+
+    name: str
+    digest: str
+    ids: Collection[str]
+    uids: Collection[str]
+    max_failed: int | str
+    min_ready_seconds: int
+
+    @property
+    def bound(self) -> int:
+        """The number of children that may fail with a changed template: a share is rounded up, and is 1 at least."""
+        if isinstance(self.max_failed, int):
+            return max(1, self.max_failed)
+        return max(1, math.ceil(len(self.ids) * int(self.max_failed.removesuffix(_PERCENT)) / 100))
+
+
+def of_set(known: KnownSet) -> Templated:
+    """The children of a ChildSet."""
+    spec, uid = known.object.spec, known.metadata.uid
+    return Templated(uid, known.digest, known.wanted, (uid,), spec.max_failed, spec.min_ready_seconds)
+
+
+def on_demand(hub: HubSpec, children: Children, refusals: Mapping[str, Refusal | None]) -> Templated | None:
+    """The accepted children on demand of a hub. ``refusals``: by object name."""
+    template = hub.on_demand
+    if template is None or not children.on_demand:
+        return None
+    accepted = [children[name].child for name in children.on_demand if refusals[name] is None]
+    ids, uids = [child.id for child in accepted], [child.metadata.uid for child in accepted]
+    digest, _ = encode_workload(template)
+    return Templated(ON_DEMAND, digest, sorted(ids), uids, template.max_failed, template.min_ready_seconds)
+
+
 class Rollout(msgspec.Struct, frozen=True):
-    """The roll-out of one set in one round.
+    """The roll-out of one template in one round.
 
     ``held``: the former workload of each child whose turn has not come, by id. ``failed``: the children that fail with
     the present template. ``stopped``: no child's turn comes while they fail. ``again_in``: seconds until the next child
@@ -56,7 +99,7 @@ class _Run(msgspec.Struct, frozen=True):
 
 
 class _Watched:
-    """What is kept of one set while its template is rolled out."""
+    """What is kept of one template while it is rolled out."""
 
     def __init__(self, digest: str) -> None:
         self.digest = digest
@@ -68,35 +111,36 @@ class RolloutWatch:
     """The roll-outs of one hub. A new leader sees every run for the first time, and so waits for it to be proven."""
 
     def __init__(self) -> None:
-        self._sets: dict[str, _Watched] = {}
+        self._watched: dict[str, _Watched] = {}
 
-    def look(self, sets: Iterable[KnownSet], members: Mapping[str, Member], now: float) -> dict[str, Rollout]:
-        """The roll-outs that are under way, by uid of the set. ``sets``: those that are accepted."""
-        watched = {known.metadata.uid: (known, self._of(known)) for known in sets}
-        self._sets = {uid: watch for uid, (_, watch) in watched.items()}
-        rolling = {uid: _Counts(known, watch) for uid, (known, watch) in watched.items() if not watch.done}
+    def look(self, templates: Iterable[Templated], members: Mapping[str, Member], now: float) -> dict[str, Rollout]:
+        """The roll-outs that are under way, by name."""
+        watched = {each.name: (each, self._of(each)) for each in templates}
+        self._watched = {name: watch for name, (_, watch) in watched.items()}
+        rolling = {name: _Counts(each, watch) for name, (each, watch) in watched.items() if not watch.done}
         if not rolling:
             return {}
+        by_uid = {uid: rolling[name] for name in rolling for uid in watched[name][0].uids}
         for member in members.values():
             for known_slice in member.slices:
                 reports = {} if member.judgement.restarting else member.reports_in(known_slice)
                 for child_id, entry in known_slice.assignments.items():
-                    if (counts := rolling.get(entry.uid)) is not None:
+                    if (counts := by_uid.get(entry.uid)) is not None:
                         report = reports.get(child_id)
                         current = report if report is not None and is_current(entry, report) else None
                         counts.add(member.name, child_id, entry, current, now)
-        return {uid: rollout for uid, counts in rolling.items() if (rollout := counts.result(now)) is not None}
+        return {name: rollout for name, counts in rolling.items() if (rollout := counts.result(now)) is not None}
 
-    def _of(self, known: KnownSet) -> _Watched:
-        watch = self._sets.get(known.metadata.uid)
-        return watch if watch is not None and watch.digest == known.digest else _Watched(known.digest)
+    def _of(self, template: Templated) -> _Watched:
+        watch = self._watched.get(template.name)
+        return watch if watch is not None and watch.digest == template.digest else _Watched(template.digest)
 
 
 class _Counts:
-    """The children of one set, counted in one pass over its entries."""
+    """The children of one template, counted in one pass over their entries."""
 
-    def __init__(self, known: KnownSet, watch: _Watched) -> None:
-        self._known, self._watch = known, watch
+    def __init__(self, template: Templated, watch: _Watched) -> None:
+        self._template, self._watch = template, watch
         self._former: dict[str, str] = {}  # id → its workload, of those that have another than the template's
         self._begun: set[str] = set()  # those of which a copy has the template's already, or a hook's
         self._down: set[str] = set()  # those that have a copy that does not run
@@ -105,7 +149,7 @@ class _Counts:
         self._up: dict[tuple[str, str], _Run] = {}
 
     def add(self, member: str, child_id: str, entry: Assignment, report: Report | None, now: float) -> None:
-        if entry.workload != self._known.digest and not entry.asked:
+        if entry.workload != self._template.digest and not entry.asked:
             if self._former.setdefault(child_id, entry.workload) != entry.workload:
                 self._begun.add(child_id)  # its copies have two former ones, and can't wait with both
             if entry.asleep or (report is not None and report.state in (State.FAILED, State.STOPPED)):
@@ -120,7 +164,7 @@ class _Counts:
             if before is None or (before.epoch, before.restarts) != (report.epoch, report.restarts):
                 before = _Run(report.epoch, report.restarts, now)
             self._up[key] = before
-            if now - before.since < self._known.object.spec.min_ready_seconds:
+            if now - before.since < self._template.min_ready_seconds:
                 (self._failed if report.restarts else self._unproven).add(child_id)
         elif report.state == State.STOPPED and report.reason == Reason.COMPLETED:
             pass  # it has done its work
@@ -132,26 +176,17 @@ class _Counts:
     def result(self, now: float) -> Rollout | None:
         """The roll-out, or None if every child has the template."""
         self._watch.up = self._up
-        wanted = self._known.wanted
+        wanted = self._template.ids
         waiting = [child_id for child_id in wanted if child_id in self._former and child_id not in self._begun]
         if not waiting:
             self._watch.done = not any(child_id in wanted for child_id in self._former)
             return None
         # The place of a child that fails, or of one that is down anyway, is taken by nobody else.
-        bound = max_failed(self._known)
+        bound = self._template.bound
         failed = tuple(child_id for child_id in wanted if child_id in self._failed)
         allowed = max(0, bound - len(self._failed | self._unproven))
         running = [child_id for child_id in waiting if child_id not in self._down]
         held = {child_id: self._former[child_id] for child_id in running[allowed:]}
-        ready = self._known.object.spec.min_ready_seconds
+        ready = self._template.min_ready_seconds
         waits = [run.since + ready - now for run in self._up.values() if now - run.since < ready]
         return Rollout(held, failed, bool(held) and len(failed) >= bound, min(waits, default=None))
-
-
-def max_failed(known: KnownSet) -> int:
-    """The number of children that may fail with a changed template: a share is rounded up, and is 1 at least."""
-    given = known.object.spec.max_failed
-    if isinstance(given, int):
-        return max(1, given)
-    share = int(given.removesuffix(_PERCENT))
-    return max(1, math.ceil(len(known.wanted) * share / 100))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.meta import Condition, find_condition
 from processhub.api.naming import ANNOTATION_TEMPLATE
-from processhub.api.reasons import GroupReason, Reason
+from processhub.api.reasons import GroupReason, Reason, State
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.child import copies_by_id
+from processhub.controller.report.child import MemberCopy, copies_by_id
 from processhub.controller.report.kstatus import ABNORMAL, UNDER_WAY, change_under_way, reconciling, stalled
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan
@@ -45,6 +47,8 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if stuck := [name for name in leaving if name in work.plan.stranded]:
         message = f"{listed(stuck, _NAMED)} can't be removed, as children are bound to it; see the condition Balanced"
         return stalled(GroupReason.STRANDED, message, generation)
+    if (why := _stopped_demand(hub, work.observation)) is not None:
+        return stalled(GroupReason.ROLLOUT_STOPPED, why, generation)
     if work.failing:
         return reconciling(Reason.UPDATING, "a request to the API server failed, and is sent again", generation)
     if leaving:
@@ -55,9 +59,34 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if former:
         message = f"{len(former)} members still have the former template: {listed(former, _NAMED)}"
         return reconciling(Reason.UPDATING, message, generation)
+    if (demand := work.observation.demand) is not None and demand.held:
+        message = f"{len(demand.held)} children on demand still run the former spec.onDemand"
+        return reconciling(Reason.UPDATING, message, generation)
     if _was_done(hub) or hub.spec.suspend:
         return None  # Later moves, as by load, are no work on the latest edit.
     return _rest(hub, generation, work)
+
+
+def _stopped_demand(hub: Hub, observation: Observation) -> str | None:
+    """Why the roll-out of spec.onDemand has stopped, as a sentence; None if it has not."""
+    demand, template = observation.demand, hub.spec.on_demand
+    if demand is None or template is None or not demand.stopped:
+        return None
+    shown = demand.failed[:_NAMED]
+    copies = copies_by_id(set(shown), observation.members)
+    failed = listed([_described(child_id, copies.get(child_id, [])) for child_id in shown])
+    more = f" and {len(demand.failed) - _NAMED} more" if len(demand.failed) > _NAMED else ""
+    return (
+        f"{len(demand.failed)} children on demand fail with the changed spec.onDemand (maxFailed"
+        f" {template.max_failed}): {failed}{more}; {len(demand.held)} run on with the former one; edit spec.onDemand"
+    )
+
+
+def _described(child_id: str, copies: Sequence[MemberCopy]) -> str:
+    """The child's id with the reason of its state and its last exit, such as ``a (Exited, exit code 9)``."""
+    report = copies[0].shown if copies else None
+    parts = (report.reason or report.state, report.last_exit) if report is not None else (State.PENDING,)
+    return f"{child_id} ({', '.join(part for part in parts if part)})"
 
 
 def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:

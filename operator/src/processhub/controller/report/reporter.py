@@ -15,7 +15,7 @@ import msgspec
 from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
-from processhub.api.reasons import Reason
+from processhub.api.reasons import GroupReason, Reason
 from processhub.cluster.client import Client
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
@@ -44,7 +44,11 @@ _REFUSED_SECONDS = 1.0  # Until the next round of a refused Hub, if a status had
 
 
 class Reporter:
-    """Reports the rounds of all hubs. ``refusal_of(hub)`` returns why a Hub's spec is not accepted, or None."""
+    """Reports the rounds of all hubs.
+
+    ``refusal_of(hub)`` returns why a Hub's spec is not accepted, or None. ``outdated()`` returns what the CRDs in the
+    cluster lack, or "".
+    """
 
     def __init__(
         self,
@@ -52,8 +56,9 @@ class Reporter:
         store: Store,
         wake: Callable[[HubKey], None],
         refusal_of: Callable[[Hub], Refusal | None],
+        outdated: Callable[[], str] = lambda: "",
     ) -> None:
-        self._store, self._refusal_of = store, refusal_of
+        self._store, self._refusal_of, self._outdated = store, refusal_of, outdated
         self._observed: dict[HubKey, tuple[Observation, ReportMemory]] = {}
         self._writer = StatusWriter(client, store, wake, self._latest_child_status)
 
@@ -115,6 +120,8 @@ class Reporter:
         hub = round.hub
         observation, _ = self._observed[hub.metadata.key]
         trouble = round.steps.trouble() if refusal is None else (refusal.reason, refusal.message)
+        if trouble is None and (outdated := self._outdated()):
+            trouble = GroupReason.CRD_OUTDATED, outdated
         compute = partial(
             hub_status,
             hub,

@@ -44,6 +44,7 @@ class Children(dict[str, KnownChild]):
     """The Children of one hub, by object name.
 
     - ``by_id``: child's id → object names.
+    - ``on_demand``: the names of the Children whose workload is the Hub's spec.onDemand.
     - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
     - ``move_requests``: object name → the member of its move request.
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
@@ -52,6 +53,7 @@ class Children(dict[str, KnownChild]):
     def __init__(self) -> None:
         super().__init__()
         self.by_id: dict[str, set[str]] = {}
+        self.on_demand: set[str] = set()
         self.expiring: set[str] = set()
         self.move_requests: dict[str, str] = {}
         self.ended_moves: set[str] = set()
@@ -88,6 +90,7 @@ class Children(dict[str, KnownChild]):
         if known is None or known.child.metadata.uid != child.metadata.uid:
             return False
         del self[name]
+        self.on_demand.discard(name)
         self.expiring.discard(name)
         self._refusals.pop(name, None)
         self.move_requests.pop(name, None)
@@ -125,6 +128,7 @@ class Children(dict[str, KnownChild]):
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
         known = self[name] = _known(child, self._template, moved_nodes(child) if self._guided else None)
+        (self.on_demand.add if child.spec.on_demand else self.on_demand.discard)(name)
         self.expiring.discard(name)
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
             self.expiring.add(name)
@@ -140,4 +144,6 @@ def _known(child: Child, template: OnDemand | None, moved: tuple[str, ...] | Non
         spec = on_demand_spec(spec, template)
     digest, text = encode_workload(spec)
     desired = desired_child(spec, child.id, child.metadata.uid, digest)
+    if spec.on_demand:
+        desired = msgspec.structs.replace(desired, paced=True)  # A changed template is for all of them.
     return KnownChild(child, desired, text, spec, moved is not None)

@@ -69,7 +69,7 @@ class Store:
             self._add(made(HUBS, self._hub, on_broken=self._broken_hub))
             self.children.append(self._add(made(CHILDREN, self._child)))
             self._add(made(CHILD_SETS, self._child_set))
-            self.slices.append(self._add(made(SLICES, self._slice)))
+            self.slices.append(self._add(made(SLICES, self._slice, keeps_dropped=False)))
             self._add(made(PODS, self._pod, labels=LABEL_HUB))
             self.leases.append(
                 self._add(made(LEASES, self._lease, labels=LABEL_HUB, on_reconnect=self._lease_watch_back))

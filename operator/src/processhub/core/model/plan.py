@@ -9,6 +9,11 @@ import msgspec
 from processhub.api.reasons import Reason
 from processhub.registry.grammar import Assignment
 
+# Why a child can't leave a member that is to be emptied.
+STRANDED_PINNED = "pinned"
+STRANDED_GUIDED = "guided to it by its nodes"
+STRANDED_ALONE = "no other member is left to take it"
+
 
 class Unplaced(msgspec.Struct, frozen=True):
     """Why a child has no place now."""
@@ -35,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     moves: tuple[Move, ...] = ()  # the moves that this plan begins, both by choice and after a loss
     joining: Mapping[str, bool] = {}  # member → whether it counts as joining, if that changes
     stranded: Mapping[str, tuple[str, ...]] = {}  # member to be emptied → its children that can't leave
+    why_stranded: Mapping[str, str] = {}  # each of these children → the reason, such as ``pinned``
     no_member_left: bool = False  # they can't leave because no member is to take children any more, bound or not
     move_results: Mapping[str, str] = {}  # finished requests by id: "" if carried out, else the reason why not
     # Children that stay because they declined a move, or because their state could not be handed over.

@@ -15,7 +15,7 @@ from processhub.api.reasons import Reason, Role
 from processhub.core.listing import MemberNames, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, load_caps
-from processhub.core.model.plan import Move, Plan, Unplaced
+from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED, Move, Plan, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.endproofs import EndProofs
 from processhub.core.planning.roundbudget import RoundBudget
@@ -39,7 +39,7 @@ class PlanBuilder:
         self.moves: list[Move] = []
         self.joining: dict[str, bool] = {}
         self.deferred: list[str] = []
-        self.stranded: dict[str, list[str]] = {}
+        self.stranded: dict[str, dict[str, str]] = {}  # by member and id, why
         self.move_results: dict[str, str] = {}
         self.imbalance: tuple[str, str] | None = None
         self.last_placed = snapshot.last_placed
@@ -81,6 +81,7 @@ class PlanBuilder:
             deferred=tuple(self.deferred),
             joining={name: value for name, value in self.joining.items() if flags[name] != value},
             stranded={name: tuple(sorted(ids)) for name, ids in self.stranded.items()},
+            why_stranded={child_id: why for reasons in self.stranded.values() for child_id, why in reasons.items()},
             no_member_left=bool(self.stranded) and self.no_member_left,
             move_results=self.move_results,
             imbalance=self.imbalance,
@@ -128,7 +129,7 @@ class PlanBuilder:
         member = self.members[place.member]
         self.load[place.member] += 1
         if not member.wanted and member.phase is not Phase.GONE:
-            self.stranded.setdefault(place.member, []).append(child.id)
+            self.strand(child, place.member, "suspended, and keeps its place")
         if place.entry.asleep and place.entry.wait:
             return
         self.put(
@@ -181,7 +182,12 @@ class PlanBuilder:
             self.put(member.name, child.id, None)
             self.unplaced[child.id] = Unplaced(Reason.NO_MEMBERS, "all members are drained; placed when one is not")
         else:
-            self.stranded.setdefault(member.name, []).append(child.id)
+            self.strand(child, member.name, STRANDED_ALONE)
+
+    def strand(self, child: DesiredChild, member: str, otherwise: str) -> None:
+        """Note that a child can't leave a member that is to be emptied; ``otherwise``: why, if it is not bound."""
+        why = STRANDED_PINNED if child.pinned else STRANDED_GUIDED if child.nodes else otherwise
+        self.stranded.setdefault(member, {})[child.id] = why
 
     def lost(self, name: str) -> bool:
         """Whether the member is proven to run nothing, and is not waited for."""

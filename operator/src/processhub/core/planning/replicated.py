@@ -13,7 +13,7 @@ import msgspec
 from processhub.api.reasons import Reason, Role
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
-from processhub.core.model.plan import Move, Unplaced
+from processhub.core.model.plan import STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import (
     MAPPED,
@@ -192,7 +192,7 @@ class ReplicaPlanner(Roles):
             if member.draining and self.no_member_left and not child.bound:
                 self.leave_nowhere(child, member)
             elif child.bound and member.draining and not (member.forced and member.wanted):
-                self.stranded.setdefault(member.name, []).append(child.id)
+                self.strand(child, member.name, STRANDED_GUIDED)
             if self.changes.get(place.member, {}).get(child.id, place.entry) is not None:
                 kept.append(place)
         staying = [place for place in kept if self._stays(child, place.member)]

@@ -11,7 +11,7 @@ import msgspec
 
 from processhub.api.reasons import Role
 from processhub.core.model.membership import Phase
-from processhub.core.model.plan import Move, Unplaced
+from processhub.core.model.plan import STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import PlanBuilder, same_attributes, takes, unavailable
 from processhub.core.planning.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
@@ -237,11 +237,11 @@ class ChildSteps(PlanBuilder):
         if member.draining and member.forced:
             self.put(member.name, child.id, None)
         elif member.draining:
-            self.stranded.setdefault(member.name, []).append(child.id)
+            self.strand(child, member.name, why.message)
 
     def _leave(self, child: DesiredChild, member: MemberView) -> None:
         if child.bound and not (member.forced and member.wanted):
-            self.stranded.setdefault(member.name, []).append(child.id)
+            self.strand(child, member.name, STRANDED_GUIDED)
         if child.bound and member.forced:
             # The child stays on record with its member without being started, as at the end of a move.
             self.put(member.name, child.id, self.assignment(child, wait=True))
@@ -272,7 +272,7 @@ class ChildSteps(PlanBuilder):
         if member.phase is Phase.GONE or (member.draining and (member.forced or resumes)):
             self.unplaced[child.id] = unavailable(member.name)
             if not member.wanted:
-                self.stranded.setdefault(member.name, []).append(child.id)
+                self.strand(child, member.name, "suspended, and keeps its place")
             if resumes:
                 self.keep_asleep(child, target)
             return

@@ -19,6 +19,7 @@ from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
 from processhub.registry.grammar import Assignment
 
 Changes = Mapping[str, Assignment | None]  # by member
+NOBODY = "-"  # the uid of an entry that keeps an id on record until its end is proven
 _WAITS = Unplaced(Reason.WAITING, "waiting until the members have closed the view by which they start children")
 
 
@@ -124,9 +125,11 @@ class _Restriction:
         chosen, member = chosen_member(self._state.view, child_id), self._members.get(place.member)
         if member is not None and member.phase is Phase.GONE:
             return {}  # the view is to be closed first
-        if place.member != chosen and not place.entry.wait:
+        if place.member != chosen and place.entry.uid != NOBODY:
             self._next_epoch += 1
-            waits = msgspec.structs.replace(place.entry, epoch=self._next_epoch - 1, wait=True, run=0, to="")
+            waits = msgspec.structs.replace(
+                place.entry, uid=NOBODY, epoch=self._next_epoch - 1, wait=True, asleep=False, run=0, to=""
+            )
             return {place.member: waits}
         proven = member is None or (child_id not in member.possibly_running and member.settled)
         if place.member != chosen and not proven:

@@ -24,6 +24,8 @@ _TYPES = {
     "null": "null",
 }
 _PLACE = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<place>[^`]*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>[^`]*)`")
+_BYTE = re.compile(r"\(byte (?P<byte>\d+)\)")
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]*)`")
 _EXPECTED = re.compile(r"Expected `(?P<wanted>[^`]*)`(?P<bound>[^,]*), got `(?P<got>[^`]*)`")
 _BOUND = re.compile(r"Expected `(?P<wanted>[^`]*)` (?P<bound>.*)")
@@ -39,6 +41,8 @@ def wrong(error: msgspec.ValidationError, given: object, kind: Any) -> str:
     path = place.removeprefix(".")
     if found := _MISSING.fullmatch(what):
         return _missing(path, found["field"], _at(given, place))
+    if found := _UNKNOWN.fullmatch(what):
+        return unknown_field(given, kind) or f"{path and path + '.'}{found['field']} is no field; leave it out"
     if found := _EXPECTED.fullmatch(what):
         return f"{path or 'it'} must be {_words(found['wanted'])}, not {_words(found['got'])}"
     if found := _BOUND.fullmatch(what):
@@ -51,6 +55,18 @@ def wrong(error: msgspec.ValidationError, given: object, kind: Any) -> str:
         instead = f"; write {_either(choices)}" if choices else ""
         return f"{path or 'it'} can't be {found['value'].strip()}{instead}"
     return f"{path}: {what[:1].lower()}{what[1:]}" if path else f"{what[:1].lower()}{what[1:]}"
+
+
+def wrong_json(error: msgspec.DecodeError, text: bytes | str, kind: Any) -> str:
+    """The sentence for a text that can't be decoded as JSON of the type ``kind``."""
+    if isinstance(error, msgspec.ValidationError):
+        try:
+            return wrong(error, msgspec.json.decode(text), kind)
+        except msgspec.DecodeError as other:
+            error = other
+    if found := _BYTE.search(str(error)):
+        return f"it is no JSON: see byte {found['byte']}"
+    return "it is no JSON: it ends too early" if "truncated" in str(error) else "it is no JSON"
 
 
 def unknown_field(given: object, kind: Any) -> str:
