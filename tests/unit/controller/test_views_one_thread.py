@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import virtualtime
+from memoryapi import Key
 from onethread import Cluster, running_hub
+
+from processhub.api.naming import ANNOTATION_DRAINED
 
 DEMAND = {"onDemand": {"exec": {"command": ["x"]}}}
 
@@ -30,18 +33,23 @@ def is_open(cluster: Cluster, *members: str) -> bool:
 
 def ask(cluster: Cluster, child: str) -> str:
     """Have every member asked for the child; returns the one that has it now, or ""."""
+    has_it = ""
     for name, agent in cluster.agents.items():
         router = agent._parts.requests.router
         owner = router._owner(child, router._copies(child))
-        if owner is not None and owner.member == name:
-            return name
-    return ""
+        has_it = name if owner is not None and owner.member == name else has_it
+    return has_it
 
 
 def on_record(cluster: Cluster) -> dict[str, str]:
     """The member of each child on record."""
     slices = [item for key, item in cluster.api.objects.items() if key.plural == "registryslices"]
     return {child: item["spec"]["member"] for item in slices for child in item["spec"]["entries"]}
+
+
+def drain(hub: Any, member: str) -> None:
+    """Have this member drained, or none."""
+    hub["metadata"].setdefault("annotations", {})[ANNOTATION_DRAINED] = member
 
 
 def running(cluster: Cluster) -> dict[str, set[str]]:
@@ -107,6 +115,7 @@ def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_
     async def main() -> None:
         spec = {
             **DEMAND,
+            "distribution": {"strategy": "ConsistentHashing", "loadCapPercent": 100},
             "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1},
             "timeouts": {"leaseSeconds": 6},
         }
@@ -114,7 +123,7 @@ def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_
             declared: set[str] = set()
             for number in range(80):
                 await asyncio.sleep(chance.choice((0.0, 0.01, 0.05, 0.3, 2.0, 9.0)))
-                trouble = chance.randrange(12)
+                trouble = chance.randrange(14)
                 member, child = f"hub-{chance.randrange(3)}", chance.choice(ids)
                 wire = cluster.wires[member].whole
                 if trouble == 0 and wire.is_set():
@@ -133,12 +142,16 @@ def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_
                 elif trouble == 4 and child in declared:
                     declared.discard(child)
                     cluster.api.delete("children", child)
+                elif trouble == 5:
+                    drained = f"hub-{chance.randrange(3)}" if chance.randrange(2) else ""
+                    cluster.api.update(Key("hubs", "ns", "hub"), lambda hub, drained=drained: drain(hub, drained))
                 else:
                     for each in chance.sample(ids, 4):
                         ask(cluster, each)
                 cluster.runs_on()
             for wire in cluster.wires.values():
                 wire.whole.set()
+            cluster.api.update(Key("hubs", "ns", "hub"), lambda hub: drain(hub, ""))
             await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open", within=120)
             for child in ids:
                 await cluster.until(lambda child=child: bool(ask(cluster, child)), f"{child} runs", within=60)
@@ -147,5 +160,30 @@ def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_
                 f"all is on record: {seed}",
                 within=120,
             )
+
+    virtualtime.run(main())
+
+
+def test_the_next_view_waits_for_a_member_that_has_not_closed_the_last(tmp_path: Path) -> None:
+    """It is cut off and starts children by the view that it knows, until its Lease has run out."""
+
+    async def main() -> None:
+        spec = {**DEMAND, "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1}}
+        async with running_hub(tmp_path, **spec) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            cluster.wires["hub-0"].whole.clear()
+            cluster.api.update(Key("hubs", "ns", "hub"), lambda hub: drain(hub, "hub-0"))
+
+            for number in range(40):
+                await asyncio.sleep(0.25)
+                ask(cluster, f"cart-{number % 20}")
+                cluster.runs_on()
+            assert {member for places in running(cluster).values() for member in places} >= {"hub-0"}
+            assert not is_open(cluster, "hub-1", "hub-2")
+
+            await cluster.until(lambda: is_open(cluster, "hub-1", "hub-2"), "the others have a view")
+            for number in range(20):
+                await cluster.until(lambda number=number: bool(ask(cluster, f"cart-{number}")), "it runs")
+            cluster.wires["hub-0"].whole.set()
 
     virtualtime.run(main())
