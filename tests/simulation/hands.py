@@ -21,7 +21,7 @@ class Hands:
     def __init__(self, world: World, seed: int) -> None:
         self.world, self._seed, self._edits = world, seed, 0
         self.rng = Random(f"{seed}/hands")
-        self._acts: tuple[tuple[int, Callable[[], None]], ...] = (
+        acts: tuple[tuple[int, Callable[[], None]], ...] = (
             (8, self._change_weather),
             (3, self._kill_agent),
             (3, self._kill_operator),
@@ -53,6 +53,9 @@ class Hands:
             (1, self._replace_hub),
             (3, self._change_set),
         )
+        # Half of them in each run, and some often: what needs the same kind of fault twice would be rare otherwise.
+        chosen = [(weight * self.rng.choice((1, 1, 4)), act) for weight, act in acts if self.rng.random() < 0.5]
+        self._acts = chosen or acts
 
     def act(self, number: int) -> None:
         """Do one act. Its choices depend only on its number and the seed, so that others can be left out."""

@@ -41,10 +41,11 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
         hands.create(name)
     if rng.random() < 0.5:
         await _wait(trace, 30.0)
+    pause = rng.choice((1.0, 3.0))  # seconds between two acts
     for _ in range(_TURNS):
         ends = world.loop.time() + rng.uniform(20.0, 120.0)
         while trace.violation is None and world.loop.time() < ends:
-            await _wait(trace, rng.expovariate(1 / 3.0))
+            await _wait(trace, rng.expovariate(1 / pause))
             if (number := next(numbers)) not in skipped:
                 trace.note("seed", f"act {number}")
                 hands.act(number)

@@ -24,7 +24,7 @@ main()
 """
 # The end of the first takes until the test allows it.
 ACTORS = """
-import asyncio, contextvars, multiprocessing, pathlib, time
+import asyncio, contextvars, multiprocessing, pathlib, time, weakref
 import processhub
 
 class Slow(processhub.Actor):
@@ -68,7 +68,7 @@ class Background(processhub.Actor):
     async def terminate(self, reason):
         raise AssertionError("it has crashed: this is not called")
 
-current = contextvars.ContextVar("current")
+current, by_loop = contextvars.ContextVar("current"), weakref.WeakKeyDictionary()
 
 class Keeps(processhub.Actor):
     async def init(self, args):
@@ -78,6 +78,7 @@ class Keeps(processhub.Actor):
             "loop": lambda: setattr(self, "loop", asyncio.get_running_loop()),
             "future": lambda: setattr(self, "future", asyncio.get_running_loop().create_future()),
             "timer": lambda: setattr(self, "timer", asyncio.get_running_loop().call_later(0.01, self.note)),
+            "weak": lambda: by_loop.setdefault(asyncio.get_running_loop(), self.id),
             "handler": lambda: asyncio.get_running_loop().set_exception_handler(self.handle),
         }
         keep[args["what"]]()
@@ -100,6 +101,8 @@ class Keeps(processhub.Actor):
         elif hasattr(self, "timer"):
             while not self.noted:
                 await asyncio.sleep(0.01)
+        elif by_loop.get(loop) == self.id:
+            self.note()
         elif loop.get_exception_handler() is not None:
             loop.call_exception_handler({"message": "test"})
         value = current.get()
@@ -232,7 +235,7 @@ async def test_a_failure_that_is_awaited_or_a_task_that_is_cancelled_is_no_crash
     assert runner.hear("ended", "1") is None
 
 
-@pytest.mark.parametrize("what", ["nothing", "loop", "future", "timer", "handler"])
+@pytest.mark.parametrize("what", ["nothing", "loop", "future", "timer", "weak", "handler"])
 async def test_what_init_leaves_on_the_loop_or_in_the_context_is_there_for_messages(runner: Runner, what: str) -> None:
     for key in ("1", "2"):
         runner.start(key, "Keeps", what=what)

@@ -56,7 +56,7 @@ def test_a_denial_has_its_reason() -> None:
         (b'{"allow": "yes"}', "allow must be true or false, not text"),
         (b'{"alow": true}', "alow is no field; write allow"),
         (b'{"tags": "gold"}', "tags must be a list, not text"),
-        (b'{"metadata": {"k": 1}}', "metadata[...] must be text, not a whole number"),
+        (b'{"metadata": {"k": 1}}', "each value of metadata must be text, not a whole number"),
         ("text", "it must be a mapping, not text"),
     ],
 )

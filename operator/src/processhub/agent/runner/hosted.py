@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 import traceback
+import weakref
 from collections import deque
 from pathlib import Path
 from typing import Any, Protocol
@@ -207,7 +208,7 @@ class Hosted(Strand):
         if self._stop is not None:
             return False
         loop, order = asyncio.get_running_loop(), self._order
-        before = sys.getrefcount(loop) if _CAN_SLEEP else 0
+        before = _holders(loop)
         actor = self._make(kind)
         await actor.init(order["args"])
         if (text := self._inherited()) is not None:
@@ -216,7 +217,7 @@ class Hosted(Strand):
             await actor.redundancy_signal(actor.role)
         self._actor, self._order = actor, {}
         self._host.came_up(self.key)
-        if _CAN_SLEEP and sys.getrefcount(loop) == before and not self._mailbox and self._stop is None:
+        if _CAN_SLEEP and _holders(loop) == before and not self._mailbox and self._stop is None:
             self.sleeps = _is_plain(loop)
         return not self.sleeps
 
@@ -367,6 +368,11 @@ class Hosted(Strand):
         self._host.over(self.key)
         reason, text, message = self._end
         self._send({"ev": "ended", "key": self.key, "reason": reason, "text": text, "message": message})
+
+
+def _holders(loop: asyncio.AbstractEventLoop) -> tuple[int, int]:
+    """The numbers of references and of weak references to the loop."""
+    return (sys.getrefcount(loop), weakref.getweakrefcount(loop)) if _CAN_SLEEP else (0, 0)
 
 
 def _is_plain(loop: asyncio.AbstractEventLoop) -> bool:
