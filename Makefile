@@ -96,19 +96,20 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 # forever.
 TOGETHER = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0
 CLUSTER_TESTS := tests/integration/test_readme.py tests/integration/test_demo.py tests/parity tests/integration
-test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other)
+test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other; COVERAGE=1)
 	@$(MAKE) lint
-	@# Recorded apart from the others: to record what operators and agents do would slow the clusters down.
-	@$(MAKE) unit COVERAGE=1
+	@# Apart from the others: to record what operators and agents do would slow the clusters down.
+	@$(MAKE) unit
 	@$(PYTEST) $(TOGETHER) $(CLUSTER_TESTS)
 
-nightly: setup ## Run the tests of make test, and those that it leaves out because they are slow and rare
-	@$(PYTEST) $(TOGETHER) -m '' $(CLUSTER_TESTS) tests/unit
+nightly: setup ## Run the tests that make test leaves out because they are slow and rare
+	@$(PYTEST) $(TOGETHER) -m nightly $(CLUSTER_TESTS) tests/unit tests/simulation
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
 	@$(BIN)/ruff check --quiet operator hack testbed tests examples
 	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy'
+	@$(BIN)/mypy --no-error-summary --cache-dir '$(CACHE)/mypy-tests' --config-file tests/mypy.ini
 	@$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
 	@git -c safe.directory='*' ls-files '*.sh' .ci/run | xargs --no-run-if-empty $(BIN)/shellcheck
 	@$(BIN)/helm lint --quiet --strict charts/processhub
@@ -119,11 +120,16 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/measure.py --check
 
 unit: setup ## Run the tests that need no cluster (COVERAGE=1: with the check of make test of how much they went through)
-	@$(PYTEST) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=) --numprocesses $(or $(WORKERS),2) --max-worker-restart 0 tests/unit
+	@$(PYTEST) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=) --numprocesses $(or $(WORKERS),2) --max-worker-restart 0 tests/unit tests/simulation
 	@$(if $(filter-out 0,$(COVERAGE)),$(PY) hack/check_coverage.py)
 
 integration: setup ## Run the tests on a separate local cluster
 	@$(PYTEST) tests/integration
+
+.PHONY: simulate
+simulate: setup ## Run operator and agents in virtual time, with the faults of SEEDS seeds (100) from SEED (0) (TRACE=1, SHRINK=30)
+	@PYTHONPATH=tests:tests/unit $(BIN)/python -m simulation --seeds $(or $(SEEDS),100) --seed $(or $(SEED),0) \
+		$(if $(filter-out 0,$(TRACE)),--trace) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(SHRINK),--shrink $(SHRINK))
 
 .PHONY: search
 search: setup ## Run the property tests of whole hub lives on random examples, RUNS times (10)

@@ -1,7 +1,7 @@
-"""How much of the product the tests of a run went through, and the least of it that passes.
+"""Computes how much of the product the tests of a run executed, and compares it with bounds.
 
 ``python hack/check_coverage.py`` reads what ``pytest --cov`` has recorded, prints the share of each package and exits 1
-where one is below its bound, so that none falls back. A bound is raised when the share has grown. A share is what
+if one is below its bound, so that none gets worse. A bound is raised when the share has grown. A share is what
 coverage.py reports with ``branch = true``: statements and branches together.
 """
 
@@ -27,7 +27,7 @@ LEAST = {"core": 98.0, "registry": 98.0, ALL: 85.0}
 
 
 class Share(NamedTuple):
-    """How much of a package ran."""
+    """The share of a package that was executed."""
 
     package: str
     percent: float
@@ -35,7 +35,7 @@ class Share(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether it is as much as it has to be."""
+        """Whether the share is within the bound."""
         return self.least is None or self.percent >= self.least
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class Share(NamedTuple):
 
 
 def shares(files: Iterable[tuple[Path, Mapping[str, int]]], least: Mapping[str, float]) -> list[Share]:
-    """The shares of the packages by name, and of all; a module beside the packages counts with all.
+    """The shares of the packages by name, and of all; a module beside the packages counts only with all.
 
     ``files`` are paths with the counts that coverage.py gives of each in ``summary`` of its JSON report.
     """
@@ -62,7 +62,7 @@ def shares(files: Iterable[tuple[Path, Mapping[str, int]]], least: Mapping[str, 
 
 
 def recorded() -> list[tuple[Path, Mapping[str, int]]]:
-    """What the last run has recorded of each file of the product, those included that nothing has imported."""
+    """The counts that the last run recorded of each file of the product, also of files that nothing imported."""
     coverage = Coverage(config_file=str(ROOT / "pyproject.toml"))
     coverage.load()
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def recorded() -> list[tuple[Path, Mapping[str, int]]]:
 
 
 def main() -> int:
-    """Print the shares; 1 where one is too small, 2 where nothing is recorded."""
+    """Print the shares; returns 1 if one is too small, 2 if nothing is recorded, else 0."""
     try:
         found = shares(recorded(), LEAST)
     except CoverageException as error:

@@ -49,7 +49,7 @@ def unit_of(nodeid: str) -> str:
 def need_of(unit: str) -> str:
     """Return what the tests of the unit need."""
     path = unit.partition("::")[0]
-    if path.startswith("tests/unit/"):
+    if path.startswith(("tests/unit/", "tests/simulation/")):
         return NONE
     return OPERATED if path.startswith("tests/integration/") and '"operatorworld"' in _text(path) else PLAIN
 

@@ -47,7 +47,7 @@ class InRegion(Migration):
     """Takes state along, except for scratch work, which starts afresh. Children tagged ``busy`` stay for now."""
 
     def way(self, child: Child, move: Move) -> Way:
-        """The way of the move, by the child's tags. A busy child moves only if the move is not by choice."""
+        """The mode of the move, by the child's tags. A busy child moves only if it must."""
         if "scratch" in child.tags:
             return Way.COLD
         return Way.LATER if "busy" in child.tags and move.by_choice else Way.HOT

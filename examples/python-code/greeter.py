@@ -9,10 +9,10 @@ class Greeter(processhub.Actor):
     """A child that greets."""
 
     async def init(self, args: dict[str, Any]) -> None:
-        """Begin to count."""
+        """Start to count."""
         self.state = 0
 
     async def handle_call(self, request: Any) -> str:
-        """Greet whom the request names."""
+        """Greet the person that the request names."""
         self.state += 1
         return f"Hello {request}, you are number {self.state}"

@@ -1,1 +1,1 @@
-"""``make bench``: what the product takes, measured on the local cluster."""
+"""``make bench``: measures the product on the local cluster."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from bench.lab import BenchError, Lab
-from bench.measure import Value
+from bench.measure import Point, Value
 from bench.starts import stop
 from localcluster.layout import CHECKOUT
 from processhub.api.naming import AUDIENCE
@@ -145,13 +145,20 @@ async def _measured(caller: _Caller, hub: Hub, address: str, own: list[str], oth
     def higher(name: str, unit: str, value: float, goal: float | None = None) -> Value:
         return Value(name=name, unit=unit, samples=(value,), goal=goal, better="higher")
 
+    def rate(what: str, callers: int, load: float, goal: float | None = None) -> Value:
+        name = f"{what}, {callers} caller{'s' if callers > 1 else ''}"
+        point = Point(series=what, x=callers)
+        return msgspec.structs.replace(higher(name, "/s", load, goal), point=point)
+
     return [
-        higher(f"bare HTTP server, {_CALLERS} callers", "/s", bare),
-        higher(f"children of the member that is asked, {_CALLERS} callers", "/s", here.rate),
-        higher("the same beside the bare server", "%", 100 * here.rate / bare, 35),
-        higher(f"through another member, {_CALLERS} callers", "/s", through.rate),
-        higher("the same beside the bare server ", "%", 100 * through.rate / bare, 22),
-        higher(f"one child, {_CALLERS} callers", "/s", alone.rate, 6000),
+        rate("bare HTTP server", _CALLERS, bare),
+        rate("children of the member that is asked", _CALLERS, here.rate),
+        higher("children of the member that is asked ÷ bare server", "%", 100 * here.rate / bare, 35),
+        rate("through another member", _CALLERS, through.rate),
+        higher("through another member ÷ bare server", "%", 100 * through.rate / bare, 22),
+        rate("one child", _CALLERS, alone.rate, 6000),
+        rate("children of the member that is asked", 1, one_here.rate),
+        rate("through another member", 1, one_through.rate),
         Value(name="one caller, p50", unit="ms", samples=(one_here.p50,), goal=0.3),
         Value(name="one caller through another member, p50", unit="ms", samples=(one_through.p50,), goal=0.5),
         Value(name="self.hub.call to another member, p50", unit="ms", samples=(1e3 * between,), goal=0.5),

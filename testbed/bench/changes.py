@@ -62,7 +62,7 @@ class Told:
 
 
 async def tell(lab: Lab, kind: Kind) -> Sequence[Value]:
-    """Make changes one after the other on an idle hub; the seconds until each object shows the change."""
+    """Make changes one after the other on an idle hub; return the seconds until each object shows the change."""
     took: dict[str, list[float]] = {}
     async with lab.connected() as client, lab.namespace() as namespace:
         await lab.make_hub(client, namespace, "bench")

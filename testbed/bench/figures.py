@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from bench import calls, changes, failover, handovers, losses, operatorstart, pure, starts, stress
+from bench import births, calls, changes, failover, handovers, losses, operatorstart, pure, starts, stress
 from bench.lab import Lab
 from bench.measure import Point, Topic, Value
 
@@ -36,7 +36,10 @@ class Figure:
             value
             if value.topic or not self.topic
             else msgspec.structs.replace(
-                value, topic=self.topic, listed=value.goal is not None, point=self.points.get(value.name)
+                value,
+                topic=self.topic,
+                listed=value.goal is not None,
+                point=self.points.get(value.name, value.point),
             )
             for value in values
         )
@@ -58,6 +61,11 @@ def _plan(count: int, members: int) -> Figure:
 def _start(count: int, kind: starts.Kind) -> Figure:
     title = f"{count:,} {kind} children by the client"
     return Figure(f"start-{count}-{kind}", title, lambda lab: starts.start_many(lab, count, kind))
+
+
+def _births(count: int) -> Figure:
+    title = f"one ChildSet of {count:,} python children, hub of 3"
+    return Figure(f"births-{count}", title, lambda lab: births.give_birth(lab, count))
 
 
 def _one(kind: starts.Kind) -> Figure:
@@ -94,6 +102,7 @@ FIGURES: tuple[Figure, ...] = (
     *(_one(kind) for kind in starts.KINDS),
     *(_told(kind) for kind in starts.KINDS),
     *(_start(count, kind) for count in (1000, 5000) for kind in starts.KINDS),
+    _births(10_000),
     _kill(5000, "python"),
     Figure(
         "handover-1000",

@@ -1,4 +1,4 @@
-"""The figure of moves with state: all children of one member go to another, while they get requests all the time."""
+"""The figure of moves with state: all children of one member move to another while they get requests all the time."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Keeper(Actor):
 async def hand_over(lab: Lab, count: int) -> Sequence[Value]:
     """Swap the weights of two members: every child moves with its state.
 
-    Each answer is the number of requests that its child has answered. So a lost state shows, and so does a request that
-    was run twice.
+    Each response is the number of requests that its child has answered. So a lost state shows, and so does a request
+    that was run twice.
     """
     async with lab.connected() as client, lab.namespace() as namespace:
         code = ("-n", namespace, "create", "configmap", "code", f"--from-literal=keeper.py={_MODULE}")
@@ -61,7 +61,7 @@ async def hand_over(lab: Lab, count: int) -> Sequence[Value]:
             if result.errors:
                 raise BenchError(f"{len(result.errors)} children did not start")
             await lab.hub_ready(client, namespace, "bench")
-            await all_ready(client, namespace, count)  # else the statuses of the start are written in the midst of it
+            await all_ready(client, namespace, count)  # else statuses of the start are written during the moves
             took, answers, failures = await _moved_while_asked(client, namespace, hub, session, ids)
             lost = [child_id for child_id in ids if await hub.call(child_id, {}) != answers[child_id] + 1]
             await stop(hub, ids)
@@ -86,7 +86,7 @@ async def _moved_while_asked(
     done = asyncio.Event()
 
     async def ask(seed: int) -> None:
-        chance = random.Random(seed)  # noqa: S311 which child is asked, no secret
+        chance = random.Random(seed)  # noqa: S311 which child is called, no secret
         while not done.is_set():
             child_id = chance.choice(ids)
             try:

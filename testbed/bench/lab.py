@@ -33,7 +33,7 @@ class BenchError(Exception):
 
 
 class Lab:
-    """A cluster with the operator, brought up when a figure first needs it."""
+    """A cluster with the operator, started when a figure first needs it."""
 
     def __init__(self) -> None:
         self._cluster: Cluster | None = None
@@ -48,7 +48,7 @@ class Lab:
         return self._cluster
 
     async def close(self) -> None:
-        """Take the cluster down, unless it was up before."""
+        """Stop the cluster, unless it ran before."""
         if self._cluster is not None and not self._was_up:
             await asyncio.to_thread(local.down, self._cluster.layout)
 

@@ -27,7 +27,7 @@ _STANDBY = {"strategy": "Replication", "replicationFactor": 2, "replicationModel
 async def lose_member(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
     """Cut the power of a member's node; its children must run on the other two.
 
-    Detection is the earliest moment at which the operator may call the member lost: its last renewal, leaseSeconds
+    Detection is the earliest moment at which the operator may take the member for lost: its last renewal, leaseSeconds
     and the grace second later. The registry is right when each of its children is reported Running elsewhere.
     """
     return await _lose(
@@ -93,7 +93,7 @@ async def victim(client: Client, hub: HubObject) -> tuple[str, str]:
 
 
 async def _right_again(session: Session, member: str) -> float:
-    """The wall-clock time at which all children of ``member`` (those active there) were reported Running elsewhere."""
+    """The wall-clock time at which all children active on ``member`` were reported Running elsewhere."""
     records = session.registry.records
     missing = {child_id for child_id, record in records.items() if record.nodes[0].name == member}
     lost = len(missing)

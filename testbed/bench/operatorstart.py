@@ -1,4 +1,4 @@
-"""The figure of the operator's start: from the start of the process to its first plan, and the memory it took."""
+"""The figure of the operator's start: from the start of the process to its first plan, and its memory."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def snapshot(count: int, members: int, hub: str = "hub") -> HubSnapshot:
 
 
 def placed(before: HubSnapshot, step: Plan) -> HubSnapshot:
-    """The snapshot with a first plan's placements on record."""
+    """The snapshot with the placements of a first plan recorded."""
     record = {
         child_id: (OnRecord(member, entry),)
         for member, entries in step.entries.items()

@@ -56,7 +56,7 @@ async def start_many(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
             _check(result.errors, count, len(result.started))
             await all_ready(client, namespace, count)
             ready = time.perf_counter() - begun
-            await asyncio.sleep(2)  # what is still being written, Events above all
+            await asyncio.sleep(2)  # writes that are still under way, Events above all
             writes = await api_writes(client)
             await stop(hub, [spec["id"] for spec in wanted])
     written = writes - before
@@ -130,7 +130,7 @@ def _check(errors: dict[str, Any], wanted: int, started: int) -> None:
 
 
 async def all_ready(client: Client, namespace: str, count: int) -> None:
-    """Wait until ``count`` Child objects of hub bench have Ready=True. To call when all run, so as not to disturb."""
+    """Wait until ``count`` Child objects of hub bench have Ready=True. Call it when all run, so as not to slow them."""
     ready: set[str] = set()
     done = asyncio.Event()
 

@@ -26,7 +26,7 @@ class Ground(Protocol):
     """A cluster; ``environment`` is for commands that work on it; ``where`` and ``next_steps`` are texts for people."""
 
     where: str
-    next_steps: tuple[str, str]  # to work on it, and to end it
+    next_steps: tuple[str, str]  # to work on the cluster, and to end it
     environment: dict[str, str]
 
     async def up(self) -> None:

@@ -1,4 +1,4 @@
-"""The image to build upon: a public Python image, or a Debian root made here where no image registry is in reach."""
+"""The base image: a public Python image, or a Debian root made here if no image registry can be reached."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def choose(given: str) -> str:
 
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run docker. Raises ImageError with what it says."""
+    """Run docker. Raises ImageError with its message."""
     try:
         answer = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def _present(name: str) -> bool:
 
 
 def _local() -> str:
-    """A Debian root by debootstrap, named after what it is made of."""
+    """Build a Debian root with debootstrap, named after its inputs."""
     digest = hashlib.sha256(" ".join((_SUITE, *_PACKAGES, *_SURPLUS)).encode()).hexdigest()[:12]
     name = f"localhost/processhub-base:{_SUITE}-{digest}"
     lock_path = Path(tempfile.gettempdir()) / f"processhub-base-{os.getuid()}.lock"

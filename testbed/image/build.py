@@ -69,7 +69,7 @@ def build(tag: str, base: str) -> str:
 
 
 def wheels() -> Path:
-    """The folder of all locked wheels for this machine, from the cache or fetched. Raises ImageError."""
+    """The folder of all locked wheels for this machine, from the cache or downloaded. Raises ImageError."""
     machine = platform.machine()
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in _LOCKS)).hexdigest()[:12]
     folder = cache_root().parent / f"wheels-{machine}-{digest}"
@@ -92,7 +92,7 @@ def wheels() -> Path:
         try:
             target.rename(folder)
         except OSError:
-            if not folder.exists():  # else another run was quicker
+            if not folder.exists():  # otherwise another run was faster
                 raise
     return folder
 

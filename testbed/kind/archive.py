@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-_CREATED = "2020-01-01T00:00:00Z"  # one time for all: the same tree gives the same image
+_CREATED = "2020-01-01T00:00:00Z"  # one time for all files: the same tree gives the same image
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -29,7 +29,7 @@ _KIND_FILES = (
     ),
     "etc/systemd/system/undo-mount-hacks.service",
 )
-# Units that a container has no use for, or that would change the machine around it; kind's Dockerfile removes the same.
+# Units that a container does not use, or that would change the machine around it; kind's Dockerfile removes them too.
 _UNITS_REMOVED = (
     *("lib/systemd/system/sysinit.target.wants/systemd-tmpfiles-setup.service", "etc/systemd/system/*.wants/*"),
     *("lib/systemd/system/multi-user.target.wants/*", "lib/systemd/system/local-fs.target.wants/*"),
@@ -61,7 +61,7 @@ def assemble(
     with progress.step("the node image's archive"):
         image = Image(
             *(name, ("/usr/local/bin/entrypoint", "/sbin/init"), ("container=docker",)),
-            stop_signal="SIGRTMIN+3",  # systemd's; TERM makes it start again
+            stop_signal="SIGRTMIN+3",  # systemd's stop signal; TERM makes it start again
             plain=False,
         )
         archive.write(target, image, root, compressed=False)

@@ -35,7 +35,7 @@ def cluster() -> dict[str, Any]:
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": CLUSTER,
-        # IPv4 alone: tests partition nodes by address, and traffic would go on over IPv6.
+        # IPv4 only: tests partition nodes by address, and traffic would continue over IPv6.
         "networking": {"ipFamily": "ipv4", "apiServerAddress": "127.0.0.1"},
         "nodes": [
             {"role": "control-plane"},

@@ -110,7 +110,7 @@ def command(*, shim: Path | None) -> list[str]:
 
 def _start() -> None:
     if (left := _read()) is not None:
-        _undo(left)  # it ended without us, or never answered
+        _undo(left)  # it ended by itself, or never answered
     record = Record(None, tuple(cgroups.unmounted()), _too_low())
     _write(record)
     try:

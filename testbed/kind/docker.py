@@ -13,7 +13,7 @@ class Daemon(Enum):
     """The state of the daemon, from ``docker info``."""
 
     ANSWERS = "answers"
-    FORBIDDEN = "forbidden"  # it runs, and this user may not talk to it
+    FORBIDDEN = "forbidden"  # it runs, but this user may not use it
     SILENT = "silent"
     NO_CLIENT = "no client"  # the docker command itself is missing
 

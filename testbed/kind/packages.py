@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from kind.layout import KindError
 
-_PACKAGE_OF = {"docker": "docker.io", "dockerd": "docker.io"}  # of other commands the name is the package's
-_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # where root's commands are, often not on a user's PATH
+_PACKAGE_OF = {"docker": "docker.io", "dockerd": "docker.io"}  # of other commands the name of the package
+_SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # root's folders, often not on a user's PATH
 
 
 def find(command: str) -> str | None:

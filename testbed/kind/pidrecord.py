@@ -48,7 +48,7 @@ class PidRecord:
                 signal.pidfd_send_signal(held, number)
                 if select.select([held], [], [], wait)[0]:
                     return True
-        except ProcessLookupError:  # it ended between the look and the signal
+        except ProcessLookupError:  # it ended between the check and the signal
             return True
         finally:
             os.close(held)

@@ -98,13 +98,13 @@ def _link(paths: dict[str, Path], folder: Path) -> None:
     for name, path in paths.items():
         scratch = folder / f".{name}.{os.getpid()}"
         scratch.unlink(missing_ok=True)
-        scratch.symlink_to(path.resolve())  # what was found on PATH may be this very link
+        scratch.symlink_to(path.resolve())  # the tool that was found on PATH may be this very link
         scratch.replace(folder / name)
 
 
 def _stop(layout: Layout, record: Record) -> None:
     end_kubelet(record.id, _STOP_SECONDS)
-    # The API server would wait for open watches, and there is no state worth a clean end.
+    # The API server would wait for open watches, and there is no state worth an orderly end.
     end_all(record.id, 0)
     layout.forget(record)
 

@@ -88,7 +88,7 @@ def _run(name: str, command: list[str | Path], record: Record) -> subprocess.Pop
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # Ctrl-C is for the command that started it
+            start_new_session=True,  # Ctrl-C is meant for the command that started it
         )
 
 
@@ -160,7 +160,7 @@ def _arguments(record: Record, kubeconfig: Path, ports: _Ports) -> dict[str, lis
         "kube-controller-manager": [
             *(*client, f"--secure-port={ports.controller_manager}"),
             *(f"--root-ca-file={authority}", f"--service-account-private-key-file={key}"),
-            "--leader-elect=false",  # on a busy disk it would lose its Lease and end
+            "--leader-elect=false",  # on a busy disk it would lose its Lease and exit
             *("--node-monitor-period=1s", f"--node-monitor-grace-period={NODE_MONITOR_GRACE_SECONDS}s"),
             "--horizontal-pod-autoscaler-sync-period=2s",
             # Pod addresses are loopback ones, which EndpointSlices refuse: these controllers would retry forever.

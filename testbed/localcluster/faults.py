@@ -2,9 +2,9 @@
 
 - kill: a pod's main processes get SIGKILL and the kubelet restarts them; a node loses its power.
 - pause: SIGSTOP for every process of a pod; a node is paused as a whole, heartbeats included.
-- cut: no traffic passes between the pod (or node) and the API server while its processes run on. By default packets
-  are lost (open connections stall and continue when healed); with ``--mode reset`` connections are closed and refused.
-  Traffic between pods is not touched.
+- cut: no traffic passes between the pod (or node) and the API server while its processes keep running. By default
+  packets are lost (open connections stall and continue when healed); with ``--mode reset`` connections are closed and
+  refused. Traffic between pods is not affected.
 - resume, heal: undo them. A node that was killed starts its pods again.
 
 ``list`` shows the pods of this kubelet with their processes.
@@ -27,7 +27,7 @@ Mode = Literal["drop", "reset"]
 
 
 class FaultRefusedError(Exception):
-    """The kubelet refused or is not there; the message says why."""
+    """The kubelet refused the fault or does not run; the message names the reason."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Faults:
         await self._ask(do="pause", node=node)
 
     async def cut_node(self, node: str, mode: Mode = "drop") -> None:
-        """Cut the node and its pods off from the API server; its processes run on."""
+        """Cut the node and its pods off from the API server; its processes keep running."""
         await self._ask(do="cut", node=node, mode=mode)
 
     async def heal_node(self, node: str) -> None:
-        """Undo what was done to the node and to its pods."""
+        """Undo the faults of the node and of its pods."""
         await self._ask(do="heal", node=node)
 
     async def pods(self) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ class Faults:
 
     async def _ask(self, **request: Any) -> Any:
         try:
-            # By way of the folder's descriptor: a socket's path may have 108 bytes at most.
+            # Through the folder's descriptor: a socket's path may have 108 bytes at most.
             folder = os.open(self.root, os.O_PATH | os.O_DIRECTORY)
             try:
                 reader, writer = await asyncio.open_unix_connection(

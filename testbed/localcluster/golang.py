@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-OLDEST = (1, 21)  # the first version that fetches by itself the Go that a module requires
+OLDEST = (1, 21)  # the first version that downloads the Go that a module requires
 _DIGITS = 12
 
 
@@ -83,7 +83,7 @@ def _install(package: Path, folder: Path) -> None:
 
 
 def _can_build(go: Go, module: Path) -> bool:
-    """Whether this Go is as new as the module requires, or fetches such a Go by itself."""
+    """Whether this Go is as new as the module requires, or downloads such a Go itself."""
     command = [go.program, "env", "GOVERSION"]
     try:
         answer = subprocess.run(

@@ -22,7 +22,7 @@ def start(layout: Layout) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the owner; this outlives it
+        start_new_session=True,  # Ctrl-C is meant for the owner; this process outlives it
     )
 
 
@@ -34,7 +34,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         owner = os.pidfd_open(arguments.pid)
-        select.select([owner], [], [])  # readable when it has ended
+        select.select([owner], [], [])  # readable when the owner has ended
     except ProcessLookupError:
         pass  # it has ended already
     if arguments.root.exists():

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - etcd's data is thrown away with the cluster; memory makes it quick
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - etcd's data is deleted with the cluster; memory makes it fast
 _ROOM_NEEDED = 2 * 1024**3
 
 
@@ -26,7 +26,7 @@ class Record:
     """The record of a cluster, written before its first process starts: even an incomplete cluster can be stopped."""
 
     id: str
-    data: str  # the control plane's folder, in memory where there is room
+    data: str  # the control plane's folder, in memory if there is room
 
 
 @dataclass(frozen=True)

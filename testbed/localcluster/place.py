@@ -13,7 +13,7 @@ from pathlib import Path
 from localcluster.layout import CHECKOUT
 
 _OLDEST = (3, 11)
-_WRITTEN = ("", "operator/src", ".venv", ".local")  # by setting up and by a cluster, where they are there already
+_WRITTEN = ("", "operator/src", ".venv", ".local")  # written by setup and by a cluster, if they exist
 
 
 def obstacle(checkout: Path) -> str:

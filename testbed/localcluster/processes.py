@@ -1,8 +1,8 @@
 """Finds and ends the processes of one cluster, and no others.
 
-Each process that a cluster starts has the cluster's id in its environment, which children inherit. So the set is known
-after an interrupted start too, without pid files. A signal goes through a pidfd that is opened before the check, so a
-recycled pid is never hit.
+Each process that a cluster starts has the cluster's id in its environment, which children inherit. So the processes are
+known after an interrupted start too, without pid files. A signal is sent through a pidfd that is opened before the
+check, so it never reaches a process with a recycled pid.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def marked(identity: str) -> Iterator[list[Process]]:
 
 
 def _held_if(pid: int, wanted: bytes) -> Process | None:
-    """The process, if ``wanted`` is in its environment; its pidfd is opened before the look, so it is the same one."""
+    """The process if ``wanted`` is in its environment; its pidfd is opened before that check."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:  # ended meanwhile

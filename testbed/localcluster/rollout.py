@@ -16,7 +16,7 @@ from typing import Any
 from localcluster.layout import ClusterError
 
 Json = dict[str, Any]
-Kubectl = Callable[..., str]  # kubectl's output for its arguments; raises ClusterError where it fails
+Kubectl = Callable[..., str]  # kubectl's output for its arguments; raises ClusterError if it fails
 
 NAMESPACE = "processhub-system"
 _NAME = "processhub-operator"
@@ -26,14 +26,14 @@ _REVISION = "deployment.kubernetes.io/revision"
 _HASH = "pod-template-hash"
 _LOG_LINES = 8
 _LOOK_SECONDS = 0.3
-_CAN_PASS_SECONDS = 6.0  # for a ConfigMap that is created a moment later, a node that is about to be Ready
-_FAILED_RUNS = 2  # the first may be too early for the objects that the operator needs
+_CAN_PASS_SECONDS = 6.0  # for a ConfigMap that is created a moment later, or a node that is about to be Ready
+_FAILED_RUNS = 2  # the first run may be too early for the objects that the operator needs
 _ON_ITS_WAY = ("", "ContainerCreating", "PodInitializing", "CrashLoopBackOff")  # CrashLoopBackOff: see the last run
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The reason why a pod does not run, or is not made.
+    """The reason why a pod does not run or is not created.
 
     ``final``: waiting can't help. ``container``: its log may have more.
     """
@@ -81,7 +81,7 @@ def _problem_of_container(pod: str, entry: Json, before: int | None) -> Problem 
 
 
 def _problem_of_replica_set(replica_set: Json) -> Problem | None:
-    """The reason why no pods are made. The Deployment keeps reporting those of ReplicaSets of earlier templates."""
+    """The reason why no pods are created. The Deployment keeps reporting those of earlier templates."""
     for condition in (replica_set.get("status") or {}).get("conditions") or ():
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return Problem(f"deployment/{_NAME}", f"{condition.get('reason', '')}: {condition.get('message', '')}")

@@ -25,7 +25,7 @@ def test_a_member_writes_its_own_slice_status_and_no_others(world: World) -> Non
     write = ("patch", "rslice", "--subresource=status", "--type=merge", "-p", patch)
 
     as_member(world, "hub-0", *write, slices["hub-0"])
-    with pytest.raises(CommandError, match="is the word of member hub-1 of hub hub alone"):
+    with pytest.raises(CommandError, match="only member hub-1 of hub hub may write"):
         as_member(world, "hub-0", *write, slices["hub-1"])
 
 

@@ -50,7 +50,7 @@ _addresses = itertools.count(1)
 
 
 async def until(
-    condition: Callable[[], Awaitable[T | None] | T | None],
+    condition: Callable[[], Awaitable[T | None]] | Callable[[], T | None],
     seconds: float = 40,
     what: str = "",
     every: float | None = None,

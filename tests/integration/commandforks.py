@@ -104,7 +104,7 @@ def _serve(requests: socket.socket) -> None:
             os.environ.update(order["environment"])
             sys.argv = ["kubectl-hub", *order["words"]]
             try:
-                code = main()
+                code: int | str | None = main()
             except SystemExit as end:  # click ends like this when a shell asks it for completions
                 code = end.code
             sys.stdout.flush()

@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,13 +19,14 @@ import pytest_asyncio
 from namespaces import create_namespace, remove_namespace
 from ownclusters import make_room
 from podworld import Pods
+from waiting import pauses
 
 from localcluster import cluster as local
 from localcluster import guard
 from localcluster.cluster import Cluster
 from localcluster.faults import Faults
 from localcluster.kubelet.connection import read_kubeconfig
-from localcluster.layout import Layout
+from localcluster.layout import ClusterError, Layout
 from processhub.cluster.client import Client
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,9 +53,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         crds = sorted((ROOT / "crds").glob("*.yaml"))
         if crds:
             running.kubectl("apply", "--server-side", *(f"--filename={path}" for path in crds))
-            running.kubectl(
-                "wait", "--for=condition=Established", "--timeout=30s", *(f"--filename={path}" for path in crds)
-            )
+            _await_established(running, crds)
         yield running
     finally:
         keep = os.environ.get("KEEP_CLUSTER_LOGS")
@@ -62,6 +62,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         local.down(layout)
         watcher.terminate()
         watcher.wait()
+
+
+def _await_established(running: Cluster, crds: list[Path]) -> None:
+    """Wait until the API server serves the CRDs. kubectl fails for one whose status is not written yet."""
+    deadline = time.monotonic() + 30
+    for pause in pauses():
+        try:
+            running.kubectl(
+                "wait", "--for=condition=Established", "--timeout=30s", *(f"--filename={path}" for path in crds)
+            )
+            return
+        except ClusterError as error:
+            if "accessor error" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(pause)
 
 
 @pytest.fixture(scope="session")

@@ -51,4 +51,4 @@ class Cli:
 
     def _environment(self, env: Mapping[str, str]) -> dict[str, str]:
         defaults = {"HUB_NAMESPACE": self.product.namespace, "HUB_NAME": self.hub}
-        return self.product.cluster.environment() | defaults | env
+        return {**self.product.cluster.environment(), **defaults, **env}

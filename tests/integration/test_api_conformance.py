@@ -191,6 +191,18 @@ async def test_a_merge_patch_may_name_a_resource_version(server: ApiServer) -> N
     assert await server.get(HUBS, item) == changed
 
 
+async def test_the_uid_is_no_condition_of_a_patched_status(server: ApiServer) -> None:
+    item = await server.create(HUBS)
+    stranger = {"metadata": {"uid": "another"}, "status": {"readyReplicas": 1}}
+
+    assert (await server.patch(HUBS, item, stranger, subresource="status"))["status"]["readyReplicas"] == 1
+    item = await server.get(HUBS, item)
+    other = item | {"metadata": {**item["metadata"], "uid": "another"}}
+    with pytest.raises(ConflictError):
+        await server.replace(HUBS, other, subresource="status")
+    assert await server.get(HUBS, item) == item
+
+
 async def test_spec_and_status_are_written_separately(server: ApiServer) -> None:
     item = await server.create(SLICES)
     both = {"spec": {"term": 9}, "status": {"holder": "h"}}

@@ -139,7 +139,7 @@ async def test_the_applied_fields_of_a_workload_are_restored(server: ApiServer) 
         spec = {"serviceName": name, "selector": {"matchLabels": {"app": name}}, "template": template}
         return server.body(STATEFUL_SETS, name, spec=spec | {"replicas": 0})
 
-    def told(item: Json) -> tuple[list[str], list[int], int]:
+    def reported(item: Json) -> tuple[list[str], list[int], int]:
         (container,) = [each for each in item["spec"]["template"]["spec"]["containers"] if each["name"] == "agent"]
         ports = sorted(each["containerPort"] for each in container.get("ports", ()))
         return sorted(each["name"] for each in container["env"]), ports, generation(item)
@@ -147,11 +147,11 @@ async def test_the_applied_fields_of_a_workload_are_restored(server: ApiServer) 
     name = server.name("workload")
     body = workload("A", "B", http=80, metrics=81)
     item = await server.apply(STATEFUL_SETS, body, "operator")
-    assert told(item) == (["A", "B"], [80, 81], 1)
+    assert reported(item) == (["A", "B"], [80, 81], 1)
     scaled = await server.patch(STATEFUL_SETS, item, {"spec": {"template": {"metadata": {"annotations": {"a": "1"}}}}})
     assert generation(scaled) == 2
     back = await server.apply(STATEFUL_SETS, workload("B", "C", http=80), "operator")
-    assert told(back) == (["B", "C"], [80], 3)
+    assert reported(back) == (["B", "C"], [80], 3)
     assert back["spec"]["template"]["metadata"]["annotations"] == {"a": "1"}, "it was not applied"
     edit = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "other"}]
     edited = await server.patch(STATEFUL_SETS, item, edit, content_type=JSON_PATCH)

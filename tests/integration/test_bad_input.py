@@ -288,6 +288,11 @@ HUBS = [
         "spec.onDemand: Invalid value: must have exactly one workload: one of exec, python, pod",
     ),
     Bad(
+        "no child on demand may fail",
+        hub(onDemand={"exec": SLEEP, "maxFailed": "0%"}),
+        "spec.onDemand.maxFailed: Invalid value: must be a number of children from 1 to 100000, or a share from 1% to",
+    ),
+    Bad(
         "local start with a quorum",
         hub(onDemand={"exec": SLEEP, "onOwnerLost": "Local"}, partitionTolerance={"strategy": "MajorityQuorum"}),
         "spec: Invalid value: onDemand.onOwnerLost: Local needs partitionTolerance.strategy: "

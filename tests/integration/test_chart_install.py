@@ -154,6 +154,7 @@ def test_helm_test_sees_a_leader(helm: Helm, own: Cluster) -> None:
     assert "processhub-selftest" not in names(own, "pods,serviceaccounts", "-n", NAMESPACE), "it leaves nothing behind"
 
 
+@pytest.mark.nightly
 def test_upgrade_keeps_the_accounts_of_the_hubs(helm: Helm, own: Cluster) -> None:
     install(helm)
     subject = {"kind": "ServiceAccount", "name": "processhub-my-hub", "namespace": "default"}
@@ -201,6 +202,7 @@ def test_an_uninstall_keeps_the_users_objects(helm: Helm, own: Cluster) -> None:
     until(lambda: names(own, namespaced, "-n", NAMESPACE, ours) == [], "garbage collection of what the deployment had")
 
 
+@pytest.mark.nightly
 def test_a_second_install_adopts_the_kept_crds(helm: Helm, own: Cluster) -> None:
     install(helm)
     own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
@@ -211,6 +213,7 @@ def test_a_second_install_adopts_the_kept_crds(helm: Helm, own: Cluster) -> None
     assert names(own, "hubs", "-n", "default") == ["kept"]
 
 
+@pytest.mark.nightly
 def test_kept_crds_are_adopted_by_a_release_of_another_name_and_namespace(helm: Helm, own: Cluster) -> None:
     install(helm)
     own.kubectl("apply", "-n", "default", "-f", "-", stdin=HUB)
@@ -226,6 +229,7 @@ def test_kept_crds_are_adopted_by_a_release_of_another_name_and_namespace(helm: 
     install(helm, "--take-ownership")
 
 
+@pytest.mark.nightly
 def test_the_plain_manifest_installs_without_helm_and_helm_adopts_its_objects(helm: Helm, own: Cluster) -> None:
     manifest = str(ROOT / "manifests" / "install.yaml")
 

@@ -11,6 +11,7 @@ import pytest
 from clusterfolder import ROOT, cluster_folder
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(400)
 def test_the_demo_passes_its_checks_in_plain_lines() -> None:
     with cluster_folder() as folder:

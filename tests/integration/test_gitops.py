@@ -87,6 +87,7 @@ def manifest(kind: str, name: str, **spec: Any) -> Json:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
+@pytest.mark.nightly
 async def test_applying_an_example_again_changes_nothing(cluster: Cluster, namespace: str) -> None:
     folder = str(ROOT / "manifests" / "examples")
     flux = ("apply", "--server-side", "--field-manager=flux", "-f", folder)
@@ -114,6 +115,7 @@ async def test_applying_an_example_again_changes_nothing(cluster: Cluster, names
     assert once == then
 
 
+@pytest.mark.nightly
 async def test_applying_the_manifests_in_a_loop_undoes_neither_a_move_nor_a_hook(product: Live, ears: Receiver) -> None:
     declared = ears.hook("declared", "ChildStarted")
     static = {"id": "static", "nodes": ["loop-0"], "exec": {**SLEEP, "env": [{"name": "A"}]}}

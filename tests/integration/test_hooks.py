@@ -319,6 +319,7 @@ async def test_hooks_are_registered_and_cancelled_while_children_run(product: Li
     assert ears.received(event="ChildStarted", child="after") == []
 
 
+@pytest.mark.nightly
 async def test_a_new_leader_is_sent_and_repeats_no_event(cluster: Cluster, api: Client, tmp_path: Path) -> None:
     async with live(cluster, api, tmp_path) as product, receiver() as ears:
         hub = await product.hub(replicas=1, hooks=ears.hooks(*TOLD))

@@ -163,6 +163,7 @@ async def test_an_invalid_verdict_counts_as_none(product: Live, ears: Receiver) 
     assert "its answer has args, but only python children have them; leave it out" in accepted.message
 
 
+@pytest.mark.nightly
 async def test_a_new_leader_and_cancelled_hooks_leave_changed_children_running(
     cluster: Cluster, api: Client, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ async def product(cluster: Cluster, api: Client, tmp_path_factory: pytest.TempPa
         yield running
 
 
+@pytest.mark.nightly
 async def test_children_of_ipv6_members_are_found_called_and_moved_with_their_state(
     product: Live, faults: Faults, tmp_path: Path
 ) -> None:

@@ -87,12 +87,12 @@ async def test_a_larger_state_is_rejected_and_stays_with_its_child(world: World,
 
     await ordered_to_the_second(world)
 
-    async def told() -> None:
+    async def reported() -> None:
         assert await world.events("large", "MoveDeferred") == [
             f"stays on hub-0 instead of moving to hub-1: its state has {65 * MIB} bytes, the limit is {64 * MIB}"
         ]
 
-    await settles(told, within=60)
+    await settles(reported, within=60)
 
     async def back() -> None:
         place = (await world.running(["large"]))["large"]

@@ -79,6 +79,7 @@ def test_only_processes_with_the_marker_in_their_environment_are_ended() -> None
             process.wait()
 
 
+@pytest.mark.nightly
 def test_up_is_idempotent_beside_another_cluster_and_down_ends_every_process(cluster: Cluster, layout: Layout) -> None:
     first = local.up(layout, nodes=1)
     kubelet, data = kubelet_pid(first), Path(first.record.data)
@@ -100,6 +101,7 @@ def test_up_is_idempotent_beside_another_cluster_and_down_ends_every_process(clu
     assert cluster.kubectl("get", "--raw", "/readyz") == "ok"
 
 
+@pytest.mark.nightly
 def test_up_after_an_interrupted_up_starts_a_new_cluster(layout: Layout) -> None:
     command = [sys.executable, "-m", "localcluster.cluster", "up", "--nodes", "1"]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "testbed"), "LOCALCLUSTER_ROOT": str(layout.root)}
@@ -132,6 +134,7 @@ def test_a_control_plane_component_that_ends_is_reported_at_once_with_its_last_o
             controlplane.start(layout, record, {**paths, "etcd": broken})
 
 
+@pytest.mark.nightly
 def test_a_killed_kubelet_ends_its_containers_and_is_started_again(layout: Layout) -> None:
     cluster = local.up(layout, nodes=1)
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(POD))

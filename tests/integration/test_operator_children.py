@@ -129,10 +129,10 @@ async def test_changed_nodes_move_a_guided_child(world: World) -> None:
 
     await settles(moved_over)
 
-    async def told() -> None:
+    async def reported() -> None:
         assert "from hub-0 to hub-1: its nodes were changed" in await world.events("a", "Moved")
 
-    await settles(told)
+    await settles(reported)
 
     await world.edit_child("a", nodes=["hub-7"])
 

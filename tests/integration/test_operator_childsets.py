@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 import pytest
@@ -141,6 +140,7 @@ async def test_an_id_has_one_owner_which_other_sets_name(world: World) -> None:
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_a_changed_template_rolls_out_within_its_budget_across_a_change_of_leader(world: World) -> None:
     rebalance = {"maxMovesPerSecond": 2}
     await world.hub(**TWO, distribution={"rebalance": rebalance})
@@ -207,6 +207,7 @@ async def test_a_failing_template_stops_its_rollout_and_the_former_one_keeps_run
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_killing_the_leader_during_the_start_of_many_children_loses_and_duplicates_none(world: World) -> None:
     await world.hub(**TWO)
     await child_set(world, replicas=300)
@@ -245,11 +246,10 @@ async def test_children_end_on_time_while_a_thousand_others_start(world: World) 
     await world.running(ids("set", 1000), within=90)
     runs = world.watch.runs()
     lasted = sorted(runs[child_id][0].seen - runs[child_id][0].started for child_id in short)
-    began = [runs[child_id][0].started for child_id in ids("set", 1000)]
-    ends = [runs[child_id][0].seen for child_id in short]
-    assert sum(start > min(ends) for start in began) >= 100, "the others were started before the first end"
-    assert lasted[-1] < 1 + LATE_SECONDS, lasted[-5:]
-    logging.info("the children with ttlSeconds 1 lasted from %.1f to %.1f s", lasted[0], lasted[-1])
+    first = min(runs[child_id][0].started for child_id in short)
+    amid = sum(runs[child_id][0].started > first for child_id in ids("set", 1000))
+    assert amid >= 500, "the others did not start meanwhile"
+    assert lasted[-1] < 1 + LATE_SECONDS, lasted
     started_once(runs)
     never_two(world.watch)
 

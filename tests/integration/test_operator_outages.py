@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import pytest
 from namespaces import NAMESPACES
 from operatorsite import ControlPlane, Operators
 from operatorworld import SHORT, World, never_two, untouched
@@ -39,6 +40,7 @@ async def test_an_api_server_outage_moves_and_restarts_no_child(world: World) ->
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_deletions_missed_because_of_a_410_are_seen_by_the_next_list(world: World) -> None:
     """The leader is stopped while objects are deleted and the API server forgets them: no watch is resumed."""
     await other_namespaces_gone(world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from signal import SIGTERM
 
+import pytest
 from operatorworld import World
 from settling import settles, stays
 from test_operator_pods import SLOW, pod
@@ -37,6 +38,7 @@ def role_of(found: Pod) -> tuple[str, int]:
     return annotations[ANNOTATION_ROLE], int(annotations[ANNOTATION_EPOCH])
 
 
+@pytest.mark.nightly
 async def test_the_passive_pod_becomes_active_only_when_the_active_one_is_gone(world: World) -> None:
     await world.hub(redundancy=STANDBY)
     await world.child("a", pod=told())

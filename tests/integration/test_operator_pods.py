@@ -5,6 +5,7 @@ from __future__ import annotations
 from signal import SIGTERM
 from typing import Any
 
+import pytest
 from operatorworld import Json, World, never_two, started_once
 from processwatch import Run
 from settling import settles, stays
@@ -24,7 +25,7 @@ SLOW = ["python3", "-c", "import signal, time; signal.signal(15, lambda *_: time
 
 def pod(command: list[str] | None = None, grace: int = 2, **spec: Any) -> Json:
     """A pod child's workload."""
-    container = {"name": "main", "image": "none", "command": command or ["sleep", "100000"]}
+    container: Json = {"name": "main", "image": "none", "command": command or ["sleep", "100000"]}
     container["securityContext"] = RESTRICTED
     return {"template": {"spec": {"terminationGracePeriodSeconds": grace, "containers": [container], **spec}}}
 
@@ -217,6 +218,7 @@ async def test_a_member_that_restarts_leaves_its_pods_running(world: World) -> N
     started_once(world.watch.runs())
 
 
+@pytest.mark.nightly
 async def test_on_a_dead_node_a_pod_child_waits_for_its_old_pod(world: World) -> None:
     await world.hub()
     pods = Pods(world)
@@ -258,13 +260,13 @@ async def test_the_reason_why_a_pod_does_not_start_is_reported(world: World) -> 
     refused = await world.condition("refused", "Placed", "False", "Invalid")
     nonsense = await world.condition("nonsense", "Placed", "False", "Invalid")
 
-    async def told() -> None:
+    async def reported() -> None:
         child = await world.get_child("no-program")
         ready = find_condition(child.status.conditions, "Ready")
         assert ready, "no condition Ready"
         assert "no-such-program" in ready.message or "exit code 12" in ready.message, ready
 
-    await settles(told)
+    await settles(reported)
     assert "container main: exit code 3" in crash.message
     assert "no-such-class" in refused.message
     assert nonsense.message.startswith("spec.pod.template is not a PodTemplateSpec: ")
@@ -284,6 +286,7 @@ async def test_a_finished_pod_child_is_not_started_again(world: World) -> None:
     assert all(len(runs.get(child_id, [])) <= 1 for child_id in ("done", "failed"))
 
 
+@pytest.mark.nightly
 async def test_fifty_pod_children_are_started_once_although_the_operator_is_killed(world: World) -> None:
     await world.hub(**TWO)
     pods = Pods(world)
@@ -318,11 +321,11 @@ async def test_a_pod_without_its_labels_or_annotations_gets_them_back(world: Wor
         await world.kubectl(kind, "pod", name, f"processhub.dev/{mark}-")
         await settles(whole)
 
-        async def told(mark: str = mark) -> None:
+        async def reported(mark: str = mark) -> None:
             texts = await world.events("a", "PodChanged")
             assert [text for text in texts if f"processhub.dev/{mark} of pod {name}" in text], texts
 
-        await settles(told)
+        await settles(reported)
 
     assert (await pods.running("a"))["a"].pid == first.pid
     never_two(world.watch)

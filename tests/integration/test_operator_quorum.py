@@ -70,7 +70,14 @@ async def command(world: World, *words: str) -> tuple[str, str, int]:
     return out.decode(), err.decode(), process.returncode or 0
 
 
-@pytest.mark.parametrize("tolerance", [MAJORITY, STATIC, DYNAMIC], ids=lambda tolerance: tolerance["strategy"])
+@pytest.mark.parametrize(
+    "tolerance",
+    [
+        pytest.param(MAJORITY, id="MajorityQuorum"),
+        pytest.param(STATIC, id="StaticQuorum", marks=pytest.mark.nightly),
+        pytest.param(DYNAMIC, id="DynamicQuorum", marks=pytest.mark.nightly),
+    ],
+)
 async def test_children_stop_without_a_quorum_and_all_return_with_it(world: World, tolerance: dict[str, Any]) -> None:
     before = await hub_with_children(world, **tolerance)
     assert (await quorum_of(world))[:2] == (2, 3)
@@ -114,6 +121,7 @@ async def test_children_stop_without_a_quorum_and_all_return_with_it(world: Worl
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_a_partitioned_hub_stays_partitioned_under_a_new_leader(world: World) -> None:
     await hub_with_children(world, **MAJORITY)
     away = ["hub-1", "hub-2"]
@@ -133,6 +141,7 @@ async def test_a_partitioned_hub_stays_partitioned_under_a_new_leader(world: Wor
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_pods_of_children_are_deleted_without_a_quorum_and_created_again_with_it(world: World) -> None:
     await world.hub(partitionTolerance=MAJORITY)
     container = {"name": "main", "image": "debian:bookworm-slim", "command": ["sleep", "100000"]}
@@ -198,6 +207,7 @@ async def test_an_api_server_outage_stops_all_children_and_they_restart_in_place
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_a_hub_scaled_below_its_quorum_stops_until_it_is_scaled_up(world: World) -> None:
     await hub_with_children(world, **STATIC)
 
@@ -211,6 +221,7 @@ async def test_a_hub_scaled_below_its_quorum_stops_until_it_is_scaled_up(world: 
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_after_a_reset_the_remaining_members_are_the_whole_hub(world: World) -> None:
     await hub_with_children(world, **MAJORITY)
     await world.kubectl("scale", "hub/hub", "--replicas=1")

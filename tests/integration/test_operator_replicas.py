@@ -77,7 +77,7 @@ async def test_the_passive_copy_takes_over_and_the_returning_copy_is_passive(wor
     assert now[0].epoch > first.epoch
     assert now[1].name == first.name
 
-    async def told() -> None:
+    async def reported() -> None:
         lines = log.read_text().splitlines()
         assert f"{second.name} told Active {now[0].epoch}" in lines
         assert lines[-1] == f"{first.name} start Passive"
@@ -87,7 +87,7 @@ async def test_the_passive_copy_takes_over_and_the_returning_copy_is_passive(wor
         assert hub.status.children is not None
         assert (hub.status.children.desired, hub.status.children.running) == (1, 1)
 
-    await settles(told)
+    await settles(reported)
 
 
 async def test_python_children_are_notified_of_the_roles_that_the_hub_names(world: World, tmp_path: Path) -> None:
@@ -98,11 +98,11 @@ async def test_python_children_are_notified_of_the_roles_that_the_hub_names(worl
     await world.child("a", python=worker(tmp_path))
     first, second = await copies(world, "a", 2)
 
-    async def told() -> None:
+    async def reported() -> None:
         last = {row.member: row.told for row in rows_in(tmp_path)}
         assert last == {first.name: "Active", second.name: None}
 
-    await settles(told)
+    await settles(reported)
     await world.kill_agent(first.name)
 
     async def told_again() -> None:
@@ -112,6 +112,7 @@ async def test_python_children_are_notified_of_the_roles_that_the_hub_names(worl
     await settles(told_again)
 
 
+@pytest.mark.nightly
 async def test_a_copy_on_a_lost_node_is_replaced(world: World) -> None:
     hub = await world.hub(redundancy=STANDBY)
     await world.child("a")

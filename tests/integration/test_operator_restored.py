@@ -86,8 +86,11 @@ async def is_whole(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("dropped", "hub_last"),
-    [(("uid", "ownerReferences"), True), (("uid", "ownerReferences"), False), ((), False)],
-    ids=["without owners, the Hub last", "without owners", "with earlier owners"],
+    [
+        pytest.param(("uid", "ownerReferences"), True, id="without owners, the Hub last"),
+        pytest.param(("uid", "ownerReferences"), False, id="without owners", marks=pytest.mark.nightly),
+        pytest.param((), False, id="with earlier owners"),
+    ],
 )
 async def test_a_hub_that_is_restored_from_a_backup_runs_again(
     world: World, dropped: tuple[str, ...], hub_last: bool

@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from operatorsite import ControlPlane, Operators
 from operatorworld import World, never_two, untouched
 from settling import settles
@@ -22,6 +23,7 @@ CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespace
 SETTINGS = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/settings/properties"
 
 
+@pytest.mark.nightly
 async def test_operator_members_and_clients_follow_the_restored_objects(world: World, tmp_path: Path) -> None:
     control_plane = ControlPlane(world.site)
     await world.hub(members={"replicas": 2})

@@ -58,12 +58,14 @@ def test_the_api_servers_reason_why_operator_pods_are_rejected_is_reported(empty
         install.install(empty, "--set", "serviceAccount.create=false,serviceAccount.name=nobody")
 
 
+@pytest.mark.nightly
 def test_a_reason_that_no_longer_applies_does_not_end_the_wait(empty: Cluster) -> None:
     install.install(empty)
 
     assert "processhub" in install.helm(empty, "list", "--namespace", "processhub-system", "--output", "json")
 
 
+@pytest.mark.nightly
 def test_the_manifest_and_the_chart_replace_each_other(empty: Cluster) -> None:
     install.install(empty)  # applying the manifest keeps the values that an earlier test has set with helm
     install.apply_manifest(empty.kubectl)

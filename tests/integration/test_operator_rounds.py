@@ -280,6 +280,7 @@ async def test_members_have_a_network_policy_while_the_chart_enables_it(api: Cli
     await api.create(HUBS, namespace, hub_manifest())
 
     async def policies() -> list[dict[str, Any]]:
+        listed: list[Any]
         listed, _ = await api.list(POLICIES, namespace)
         return [each["spec"] for each in listed]
 

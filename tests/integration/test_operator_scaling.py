@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import pytest
 from operatorworld import Place, World, members_of, moved, never_two, untouched
 from settling import settles, stays
 from waiting import alive
@@ -62,6 +63,7 @@ async def test_with_on_join_false_a_new_member_takes_only_new_children(world: Wo
     never_two(world.watch)
 
 
+@pytest.mark.nightly
 async def test_moves_are_spread_over_time_by_max_moves_per_second(world: World) -> None:
     await world.hub(members={"replicas": 1}, distribution={"rebalance": {"maxMovesPerSecond": 2}})
     await world.children(IDS)

@@ -120,6 +120,7 @@ async def test_a_static_child_whose_deletion_a_policy_rejects_delays_nothing(wor
     assert "b" not in await children(world)
 
 
+@pytest.mark.nightly
 async def test_a_new_leader_that_cannot_take_over_one_hub_leads_all_others(world: World, elsewhere: World) -> None:
     await world.hub(members={"replicas": 1})
     await goes_on(world, "before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from operatorworld import World, members_of, moved, never_two, untouched
 from settling import settles
 
@@ -9,6 +10,7 @@ pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(24)]
 
 
+@pytest.mark.nightly
 async def test_round_robin_takes_turns_also_after_the_leader_was_killed(world: World) -> None:
     await world.hub(distribution={"strategy": "RoundRobin"})
     for number in range(4):

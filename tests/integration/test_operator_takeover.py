@@ -15,8 +15,8 @@ from processhub.cluster.errors import InvalidError
 from processhub.cluster.kinds import PODS, SLICES, untyped
 
 pytest_plugins = ("operatorworld",)
-TAKEOVER_SECONDS = 10.0  # after kill -9: 1 to 2 on a machine of its own; a Lease that is waited for lasts 15
-HANDOVER_SECONDS = 9.0  # after a clean stop: 3 on a machine of its own; a Lease that is not released lasts 15
+TAKEOVER_SECONDS = 10.0  # after SIGKILL: 1 to 2 on an idle machine; an unreleased Lease expires after 15
+HANDOVER_SECONDS = 9.0  # after a clean stop: 3 on an idle machine; a Lease that is not released lasts 15
 
 
 @pytest.mark.nightly
@@ -65,7 +65,7 @@ async def test_after_a_clean_stop_a_standby_leads_at_once_and_restarts_nothing(w
     assert after["after"].epoch // 10**9 > max(place.epoch for place in before.values()) // 10**9
 
 
-async def test_a_standby_need_not_wait_for_the_lease_of_a_leader_that_was_killed(world: World) -> None:
+async def test_a_standby_does_not_wait_for_the_lease_of_a_killed_leader(world: World) -> None:
     await world.hub(members={"replicas": 2})
     ids = await world.children(f"c{number}" for number in range(12))
     before = await world.running(ids)

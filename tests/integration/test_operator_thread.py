@@ -79,10 +79,10 @@ async def test_kubectl_waits_for_a_ready_hub_and_shows_it_in_columns(world: Worl
 
     await settles(hub_columns)
 
-    async def told() -> None:
+    async def reported() -> None:
         assert "on small-" in (await world.events("a", "Placed"))[0]
 
-    await settles(told)
+    await settles(reported)
 
 
 async def test_objects_of_a_hub_are_deleted_with_it_without_finalizers(world: World) -> None:

@@ -63,13 +63,13 @@ async def test_a_child_that_the_strategy_fails_on_is_placed_by_hash_and_the_hub_
 
     await eventually(lambda: placed(product, hub, ["4"]), "it runs")
 
-    async def told() -> bool:
+    async def reported() -> bool:
         items, _ = await product.api.list(
             EVENTS, product.namespace, fields=f"involvedObject.name={hub},reason=StrategyFailed"
         )
         return any("ValueError: an id begins with the letter" in str(item) for item in items)
 
-    await eventually(told, "the Event")
+    await eventually(reported, "the Event")
 
 
 async def test_the_error_for_an_unknown_strategy_lists_all_strategies(product: Live) -> None:

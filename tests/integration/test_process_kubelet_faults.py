@@ -84,6 +84,7 @@ async def test_a_cut_off_pod_keeps_running_without_the_api_server(pods: Pods, mo
     await eventually(lambda: says("yes"), "it reaches it again")
 
 
+@pytest.mark.nightly
 async def test_a_killed_node_is_lost_and_its_pods_start_again_when_it_returns(pods: Pods, api: Client) -> None:
     body = await pods.running(pod("on-node", SLEEP, spec={"tolerations": [{"operator": "Exists"}]}))
     node, pids = body["spec"]["nodeName"], await pods.pids("on-node")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import copy
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import aiohttp
-from memorypatches import Owners, PatchError, Shape, applied, merged, patch_json, updated
+import msgspec
+from memorypatches import Owners, PatchError, Shape, applied, copied, merged, patch_json, updated
 from memoryrequests import Key, Refused, check_selected, is_selected, status_of
 from memoryschemas import complete_object, errors, schema_of
 
@@ -66,10 +67,11 @@ class MemoryApi:
         self.objects: dict[Key, Json] = {}
         self.changes: list[tuple[int, str, Key, Json]] = []
         self.writes: list[tuple[float, str, Key, Json]] = []  # the loop's time, the method, what was stored
+        self.listeners: list[Callable[[Key, Json | None, Json | None], None]] = []  # called with before and after
         self.compacted = 0  # an older version can't be watched or listed any more
         self._made = 0
         self._rewinds = 0
-        self._changed = asyncio.Event()
+        self._changed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by plural
         # Of each change: the object before it, and then the owners of its fields if it was ever applied.
         self._past: list[tuple[Json | None, Owners | None]] = []
         self._writing: _Write | None = None
@@ -101,7 +103,7 @@ class MemoryApi:
     def delete(self, plural: str, name: str, namespace: str = "ns") -> None:
         """Remove the object."""
         key = Key(plural, namespace, name)
-        self._store("DELETED", key, copy.deepcopy(self._present(key)))
+        self._store("DELETED", key, copied(self._present(key)))
 
     def compact(self) -> None:
         """Forget the history, as etcd does after some minutes."""
@@ -113,7 +115,9 @@ class MemoryApi:
         self.objects = self._as_of(version)
         self.compacted = min(self.compacted, version)
         self._rewinds += 1
-        self._wake()
+        for changed in self._changed.values():
+            changed.set()
+        self._changed.clear()
 
     def collect_garbage(self) -> None:
         """Do the work of the controller manager: remove the objects of deleted owners and namespaces."""
@@ -146,7 +150,7 @@ class MemoryApi:
             self.delete(key.plural, key.name, key.namespace)
         elif not metadata.get("deletionTimestamp") or seconds < metadata.get("deletionGracePeriodSeconds", 0):
             stamp = (utc_now() + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
-            item = copy.deepcopy(self.objects[key])
+            item = copied(self.objects[key])
             item["metadata"] |= {"deletionTimestamp": stamp, "deletionGracePeriodSeconds": seconds}
             item["metadata"]["generation"] += "deletionTimestamp" not in metadata
             if key.plural == "namespaces":
@@ -177,7 +181,7 @@ class MemoryApi:
         """Return the object as ``change`` returns it, without storing it, and the owners of its fields."""
         writing, self._writing = self._writing, None
         before, owners = self._present(key), self._owners(key)
-        after = copy.deepcopy(before)
+        after = copied(before)
         change(after)
         kept = {name: before["metadata"][name] for name in _KEPT if name in before["metadata"]}
         after["metadata"] |= kept | {"resourceVersion": before["metadata"]["resourceVersion"]}
@@ -196,18 +200,17 @@ class MemoryApi:
     def _store(self, kind: str, key: Key, item: Json, owners: Owners | None = None) -> Json:
         item["metadata"]["resourceVersion"] = str(self.version + 1)
         self._made += kind == "ADDED"
-        self._past.append((self.objects.get(key), owners))
+        before = self.objects.get(key)
+        self._past.append((before, owners))
         if kind == "DELETED":
             del self.objects[key]
         else:
             self.objects[key] = item
         self.changes.append((self.version + 1, kind, key, item))
-        self._wake()
+        self._changed.pop(key.plural, asyncio.Event()).set()
+        for listener in self.listeners:
+            listener(key, before, None if kind == "DELETED" else item)
         return item
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     def _present(self, key: Key) -> Json:
         if key not in self.objects:
@@ -240,7 +243,7 @@ class MemoryApi:
         key, subresource, query = _parsed(url)
         if method == "GET":
             return self._read(key, query)
-        body, dry = json.loads(payload or b"{}"), "dryRun" in query
+        body, dry = msgspec.json.decode(payload or b"{}"), "dryRun" in query
         if method == "DELETE":
             self._check(key, body.get("preconditions", {}))
             if not dry:
@@ -312,7 +315,9 @@ class MemoryApi:
 
     def _change(self, key: Key, item: Json, write: _Write) -> None:
         """Change the object as the request asks."""
-        before, body, part = copy.deepcopy(item), write.body, write.subresource
+        before, body, part = copied(item), write.body, write.subresource
+        # A status is patched or applied to any object with this name.
+        ignored = {"uid": None} if part and write.method != "PUT" else {}
         if write.content_type == JSON_PATCH:
             try:
                 patch_json(item, body)
@@ -320,14 +325,13 @@ class MemoryApi:
                 raise Refused(422, "Invalid", str(error)) from error
             changed = item
         elif write.content_type == APPLY_PATCH:
-            ignored = {"uid": None} if part else {}  # a status is applied to any object with this name
             self._check(key, body["metadata"] | ignored)
             given = {name: value for name, value in body.items() if (name == "status") == (part == "status")}
             given["metadata"] = {} if part else body["metadata"]
             shape, who = Shape(schema_of(key.plural)), (write.manager, part)
             changed, write.owners = applied(before, given, shape, self._owners(key), who)
         else:
-            self._check(key, body.get("metadata", {}))
+            self._check(key, body.get("metadata", {}) | ignored)
             if write.method == "PUT" and key.plural in _VERSION_NEEDED and not body["metadata"].get("resourceVersion"):
                 raise Refused(422, "Invalid", "metadata.resourceVersion: must be specified for an update")
             changed = body if write.method == "PUT" else merged(item, body)
@@ -336,7 +340,7 @@ class MemoryApi:
         elif key.plural in _STATUS_APART:
             changed = {name: value for name, value in changed.items() if name != "status"}
             changed |= {"status": before["status"]} if "status" in before else {}
-        changed = copy.deepcopy(changed)
+        changed = copied(changed)
         item.clear()
         item.update(changed)
 
@@ -367,11 +371,11 @@ class MemoryApi:
             if mark <= loop.time() < end:
                 yield _line("BOOKMARK", {"metadata": {"resourceVersion": str(seen)}})
                 mark = min(mark + _BOOKMARK_SECONDS, end)
-            if self.version > seen:
+            if any(at.plural == key.plural for _, _, at, _ in self.changes[seen:]):
                 continue  # a write was made while a line was consumed
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(None if mark == float("inf") else mark):
-                    await self._changed.wait()
+                    await self._changed[key.plural].wait()
             await asyncio.sleep(_LATENCY)
 
     def _lines(self, key: Key, query: dict[str, str], version: int, kind: str, at: Key, item: Json) -> Iterator[bytes]:
@@ -395,7 +399,7 @@ class _Answer:
     async def read(self) -> bytes:
         if self._lines is not None:
             return b"".join([line async for line in self._lines])
-        return json.dumps(self._body).encode()
+        return msgspec.json.encode(self._body)
 
     def iter_any(self) -> AsyncIterator[bytes]:
         assert self._lines is not None
@@ -482,4 +486,4 @@ def _has_bookmarks(query: dict[str, str]) -> bool:
 
 
 def _line(kind: str, item: Json) -> bytes:
-    return json.dumps({"type": kind, "object": item}).encode() + b"\n"
+    return msgspec.json.encode({"type": kind, "object": item}) + b"\n"

@@ -25,6 +25,7 @@ from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Surroundings
 from processhub.agent.requests.server import Served
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 from processhub.api.slice import Settings
@@ -33,7 +34,7 @@ from processhub.cluster.timestamps import use_clock
 from processhub.controller.engine import Engine
 from processhub.controller.lead.election import Election
 from processhub.controller.replica import Replica, ReplicaSurroundings
-from processhub.controller.settings import OperatorSettings
+from processhub.controller.settings import OperatorSettings, TlsSettings
 
 BEGIN = datetime(2040, 1, 1, tzinfo=UTC)
 BOOTED = 1000.0  # seconds before the loop's time 0
@@ -214,8 +215,8 @@ class Cluster:
         assert set(await asyncio.gather(*self.tasks.values())) == {0}
         self._members.cancel()
 
-    def start_replica(self, name: str) -> None:
-        client, settings = self.client(name), OperatorSettings(pod_name=name, pod_uid="", namespace="ns")
+    def start_replica(self, name: str, tls: TlsSettings | None = None) -> None:
+        client, settings = self.client(name), OperatorSettings(pod_name=name, pod_uid="", namespace="ns", tls=tls)
         election = Election(client, "ns", name, ())
         around = ReplicaSurroundings(settings, client, election, PlainHost(), NoReceivers)
         self.stops[name], self.replicas[name] = asyncio.Event(), Replica(around)
@@ -253,7 +254,7 @@ class Cluster:
     def start_agent(self, name: str) -> None:
         """Start the container of a member's pod, for the first time or again."""
         uid, hub_uid = self.api.get("pods", name)["metadata"]["uid"], self.api.get("hubs", "hub")["metadata"]["uid"]
-        env = Environment("hub", "ns", hub_uid, name, name, uid, "10.0.0.1", "node", run_dir=self._folder)
+        env = Environment("hub", "ns", hub_uid, name, name, uid, "10.0.0.1", "node", run_dir=self._folder / name)
         loop, machine = asyncio.get_running_loop(), Machine(name, self.log)
         self.machines.append(machine)
         if (before := self._leases.pop(name, None)) is not None and before._task is not None:
@@ -272,6 +273,7 @@ class Cluster:
             client=self.client(name),
             lease=self._leases[name],
             peers=NoPeers(),  # type: ignore[arg-type]
+            tls=MemberTls(env),
             watchdog=machine,
             launchers=lambda *_: Launchers({Exec: machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
             meter=NoMeter,

@@ -47,3 +47,14 @@ metricRelabelings:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{- /* The Secret that cert-manager writes the operator's authority into. */}}
+{{- define "processhub.issued" -}}
+processhub-ca-issued
+{{- end }}
+
+{{- /* The operator's settings of TLS. Argument: the value tls. */}}
+{{- define "processhub.tls" -}}
+{{- $secret := empty .issuerRef.name | ternary "" (include "processhub.issued" .) -}}
+{{- dict "secret" $secret "certificateSeconds" (mul 3600 .certificateHours) "caSeconds" (mul 86400 .caDays) | toJson -}}
+{{- end }}

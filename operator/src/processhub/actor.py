@@ -123,7 +123,7 @@ class Actor:
         """Answer a request. An exception is a crash: the caller gets OutcomeUnknown.
 
         The result goes back as JSON. For one that does not fit JSON, such as NaN, the caller gets status 500 and the
-        reason, and the actor runs on.
+        reason, and the actor keeps running.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define handle_call")
 

@@ -47,7 +47,7 @@ async def serve(kubeconfig: Path, count: int, root: Path, tools: Path | None, pr
 
 
 def _can_isolate(code: Path) -> bool:
-    """Whether containers can have a separate mount tree here, which a throw-away process tries."""
+    """Whether containers can have a separate mount tree here, which a short-lived process tries."""
     command = [*shimcode.entry_point(code, "rootfs_probe"), str(code / "probe")]
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -67,7 +67,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # Should a shim be killed, its container's processes come to this process, which ends them.
+    # If a shim is killed, its container's processes become children of this process, which ends them.
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)
     root: Path = arguments.root.absolute()

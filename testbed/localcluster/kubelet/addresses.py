@@ -1,7 +1,7 @@
 """Loopback addresses for nodes and pods, from a block of 127/8 that no other kubelet on this machine uses.
 
-IPv6 has one loopback address only. The addresses of pods that ask for IPv6 are added to the loopback device, which
-needs root and the program ``ip``, and are taken away with the pods.
+IPv6 has only one loopback address. The addresses of pods that ask for IPv6 are added to the loopback device, which
+needs root and the program ``ip``, and are removed with the pods.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Block:
     """127.``second``.0.0/16, where nodes have third byte 0 and pods the rest, and an IPv6 prefix for pods."""
 
     second: int
-    claim: socket.socket  # held open: it is what keeps others out, and the kernel drops it with this process
+    claim: socket.socket  # held open: this keeps others out, and the kernel drops it with this process
     _used: set[int] = field(default_factory=set)
     _next: int = 0
     _added: set[str] = field(default_factory=set)  # IPv6 addresses of the loopback device
@@ -60,7 +60,7 @@ class Block:
         self._used.discard((third - 1) * 254 + fourth - 1)
 
     def close(self) -> None:
-        """Take away the addresses that pods still have at the kubelet's end."""
+        """Remove the addresses that pods still have at the kubelet's end."""
         for address in tuple(self._added):
             self.free(address)
 
@@ -72,7 +72,7 @@ def claim_block(seed: str) -> Block:
     """
     first = zlib.crc32(seed.encode())
     for offset in range(253):
-        second = 2 + (first + offset) % 253  # 127.0 and 127.1 are everybody's
+        second = 2 + (first + offset) % 253  # 127.0 and 127.1 are used by everything else
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             claim.bind(f"\0processhub-localcluster-127.{second}")
@@ -84,7 +84,7 @@ def claim_block(seed: str) -> Block:
 
 
 def _loopback(verb: str, address: str) -> None:
-    """Give the loopback device an IPv6 address, or take it away. Raises RuntimeError if that is not possible."""
+    """Give the loopback device an IPv6 address, or remove it. Raises RuntimeError if that is not possible."""
     program = shutil.which("ip") or shutil.which("ip", path="/sbin:/usr/sbin")
     if program is None:
         raise RuntimeError("IPv6 addresses of pods need the program ip (package iproute2)")

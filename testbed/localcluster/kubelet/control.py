@@ -1,7 +1,7 @@
-"""The kubelet's control channel: a Unix socket in its root that takes and answers JSON objects, one a line.
+"""The kubelet's control channel: a Unix socket in its root that takes and returns JSON objects, one in each line.
 
-``{"do": "kill", "pod": "ns/name"}``, ``{"do": "cut", "node": "node-1", "mode": "reset"}``, ``{"do": "list"}``;
-the answer has ``ok`` or ``error``.
+``{"do": "kill", "pod": "ns/name"}``, ``{"do": "cut", "node": "node-1", "mode": "reset"}``, ``{"do": "list"}``; the
+response has ``ok`` or ``error``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOCKET = "control.sock"
 
 
 async def serve(kubelet: Kubelet, root: Path) -> asyncio.Server:
-    """Listen; the socket is for this user alone."""
+    """Listen on a socket that only this user can use."""
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY)
     (root / SOCKET).unlink(missing_ok=True)
 
@@ -33,7 +33,7 @@ async def serve(kubelet: Kubelet, root: Path) -> asyncio.Server:
 
     before = os.umask(0o177)
     try:
-        # By way of the folder's descriptor: a socket's path may have 108 bytes at most.
+        # Through the folder's descriptor: a socket's path may have 108 bytes at most.
         return await asyncio.start_unix_server(talk, f"/proc/self/fd/{folder}/{SOCKET}")
     finally:
         os.umask(before)

@@ -3,7 +3,7 @@
 Standard library only, like the shim.
 """
 
-# Importing pathlib takes longer than all that this does.
+# Importing pathlib would take longer than the rest of this program.
 # ruff: noqa: PTH115
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Recorder:
             return
         self._last = (reason, message)
         task = asyncio.create_task(self._post(reason, message))
-        self._posting.add(task)  # else it might be collected while it runs
+        self._posting.add(task)  # otherwise it might be collected while it runs
         task.add_done_callback(self._posting.discard)
 
     async def _post(self, reason: str, message: str) -> None:

@@ -56,7 +56,7 @@ async def _run_command(kubelet: Kubelet, request: web.Request) -> web.StreamResp
         await socket.send_bytes(bytes([_STATUS]) + json.dumps(_status(process.returncode or 0)).encode())
         await socket.close()
     except ConnectionError:
-        pass  # the caller has gone
+        pass  # the caller has disconnected
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -64,7 +64,7 @@ async def _run_command(kubelet: Kubelet, request: web.Request) -> web.StreamResp
 
 
 def _status(code: int) -> dict[str, Any]:
-    """The Status object by which a kubelet ends."""
+    """The Status object with which a kubelet ends."""
     if code == 0:
         return {"metadata": {}, "status": "Success"}
     exit_code = code if code > 0 else 128 - code

@@ -14,7 +14,7 @@ Mode = Literal["drop", "reset"]
 class Forwarder:
     """Forwards connections to the API server until it is cut.
 
-    ``drop`` loses packets: open connections stall and continue when healed, new ones get no answer. ``reset`` closes
+    ``drop`` loses packets: open connections stall and continue when healed, new ones get no response. ``reset`` closes
     open connections and refuses new ones.
     """
 
@@ -40,7 +40,7 @@ class Forwarder:
             link.abort()
 
     def cut(self, mode: Mode) -> None:
-        """Stop all traffic; later connections get no answer or are refused."""
+        """Stop all traffic; later connections get no response or are refused."""
         self.cut_mode = mode
         for link in list(self._links):
             link.hold() if mode == "drop" else link.abort()
@@ -77,7 +77,7 @@ class _Link(asyncio.Protocol):
         self._owner, self._peer, self._accepted = owner, peer, peer is None
         self._transport: asyncio.Transport | None = None
         self._held = owner.cut_mode == "drop"
-        self._choked = False  # the peer can't take more for now
+        self._choked = False  # the peer can't take more data for now
         self._ending = False  # the peer has ended during a cut
         self._waiting: list[bytes] = []
         self._dialling: asyncio.Task[None] | None = None
@@ -95,7 +95,7 @@ class _Link(asyncio.Protocol):
             self._peer.joined(self)
 
     def joined(self, peer: _Link) -> None:
-        """Begin to read, because the other side is connected."""
+        """Start to read, because the other side is connected."""
         self._peer = peer
         self._read_if_free()
         peer._read_if_free()
@@ -121,7 +121,7 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        # Before the peer is there, or after a cut, data may still come: uvloop reads on once after a pause.
+        # Before the peer is connected, or after a cut, data may still arrive: uvloop reads once more after a pause.
         self._waiting.append(data)
         self._flush()
 
@@ -143,7 +143,7 @@ class _Link(asyncio.Protocol):
         self._owner.drop(self)
         if self._peer is not None and self._peer._transport is not None:
             if self._peer._held:
-                self._peer._ending = True  # a cut loses the news of the end as well
+                self._peer._ending = True  # a cut loses the end of the connection as well
             else:
                 self._peer._transport.close()
 

@@ -1,4 +1,4 @@
-"""Carries out what probes and lifecycle hooks name: an HTTP request, a connection, a command, a sleep."""
+"""Runs the handlers of probes and lifecycle hooks: an HTTP request, a connection, a command, a sleep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from processhub.api.addresses import url_host
 
 
 async def carry_out(handler: Json, run: Run, container: Json, pod_ip: str, timeout: float) -> str | None:
-    """Carry out a handler; returns None on success, else a text about the failure."""
+    """Run a handler; return None on success, else the reason of the failure."""
     try:
         async with asyncio.timeout(timeout):
             if action := handler.get("httpGet"):
@@ -43,7 +43,7 @@ async def _http(action: Json, container: Json, pod_ip: str) -> str | None:
     headers = {"User-Agent": "kube-probe/1.34"} | {
         entry["name"]: entry.get("value", "") for entry in action.get("httpHeaders") or ()
     }
-    # A session of its own: a kept connection would hide that the server stopped accepting.
+    # With its own session: a kept connection would hide that the server stopped accepting.
     async with (
         aiohttp.ClientSession(headers=headers) as session,
         session.get(url, ssl=False, allow_redirects=False) as answer,

@@ -25,7 +25,7 @@ def compile_programs() -> None:
     As in an image: most pods can't write it, and each would compile the same hundreds of modules at its start.
     """
     for folder in (sysconfig.get_path("purelib"), CHECKOUT / "operator" / "src", CHECKOUT / "testbed"):
-        # A file that can't be written, or does not compile, is left to its importers.
+        # A file that can't be written or does not compile is left to its importers.
         compileall.compile_dir(folder, quiet=2)
 
 

@@ -21,7 +21,7 @@ _CHUNK = 64 * 1024
 
 @contextlib.asynccontextmanager
 async def serve(kubelet: Kubelet, nodes: list[Node], server: Server) -> AsyncIterator[None]:
-    """Listen on each node's address; only holders of a certificate of the cluster's CA get an answer."""
+    """Listen on each node's address; only holders of a certificate of the cluster's CA get a response."""
 
     async def container_logs(request: web.Request) -> web.StreamResponse:
         return await _container_logs(kubelet, request)
@@ -49,7 +49,7 @@ async def serve(kubelet: Kubelet, nodes: list[Node], server: Server) -> AsyncIte
 async def _not_found(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer 404 where the pod does not run on this kubelet."""
+    """Answer 404 if the pod does not run on this kubelet."""
     try:
         return await handler(request)
     except FaultError as error:
@@ -74,7 +74,7 @@ async def _container_logs(kubelet: Kubelet, request: web.Request) -> web.StreamR
     offset = _tail_offset(path, int(query["tailLines"])) if "tailLines" in query else 0
     left = int(query["limitBytes"]) if "limitBytes" in query else None
     follow = query.get("follow") == "true"
-    with contextlib.suppress(ConnectionResetError):  # who followed the log has gone
+    with contextlib.suppress(ConnectionResetError):  # the client that followed the log has disconnected
         async for chunk in _chunks(
             path, offset, lambda: follow and supervisor.run is not None and supervisor.run.alive
         ):
@@ -107,7 +107,7 @@ async def _port_forward(kubelet: Kubelet, request: web.Request) -> web.StreamRes
                 writer.write(message.data[1:])
                 await writer.drain()
     except ConnectionError:
-        pass  # the pod's side has gone
+        pass  # the pod's side has closed
     finally:
         down.cancel()
         writer.close()
@@ -126,7 +126,7 @@ async def _chunks(path: Path, offset: int, goes_on: Callable[[], bool]) -> Async
     with open(path, "rb") as file:  # noqa: ASYNC230 - a local file in memory or page cache
         file.seek(offset)
         while True:
-            last = not goes_on()  # asked before the read: what was written before the end is still read
+            last = not goes_on()  # asked before the read: output from before the end is still read
             if chunk := file.read(_CHUNK):
                 yield chunk
             elif last:
@@ -136,7 +136,7 @@ async def _chunks(path: Path, offset: int, goes_on: Callable[[], bool]) -> Async
 
 
 def _tail_offset(path: Path, lines: int) -> int:
-    """The offset at which the last ``lines`` lines begin."""
+    """The offset at which the last ``lines`` lines start."""
     data = path.read_bytes()
     if lines <= 0:
         return len(data)

@@ -29,7 +29,7 @@ _VERSION = "v1.34.4"
 
 
 class Node:
-    """One node. While ``connected`` is clear, there is no traffic between it and the API server."""
+    """One node. While ``connected`` is not set, there is no traffic between it and the API server."""
 
     def __init__(self, name: str, index: int, ip: str) -> None:
         self.name, self.index, self.ip = name, index, ip
@@ -41,7 +41,7 @@ class Node:
         self._beat = asyncio.Event()
 
     async def register(self, client: Client) -> None:
-        """Create the Node, or take over the one of an earlier kubelet."""
+        """Create the Node, or adopt that of an earlier kubelet."""
         region = REGIONS[self.index % len(REGIONS)]
         zone = ZONES[self.index % len(ZONES)]
         labels = {
@@ -74,7 +74,7 @@ class Node:
                 await self._renew(client)
                 beats += 1
             except NotFoundError:
-                await self._again(client)  # deleted by a user: a real kubelet registers anew after a restart
+                await self._again(client)  # deleted by a user: a real kubelet registers again after a restart
             except ApiError as error:
                 log.warning("heartbeat of %s: %s", self.name, error.message)
                 beats = 0

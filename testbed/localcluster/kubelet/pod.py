@@ -23,7 +23,7 @@ from processhub.cluster.errors import ApiError
 
 log = logging.getLogger(__name__)
 _REFRESH_SECONDS = 10.0
-_MIN_GRACE = 1.0  # as a real kubelet: a forced deletion still gets a SIGTERM first
+_MIN_GRACE = 1.0  # like a real kubelet: a forced deletion still sends SIGTERM first
 
 
 class PodWorker:
@@ -62,7 +62,7 @@ class PodWorker:
         else:
             self._publisher.observe(pod)
             if pod["spec"].get("readinessGates"):
-                self._publisher.mark()  # a gate may have changed
+                self._publisher.mark()  # a scheduling gate may have changed
 
     def removed(self) -> None:
         """The object has been deleted by force; the processes are ended nevertheless."""

@@ -54,6 +54,6 @@ async def _results(probe: Json, check: Check, *, assumed: bool) -> AsyncIterator
         if reached:
             healthy = good
         yield healthy, problem if reached else None
-        # Looks more often while not healthy yet (a pod's start is what tests wait for); those looks only count
+        # Probes more often while not healthy yet (tests wait for the start of pods); the additional probes only count
         # when they succeed, so thresholds last as long as with a real kubelet.
         await asyncio.sleep(period if healthy else min(period, _EAGER_SECONDS))

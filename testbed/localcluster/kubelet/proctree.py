@@ -1,6 +1,6 @@
 """The live descendants of a process, read from /proc. Standard library only: every container's shim imports it."""
 
-# Importing pathlib takes longer than all that this does.
+# Importing pathlib would take longer than the rest of this program.
 # ruff: noqa: PTH208, PTH110
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _children(pid: int) -> list[int]:
                 children.extend(int(word) for word in file.read().split())
         return children
     except (FileNotFoundError, ProcessLookupError):
-        # Either the process is gone, or the kernel has no `children` file (CONFIG_PROC_CHILDREN).
+        # The process has ended, or the kernel has no `children` file (CONFIG_PROC_CHILDREN).
         return _children_by_scan(pid) if os.path.exists(f"/proc/{pid}") else []
 
 

@@ -30,7 +30,7 @@ class Publisher:
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
         self._sent: Json | None = None
-        self._version = 0  # of the object, as the last write left it
+        self._version = 0  # of the object, after the last write
         self.gone = False
 
     def mark(self) -> None:
@@ -95,7 +95,7 @@ class Publisher:
                 subresource="status",
             )
         except (NotFoundError, ConflictError):
-            self.gone = True  # the object, or its name belongs to another pod by now
+            self.gone = True  # the object is deleted, or its name belongs to another pod by now
         else:
             self._version = int(written["metadata"]["resourceVersion"])
 

@@ -6,7 +6,7 @@ existing folder is covered by an empty tmpfs into which that folder's entries ar
 there. Where the missing part hangs off ``/`` itself, a new root is built the same way and entered by chroot.
 """
 
-# Importing pathlib takes longer than all that this does.
+# Importing pathlib would take longer than the rest of this program.
 # ruff: noqa: PTH102, PTH103, PTH112, PTH114, PTH115, PTH116, PTH118, PTH120, PTH208, PTH211
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def build(mounts: list[Mount], scratch: str, read_only: bool) -> str:
             syscalls.mount(source, target, None, syscalls.MS_BIND | syscalls.MS_REC)
             made.append(target)
             if given != wanted:
-                volumes.append(target)  # else it is a folder of the machine in its own place
+                volumes.append(target)  # otherwise it is a folder of the machine in its own place
             if only_read:
                 _remount_read_only(target)
     finally:
@@ -179,7 +179,7 @@ def _cover(folder: str, target: str) -> None:
     try:
         names = os.listdir(below)
         syscalls.mount("tmpfs", target, "tmpfs", 0, f"mode={os.stat(folder).st_mode & 0o7777:o}")
-        # Else a bind of the folder that holds the new root would bring the new root along.
+        # Otherwise a bind of the folder that holds the new root would include the new root.
         syscalls.mount("none", target, None, syscalls.MS_UNBINDABLE)
         _covers.add(target)
         for name in names:
@@ -199,5 +199,5 @@ def _bind_entry(source: str, place: str) -> None:
             os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
         syscalls.mount(source, place, None, syscalls.MS_BIND | syscalls.MS_REC)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EINVAL):  # gone meanwhile, or an unbindable mount
+        if error.errno not in (errno.ENOENT, errno.EINVAL):  # deleted in the meantime, or a mount that can't be bound
             raise

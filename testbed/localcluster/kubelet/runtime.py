@@ -57,7 +57,7 @@ class Run:
     code: str
     pid: int = 0
     started_at: float = 0.0
-    started: asyncio.Event = field(default_factory=asyncio.Event)  # set at the end of a failed start too
+    started: asyncio.Event = field(default_factory=asyncio.Event)  # set after a failed start too
     ended: asyncio.Future[Exit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property

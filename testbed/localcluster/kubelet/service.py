@@ -169,7 +169,7 @@ class Kubelet:
             self.heal_pod(worker)
         self._catch_up(node)
         if was_off:
-            for worker in workers:  # those that were bound to it meanwhile have just been started
+            for worker in workers:  # those that were bound to it in the meantime have just been started
                 worker.power_on()
 
     def _chosen(self, worker: PodWorker, container: str | None) -> list[Supervisor]:

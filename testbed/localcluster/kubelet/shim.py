@@ -46,7 +46,7 @@ def main() -> None:
     def report(line: str) -> None:
         try:
             os.write(report_fd, f"{line}\n".encode())
-        except BrokenPipeError:  # the kubelet died; what is left to do is to end the container
+        except BrokenPipeError:  # the kubelet has died; only the container's end is left to do
             return
 
     try:
@@ -108,7 +108,7 @@ def _start(spec: dict[str, Any]) -> int:
     if pid == 0:
         try:
             _become(spec, root, log, shim)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+        except BaseException as error:  # noqa: BLE001 - any exception must be reported to the parent
             number = getattr(error, "errno", None) or 0
             os.write(tell, f"{number} {getattr(error, 'strerror', None) or error}".encode())
         os._exit(127)

@@ -14,7 +14,7 @@ from processhub.cluster.errors import ApiError
 
 _BACKOFF_MAX = 30.0  # a real kubelet's is 300 s and starts at 10 s: tests of restarts would take minutes
 _BACKOFF_RESET = 60.0
-_MIN_AFTER_HOOK = 2.0  # what a real kubelet leaves a container whose preStop used up the grace period
+_MIN_AFTER_HOOK = 2.0  # the time that a real kubelet leaves for a container whose preStop used up the grace period
 
 
 class Supervisor:
@@ -41,7 +41,7 @@ class Supervisor:
         self._make_spec, self._changed, self._warn = make_spec, changed, warn
 
     async def supervise(self) -> None:
-        """Run the container until it ended for good. If cancelled, the present run goes on: end it with ``stop``."""
+        """Run the container until its final end. If cancelled, the present run continues: end it with ``stop``."""
         streak = 0
         if isinstance(self.record.state, Terminated):  # of an earlier kubelet, or before the node went down
             if not status.restarts_after(self._policy, self.record.state.exit.code):
@@ -70,7 +70,7 @@ class Supervisor:
             self._count_restart()
 
     async def stop(self, grace: float) -> None:
-        """End the present run: preStop, SIGTERM, and SIGKILL when ``grace`` seconds are over."""
+        """End the present run: preStop, SIGTERM, and SIGKILL after ``grace`` seconds."""
         if self.run is None:
             return
         await self._end(self.run, grace)
@@ -164,7 +164,7 @@ class Supervisor:
 
     async def _end_unhealthy(self, run: runtime.Run, what: str, problem: str, probe: Json) -> None:
         self._warn("Unhealthy" if what != "PostStart" else "FailedPostStartHook", f"{what} failed: {problem}")
-        with contextlib.suppress(asyncio.CancelledError):  # cancelled by the end that it brings about
+        with contextlib.suppress(asyncio.CancelledError):  # cancelled by the end that it causes
             await self._end(run, float(probe.get("terminationGracePeriodSeconds") or self._grace))
 
     def _tell_ready(self, ready: bool, problem: str | None) -> None:

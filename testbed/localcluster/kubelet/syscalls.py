@@ -1,4 +1,4 @@
-"""The Linux calls that Python 3.11 has no wrapper for. Standard library only: every container's shim imports it."""
+"""The Linux system calls that Python 3.11 does not wrap. Standard library only: every container's shim imports it."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Volumes:
             return _host_path(volume["hostPath"])
         folder.mkdir(parents=True, exist_ok=True)
         if "emptyDir" in volume:
-            folder.chmod(0o777)  # as a real kubelet's: any user of the pod may write
+            folder.chmod(0o777)  # like a real kubelet's: any user of the pod may write
             return folder
         if "configMap" in volume:
             source = volume["configMap"]
@@ -112,7 +112,7 @@ class Volumes:
 
 
 def is_read_only(volume: Json) -> bool:
-    """Whether containers may only read the volume, as on a node: another object owns its content."""
+    """Whether containers may only read the volume, as on a node: its content is that of another object."""
     return "emptyDir" not in volume and "hostPath" not in volume
 
 

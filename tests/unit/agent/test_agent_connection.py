@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from certified import authority, certify
 
-from builders import loopback
+from builders import loopback, make_slice
 from processhub.agent.env import PORT, Environment
 from processhub.agent.listeners import Signal
 from processhub.agent.peers import connections
@@ -22,6 +25,9 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import MovedError, Request, Response, WithdrawnError
 from processhub.agent.requests import forwarded
 from processhub.agent.requests.forwarded import ForwardingSession
+from processhub.agent.requests.listener import Listener
+from processhub.agent.tls.identity import MemberTls
+from processhub.api.slice import SliceStatus, SliceTls, TlsReport
 
 HERE, ADDRESS = loopback(1), loopback(2)  # the second is the owner's
 OWNER = RoutedCopy("hub-2", f"{ADDRESS}:{PORT}", "Active", 3, wait=False, running=True)
@@ -40,7 +46,17 @@ class Owner:
         self.refused: set[str] = set()
         self.transports: list[asyncio.Transport] = []
         self.lines: list[Line] = []
+        self.encrypted: list[bool] = []  # whether each connection is
         self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
+
+    async def encrypt(self, tls: MemberTls) -> None:
+        """Accept TLS too, on another listener of the same address."""
+        assert self._runner is not None
+        for site in list(self._runner.sites):
+            await site.stop()
+        self._listener = Listener(self._runner, tls, ADDRESS, PORT)
+        await self._listener.start()
 
     async def start(self) -> None:
         app = web.Application()
@@ -54,6 +70,8 @@ class Owner:
         """End as a process that is killed: its connections break."""
         self.cut()
         assert self._runner is not None
+        if self._listener is not None:
+            self._listener.stop()
         await self._runner.cleanup()
 
     def cut(self) -> None:
@@ -68,6 +86,7 @@ class Owner:
         self.tokens.append(token)
         assert isinstance(request.transport, asyncio.Transport)
         self.transports.append(request.transport)
+        self.encrypted.append(request.transport.get_extra_info("ssl_object") is not None)
         socket = web.WebSocketResponse(max_msg_size=MESSAGE_MAX, timeout=0.5)
         await socket.prepare(request)
 
@@ -115,11 +134,11 @@ class Asking:
     def __init__(self, folder: Path) -> None:
         self.token_file = folder / "token"
         self.token_file.write_text("first")
-        self.peers = Peers(
-            Environment(
-                "hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder, token_file=str(self.token_file)
-            )
+        env = Environment(
+            "hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder, token_file=str(self.token_file)
         )
+        self.tls = MemberTls(env)
+        self.peers = Peers(env, self.tls)
 
     def forward(
         self,
@@ -170,6 +189,44 @@ async def test_many_requests_go_over_one_connection_and_each_gets_its_own_answer
 
     assert await asyncio.gather(*calls) == [b"answer to " + body for body in bodies]
     assert len(owner.tokens) == 1
+
+
+async def test_whenever_a_connection_breaks_nothing_runs_twice_or_after_it_was_given_back(
+    owner: Owner, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_FRESH_SECONDS", 60.0)
+    chance, outcomes = random.Random(1), dict[bytes, str]()
+
+    async def ask(body: bytes) -> None:
+        try:
+            answer = await asking.forward(Request("call", body))
+            outcomes[body] = "given back" if answer is None else "answered"
+        except UnreachableError:
+            outcomes[body] = "given back"
+        except Problem as problem:
+            outcomes[body] = problem.kind
+
+    async def some_turns() -> None:
+        for _ in range(chance.randrange(40)):
+            await asyncio.sleep(0)
+
+    for round_ in range(60):
+        owner.busy, owner.free = chance.random() < 0.5, asyncio.Event()
+        asked = [asyncio.create_task(ask(b"%d-%d" % (round_, number))) for number in range(10)]
+        await some_turns()
+        owner.free.set()
+        await some_turns()
+        owner.cut()
+        await asyncio.gather(*asked)
+    await until(lambda: all(line.closed for line in owner.lines))
+
+    ran = Counter(owner.ran)
+    assert set(ran.values()) == {1}
+    assert set(outcomes.values()) == {"answered", "given back", "outcome_unknown"}, (
+        "or the test shows less than it says"
+    )
+    for body, outcome in outcomes.items():
+        assert outcome == "outcome_unknown" or (body in ran) == (outcome == "answered"), (body, outcome)
 
 
 async def test_a_member_lost_after_it_handed_a_request_over_leaves_the_outcome_open(
@@ -383,3 +440,32 @@ async def test_what_the_owner_took_and_did_not_give_to_the_child_waits_for_the_n
 
     assert await asking.forward(request) is None
     assert not request.begun
+
+
+async def test_a_connection_is_opened_again_over_tls_when_the_member_offers_it_or_another_authority_signs(
+    owner: Owner, asking: Asking, tmp_path: Path
+) -> None:
+    first, second = authority(), authority()
+    there = MemberTls(Environment("hub", "n", "h", "hub-2", "hub-2", "p", ADDRESS, "node", run_dir=tmp_path / "there"))
+    certify(there, first, required=False)
+    await owner.encrypt(there)
+    asking.tls.take(SliceTls(authorities=first.certificate))
+    assert await asking.call(b"1") == b"1"
+
+    status = SliceStatus(address=ADDRESS, port=PORT, tls=TlsReport(offered=True))
+    asking.tls.registry_changed(None, make_slice(member="hub-2", status=status))
+    assert await asking.call(b"2") == b"2"
+    assert await asking.call(b"3") == b"3"
+    asking.tls.take(SliceTls(authorities=first.certificate + second.certificate))
+    assert await asking.call(b"4") == b"4"
+
+    assert owner.encrypted == [False, True, True]
+
+
+async def test_a_connection_without_tls_is_not_opened_where_tls_is_required(owner: Owner, asking: Asking) -> None:
+    certify(asking.tls, authority())
+
+    with pytest.raises(UnreachableError, match=r"hub-2 .* it does not offer TLS, which its hub requires"):
+        await asking.call(b"1")
+
+    assert owner.tokens == []

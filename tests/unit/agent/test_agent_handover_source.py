@@ -203,6 +203,35 @@ async def test_a_child_starts_afresh_in_another_role_as_another_child_and_withou
     assert agent.launcher.states == [None, None]
 
 
+@pytest.mark.parametrize("seconds", [0, WAITS], ids=["stopped", "leaves its state"])
+async def test_a_handover_ordered_while_an_edited_child_still_ends_begins_at_its_end(
+    tmp_path: Path, seconds: int
+) -> None:
+    agent, child = edited(tmp_path, seconds)
+    agent.set_desired(2)
+    agent.set_desired(2, to="hub-2:7")
+
+    child.ended(STATE)
+    await until(lambda: child.handover.sent or child.handover.kept)
+
+    assert agent.launcher.states == [None]
+    assert agent.targets.sent == ([b"7"] if seconds else [])
+
+
+async def test_a_handover_ordered_anew_with_an_edit_begins_anew(tmp_path: Path) -> None:
+    agent, child = edited(tmp_path)
+    agent.set_desired(1, to="hub-2:7")
+    await until(lambda: agent.launcher.paths)
+    child.ended(ExitStatus(Reason.EXITED, "stopped", state=b"1"))
+    await until(lambda: child.handover.sent)
+
+    agent.set_desired(2, to="hub-2:7")
+    assert not child.handover.sent
+    await until(lambda: child.handover.sent)
+
+    assert agent.targets.sent == [b"1", b"1"]
+
+
 async def test_an_actor_that_leaves_no_state_in_time_is_stopped(tmp_path: Path) -> None:
     agent, child = edited(tmp_path, seconds=1)
     agent.set_desired(2)

@@ -19,6 +19,7 @@ from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Parts, Surroundings, build_parts
 from processhub.agent.requests.server import Server
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import ChildSpec, Exec
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, Settings
@@ -63,6 +64,7 @@ def parts_of(folder: Path) -> tuple[Parts, Launcher, Lease]:
         client=make_client(),
         lease=lease,
         peers=Peers(),  # type: ignore[arg-type]
+        tls=MemberTls(env),
         watchdog=Watchdog(),
         launchers=lambda *_: Launchers({Exec: launcher}, warm=lambda: None, spare_pid=int),
         meter=partial(Meter, 1),

@@ -18,6 +18,7 @@ from processhub.agent.peers.client import Peers
 from processhub.agent.problems import Problem, respond
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER
 
 HERE, ADDRESS = loopback(1), loopback(2)  # the second is the other member's
@@ -26,6 +27,11 @@ OWNER = RoutedCopy("hub-2", f"{ADDRESS}:{PORT}", "Active", 3, wait=False, runnin
 
 def environment(folder: Path) -> Environment:
     return Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
+
+
+def peers_of(folder: Path) -> Peers:
+    env = environment(folder)
+    return Peers(env, MemberTls(env))
 
 
 async def earlier(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -59,7 +65,7 @@ async def test_a_request_that_its_member_did_not_pass_to_the_child_was_not_hande
         assert await request.read() == b"1"
         return respond(Problem(409, "stale_epoch", "it left before the turn of this one came"))
 
-    request, peers = Request("call", b"1"), Peers(environment(tmp_path))
+    request, peers = Request("call", b"1"), peers_of(tmp_path)
     async with member(moved):
         answer = await peers.forward(OWNER, "a", request, 40, Signal(), lambda: True)
     await peers.close()
@@ -80,7 +86,7 @@ async def test_behind_a_proxy_that_buffers_bodies_the_outcome_of_a_lost_owners_r
         await reader.read(1)
         writer.close()
 
-    request, peers = Request("call", b"1"), Peers(environment(tmp_path))
+    request, peers = Request("call", b"1"), peers_of(tmp_path)
     async with await asyncio.start_server(proxy, ADDRESS, PORT, reuse_address=True):
         with pytest.raises(Problem) as told:
             await peers.forward(OWNER, "a", request, 40, Signal(), lambda: True)
@@ -121,7 +127,7 @@ async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
 
 async def test_a_request_withdrawn_at_its_turn_is_either_not_sent_or_answered(tmp_path: Path) -> None:
     """Whenever its owner turns out not to be the owner any more, no outcome is left unknown."""
-    peers = Peers(environment(tmp_path))
+    peers = peers_of(tmp_path)
     results = {await withdrawn(peers, turns) for turns in range(20)}
     await peers.close()
 

@@ -26,6 +26,7 @@ from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import ChildSpec, Python
 from processhub.api.requests import ANSWER_HEADER
 from processhub.api.slice import Settings
@@ -64,7 +65,7 @@ class World:
         children = self.supervisor.children
         self.slices = SliceWatcher(client, env, "p/1")
         self.queue = RequestQueue(children.get, lambda: True, lambda: self.slices.settings)
-        self.peers = Peers(env)
+        self.peers = Peers(env, MemberTls(env))
         self.takeover = LocalTakeover(env, self.slices, self.peers, children, lambda: True)
         starter = OnDemandStarter(env, client, lambda: self.slices.settings, self.slices.registry)
         activations = Activations(env, "p/1", self.slices, children, lambda: True)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,18 +23,24 @@ def scheduler() -> Scheduler:
     return Scheduler()
 
 
-class Run:
+class Run(Strand):
     """A coroutine on its own strand."""
 
     def __init__(self, scheduler: Scheduler, work: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(scheduler)
         self.errors: list[BaseException] = []
         self.over = threading.Event()
         self.result: object = None
         self._work = work
-        self.strand = Strand(scheduler, self._begin, self.errors.append, self.over.set)
-        self.strand.wake()
+        self.wake()
 
-    def _begin(self, loop: ActorLoop) -> None:
+    def failed(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+    def finished(self) -> None:
+        self.over.set()
+
+    def begin(self, loop: ActorLoop) -> None:
         async def live() -> None:
             try:
                 self.result = await self._work()
@@ -41,9 +48,9 @@ class Run:
                 await loop.shutdown_default_executor()
 
         task = loop.create_task(live())
-        task.add_done_callback(lambda _: self.strand.end())
+        task.add_done_callback(lambda _: self.end())
 
-    def wait(self) -> object:
+    def wait(self) -> Any:
         assert self.over.wait(DEADLINE)
         return self.result
 
@@ -69,7 +76,7 @@ def test_timers_descriptors_threads_and_tasks_work(scheduler: Scheduler) -> None
         loop.remove_reader(read_end)
         os.close(read_end)
         os.close(write_end)
-        both = await asyncio.gather(asyncio.to_thread(lambda: 1), asyncio.sleep(0.01, 2))
+        both = [*await asyncio.gather(asyncio.to_thread(lambda: 1), asyncio.sleep(0.01, 2))]
         try:
             await asyncio.wait_for(asyncio.Event().wait(), 0.02)
         except TimeoutError:
@@ -129,7 +136,7 @@ def test_loops_that_only_wait_for_their_turn_need_no_more_threads(monkeypatch: p
     waiting = []
     for _ in range(20):
         waiting.append(Run(scheduler, look))
-        until(lambda: not scheduler._rung)  # each has the thread that waits until all have looked at the queue
+        until(lambda: not scheduler._bell.rung)  # each has the thread that waits until all have looked at the queue
     release.set()
     assert {run.wait() for run in waiting} == {pool}
     for run in blocked:

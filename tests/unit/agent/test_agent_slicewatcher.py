@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ class Followed:
 
 
 @pytest.fixture
-def followed() -> Iterator[Followed]:
+def followed() -> Followed:
     return Followed()
 
 

@@ -1,4 +1,4 @@
-"""All children of a member, and the effect on them when a hub loses its quorum."""
+"""All children of a member: which may start, and the effect on them when a hub loses its quorum."""
 
 from __future__ import annotations
 
@@ -83,6 +83,36 @@ async def test_settings_that_change_during_a_partition_stop_no_child_twice() -> 
     supervisor.apply(Settings(partitioned=True, lease_seconds=20))
 
     assert len(launcher.stopped) == 1
+
+
+async def test_what_has_run_is_started_again_while_its_slice_is_of_an_earlier_term() -> None:
+    supervisor, launcher = supervised()
+    supervisor.set_desired({"a": desired("a")})
+    behind = {child_id: dataclasses.replace(desired(child_id), startable=False) for child_id in ("a", "b")}
+    supervisor.set_desired(behind)
+
+    end_in_time(supervisor.children["a"])
+
+    assert launcher.started == ["a", "a"], "b has not run here"
+
+
+async def test_what_was_granted_to_another_holder_meanwhile_is_not_started_again() -> None:
+    supervisor, launcher = supervised()
+    supervisor.set_desired({"a": desired("a")})
+    supervisor.set_desired({"a": dataclasses.replace(desired("a"), startable=False, restartable=False)})
+
+    end_in_time(supervisor.children["a"])
+    assert launcher.started == ["a"]
+
+    supervisor.set_desired({"a": desired("a")})
+    assert launcher.started == ["a", "a"], "it was granted to this one"
+
+
+def end_in_time(child: Child) -> None:
+    """Let the child end once it was up for long enough to be started again at once."""
+    child.running(7)
+    child.stop(1.0)
+    child.ended(ExitStatus(Reason.EXITED, "killed by SIGTERM"))
 
 
 def crashing(folder: Path, earlier: Report | None) -> Child:

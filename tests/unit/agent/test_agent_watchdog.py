@@ -97,7 +97,7 @@ class Agent:
 
     def spawn(self, script: str, key: str = "1", *, main_alone: bool = False) -> None:
         """Let a shell run the script in the test's folder."""
-        order = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
+        order: dict[str, object] = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
         order["main_alone"] = main_alone
         self._outbox.send({**order, "cwd": str(self._folder), "stop": int(signal.SIGTERM), "fds": []})
 

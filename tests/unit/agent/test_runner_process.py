@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from waiting import ENDS_WITH_US, until
 
-from processhub.agent.frames import Inbox, Message, Outbox
+from processhub.agent.frames import Inbox, Message, Outbox, frame
 
 # The watchdog puts the socket there.
 PROGRAM = """
@@ -23,7 +24,7 @@ main()
 """
 # The end of the first takes until the test allows it.
 ACTORS = """
-import asyncio, multiprocessing, pathlib, time
+import asyncio, contextvars, multiprocessing, pathlib, time, weakref
 import processhub
 
 class Slow(processhub.Actor):
@@ -67,6 +68,63 @@ class Background(processhub.Actor):
     async def terminate(self, reason):
         raise AssertionError("it has crashed: this is not called")
 
+current, by_loop = contextvars.ContextVar("current"), weakref.WeakKeyDictionary()
+
+class Keeps(processhub.Actor):
+    async def init(self, args):
+        self.thread_loop, self.token = None, current.set(self.id)
+        keep = {
+            "nothing": lambda: None,
+            "loop": lambda: setattr(self, "loop", asyncio.get_running_loop()),
+            "future": lambda: setattr(self, "future", asyncio.get_running_loop().create_future()),
+            "timer": lambda: setattr(self, "timer", asyncio.get_running_loop().call_later(0.01, self.note)),
+            "weak": lambda: by_loop.setdefault(asyncio.get_running_loop(), self.id),
+            "handler": lambda: asyncio.get_running_loop().set_exception_handler(self.handle),
+        }
+        keep[args["what"]]()
+        self.noted = False
+
+    def note(self):
+        self.noted = True
+
+    def handle(self, loop, context):
+        self.noted = True
+
+    async def handle_call(self, request):
+        loop = asyncio.get_running_loop()
+        if hasattr(self, "future"):
+            loop.call_later(0.01, self.future.set_result, None)
+            await self.future
+            self.note()
+        elif hasattr(self, "loop"):
+            self.noted = self.loop is loop
+        elif hasattr(self, "timer"):
+            while not self.noted:
+                await asyncio.sleep(0.01)
+        elif by_loop.get(loop) == self.id:
+            self.note()
+        elif loop.get_exception_handler() is not None:
+            loop.call_exception_handler({"message": "test"})
+        value = current.get()
+        current.reset(self.token)
+        return [value, current.get("unset"), self.noted]
+
+class Blocks(processhub.Actor):
+    async def init(self, args):
+        while not pathlib.Path("go").exists():
+            time.sleep(0.01)
+
+class Late(processhub.Actor):
+    async def handle_call(self, request):
+        asyncio.create_task(self.fail())
+        return "begun"
+
+    async def fail(self):
+        raise ValueError("later")
+
+    async def terminate(self, reason):
+        pathlib.Path(self.id).write_text(reason)
+
 class Awaits(processhub.Actor):
     async def init(self, args):
         task = asyncio.create_task(self.fail())
@@ -105,7 +163,24 @@ class Runner:
     def hear(self, event: str, key: str) -> Message | None:
         """Return the runner's message of this name about this actor, if it has arrived."""
         self._heard += self._inbox.read()
-        return next((message for message in self._heard if (message["ev"], message.get("key")) == (event, key)), None)
+        return next((message for message in self._heard if message["ev"] == event and key in _subjects(message)), None)
+
+    def order(self, operation: str, key: str, **more: object) -> None:
+        """Send an order about an actor."""
+        self._outbox.send({"op": operation, "key": key, **more})
+
+    async def answer(self, key: str, request: object) -> object:
+        """An actor's answer to a request, which must be its only one."""
+        order = {"op": "call", "key": key, "call": 0}
+        self._outbox.queue(frame(json.dumps(order).encode(), json.dumps(request).encode()))
+        self._outbox.flush()
+        answer = await until(lambda: self.hear("answer", key), "the answer")
+        return json.loads(answer["payload"])
+
+
+def _subjects(message: Message) -> list[str]:
+    """The keys of the actors that the message is about."""
+    return message["keys"] if "keys" in message else [message.get("key", "")]
 
 
 @pytest.fixture
@@ -158,6 +233,59 @@ async def test_a_failure_that_is_awaited_or_a_task_that_is_cancelled_is_no_crash
 
     assert (tmp_path / "outcomes").read_text() == "[ValueError('awaited'), ValueError('awaited')]"
     assert runner.hear("ended", "1") is None
+
+
+@pytest.mark.parametrize("what", ["nothing", "loop", "future", "timer", "weak", "handler"])
+async def test_what_init_leaves_on_the_loop_or_in_the_context_is_there_for_messages(runner: Runner, what: str) -> None:
+    for key in ("1", "2"):
+        runner.start(key, "Keeps", what=what)
+    for key in ("3", "4"):
+        runner.start(key, "Keeps", what="nothing")
+    for key in ("1", "2", "3", "4"):
+        await until(lambda key=key: runner.hear("running", key), "the actors")
+
+    for key in ("1", "2"):
+        assert await runner.answer(key, None) == [f"child-{key}", "unset", what != "nothing"]
+    for key in ("3", "4"):
+        assert await runner.answer(key, None) == [f"child-{key}", "unset", False]
+
+
+async def test_actors_that_block_as_they_start_delay_no_report_of_others(runner: Runner, tmp_path: Path) -> None:
+    keys = [str(number) for number in range(30)]
+    for key in keys:
+        runner.start(key, "Late" if int(key) % 3 else "Blocks")
+
+    for key in keys:
+        if int(key) % 3:
+            await until(lambda key=key: runner.hear("running", key), "the others")
+    assert not any(runner.hear("running", key) for key in keys if int(key) % 3 == 0)
+    (tmp_path / "go").touch()
+    for key in keys:
+        await until(lambda key=key: runner.hear("running", key), "all")
+
+
+async def test_an_actor_that_has_had_no_message_yet_ends_in_order(runner: Runner, tmp_path: Path) -> None:
+    for key in ("1", "2"):
+        runner.start(key, "Late")
+    for key in ("1", "2"):
+        await until(lambda key=key: runner.hear("running", key), "the actors")
+
+    runner.order("stop", "1", grace=10, reason="stop")
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its end")
+    assert (ended["reason"], ended["text"]) == ("Exited", "stopped")
+    assert (tmp_path / "child-1").read_text() == "stop"
+    assert runner.hear("ended", "2") is None
+
+
+async def test_a_task_that_a_first_message_began_is_watched(runner: Runner) -> None:
+    runner.start("1", "Late")
+    await until(lambda: runner.hear("running", "1"), "the actor")
+    assert await runner.answer("1", None) == "begun"
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+
+    assert ended["text"] == "ValueError: later"
 
 
 async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> None:

@@ -296,7 +296,7 @@ def differences(kind: inspect.Type, schema: Schema, path: str) -> Iterator[str]:
     if isinstance(kind, inspect.VarTupleType | inspect.ListType):
         yield from differences(kind.item_type, schema["items"], f"{path}[]")
     if isinstance(kind, inspect.LiteralType) and set(kind.values) != set(schema.get("enum", [])):
-        yield f"{path}: the struct knows {sorted(kind.values)}, the schema {schema.get('enum')}"
+        yield f"{path}: the struct knows {sorted(kind.values, key=str)}, the schema {schema.get('enum')}"
     if not isinstance(kind, inspect.StructType):
         return
     fields = {field.encode_name: field for field in kind.fields}

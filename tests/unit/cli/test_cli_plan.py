@@ -144,7 +144,8 @@ def test_a_removal_empties_the_member_and_names_the_children_that_cannot_move(
 
 
 def test_each_child_that_a_removal_strands_has_its_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    specs = [{"pinned": True}, {"nodes": ["my-hub-0"]}, {"nodes": ["my-hub-0"], "pinned": True}, {}]
+    guided: dict[str, Any] = {"nodes": ["my-hub-0"]}
+    specs = [{"pinned": True}, guided, {**guided, "pinned": True}, {}]
     bound = files(tmp_path, [{"nodes": ["my-hub-0"], **spec} for spec in specs], distribution={"strategy": "Guided"})
 
     assert main(["plan", "-f", bound, "--remove", "my-hub-0"]) == 0

@@ -50,7 +50,7 @@ def test_idle_time_accumulates_at_most_one_burst() -> None:
 )
 def test_never_more_than_the_burst_and_the_rate_allow(rate: float, burst: int, gaps: list[float]) -> None:
     bucket = TokenBucket(rate=rate, burst=burst)
-    now = taken = 0
+    now, taken = 0.0, 0
 
     for gap in gaps:
         now += gap

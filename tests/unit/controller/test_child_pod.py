@@ -126,8 +126,8 @@ def test_labels_and_annotations_of_the_template_are_kept_and_override_none_of_ou
 
 def test_each_container_gets_the_hubs_variables_which_its_own_do_not_override() -> None:
     own = [{"name": "HUB_EPOCH", "value": "1"}, {"name": "WHO", "value": "$(HUB_CHILD_ID)"}]
-    spec = {"initContainers": [{"name": "first"}], "containers": [{"name": "main", "env": own}, {"name": "side"}]}
-    template = {"spec": spec}
+    containers = [{"name": "main", "env": own}, {"name": "side"}]
+    template: dict[str, Any] = {"spec": {"initContainers": [{"name": "first"}], "containers": containers}}
     found = made(template)["spec"]
 
     variables = {

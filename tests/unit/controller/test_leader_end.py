@@ -129,9 +129,7 @@ async def test_a_pod_that_is_gone_or_whose_container_ended_since_shows_the_end(
         500,
     ],
 )
-async def test_a_leader_that_may_live_is_not_taken_for_ended(
-    site: tuple[Site, Client], pod: dict[str, Any] | int
-) -> None:
+async def test_a_leader_that_may_run_is_not_judged_ended(site: tuple[Site, Client], pod: dict[str, Any] | int) -> None:
     server, client = site
     server.pod = pod
 

@@ -11,25 +11,27 @@ import msgspec
 import pytest
 import virtualtime
 
-from builders import make_child, make_hub, make_member, make_observation, make_slice
+from builders import known_slice, make_child, make_hub, make_member, make_observation, make_slice
 from processhub.api.child import Child, ChildSpec, ChildStatus, NodeStatus
 from processhub.api.childset import ChildSet, ChildSetSpec, ChildSetStatus
 from processhub.api.hub import HubStatus, MemberStatus, RegistryEntry, RegistryNode
 from processhub.api.meta import MESSAGE_MAX, Condition, ObjectMeta, condition_of, find_condition, merge_conditions
 from processhub.api.reasons import EventReason, State
-from processhub.api.slice import stored_bytes
+from processhub.api.slice import RegistrySlice, stored_bytes
 from processhub.cluster.client import Client
 from processhub.cluster.errors import InvalidError
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.observe.members import Member
 from processhub.controller.report.child import NODES_MAX, child_status, copies_of
 from processhub.controller.report.childqueue import ChildStatuses
+from processhub.controller.report.childset import tallies
 from processhub.controller.report.deferredwrites import HUB_BURST, HUB_RATE
 from processhub.controller.report.hub import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
 from processhub.controller.report.statusrate import OF_HUBS, OF_SETS, StatusRate
 from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue
+from processhub.controller.store.childsets import SeenSet, known_set
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import unknown_member
 from processhub.core.listing import MemberNames
@@ -393,3 +395,33 @@ def test_a_child_whose_status_cannot_be_built_blocks_no_other() -> None:
         running.cancel()
 
     virtualtime.run(a_minute())
+
+
+def test_a_hub_is_counted_by_its_slices_and_each_of_them_again_when_it_changes() -> None:
+    spec = {"hub": "hub", "replicas": 4, "template": {"exec": {"command": ["sleep"]}}}
+    item = msgspec.convert({"metadata": {"name": "x", "namespace": "ns", "uid": "u"}, "spec": spec}, ChildSet)
+    wanted = known_set(item, None)
+    entries = {f"x-{number}": Assignment(uid="u", epoch=1, workload=wanted.digest) for number in range(6)}
+    halves = [{key: entries[key] for key in sorted(entries)[part::2]} for part in range(2)]
+
+    def version(part: int, state: str) -> RegistrySlice:
+        reports = {key: Report(uid="u", epoch=1, state=state) for key in halves[part]}
+        return make_slice(halves[part], reports, name=f"hub.hub-0.{part}")
+
+    slices = [known_slice(version(part, "Running")) for part in range(2)]
+    members = {"hub-0": make_member("hub-0", *slices)}
+
+    def look(distinct: int) -> tuple[object, ...]:
+        registry, counts = registry_of(members, distinct)
+        tally = tallies({"u": SeenSet(wanted)}, members, distinct)["u"]
+        return registry, counts, tally.count(State.RUNNING), tally.failed, tally.former, tally.ending
+
+    whole = look(-1)
+    assert whole[1:4] == (Counter(Running=6), 4, [])
+    assert whole[5] == {"x-4", "x-5"}
+    assert look(6) == whole
+
+    slices[1].update(version(1, "Failed"))
+    changed = look(-1)
+    assert changed[1:4] == (Counter(Running=3, Failed=3), 2, ["x-1", "x-3"])
+    assert look(6) == changed

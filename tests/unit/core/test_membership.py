@@ -113,6 +113,15 @@ def test_a_new_holder_of_entries_granted_to_an_earlier_one_shows_a_restart() -> 
     assert any_holder.phase is Phase.LIVE
 
 
+def test_a_new_holder_is_waited_for_until_it_reports_what_it_runs() -> None:
+    silent = of(holder="pod-a/n2", granted_to="pod-a/n1", answered=False)
+    earlier = of(holder="pod-a/n2", granted_to="pod-a/n1", runs=True)
+
+    assert (silent.phase, silent.restarting) == (Phase.HELD, False)
+    assert silent.recheck_seconds is not None
+    assert earlier.phase is Phase.LIVE, "it has started its children before they were granted to another"
+
+
 def test_each_judgement_has_a_reason() -> None:
     assert of(holder="", holds=False).why == "it stopped"
     assert of(holder_terminated=True, holds=False).why == "its container ended"

@@ -7,6 +7,7 @@ no id may run on two members, and once the hub is left alone it comes to rest in
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import msgspec
 from hypothesis import HealthCheck, note, settings
@@ -313,7 +314,8 @@ def _run(entry: Assignment) -> tuple[str, int]:
 
 def _lives(strategy: str, examples: int) -> type:
     """Return the tests of hubs that start with this strategy."""
-    case = type(f"{strategy}Life", (HubLife,), {"strategy": strategy}).TestCase
+    life: Any = type(f"{strategy}Life", (HubLife,), {"strategy": strategy})
+    case = life.TestCase
     case.settings = settings(
         max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

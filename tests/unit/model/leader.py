@@ -110,8 +110,22 @@ class Leader(Checked):
     def judge(self, state: State, index: int, known: Known):
         """Return the real judgement of what is known of the member."""
         granted = self.cached(state, index).granted
-        return _judge(known.lease.holder, known.lease.valid, known.ended, known.hold_over, granted,
+        answer = self._answered(state, index, known.lease.holder), any(state.members[index].status.uids)
+        return _judge(known.lease.holder, known.lease.valid, known.ended, known.hold_over, granted, answer,
                       self.rules.holds, state.members[index].drain)  # fmt: skip
+
+    def _answered(self, state: State, index: int, holder: int) -> bool:
+        """Whether this holder has acknowledged the slice as the operator knows it."""
+        status = state.members[index].status
+        return status.holder == holder and status.gen >= self.cached(state, index).gen
+
+    def _grant(self, state: State, index: int) -> int:
+        """The holder to which a write grants the entries."""
+        holder, granted = state.operator.known[index].lease.holder, self.cached(state, index).granted
+        if self.rules.holds:
+            return NO_ONE
+        unanswered = granted not in (NO_ONE, holder) and not self._answered(state, index, holder)
+        return granted if unanswered else holder or granted
 
     def _proven(self, status: Status, known: Known, id_: int) -> bool:
         """Return whether the end of a removed id is proven (docs/protocol.md, rule 7)."""
@@ -198,8 +212,8 @@ class Leader(Checked):
             for id_, name in enumerate(self.rules.ids):
                 if name in changes:
                     change = changes[name]
-                    entries[id_] = change and Entry(int(change.uid), change.epoch, change.wait, change.asleep)
-            granted = NO_ONE if self.rules.holds else known.lease.holder or spec.granted
+                    entries[id_] = Entry(int(change.uid), change.epoch, change.wait, change.asleep) if change else None
+            granted = self._grant(state, index)
             joining = planned.joining.get(view.name, member.joining)
             put = Put(index, state.operator.term, granted, tuple(entries), joining, any(known.unsure))
             gone = view.phase is Phase.GONE and None in changes.values()
@@ -351,7 +365,7 @@ class Leader(Checked):
         )
 
     def usurp(self, state: State) -> State:
-        """A new leader beside one that lives: a standby took it for ended, and it works on until it notices."""
+        """A new leader beside one that runs: a standby judged it ended, and it continues until it notices."""
         former = state.operator.known if state.operator.leading else ()
         state = self.depose(state)
         return state._replace(operator=state.operator._replace(former=former))
@@ -427,10 +441,13 @@ def _pruned(state: State) -> State:
 
 
 @cache
-def _judge(holder: int, valid: bool, ended: bool, hold_over: bool, granted: int, holds: bool, drain: bool):
+def _judge(holder: int, valid: bool, ended: bool, hold_over: bool, granted: int,
+           answer: tuple[bool, bool], holds: bool, drain: bool):  # fmt: skip
     facts = MemberFacts(
         holder=f"p/{holder}" if holder else "",
         granted_to=f"p/{granted}" if granted else "",
+        answered=answer[0],
+        runs=answer[1],
         unrenewed_seconds=0.0 if valid else 100.0,
         pod_uid="p",
         holder_terminated=ended,

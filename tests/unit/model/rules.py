@@ -23,8 +23,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     ``trouble``: kind → how often: die, stop, cut (a member), depose (the leader), usurp (the leader, which works on
     beside the new one), lose (a slice write), unanswered (a slice write that may land now or later), delete, recreate,
-    redirect, suspend (a child), drain (a member), clock (a node's is set back). ``without``: rules of the protocol to
-    leave out, to show that they are needed.
+    redirect, suspend (a child), drain (a member), clock (a node's is set back). ``without``: rules of the protocol
+    that are left out, to show that they are needed.
     """
 
     ids: tuple[str, ...] = ("a",)

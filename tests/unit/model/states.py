@@ -137,8 +137,8 @@ Write = Put | Confirm
 class Operator(NamedTuple):
     """The leader; ``late`` are the writes that a deposed one may still make.
 
-    ``unheard``: the members whose new term was stored without a response. ``former``: the caches of a
-    deposed leader that does not know that it is deposed, and works on; empty where it writes only ``late``.
+    ``unheard``: the members whose new term was stored without a response. ``former``: the caches of a deposed leader
+    that does not know that it is deposed, and continues; empty if it only makes the writes of ``late``.
     """
 
     term: int

@@ -14,7 +14,7 @@ import yaml
 from renderedchart import CHART, ROOT, Manifest, of_kind, one, operator_pod, template
 
 import render_manifests
-from processhub.controller.settings import MemberDefaults, from_environment
+from processhub.controller.settings import MemberDefaults, TlsSettings, from_environment
 
 VALUES = sorted((CHART / "ci").glob("*.yaml"))
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
@@ -242,7 +242,8 @@ def test_no_role_reads_secrets_or_has_wildcards(helm: str, values: Path) -> None
     for role in of_kind(manifests, "ClusterRole") + of_kind(manifests, "Role"):
         for resource, verb, _ in grants(role):
             assert "*" not in resource + verb, role["metadata"]["name"]
-            assert resource not in ("/secrets", "/pods/exec"), role["metadata"]["name"]
+            of_authority = role["metadata"]["name"] == "processhub-operator-authority"  # with tls.enabled
+            assert resource not in ("/pods/exec", *(() if of_authority else ("/secrets",))), role["metadata"]["name"]
             assert verb not in ("escalate", "impersonate"), role["metadata"]["name"]
 
 
@@ -385,6 +386,40 @@ def test_metrics_and_network_policy_can_be_switched(helm: str, default: list[Man
     assert of_kind(template(helm, "--set", "metrics.enabled=false"), "Service") == []
 
 
+def test_tls_gives_the_operator_one_secret_of_its_own_namespace(helm: str, default: list[Manifest]) -> None:
+    assert "PROCESSHUB_TLS" not in json.dumps(default)
+    assert not any("configmaps" in right[0] for role in of_kind(default, "ClusterRole") for right in grants(role))
+
+    encrypted = template(helm, "--set", "tls.enabled=true")
+
+    environment = operator_pod(encrypted)["spec"]["containers"][0]["env"]
+    variables = {each["name"]: each.get("value", "") for each in environment} | {"POD_NAME": "p", "POD_NAMESPACE": "n"}
+    assert from_environment(variables).tls == TlsSettings(certificate_seconds=7 * 86400, ca_seconds=365 * 86400)
+    rights = list(grants(one(encrypted, "Role", "processhub-operator-authority")))
+    assert rights == [
+        ("/secrets", "create", []),  # which can't be limited to a name
+        ("/secrets", "get", ["processhub-ca"]),
+        ("/secrets", "update", ["processhub-ca"]),
+    ]
+    assert of_kind(encrypted, "Certificate") == []
+
+
+def test_an_issuer_of_cert_manager_signs_the_authority(helm: str) -> None:
+    chosen = {"name": "company", "kind": "ClusterIssuer", "group": "cert-manager.io"}
+    manifests = template(helm, "--set-json", f'tls={{"enabled": true, "issuerRef": {json.dumps(chosen)}}}')
+
+    (certificate,) = of_kind(manifests, "Certificate")
+    assert certificate["spec"]["isCA"] is True
+    assert certificate["spec"]["issuerRef"] == chosen
+    listed = operator_pod(manifests)["spec"]["containers"][0]["env"]
+    environment = {each["name"]: each.get("value", "") for each in listed}
+    secret = certificate["spec"]["secretName"]
+    assert json.loads(environment["PROCESSHUB_TLS"])["secret"] == secret
+    rights = list(grants(one(manifests, "Role", "processhub-operator-authority")))
+    assert ("/secrets", "get", [secret]) in rights
+    assert ("/secrets", "update", [secret]) not in rights
+
+
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
@@ -401,6 +436,8 @@ def test_metrics_and_network_policy_can_be_switched(helm: str, default: list[Man
         ("podDisruptionBudget.maxUnavailable=0", "maxUnavailable"),
         ("podDisruptionBudget.maxUnavailable=0%", "maxUnavailable"),
         ("image.digest=latest", "digest"),
+        ("tls.certificateHours=0", "certificateHours"),
+        ("tls.issuer=company", "issuer"),
     ],
 )
 def test_the_schema_rejects_unknown_values(helm: str, option: str, complaint: str) -> None:

@@ -20,6 +20,7 @@ from scheduling import NONE, OPERATED, PLAIN, need_of, unit_of
             OPERATED,
         ),
         ("tests/unit/core/test_model_check.py::test_x", "tests/unit/core/test_model_check.py::test_x", NONE),
+        ("tests/simulation/test_simulation.py::test_x", "tests/simulation/test_simulation.py::test_x", NONE),
     ],
 )
 def test_tests_that_share_a_slow_fixture_run_together(nodeid: str, unit: str, need: str) -> None:

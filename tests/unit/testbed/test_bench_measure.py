@@ -56,7 +56,7 @@ def test_numbers_have_three_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_failed_figure_stands_in_the_table_with_what_was_measured_before() -> None:
+def test_a_failed_figure_is_in_the_table_with_its_earlier_measurements() -> None:
     outcomes = [
         Outcome(figure="a", title="first", values=(seconds(3.0, goal=2.0),)),
         Outcome(figure="b", title="second", values=(seconds(1.0),), failed="run 2: no hub\nmore"),

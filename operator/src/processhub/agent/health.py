@@ -6,13 +6,17 @@ from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.permit import Permit
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.supervisor import Supervisor
+from processhub.agent.tls.identity import MemberTls
 
 
 class Health:
     """The health of one member."""
 
-    def __init__(self, lease: LeaseKeeper, slices: SliceWatcher, permit: Permit, supervisor: Supervisor) -> None:
+    def __init__(
+        self, lease: LeaseKeeper, slices: SliceWatcher, permit: Permit, supervisor: Supervisor, tls: MemberTls
+    ) -> None:
         self._lease, self._slices, self._permit, self._supervisor = lease, slices, permit, supervisor
+        self._tls = tls
         self._begun = False  # whether each of the member's first children has run or failed once
 
     def healthy(self) -> bool:
@@ -25,6 +29,8 @@ class Health:
             return "this member's slices are not read yet"
         if not self._permit.held:
             return "the member's Lease is not held"
+        if self._tls.missing:
+            return "the operator has not issued this member's certificate yet"
         # Only the first children count: a rollout waits for them, but not for a child that starts slowly later.
         self._begun = self._begun or self._supervisor.all_settled
         return "" if self._begun else "some children have neither started nor failed yet"

@@ -98,7 +98,7 @@ class LogSink:
                 try:
                     view = view[os.write(self._fd, view[: 1024 * 1024]) :]
                 except OSError:
-                    break  # the log's reader has gone: the children run on
+                    break  # the log's reader has gone: the children keep running
             with self._wake:
                 for data, share in taken:
                     self._size -= len(data)
@@ -152,7 +152,8 @@ class JsonHandler(logging.Handler):
 
     def begin(self) -> None:
         """Write the first line of the container's log, whatever the log level: ``kubectl hub logs`` looks for it."""
-        self._sink.write({"time": now_micros(), "level": "info", **self._common, "begin": True, "message": "begins"})
+        line = {"time": now_micros(), "level": "info", **self._common, "begin": True}
+        self._sink.write({**line, "message": "the log of this container begins"})
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. The traceback of an exception is in the field ``trace``."""

@@ -55,7 +55,7 @@ def main() -> int:
         code = _serve(env, watchdog, nofile)
     finally:
         _end_all(watchdog)
-        if code == 0:  # Else the container is started again, and goes on by what is kept there.
+        if code == 0:  # Otherwise the container is restarted, and continues with the restarts that are kept there.
             shutil.rmtree(env.run_dir, ignore_errors=True)  # this pod's own folder, which no process uses any more
         # Skip the interpreter's own clean-up: there is nothing to clean, and a thread might delay it.
         sys.stdout.flush()
@@ -127,15 +127,17 @@ def _surroundings(
     from processhub.agent.parts import Surroundings
     from processhub.agent.peers.client import Peers
     from processhub.agent.requests.server import Server
+    from processhub.agent.tls.identity import MemberTls
     from processhub.agent.watchdog.client import WatchdogClient
     from processhub.api.slice import Settings
 
-    orders = WatchdogClient(watchdog, nofile)
+    orders, tls = WatchdogClient(watchdog, nofile), MemberTls(env)
     return Surroundings(
         env=env,
         client=client,
         lease=LeaseKeeper(env, Settings(), watchdog.feed),
-        peers=Peers(env),
+        peers=Peers(env, tls),
+        tls=tls,
         watchdog=orders,
         launchers=launch_in_pod(env, client, orders, sink),
         meter=partial(Meter, orders.pid),

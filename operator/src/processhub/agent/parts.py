@@ -35,6 +35,7 @@ from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.server import Served
 from processhub.agent.supervisor import Supervisor
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.slice import RegistrySlice
 from processhub.api.usage import Usage
 from processhub.cluster.client import Client
@@ -93,6 +94,7 @@ class Surroundings:
     client: Client
     lease: LeaseKeeper
     peers: PeerLink
+    tls: MemberTls
     watchdog: WatchdogLink
     launchers: LauncherFactory
     meter: MeterFactory
@@ -139,7 +141,7 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
     supervisor = Supervisor(
         children, launchers.by_workload, permit, handovers, earlier.of, RestartLog(around.env.child_dir)
     )
-    inbox, health = HandoverInbox(handovers, children), Health(around.lease, slices, permit, supervisor)
+    inbox, health = HandoverInbox(handovers, children), Health(around.lease, slices, permit, supervisor, around.tls)
     parts = Parts(
         slices=slices,
         permit=permit,
@@ -161,10 +163,12 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
                 metrics,
                 health.healthy,
                 health.ready,
+                around.tls,
             )
         ),
     )
     _connect(parts, around.lease)
+    _connect_tls(parts, around.tls)
     _observe(parts, around)
     return parts
 
@@ -195,6 +199,7 @@ def _build_reporter(
             slices.informer.put,
             handovers.busy,
             slices.member_count,
+            lambda: around.tls.report,
         )
     )
 
@@ -223,6 +228,19 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     supervisor.news.restarted.listen(parts.metrics.child_restarted)
     parts.handovers.listen_to(supervisor.news)
     parts.meter.measured.listen(lease.set_usage)
+
+
+def _connect_tls(parts: Parts, tls: MemberTls) -> None:
+    """Add the listeners by which the member gets its certificate, and learns which members accept TLS."""
+    slices = parts.slices
+
+    def own_slice_changed(item: RegistrySlice | None, name: str) -> None:
+        if item is not None and name == slices.first_slice:
+            tls.take(item.spec.tls)
+
+    slices.own_changed.listen(own_slice_changed)
+    slices.registry_changed.listen(tls.registry_changed)
+    tls.changed.listen(lambda: parts.reporter.member_changed(slices.first_slice))
 
 
 def _observe(parts: Parts, around: Surroundings) -> None:

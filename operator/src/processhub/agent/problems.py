@@ -58,6 +58,8 @@ def respond(problem: Problem) -> web.Response:
         answer.headers["Retry-After"] = str(problem.retry_after)
     if problem.allow:
         answer.headers["Allow"] = problem.allow
+    if problem.kind == "tls_required":
+        answer.headers["Upgrade"] = "TLS/1.2, HTTP/1.1"
     if problem.status == HTTPStatus.UNAUTHORIZED:
         answer.headers["WWW-Authenticate"] = "Bearer"
     return answer

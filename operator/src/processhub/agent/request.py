@@ -59,7 +59,7 @@ class Request:
     _fetching: asyncio.Future[bytes] | None = None
 
     async def content(self) -> bytes:
-        """The body. The fetch goes on if the call is cancelled, as a body is sent once. Raises WithdrawnError."""
+        """The body. The fetch continues if the call is cancelled, as a body is sent once. Raises WithdrawnError."""
         if self.body is None:
             if self._fetching is None:
                 self._fetching = asyncio.ensure_future(self.fetch())

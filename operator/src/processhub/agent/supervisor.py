@@ -154,7 +154,8 @@ class Supervisor:
         """Whether the Lease, the hub's quorum, the agent's shutdown and the entry allow a start now."""
         if self.closing or self.settings.partitioned or child.desired is None:
             return False
-        if not ((child.desired.startable or again) and self._permit.may_start(again=again)):
+        allowed = child.desired.restartable if again else child.desired.startable
+        if not (allowed and self._permit.may_start(again=again)):
             return False
         if not again and self._handovers.lacks(child):
             # Started without its state, the child would count as moved, and the only copy of the state would be

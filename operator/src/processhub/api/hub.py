@@ -226,6 +226,20 @@ class HookStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     observed: str = ""
 
 
+class TlsStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """The TLS of a hub's members, where the chart's ``tls.enabled`` is true.
+
+    ``required``: all members accept TLS, and refuse requests without it. ``server_name``: the name for which their
+    certificates are valid. ``authorities``: the certificates (PEM) by which they are verified. ``message``: what is
+    waited for, or "".
+    """
+
+    required: bool = False
+    server_name: str = ""
+    authorities: str = ""
+    message: str = ""
+
+
 class HubStatus(Wire, frozen=True, kw_only=True):
     """The status of a Hub, which the operator writes."""
 
@@ -241,6 +255,7 @@ class HubStatus(Wire, frozen=True, kw_only=True):
     registry: tuple[RegistryEntry, ...] = ()
     registry_size: int = 0
     hooks: HookStatus | None = None
+    tls: TlsStatus | None = None
 
 
 class Hub(Wire, frozen=True, kw_only=True, omit_defaults=False):

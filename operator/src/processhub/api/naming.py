@@ -157,6 +157,19 @@ def headless_service(hub: str) -> str:
     return f"{hub}-members"
 
 
+def server_name(hub: str, namespace: str) -> str:
+    """The name for which the certificates of a hub's members are valid: the DNS name of its Service."""
+    return f"{hub}.{namespace}.svc"
+
+
+def authorities_config_map(hub: str) -> str:
+    """The name of the ConfigMap with the certificates by which a hub's members are verified.
+
+    It has a prefix, because ConfigMaps of users often have the name of a workload.
+    """
+    return f"processhub-{hub}-ca"
+
+
 def member_ordinal(hub: str, member: str) -> int | None:
     """The ordinal in the name of a Replicas member (``my-hub-2`` → 2), or None if it is not such a name."""
     prefix, _, digits = member.rpartition("-")

@@ -71,6 +71,19 @@ class Activation(Wire, frozen=True, kw_only=True, omit_defaults=False):
     workload: str = ""
 
 
+class SliceTls(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """The TLS of one member, in its slice 0. All texts are PEM, and empty where the chart's ``tls.enabled`` is false.
+
+    ``authorities``: the certificates of the authorities whose signature on a member's certificate is valid.
+    ``certificate``: the member's own, for the key of its latest request. ``required``: requests without TLS are
+    refused.
+    """
+
+    authorities: str = ""
+    certificate: str = ""
+    required: bool = False
+
+
 class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The spec of a slice, which the operator writes: the children that the member is to run.
 
@@ -92,9 +105,21 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
     format: int = FORMAT
     attempt: int = 0
     settings: Settings = Settings()
+    tls: SliceTls = SliceTls()
     workloads: dict[str, str] = {}
     entries: dict[str, str] = {}
     activation: Activation | msgspec.UnsetType = msgspec.UNSET
+
+
+class TlsReport(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """The TLS of one member as its agent reports it, in slice 0.
+
+    ``request``: a certificate signing request (PEM), "" before there is one. ``offered``: whether the member accepts
+    TLS at its address.
+    """
+
+    request: str = ""
+    offered: bool = False
 
 
 class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
@@ -107,6 +132,7 @@ class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     holder: str = ""
     address: str = ""
     port: int = 8080
+    tls: TlsReport = TlsReport()
     entries: dict[str, str] = {}
 
 

@@ -31,6 +31,7 @@ _EXPECTED = re.compile(r"Expected `(?P<wanted>[^`]*)`(?P<bound>[^,]*), got `(?P<
 _BOUND = re.compile(r"Expected `(?P<wanted>[^`]*)` (?P<bound>.*)")
 _ENUM = re.compile(r"Invalid (?:enum )?value (?P<value>.*)")
 _BOUNDS = {">=": "of at least", "<=": "of at most", ">": "above", "<": "below", "matching regex": "that matches"}
+_ANY = "[...]"  # the values of a mapping
 _STEP = re.compile(r"\.([^.\[]+)|\[([^\]]*)\]")
 
 
@@ -39,6 +40,8 @@ def wrong(error: msgspec.ValidationError, given: object, kind: Any) -> str:
     match = _PLACE.fullmatch(str(error))
     what, place = (match["what"], match["place"] or "") if match else (str(error), "")
     path = place.removeprefix(".")
+    if path.endswith(_ANY):
+        path = f"each value of {path.removesuffix(_ANY)}"
     if found := _MISSING.fullmatch(what):
         return _missing(path, found["field"], _at(given, place))
     if found := _UNKNOWN.fullmatch(what):

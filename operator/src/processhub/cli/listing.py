@@ -39,7 +39,7 @@ Listed = list[tuple[str, list[Node]]]
 
 
 async def list_children(target: Target, chosen: Selection | None = None) -> int:
-    """Print all copies by id, of the chosen children; with ``watch`` go on with those that change. Returns the code."""
+    """Print all copies by id, of the chosen children; with ``watch`` also their changes. Returns the code."""
     chosen = chosen or Selection()
     members = (chosen.member,) if chosen.member else ()
     async with opened_scope(target, everywhere=chosen.everywhere, members=members) as scope:

@@ -136,7 +136,7 @@ async def _input() -> AsyncIterator[bytes]:
 
 @contextlib.asynccontextmanager
 async def _raw_terminal(wanted: bool, socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[None]:
-    """Hand each key to the command, and tell it the size of the terminal, while the block runs."""
+    """Send each key and the size of the terminal to the command while the block runs."""
     if not wanted:
         yield
         return

@@ -293,9 +293,9 @@ class AsyncHub:
     async def drain(self, member: str, *, force: bool = False, wait: bool = False, timeout: float = 60) -> DrainResult:
         """Drain a member: its children move away, and it takes none until ``undrain``.
 
-        Guided and pinned children can't leave it. They run on, and the result's ``stranded`` names them. With ``force``
-        they are stopped and wait for the member. With ``wait`` the call returns when nothing else is left on it. Raises
-        HubError if there is no such member, Timeout, HubNotFound, Unreachable.
+        Guided and pinned children can't leave it. They keep running, and ``stranded`` of the result names them. With
+        ``force`` they are stopped and wait for the member. With ``wait`` the call returns when nothing else is left on
+        it. Raises HubError if there is no such member, Timeout, HubNotFound, Unreachable.
         """
         with translated(f"member {member} of hub {self.name} can't be drained"):
             return await moves.drain(self._session, member, force=force, wait=wait, timeout=timeout)

@@ -15,10 +15,12 @@ from yarl import URL
 from processhub.api.requests import ANSWER_HEADER, KEY_HEADER, read_problem
 from processhub.client.endpoints import MemberEndpoints
 from processhub.client.errors import HubError, NoOwner, OutcomeUnknown, RequestFailed, Timeout
+from processhub.client.membertls import MemberConnections
 from processhub.client.membertoken import MemberToken
 from processhub.client.session import Session
 from processhub.client.waiting import why_not_running
 from processhub.cluster.errors import ApiError, reason_of
+from processhub.cluster.trust import tls_failure
 from processhub.jsontext import NotJsonError, json_text
 from processhub.requesterrors import request_error
 
@@ -26,6 +28,7 @@ _CONNECT_SECONDS = 2.0
 _PAUSE_SECONDS = 0.25  # the first pause; it doubles each time
 _ATTEMPTS = 3  # at one base URL: a Service may lead to another member each time
 _WHY_SECONDS = 2.0  # for the reason of a time-out
+_NOT_NOW = ("not_ready", "tls_required")  # codes of problems after which the request is sent again: it was not run
 _KEEP_SECONDS = 15.0  # members keep connections for longer than this
 
 
@@ -42,6 +45,7 @@ class Requests:
         self._session = session
         self._token = MemberToken(session)
         self._endpoints = MemberEndpoints(session)
+        self._connections = MemberConnections(session)
         self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -137,16 +141,18 @@ class Requests:
             sent, token = asyncio.Event(), await self._token.get(fresh=fresh)
             try:
                 async with self._open().post(
-                    URL(base + path, encoded=True),
+                    URL(self._connections.url(base, path), encoded=True),
                     data=body,
                     headers={**headers, "Authorization": f"Bearer {token}"},
                     expect100=True,
                     allow_redirects=False,
                     trace_request_ctx=sent,
+                    **self._connections.verification(base),
                 ) as answer:
                     reply = _Reply(answer.status, answer.headers, await answer.read())
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                tried.append(f"{self._endpoints.named(base)} ({reason_of(error)})")
+                why = tls_failure(error, self._connections.name) or reason_of(error)
+                tried.append(f"{self._endpoints.named(base)} ({why})")
                 return None
             except (aiohttp.ClientError, OSError) as error:
                 if sent.is_set():
@@ -154,7 +160,7 @@ class Requests:
                     raise OutcomeUnknown(f"{text}: {reason_of(error)}", 0, "outcome_unknown") from error
                 tried.append(f"{self._endpoints.named(base)} ({reason_of(error)})")
                 continue
-            if ANSWER_HEADER not in reply.headers and (problem := read_problem(reply.body)).code == "not_ready":
+            if ANSWER_HEADER not in reply.headers and (problem := read_problem(reply.body)).code in _NOT_NOW:
                 tried.append(f"{self._endpoints.named(base)} ({problem.detail})")
                 continue
             if reply.status != 401 or fresh:

@@ -191,7 +191,7 @@ class Client:
         config = self.config
         try:
             # For a kind without changes the server sends nothing, not even bookmarks. After that silence the watch is
-            # opened again at its last version: if the connection is dead, this fails; otherwise the watch goes on.
+            # opened again at its last version: if the connection is dead, this fails; otherwise the watch continues.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=90)
             accept = _accept(kind, "PartialObjectMetadata")
             async with self.send("GET", kind.path(namespace), query, None, None, timeout, accept) as answer:
@@ -323,7 +323,7 @@ class Client:
         try:
             payload = None if body is None else msgspec.json.encode(body)
         except UnicodeEncodeError as error:
-            # Rejected here, so that the caller can report it and go on. Otherwise the task for all objects would end.
+            # Rejected here, so that the caller can report it. Otherwise the task for all objects would end.
             raise InvalidError(
                 400, "BadRequest", f"{method} {path}: it has text without UTF-8: {error.reason}"
             ) from error

@@ -35,7 +35,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Impersonation:
-    """Whose rights count instead of one's own, as a kubeconfig's ``as`` and kubectl's ``--as`` have it.
+    """The user whose rights count instead of the caller's, as a kubeconfig's ``as`` and kubectl's ``--as`` have it.
 
     An empty ``user`` impersonates nobody.
     """

@@ -184,9 +184,9 @@ class Informer(Generic[T]):
         return version
 
     async def _check_watch(self) -> None:
-        """Check that the version at which the watch goes on has existed. Raises ApiError.
+        """Check that the version from which the watch continues has existed. Raises ApiError.
 
-        A watch from a version that is yet to come is silent until it comes, which may be days after etcd was restored.
+        A watch from a future version is silent until that exists, which may be days after etcd was restored.
         """
         version = version_of(await self._client.latest_version(self._kind, self._namespace, **self._selected))
         if version < self.seen:

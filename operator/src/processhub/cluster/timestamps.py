@@ -30,7 +30,7 @@ def utc_now() -> datetime:
 
 def now_seconds() -> str:
     """The present time in whole seconds, such as ``2026-01-02T03:04:05Z`` (Kubernetes' type Time)."""
-    return utc_now().strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_now().isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def now_millis() -> str:
@@ -40,4 +40,4 @@ def now_millis() -> str:
 
 def now_micros() -> str:
     """The present time with microseconds, such as ``2026-01-02T03:04:05.000006Z`` (Kubernetes' type MicroTime)."""
-    return utc_now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return utc_now().isoformat(timespec="microseconds").replace("+00:00", "Z")

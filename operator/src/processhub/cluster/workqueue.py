@@ -36,7 +36,7 @@ class WorkQueue(Generic[K]):
     def add(self, key: K) -> None:
         """Have ``key`` worked on soon, unless the queue was closed. Call it from the event loop."""
         if self._closed:
-            return  # the watches go on after the queue was closed
+            return  # the watches continue after the queue was closed
         event = self._dirty.get(key)
         if event is None:
             event = self._dirty[key] = asyncio.Event()

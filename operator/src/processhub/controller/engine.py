@@ -8,6 +8,7 @@ import logging
 from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
+from processhub.controller.authority import keeper_of
 from processhub.controller.concurrency import cancel_all
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.hubhooks import Receivers
@@ -27,7 +28,8 @@ class Engine:
         self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.store = Store(client, settings.namespaces, self.wake, self._rewound)
+        self.store = Store(client, settings.namespaces, self._queue_round, self._rewound, tls=settings.tls is not None)
+        self._keeper = keeper_of(client, settings, self._wake_all)
         self._queue: WorkQueue[HubKey] | None = None
         self.stopped = asyncio.Event()  # No write follows.
         self.over = asyncio.Event()  # This leader must stop, and another begin: ``failure`` says why.
@@ -39,9 +41,18 @@ class Engine:
         return self.store.failed() is None and not any(task.done() for task in self._tasks)
 
     def wake(self, key: HubKey) -> None:
+        """Queue a round of a hub, which plans."""
+        self.store.plan_anew(key)
+        self._queue_round(key)
+
+    def _queue_round(self, key: HubKey) -> None:
         """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
         if self._queue is not None:
             self._queue.add(key)
+
+    def _wake_all(self) -> None:
+        for key in list(self.store.states):
+            self.wake(key)
 
     def give_up(self, why: DeposedError) -> None:
         """Ask the replica to stop this leader, so that another begins with nothing in memory."""
@@ -60,7 +71,13 @@ class Engine:
         """Sync the informers, raise the terms, and start the queue."""
         self.store.start()
         await self.store.synced()
-        reconciler = Reconciler(self._client, self.store, self._settings, self._term, self.wake, self._receivers)
+        if self._keeper is not None:
+            await self._keeper.look()
+        reconciler = Reconciler(
+            *(self._client, self.store, self._settings, self._term, self.wake, self._receivers),
+            report_again=self._queue_round,
+            keeper=self._keeper,
+        )
         raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
         reconciler.takeover.begin(raised)
         # A restarted member may have read entries before the former leader removed them. Its Lease shows that.
@@ -71,6 +88,8 @@ class Engine:
             asyncio.create_task(reconciler.rights.run(), name="call rights"),
             asyncio.create_task(reconciler.crds.run(), name="installed CRDs"),
         ]
+        if self._keeper is not None:
+            self._tasks.append(asyncio.create_task(self._keeper.run(), name="authority"))
         self.answered(asyncio.get_running_loop().time())
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DeposedError(Exception):
-    """This leader must not go on: a slice has a higher term, or what it knows of the cluster does not hold any more."""
+    """This leader must stop: a slice has a higher term, or what it knows of the cluster does not hold any more."""
 
 
 class UnauthorizedError(Exception):

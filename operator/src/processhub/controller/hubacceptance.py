@@ -122,6 +122,6 @@ class HubAcceptance:
 
 def _of_earlier_hub(state: HubState) -> Refusal | None:
     """The refusal while an earlier hub of this name has left objects that may run children; None if there are none."""
-    # What appears once members of this hub run is removed too, but the hub goes on meanwhile.
+    # What appears once members of this hub run is removed too, but the hub works meanwhile.
     left = next(iter(state.leftovers()), "") if not state.begun else ""
     return Refusal(Reason.NAME_CONFLICT, f"{left}; started when it is gone") if left else None

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from processhub.api.hub import Hub, HubSpec
 from processhub.controller.execute.memory import ExecuteMemory
+from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
+from processhub.controller.observe.observation import Observation
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
+from processhub.core.model.plan import Plan
+
+
+class LastRound(msgspec.Struct, frozen=True, kw_only=True):
+    """A round that has left nothing to do until ``due`` (monotonic seconds), or until something changes (None).
+
+    ``hub``: the Hub with the spec that the round followed. ``refusal``: why a part of the latest spec is not followed.
+    """
+
+    hub: Hub
+    observation: Observation
+    plan: Plan
+    members: Mapping[str, Member]
+    refusal: Refusal | None
+    due: float | None
 
 
 class HubMemory:
@@ -24,6 +43,7 @@ class HubMemory:
         self.refused_edit: Refusal | None = None  # Why the present spec is not accepted.
         # A spec, the mark of the Hub's annotation of hooks, and the spec with the hooks of both.
         self.hooks: tuple[HubSpec, str, HubSpec] | None = None
+        self.last: LastRound | None = None  # The last round, if it has left nothing to do (quietrounds.py).
         self.observe = ObserveMemory(term, used_epochs)
         self.execute = ExecuteMemory()
         self.report = ReportMemory()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +21,7 @@ from processhub.controller.execute.executor import Executor, confirm_gone, workl
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
 from processhub.controller.execute.memberleases import make_leases
+from processhub.controller.execute.membertls import HubTls, renew_certificates
 from processhub.controller.execute.membertroubles import member_troubles
 from processhub.controller.execute.memberworkload import keep_last_members, keep_members, replicas_of
 from processhub.controller.execute.moverequests import MoveRequests
@@ -34,7 +36,7 @@ from processhub.controller.hooks.hubhooks import Hooks, Receivers
 from processhub.controller.hubacceptance import HubAcceptance
 from processhub.controller.lead.installedcrds import InstalledCRDs
 from processhub.controller.lead.takeover import Takeover
-from processhub.controller.memory import HubMemory, Memories
+from processhub.controller.memory import HubMemory, LastRound, Memories
 from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.facts import learn, members_now
@@ -42,6 +44,7 @@ from processhub.controller.observe.lookagain import look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.observe.views import orders_for, template_workload
+from processhub.controller.quietrounds import is_at_rest, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
 from processhub.controller.report.reporter import Reporter
@@ -60,13 +63,19 @@ from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
 
+if TYPE_CHECKING:
+    from processhub.controller.authority.keeper import AuthorityKeeper
+
 _CONFLICT_SECONDS = 1.0  # Until the round that checks whether a name that is taken has become free.
 _NAMESPACE_GOES_SECONDS = 10.0  # Until the round that checks whether a terminating namespace is gone.
 log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """The leader's rounds. ``reconcile`` is the work of a queue keyed by hub."""
+    """The leader's rounds. ``reconcile`` is the work of a queue keyed by hub.
+
+    ``wake(key)`` queues a round that plans, ``report_again(key)`` one that may only report.
+    """
 
     def __init__(
         self,
@@ -76,9 +85,13 @@ class Reconciler:
         term: int,
         wake: Callable[[HubKey], None],
         receivers: Receivers,
+        *,
+        report_again: Callable[[HubKey], None] | None = None,
+        keeper: AuthorityKeeper | None = None,
     ) -> None:
+        self._keeper = keeper
         self._client, self._store, self._settings, self._term = client, store, settings, term
-        self._wake, self._custom = wake, own_strategies()
+        self._custom = own_strategies()
         self.takeover = Takeover()
         self._memories = Memories(term, self.takeover.generations)
         self.events = EventRecorder(client, settings.pod_name)
@@ -88,8 +101,10 @@ class Reconciler:
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
-        self.crds = InstalledCRDs(client, self._wake_all)
-        self.reporter = Reporter(client, store, wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated)
+        self.crds = InstalledCRDs(client, partial(_wake_all, store, wake))
+        self.reporter = Reporter(
+            client, store, report_again or wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated
+        )
 
     async def reconcile(self, key: HubKey) -> float | None:
         """Run one round; returns the seconds until the next one is due without any event, or None."""
@@ -101,6 +116,9 @@ class Reconciler:
             return None
         memory = self._memories.of(hub, self._store.state(key))
         round = begin_round(self._client, self._store, hub, self._term, self.events, memory.execute.failures)
+        if (last := memory.last) is not None and self._is_quiet(round, memory, last):
+            return self._report_quietly(round, memory, last)
+        memory.last = None
         try:
             await self._reconcile(round, memory)
         except NamespaceTerminatingError:
@@ -108,10 +126,6 @@ class Reconciler:
             return _NAMESPACE_GOES_SECONDS
         round.steps.end()
         return round.requeue.after
-
-    def _wake_all(self) -> None:
-        for key in list(self._store.hubs):
-            self._wake(key)
 
     async def close(self) -> None:
         """Stop what runs beside the rounds. No round may begin after this."""
@@ -130,12 +144,36 @@ class Reconciler:
             return
         # Changes from here on may be missing in this round's observation. They are reported after the next round.
         changed, round.state.dirty = round.state.dirty, set()
+        round.state.plan_due = False
         try:
             with metrics.ROUND_SECONDS.time():
                 await self._round(msgspec.structs.replace(round, hub=admitted, changed=changed), memory)
         except BaseException:
             round.state.dirty |= changed
+            round.state.plan_due = True
             raise
+
+    def _is_quiet(self, round: Round, memory: HubMemory, last: LastRound) -> bool:
+        """Whether nothing but restarts of children has followed the last round."""
+        return not round.state.plan_due and still_holds(last, self._members(round, memory), round.now())
+
+    def _report_quietly(self, round: Round, memory: HubMemory, last: LastRound) -> float | None:
+        """Report the restarts that have followed the last round; returns the seconds until the next round."""
+        changed, round.state.dirty = round.state.dirty, set()
+        hub = msgspec.structs.replace(round.hub, spec=last.hub.spec)
+        round = msgspec.structs.replace(round, hub=hub, changed=changed)
+        try:
+            self._report(round, memory, last.observation, last.plan, last.refusal)
+        except BaseException:
+            round.state.dirty |= changed
+            round.state.plan_due = True
+            raise
+        if last.due is not None:
+            round.again_in(last.due - round.now())
+        return round.requeue.after
+
+    def _members(self, round: Round, memory: HubMemory) -> dict[str, Member]:
+        return members_now(round, memory.observe, memory.execute.template.last_good)
 
     async def _refuse(self, round: Round, memory: HubMemory, refusal: Refusal) -> None:
         """The round of a Hub that is not accepted: its objects are kept, and its Children report why."""
@@ -143,6 +181,9 @@ class Reconciler:
         await put_marks_back(round, memory.execute)
         round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
+        if self._keeper is not None:
+            members = members_now(round, memory.observe, memory.execute.template.last_good)
+            memory.report.tls = await renew_certificates(round, memory.execute, self._keeper, members)
         self.reporter.refuse(round, memory.report, refusal)
         if refusal.reason is Reason.NAME_CONFLICT:
             round.again_in(_CONFLICT_SECONDS)
@@ -152,15 +193,18 @@ class Reconciler:
         await pods.confirm_pods()
 
         def look() -> dict[str, Member]:
-            return members_now(round, memory.observe, memory.execute.template.last_good)
+            return self._members(round, memory)
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
         observation, plan, orders = self._plan(round, memory, members)
         await make_leases(round, members)
         partitioned = observation.quorum.partitioned
+        tls = HubTls(round, self._keeper, observation.members)
+        memory.execute.tls_required = tls.required
+        fingerprint = observation.fingerprint
         writer = SliceWriter(
-            round, memory.execute, fingerprint=observation.fingerprint, partitioned=partitioned, orders=orders
+            round, memory.execute, fingerprint=fingerprint, partitioned=partitioned, tls=tls.of, orders=orders
         )
         executed = await Executor(round, writer).execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, partitioned=partitioned)
@@ -176,10 +220,9 @@ class Reconciler:
         await retire(round, memory.execute, members)
         await end_quorum_reset(round, memory.observe.quorum)
         replicas = replicas_of(round.hub, observation, plan)
-        refused = await keep_members(round, self._settings, memory.execute, replicas)
-        troubles = await member_troubles(
-            round, memory.execute.looks, members_now(round, memory.observe, memory.execute.template.last_good)
-        )
+        authorities = self._keeper.trusted if self._keeper is not None else ""
+        refused = await keep_members(round, self._settings, memory.execute, replicas, authorities)
+        troubles = await member_troubles(round, memory.execute.looks, self._members(round, memory))
         unmade = round.steps.trouble() if not round.state.pods else None
         unplaced = with_troubles(plan.unplaced, troubles, unmade[0] if unmade else "")
         plan = msgspec.structs.replace(plan, unplaced=unplaced)
@@ -188,8 +231,30 @@ class Reconciler:
         await remove_leftovers(round)
         memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
-        self._report(round, memory, observation, plan, memory.refused_edit or refused)
+        memory.report.tls = tls.status
+        refusal = memory.refused_edit or refused
+        reporting = msgspec.structs.replace(round, requeue=Requeue())
+        self._report(reporting, memory, observation, plan, refusal)
         look_again(round, memory.observe, plan, members)
+        if not orders:
+            self._rest(round, memory, observation, plan, refusal)
+        if reporting.requeue.after is not None:
+            round.again_in(reporting.requeue.after)
+
+    def _rest(
+        self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, refusal: Refusal | None
+    ) -> None:
+        """Keep the round if it has left nothing to do."""
+        if is_at_rest(round, memory, observation, plan):
+            after = round.requeue.after
+            memory.last = LastRound(
+                hub=round.hub,
+                observation=observation,
+                plan=plan,
+                members=self._members(round, memory),
+                refusal=refusal,
+                due=None if after is None else round.now() + after,
+            )
 
     def _plan(
         self, round: Round, memory: HubMemory, members: dict[str, Member]
@@ -224,7 +289,7 @@ class Reconciler:
     ) -> None:
         """Report the round by Events, hooks and statuses."""
         quorum, followed = memory.observe.quorum, (memory.accepted or round.hub).metadata.generation
-        members = members_now(round, memory.observe, memory.execute.template.last_good)
+        members = self._members(round, memory)
         fresh = self.reporter.round_ended(round, memory.report, observation, plan, members, quorum)
         self.hooks.after_round(round.hub, fresh, plan, round.changed)
         self.reporter.report_hub(round, memory.report, plan, refusal, followed)
@@ -245,3 +310,8 @@ class Reconciler:
             if state.empty:
                 self._store.forget(key)
         return requeue.after
+
+
+def _wake_all(store: Store, wake: Callable[[HubKey], None]) -> None:
+    for key in list(store.hubs):
+        wake(key)

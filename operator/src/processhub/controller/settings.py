@@ -46,10 +46,22 @@ class MemberNetwork(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peers: tuple[dict[str, Any], ...] = msgspec.field(default=(), name="from")
 
 
+class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """The chart's ``tls``, where it is enabled.
+
+    ``secret``: the Secret in which cert-manager keeps the authority; "" if the operator makes it. The lifetimes of
+    authority and certificates are in seconds.
+    """
+
+    secret: str = ""
+    certificate_seconds: float = 7 * 86400.0
+    ca_seconds: float = 365 * 86400.0
+
+
 class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings. No ``namespaces`` means all; ``image`` is that of members; ``address`` is the pod's, "" if unknown.
 
-    Where ``member_network`` is None, members get no NetworkPolicy.
+    Where ``member_network`` is None, members get no NetworkPolicy, and where ``tls`` is None, no certificates.
     """
 
     pod_name: str
@@ -61,6 +73,7 @@ class OperatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     image_pull_secrets: tuple[str, ...] = ()
     member_defaults: MemberDefaults = MemberDefaults()
     member_network: MemberNetwork | None = None
+    tls: TlsSettings | None = None
     address: str = ""
     port: int = 8080
     log_level: str = "INFO"
@@ -94,6 +107,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> OperatorSetting
         image_pull_secrets=_list(environ.get("PROCESSHUB_IMAGE_PULL_SECRETS", "")),
         member_defaults=defaults,
         member_network=network,
+        tls=_json(environ, "PROCESSHUB_TLS", "tls", TlsSettings),
         address=environ.get("POD_IP", ""),
         port=int(port),
         log_level=environ.get("LOG_LEVEL", "INFO").upper(),

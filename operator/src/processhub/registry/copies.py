@@ -40,7 +40,7 @@ HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 def is_current(entry: Assignment, report: Report | None) -> bool:
     """Whether the report is about the incarnation that the entry names: the uid and the epoch are the same.
 
-    A promoted copy runs on, and may not have read its new epoch yet, so a report of the epoch of its start counts too.
+    A promoted copy may not have read its new epoch yet, so a report of the epoch of its start counts too.
     This proves nothing about other incarnations: to prove that one has ended, the report must have the very epoch of
     the entry.
     """

@@ -65,7 +65,8 @@ def _reparse(
     if before == texts:
         return set(), []
     known, unreadable = before.get, []
-    changed = {child_id for child_id, text in texts.items() if known(child_id) != text}
+    # A list, so that ``parsed`` has the order of the slice, and readers act in that order.
+    changed = [child_id for child_id, text in texts.items() if known(child_id) != text]
     for child_id in changed:
         try:
             parsed[child_id] = parse(texts[child_id])
@@ -74,4 +75,4 @@ def _reparse(
     gone = before.keys() - texts.keys()
     for child_id in gone:
         parsed.pop(child_id, None)
-    return changed | gone, unreadable
+    return gone.union(changed), unreadable

@@ -100,7 +100,13 @@ class Leader(Checked):
 
     def _unproven(self, state: State, index: int, id_: int) -> bool:
         known, member = state.operator.known[index], state.members[index]
-        return bool(known.removed[id_]) and member.lease.valid
+        if not member.lease.valid:
+            return False
+        run, status = member.status.runs[id_], member.status
+        # A leader that came after the removal has only the report.
+        reported = run is not None and not run.view and status.holder == member.lease.holder
+        entry = member.slice.entries[id_]
+        return bool(known.removed[id_]) or (reported and (entry is None or entry.wait))
 
     def _settled(self, state: State, index: int) -> bool:
         known, member = state.operator.known[index], state.members[index]

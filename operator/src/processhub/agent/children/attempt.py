@@ -18,6 +18,6 @@ class Attempt:
         self.began = began  # by the loop's clock
         self.run: RunHandle | None = None
         self.stopping = False
-        self.leaves_state = False  # it is stopping, and the next run on this member takes its state up
+        self.leaves_state = False  # it is stopping, and the next run on this member takes its state over
         self.verdict: ExitStatus | None = None  # why it has failed; replaces the exit status of its end
         self.held_back: Callable[[RunHandle], None] | None = None  # a stop that waits for the answer to a request

@@ -147,12 +147,16 @@ class Child:
             if before is not None and not desired.same_run(before):
                 self._cancel_timer()
                 self._fresh()
+                before = None
             self._follow_handover(before)
             self.changed(urgent=False)
             self.advance()
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
-        """Begin the handover that the entry orders, or restart a child whose handover was called off."""
+        """Begin the handover that the entry orders, or restart a child whose handover was called off.
+
+        ``before`` is the same incarnation as it was desired before, or None.
+        """
         assert self.desired is not None
         order = self.desired.assignment.to
         if order != (before.assignment.to if before is not None else ""):
@@ -361,6 +365,7 @@ class Child:
             self._host.news.left.notify(self, exit_status)
         if attempt is None or not self.desired.same_run(attempt.desired):
             self._fresh()
+            self._follow_handover(None)  # Ordered while the earlier incarnation was ending.
             self.changed(urgent=True)
             self.advance()
             return

@@ -119,7 +119,7 @@ class ExecRun:
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
         """Write the new epoch and role to their files; then send roleSignal if one is set and ``notify`` is true.
 
-        If the files can't be written, the child is restarted: it must not go on in a role that another copy has.
+        If the files can't be written, the child is restarted: it must not keep a role that another copy has.
         """
         self._role, self._epoch = role, epoch
         try:

@@ -20,6 +20,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from processhub.agent.children.child import Child
 from processhub.agent.children.runnerprocess import RunnerProcess
 from processhub.agent.children.runs import ExitStatus, RunHandle
@@ -41,6 +43,7 @@ _CANCEL_SECONDS = 1.0  # an actor that does not respond to a cancellation within
 # Sends an actor's request: (call or cast, id, JSON, to) → the answer, as ``payload`` with ``json`` (whether it is
 # JSON), or as status, code and detail.
 Ask = Callable[[str, str, bytes, str], Awaitable[Message]]
+_encode = msgspec.json.Encoder().encode
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -76,7 +79,7 @@ class PythonStarter:
         runner = self._runners.get(module)
         version = self._modules_version()
         if runner is not None and runner.version != version:
-            self.retire(runner)  # the runner has loaded the old code: its actors run on, and new ones get a new runner
+            self.retire(runner)  # the runner has loaded the old code: its actors stay, new ones get a new runner
             runner = None
         if runner is None:
             runner, self._spare = self._spare or self._new(), None
@@ -145,16 +148,20 @@ class ModuleRunner(RunnerProcess):
             self._idle.cancel()
             self._idle = None
         self.runs[run.key] = run
-        self.send(order)
+        # A state may hold what is no UTF-8, which the faster encoder refuses.
+        self.post(frame(json.dumps(order).encode() if "state" in order else _encode(order)))
 
     def heard(self, message: Message) -> None:
         """Handle an event of the runner."""
+        if message["ev"] == "running":
+            for key in message["keys"]:
+                if (run := self.runs.get(key)) is not None:
+                    run.child.running(self.pid)
+            return
         run = self.runs.get(message.get("key", ""))
         if run is None:
             return
-        if message["ev"] == "running":
-            run.child.running(self.pid)
-        elif message["ev"] == "answer":
+        if message["ev"] == "answer":
             run.answered(message)
         elif message["ev"] == "ask":
             run.asks(message)

@@ -36,7 +36,9 @@ from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
+from processhub.cluster.trust import tls_failure
 
 _CONNECT_SECONDS = 2.0
 _CUT_OFF_SECONDS = 10  # after which a connection counts as broken whose other end acknowledges nothing
@@ -44,7 +46,8 @@ _TOKEN_SECONDS = 10.0  # the kubelet renews the file long before the token expir
 _CLOSE_SECONDS = 0.5  # within which the other end answers that a connection is closed
 _ANSWER_MARGIN = 2.0  # seconds beyond requestSeconds, after which a silent owner counts as lost
 _ANSWERS = aiohttp.ClientTimeout(total=2.0, sock_connect=_CONNECT_SECONDS)
-_ELSEWHERE = ("stale_epoch", "not_ready")  # codes of problems after which the request goes to the next owner
+# Codes of problems after which the request goes to the next owner.
+_ELSEWHERE = ("stale_epoch", "not_ready", "tls_required")
 
 
 class _Attempt:
@@ -59,7 +62,8 @@ class _Attempt:
 class Peers:
     """The other members of the hub."""
 
-    def __init__(self, env: Environment) -> None:
+    def __init__(self, env: Environment, tls: MemberTls) -> None:
+        self._tls = tls
         self._member, self._token_file = env.member, Path(env.token_file)
         self._token, self._read_at = "", float("-inf")
         traces = aiohttp.TraceConfig()
@@ -107,15 +111,23 @@ class Peers:
         return _not_answered(owner, request, answer.status, answer.body, answer.retry_after)
 
     def _way(self, address: str) -> Way:
-        return Way(f"http://{address}", self.token())
+        base = self._tls.base(address)
+        return Way(base, self.token(), self._tls.trust if base.startswith("https:") else None)
 
     async def _connect(self, way: Way) -> aiohttp.ClientWebSocketResponse:
-        return await self._session.ws_connect(
-            URL(f"{way.base}{PATH}", encoded=True),
-            headers={"Authorization": f"Bearer {way.token}"},
-            max_msg_size=MESSAGE_MAX,
-            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
-        )
+        try:
+            made: aiohttp.ClientWebSocketResponse = await self._session.ws_connect(
+                URL(f"{way.base}{PATH}", encoded=True),
+                headers={"Authorization": f"Bearer {way.token}"},
+                max_msg_size=MESSAGE_MAX,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_SECONDS),
+                **self._tls.verification(),
+            )
+        except aiohttp.ClientConnectorError as error:
+            if why := tls_failure(error, self._tls.server_name):
+                raise OSError(why) from error
+            raise
+        return made
 
     async def _forward_by_http(
         self,
@@ -159,7 +171,7 @@ class Peers:
     async def _post(self, owner: RoutedCopy, child_id: str, attempt: _Attempt) -> Response | None:
         request = attempt.request
         url = URL(
-            f"http://{owner.address}/v1/children/{quote(child_id, safe='')}/{request.kind}",
+            f"{self._tls.base(owner.address)}/v1/children/{quote(child_id, safe='')}/{request.kind}",
             encoded=True,
         )
         headers = {
@@ -177,15 +189,16 @@ class Peers:
                 expect100=True,
                 allow_redirects=False,
                 trace_request_ctx=attempt,
+                **self._tls.verification(),
             ) as answer:
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if request.begun:
                 text = f"the connection to member {owner.member} broke while child {child_id!r} was asked"
                 raise Problem(502, "outcome_unknown", f"{text}: {error or type(error).__name__}") from error
+            why = tls_failure(error, self._tls.server_name) or error or type(error).__name__
             raise UnreachableError(
-                f"member {owner.member} ({owner.address}) can't be reached from member {self._member}: "
-                f"{error or type(error).__name__}"
+                f"member {owner.member} ({owner.address}) can't be reached from member {self._member}: {why}"
             ) from error
         if ANSWER_HEADER in answer.headers:
             return Response(answer.status, body, answer.headers.get("Content-Type", ""))
@@ -220,17 +233,19 @@ class Peers:
         try:
             async with self._session.request(
                 method,
-                URL(f"http://{address}{path}", encoded=True),
+                URL(f"{self._tls.base(address)}{path}", encoded=True),
                 data=data,
                 headers={"Authorization": f"Bearer {self.token()}"},
                 allow_redirects=False,
+                **self._tls.verification(),
             ) as answer:
                 return answer.status, await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return 0, (str(error) or type(error).__name__).encode()
+            why = tls_failure(error, self._tls.server_name) or str(error) or type(error).__name__
+            return 0, why.encode()
 
     async def answers(self, address: str) -> bool:
-        """Whether the member at the address answers at all."""
+        """Whether the member at the address answers at all. Probes need no TLS and no token."""
         try:
             async with self._session.get(URL(f"http://{address}/healthz"), timeout=_ANSWERS, allow_redirects=False):
                 return True

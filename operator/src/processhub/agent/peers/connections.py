@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -67,10 +68,14 @@ class _Call:
 
 @dataclass(frozen=True)
 class Way:
-    """How a connection is opened: at the URL ``base``, with ``token``. It is opened again when one of them changes."""
+    """How a connection is opened: at the URL ``base``, with ``token``. It is opened again when one of them changes.
+
+    ``trust``: by which the other member is verified, if the URL is https.
+    """
 
     base: str
     token: str
+    trust: ssl.SSLContext | None = None
 
 
 class PeerConnection:
@@ -273,7 +278,7 @@ class PeerConnections:
         self._member, self._way, self._connect = member, way, connect
         self._open: dict[str, PeerConnection] = {}
         self._opening: dict[str, asyncio.Task[PeerConnection | None]] = {}
-        self._old: dict[str, float] = {}  # the loop's time until which a member gets requests by HTTP alone
+        self._old: dict[str, float] = {}  # by URL: the loop's time until which a member gets requests by HTTP alone
         self._loop = asyncio.get_running_loop()
 
     async def to(self, owner: RoutedCopy, changed: Signal, stands: Callable[[], bool]) -> PeerConnection | bool:
@@ -284,7 +289,7 @@ class PeerConnections:
         known, way = self._open.get(owner.address), self._way(owner.address)
         if known is not None and known.usable and known.way == way:
             return known
-        if self._old.get(owner.address, 0.0) > self._loop.time():
+        if self._old.get(way.base, 0.0) > self._loop.time():
             return True
         opening = self._opening.get(owner.address)
         if opening is None:
@@ -316,14 +321,14 @@ class PeerConnections:
         except aiohttp.WSServerHandshakeError as error:
             # What a request by HTTP is answered says what is wrong, if that is not taken either.
             if error.status in _NOT_OFFERED:
-                self._old[owner.address] = self._loop.time() + _OLD_SECONDS
+                self._old[way.base] = self._loop.time() + _OLD_SECONDS
             return None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UnreachableError(
                 f"member {owner.member} ({owner.address}) can't be reached from member {self._member}: "
                 f"{error or type(error).__name__}"
             ) from error
-        self._old.pop(owner.address, None)
+        self._old.pop(way.base, None)
         return PeerConnection(socket, owner.member, way)
 
 

@@ -20,8 +20,11 @@ class EarlierReports:
         item = self._slices.own_slice(desired.slice)
         if item is None or item.status.holder == self._holder:
             return None
+        text = item.status.entries.get(child_id)
+        if text is None:
+            return None
         with contextlib.suppress(EntryError):
-            report = parse_report(item.status.entries.get(child_id, ""))
+            report = parse_report(text)
             if is_current(desired.assignment, report):
                 return report
         return None

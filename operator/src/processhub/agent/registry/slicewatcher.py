@@ -33,6 +33,8 @@ class DesiredRun:
     slice: str
     term: int
     startable: bool  # not waiting, not of an earlier term, not granted to an earlier holder of the Lease
+    # May be started again by the agent that has run it, whatever the term is (docs/protocol.md, rule 2).
+    restartable: bool = True
     claim: str = ""  # the unreachable member whose entry this is, for a takeover (requests/localtakeover.py)
     view: int = 0  # the view under which this member has started it by itself, while it has no entry (activations.py)
 
@@ -239,7 +241,8 @@ class SliceWatcher:
                     changes |= self._forget_made(new.spec.activation.view if new.spec.activation else None)
             self._take_settings(new)
         if changes:
-            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+            # Sorted, so that children start in the same order in each run of the same program.
+            self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
         if mine:
             self.own_changed.notify(new, new.metadata.name)
 
@@ -269,15 +272,15 @@ class SliceWatcher:
                 continue
             if best is not None and (own.term, entry.epoch) <= (best.term, best.assignment.epoch):
                 continue
+            # Granted to another agent of this member: the operator is about to place its children elsewhere.
+            may_run = not entry.wait and own.holder in ("", self._identity)
             best = DesiredRun(
                 assignment=entry,
                 workload=own.workloads.get(entry.workload),
                 slice=name,
                 term=own.term,
-                startable=not entry.wait
-                and own.term >= self.highest_term
-                # Granted to an earlier agent of this member: the operator is about to place its children elsewhere.
-                and own.holder in ("", self._identity),
+                startable=own.term >= self.highest_term and may_run,
+                restartable=may_run,
             )
         made = self.made.get(child)
         if made is None or (best is not None and best.assignment.epoch >= made.assignment.epoch):

@@ -10,35 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
-from processhub.api.reasons import CRASH_ROUND, WAITED_FOR
 from processhub.cluster.tokenbucket import ByteBudget
-from processhub.registry.grammar import Report
 
 FEW = 6  # changes of one incarnation's report that are written at once, however many others there are
 HUB_RATE = 200_000  # bytes a second that all members of a hub together may write for crash loops
 # Bytes that the hub, and each member, may write before the rate applies.
 HUB_BURST, MEMBER_BURST = 64 * 2**20, 8 * 2**20
 _OWED_SECONDS = 30.0  # writes that could not wait delay crash loops by this much at most
-
-
-def is_noise(before: Report, after: Report) -> bool:
-    """Whether an incarnation has only moved on in its loop of failing, waiting and starting again."""
-    return (
-        before.state in CRASH_ROUND
-        and after.state in CRASH_ROUND
-        and before.reason not in WAITED_FOR
-        and after.reason not in WAITED_FOR
-        and _lasting(before) == _lasting(after)
-    )
-
-
-def _lasting(report: Report) -> Report:
-    """The report without the fields that each round of a crash loop changes."""
-    return msgspec.structs.replace(
-        report, state="", pid=0, restarts=0, started_at="", reason="", last_exit="", message=""
-    )
 
 
 class NoiseBudget:

@@ -16,11 +16,12 @@ import logging
 from collections.abc import Iterable
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.report import reporting_slices
 from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
 from processhub.agent.reporting.reportwriter import ReportWriter, WriterIdentity
 from processhub.agent.reporting.slicereports import SliceReports
-from processhub.api.slice import RegistrySlice, SliceStatus
+from processhub.api.slice import RegistrySlice, SliceStatus, TlsReport
 from processhub.cluster.errors import ApiError, NotFoundError
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,16 @@ class StatusReporter:
 
     def child_changed(self, child: Child, urgent: bool) -> None:
         """Mark a child whose report changed in all slices that report it."""
-        for slice_status in self._statuses.values():
+        names = reporting_slices(child)
+        for name, slice_status in self._statuses.items():
             # Slices that no longer name the child are included: its entry is removed from them.
-            if slice_status.concerns(child):
+            if name in names or slice_status.reports.has(child.id):
                 slice_status.mark(child, urgent=urgent, open_=self._open)
+
+    def member_changed(self, first: str) -> None:
+        """Report what has changed of the member as a whole, in its slice 0, whose name is ``first``."""
+        if self._open and (slice_status := self._statuses.get(first)) is not None:
+            slice_status.kick()
 
     def open(self) -> None:
         """Start writing, beginning with all of the status: the Lease is held."""
@@ -79,9 +86,9 @@ class _SliceStatus:
     def __init__(self, identity: WriterIdentity, budget: NoiseBudget) -> None:
         self.reports = SliceReports()
         self._identity, self._writer = identity, ReportWriter(identity, lambda: self._slice)
-        self._pace = Pace(budget, identity.busy)
+        self._pace = Pace(budget, lambda: identity.busy() or self.reports.many_start)
         self._item: RegistrySlice | None = None
-        self._said: tuple[int, dict[str, str]] | None = None  # the last status that this agent wrote
+        self._said: SliceStatus | None = None  # the last status that this agent wrote
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -100,10 +107,6 @@ class _SliceStatus:
             # Not urgent by itself: a child that starts or ends because of it is urgent some milliseconds later, and one
             # write then reports both.
             self.kick()
-
-    def concerns(self, child: Child) -> bool:
-        """Whether the child is reported, or was reported, in this slice."""
-        return self.reports.concerns(child, self._slice.metadata.name)
 
     def mark(self, child: Child, *, urgent: bool, open_: bool) -> None:
         """Mark the child's entry as changed."""
@@ -138,12 +141,12 @@ class _SliceStatus:
             pressing = await self._pace.due()
             try:
                 status, size = self._compose()
-                if self._said == (status.observed_generation, status.entries):
+                if self._said == status:
                     continue
                 self._pace.begin(size, noise=not pressing)
                 await self._writer.write(status)
                 self._pace.end()
-                self._said = (status.observed_generation, status.entries)
+                self._said = status
                 writes.labels("written").inc()
             except NotFoundError:
                 log.info("a slice was deleted while its status was being written")
@@ -159,11 +162,13 @@ class _SliceStatus:
         """The status to write, and the bytes that the object then takes."""
         self._pace.gathered(len(self.reports.dirty))
         entries, size = self.reports.compose(self._slice)
+        index_0 = self._slice.metadata.name.endswith(".0")
         status = SliceStatus(
             observed_generation=self.reports.observed,
             holder=self._identity.holder,
             address=self._identity.address,
             port=self._identity.port,
+            tls=self._identity.tls() if index_0 else TlsReport(),
             entries=entries,
         )
         return status, size

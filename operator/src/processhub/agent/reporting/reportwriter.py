@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from processhub.agent.metrics import Metrics
-from processhub.api.slice import RegistrySlice, SliceStatus
+from processhub.api.slice import RegistrySlice, SliceStatus, TlsReport
 from processhub.cluster.client import JSON_PATCH, Client
 from processhub.cluster.errors import ApiError, ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import SLICES
@@ -20,7 +20,7 @@ class WriterIdentity:
 
     ``renewals()`` is the number of renewals of that Lease. ``written(slice)`` receives each slice as it was stored.
     ``busy()`` is true while many children are about to change, whose changes should go into one write. ``members()`` is
-    the number of the hub's members that have slices.
+    the number of the hub's members that have slices. ``tls()`` is reported in slice 0.
     """
 
     client: Client
@@ -32,6 +32,7 @@ class WriterIdentity:
     written: Callable[[RegistrySlice], None]
     busy: Callable[[], bool]
     members: Callable[[], int]
+    tls: Callable[[], TlsReport] = TlsReport
 
 
 class ReportWriter:

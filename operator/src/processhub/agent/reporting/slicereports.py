@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import islice
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.report import awaits_pod, report_in, report_text, reporting_slices
-from processhub.agent.reporting.noise import FEW, is_noise
+from processhub.agent.children.report import awaits_pod, report_in, report_text
+from processhub.agent.reporting.noise import FEW
 from processhub.agent.reporting.statusfit import fit
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice, stored_bytes
+from processhub.registry.crashloops import only_restarts
 from processhub.registry.grammar import parse_report, same_incarnation, shorten_report
 
+_MANY = 8  # starts at once that are reported together
 _ENVELOPE = 2048  # bytes of an object beside its spec and its entries
 
 
@@ -30,19 +33,28 @@ class SliceReports:
         """Take the size of a changed spec."""
         self._spec_size = stored_bytes(item.spec)
 
-    def concerns(self, child: Child, name: str) -> bool:
-        """Whether the child is reported, or was reported, in the slice of this name."""
-        return child.id in self._entries or name in reporting_slices(child)
+    def has(self, child_id: str) -> bool:
+        """Whether the child has an entry."""
+        return child_id in self._entries
+
+    @property
+    def many_start(self) -> bool:
+        """Whether many of the children to report have begun to start, and have not come up yet.
+
+        One write then reports all of them, when most are up.
+        """
+        starting = (child for child in self.dirty.values() if child.status.state == State.STARTING)
+        return sum(1 for _ in islice(starting, _MANY)) == _MANY
 
     def is_noise(self, child: Child, name: str) -> bool:
-        """Whether the child only goes on in a crash loop of which some rounds are reported already."""
+        """Whether the child only continues a crash loop of which some rounds are reported already."""
         before = self._entries.get(child.id)
         if before is None or self._turns.get(child.id, 0) < FEW or child.given_up:
             return False
         after, reported = report_in(child, name), parse_report(shorten_report(before, 0))
         if after is None or (awaits_pod(child) and reported.state != State.STARTING):
             return False
-        return is_noise(reported, after)
+        return only_restarts(reported, after)
 
     def compose(self, item: RegistrySlice) -> tuple[dict[str, str], int]:
         """The entries to write into the slice's status, and the bytes that the object then takes."""

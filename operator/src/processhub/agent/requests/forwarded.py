@@ -49,7 +49,7 @@ class _Forwarded:
 
 
 class ForwardingSession:
-    """One connection of another member. ``check()`` checks its token, and raises Problem if it is not valid."""
+    """One connection of another member. ``check()`` raises Problem if its token, or plain HTTP, is not valid."""
 
     def __init__(self, line: Line, serve: Serve, check: Callable[[], Awaitable[None]]) -> None:
         self._line, self._serve, self._check = line, serve, check
@@ -135,17 +135,16 @@ class ForwardingSession:
             del self._requests[ask.number]
 
     async def _answer_to(self, ask: Ask, request: Request) -> ChildAnswer:
-        known = self._refused
+        if self._refused is not None:
+            return _no_answer(ask, self._refused)
         try:
-            if known is None:
-                answer = await self._serve(ask.child, ask.epoch, request)
-                return ChildAnswer(ask.number, answer.status, True, answer.content_type, 0, answer.body)
+            answer = await self._serve(ask.child, ask.epoch, request)
+            return ChildAnswer(ask.number, answer.status, True, answer.content_type, 0, answer.body)
         except Problem as problem:
-            known = problem
+            return _no_answer(ask, problem)
         except Exception as error:
             log.exception("a request to child %s failed in the agent", ask.child)
-            known = Problem(502, "outcome_unknown", f"an internal error of the member: {error}")
-        return ChildAnswer(ask.number, known.status, False, PROBLEM_TYPE, known.retry_after, problem_body(known))
+            return _no_answer(ask, Problem(502, "outcome_unknown", f"an internal error of the member: {error}"))
 
     async def _check_again(self) -> None:
         """Check the token once more: it may have been revoked."""
@@ -153,8 +152,9 @@ class ForwardingSession:
             await self._check()
             self._checked_at = self._loop.time()
         except Problem as problem:
-            if problem.status in (401, 403):
-                # The other member routes what it sends from here on again, on a new connection with its present token.
+            if problem.status in (401, 403, 426):
+                # The other member routes what it sends from here on again, on a new connection with its present token,
+                # and over TLS if that is required by now.
                 self._refused = Problem(503, "not_ready", problem.detail)
                 while self._requests:
                     await asyncio.wait([forwarded.task for forwarded in self._requests.values() if forwarded.task])
@@ -163,3 +163,7 @@ class ForwardingSession:
                 self._checked_at = self._loop.time()
         finally:
             self._checking = None
+
+
+def _no_answer(ask: Ask, problem: Problem) -> ChildAnswer:
+    return ChildAnswer(ask.number, problem.status, False, PROBLEM_TYPE, problem.retry_after, problem_body(problem))

@@ -25,8 +25,10 @@ from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request, Response, WithdrawnError
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.forwarded import ForwardingSession
+from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.routes import Routes
+from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Served:
     metrics: Metrics
     healthy: Callable[[], bool]
     ready: Callable[[], str]
+    tls: MemberTls
 
 
 class Server:
@@ -81,20 +84,20 @@ class Server:
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
         server = web.Server(self._answer, request_factory=_request, access_log=None, handler_cancellation=True)
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
+        self._ports = Ports(runner, served.tls, served.env.port)
 
     async def start(self) -> None:
         """Start to listen. Raises OSError if the pod's address is in use."""
-        await self._runner.setup()
-        port = self._env.port
-        await web.TCPSite(self._runner, self._env.pod_ip, port, reuse_address=True).start()
+        await self._ports.listen(self._env.pod_ip)
         if not self._env.pod_ip.startswith("127."):
             try:
-                await web.TCPSite(self._runner, _LOOPBACK, port, reuse_address=True).start()
+                await self._ports.listen(_LOOPBACK)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                log.warning("%s:%d is in use (host network?): listening on the pod's address only", _LOOPBACK, port)
+                taken = f"{_LOOPBACK}:{self._env.port}"
+                log.warning("%s is in use (host network?): listening on the pod's address only", taken)
 
     def leave(self) -> None:
         """Close each connection after its next answer, so that callers go to other members while this one ends."""
@@ -113,7 +116,7 @@ class Server:
     async def stop(self) -> None:
         """Close all connections."""
         await asyncio.gather(*(session.close() for session in self._sessions))
-        await self._runner.cleanup()
+        await self._ports.close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request."""
@@ -125,6 +128,7 @@ class Server:
     async def _authorized(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.rel_url.raw_path
         if path not in _OPEN:
+            self._ports.check_encrypted(request, self._env.hub)
             # The child's queue waits for the body of a request that a member has routed, so others may not send such
             # requests.
             members_only = path.startswith(_HANDOVERS) or path == PATH or EPOCH_HEADER in request.headers
@@ -245,6 +249,7 @@ class Server:
         authorization = request.headers.get("Authorization")
 
         async def check() -> None:
+            self._ports.check_encrypted(request, self._env.hub)
             await self._access.check(authorization, members_only=True)
 
         session = ForwardingSession(Line(socket), self._serve_on_connection, check)

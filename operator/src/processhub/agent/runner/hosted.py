@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import contextvars
+import functools
 import importlib
 import inspect
 import json
 import sys
 import traceback
+import weakref
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
@@ -26,8 +27,11 @@ _ASYNC_METHODS = (
     "init", "handle_call", "handle_cast", "handle_info", "redundancy_signal", "prepare_handover", "accept_handover",
     "can_migrate", "terminate",
 )  # fmt: skip
+_STOPPED = ("Exited", "stopped", "")  # the end of an actor that was not a failure: reason, text and message
 _CLEANUP_SECONDS = 1.0  # time for the actor's own tasks to end after they were cancelled
 _MARGIN = 0.25  # share of the grace that is kept for the clean-up after a cancelled handler
+# Whether it can be seen that nothing holds a loop, and whether a task can be created in the context of an earlier one.
+_CAN_SLEEP = sys.implementation.name == "cpython" and sys.version_info >= (3, 11)
 
 
 class TargetError(Exception):
@@ -51,116 +55,171 @@ def load(target: str) -> type[Actor]:
         found = getattr(found, part)
     if not (isinstance(found, type) and issubclass(found, Actor)):
         raise TargetError(f"{target} is not a class derived from processhub.Actor")
-    for method in _ASYNC_METHODS:
-        if not inspect.iscoroutinefunction(getattr(found, method)):
-            raise TargetError(f"{target}.{method} must be 'async def {method}(…)'")
+    if (method := _not_async(found)) is not None:  # type: ignore[arg-type]  # a class is hashable
+        raise TargetError(f"{target}.{method} must be 'async def {method}(…)'")
     return found
 
 
-class Hosted:
-    """Runs the actor of one start order. ``send(event)`` sends to the agent; ``over(key)`` is called at its end."""
+@functools.lru_cache(maxsize=64)  # asked at each start, and a tenth of its time otherwise
+def _not_async(kind: type) -> str | None:
+    """The first method of the class that should be ``async def`` and is not, or None."""
+    return next((name for name in _ASYNC_METHODS if not inspect.iscoroutinefunction(getattr(kind, name))), None)
 
-    def __init__(
-        self,
-        order: Message,
-        hub: HubHandle,
-        scheduler: Scheduler,
-        send: Callable[[Message], None],
-        over: Callable[[str], None],
-    ) -> None:
+
+class ActorHost(Protocol):
+    """The process that hosts the actors. Its methods may be called from any thread."""
+
+    hub: HubHandle
+
+    def send(self, message: Message) -> None:
+        """Send an event to the agent."""
+
+    def came_up(self, key: str) -> None:
+        """Report soon that the actor is up."""
+
+    def over(self, key: str) -> None:
+        """Forget the actor: nothing of it will run any more."""
+
+
+class Hosted(Strand):
+    """Runs the actor of one start order, from the first ``wake`` on, and sends its events to the agent.
+
+    An event loop costs more than all else that an actor needs at first. So an actor *sleeps* once it is up, if its
+    ``init`` has left nothing on the loop: no task, timer or descriptor, nor any other reference to it. The loop then
+    goes to the next actor that starts, and the actor gets one again with its first message. Its context stays its own.
+    """
+
+    __slots__ = (
+        "_actor", "_arrived", "_child", "_cleaning", "_context", "_end", "_host", "_mailbox", "_order", "_requests",
+        "_stop", "_stop_seen", "_task", "key",
+    )  # fmt: skip
+
+    def __init__(self, order: Message, host: ActorHost, scheduler: Scheduler) -> None:
+        super().__init__(scheduler)
         self.key: str = order["key"]
-        self._order, self._send, self._over = order, send, over
+        self._order, self._host = order, host
         self._child = (str(order["id"]), int(order["epoch"]))
-        self.requests = OutgoingRequests(self.key, self._child[0], send)
-        self._hub = HubHandle(hub.name, hub.namespace, hub.member, self.requests.ask)
-        self._mailbox: deque[Message] = deque()
+        self._requests: OutgoingRequests | None = None
+        self._mailbox: deque[Message] | tuple[()] = ()  # most actors get no message for long
+        self._actor: Actor | None = None  # set once it is up
         self._arrived: asyncio.Event | None = None
+        self._context: contextvars.Context | None = None  # of the actor's code, over all of its tasks
         self._task: asyncio.Task[None] | None = None
         self._stop: tuple[float, str] | None = None  # grace and reason; set by other threads
-        self._cleaning = self._crash_reported = False
-        self._end: Message = {"ev": "ended", "key": self.key, "reason": "Exited", "text": "stopped", "message": ""}
-        self._strand = Strand(scheduler, self._begin, self._failed, self._finished)
-        self._strand.wake()
+        self._stop_seen = self._cleaning = False
+        self._end = _STOPPED
 
     # Called on the thread that takes the agent's messages.
 
     def deliver(self, message: Message) -> None:
         """Queue a message behind the waiting ones."""
+        if isinstance(self._mailbox, tuple):
+            self._mailbox = deque()
         self._mailbox.append(message)
-        self._poke(self._arrival)
+        self.wake()
 
     def stop(self, grace: float, reason: str) -> None:
         """End the actor after the message that it handles; after ``grace`` seconds its handler is cancelled."""
-        self._stop = (grace, reason)
-        self._poke(self._stop_requested)
+        self._stop, self._stop_seen = (grace, reason), False
+        self.wake()
 
-    def _poke(self, callback: Callable[[], None]) -> None:
-        """Have the actor's loop look at the mailbox. A loop that does not exist yet looks there when it begins."""
-        loop = self._strand.loop
-        if loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the end has been reported already
-                loop.call_soon_threadsafe(callback)
+    def answered(self, message: Message) -> None:
+        """Take the answer to a request of the actor."""
+        if self._requests is not None:
+            self._requests.answered(message)
 
     # Called on pool threads, one at a time.
 
-    def _begin(self, loop: ActorLoop) -> None:
-        token = CURRENT.set(self._child)
-        try:
-            kind = load(self._order["target"])
-        except TargetError as error:
-            self._ended("ImportError", "not started", str(error))
-            self._strand.end()
-            return
-        finally:
-            CURRENT.reset(token)
+    def begin(self, loop: ActorLoop) -> None:
+        """Start the actor, or go on with it, on a loop that it did not have before."""
+        kind: type[Actor] | None = None
+        if self._actor is None:
+            token = CURRENT.set(self._child)
+            try:
+                kind = load(self._order["target"])
+            except TargetError as error:
+                self._ended("ImportError", "not started", str(error))
+                self.end()
+                return
+            finally:
+                CURRENT.reset(token)
+            self._context = contextvars.copy_context()
         loop.unawaited = self._background_failed
-        self._task = loop.create_task(self._live(kind))
-        self._task.add_done_callback(lambda _: self._strand.end())
-        if self._stop is not None:
-            loop.call_soon(self._stop_requested)
+        self._task = self._new_task(loop, kind)
+        self._task.add_done_callback(self._task_over)
+        self.attend()
 
-    def _arrival(self) -> None:
-        if self._arrived is not None:
+    def _new_task(self, loop: ActorLoop, kind: type[Actor] | None) -> asyncio.Task[None]:
+        """The task of the actor's own code. It is not among the tasks of the loop, which are those that it starts."""
+        if sys.version_info >= (3, 11):  # noqa: UP036 an image's own Python may be older than the agent's
+            return asyncio.Task(self._live(kind), loop=loop, context=self._context)
+        return asyncio.Task(self._live(kind), loop=loop)
+
+    def _task_over(self, _: asyncio.Task[None]) -> None:
+        if not self.sleeps:
+            self.end()
+
+    def attend(self) -> None:
+        """Look at what other threads have left: messages, and the order to stop."""
+        if self._mailbox and self._arrived is not None:
             self._arrived.set()
+        if self._stop is not None and not self._stop_seen:
+            self._stop_requested()
 
     def _stop_requested(self) -> None:
-        self._arrival()
+        self._stop_seen = True
+        if self._arrived is not None:
+            self._arrived.set()
         assert self._stop is not None
-        grace = self._stop[0]
+        loop, grace = self.loop, self._stop[0]
         if grace <= 0:
             self._cancel()
-        else:
-            asyncio.get_running_loop().call_later(grace * (1 - _MARGIN), self._cancel)
+        elif loop is not None:
+            loop.call_later(grace * (1 - _MARGIN), self._cancel)
 
     def _cancel(self) -> None:
         # The clean-up is never cancelled: its end proves that nothing of the actor runs any more.
         if self._task is not None and not self._cleaning:
             self._task.cancel()
 
-    async def _live(self, kind: type[Actor]) -> None:
-        CURRENT.set(self._child)
-        self._arrived = asyncio.Event()
+    async def _live(self, kind: type[Actor] | None) -> None:
+        """Run the actor; ``kind`` is its class if it has not come up yet."""
         try:
-            if self._stop is not None:
+            if kind is not None and not await self._come_up(kind):
                 return
-            actor = self._make(kind)
-            await actor.init(self._order["args"])
-            if (text := self._inherited()) is not None:
-                await actor.accept_handover(json.loads(text))
-            if self._order.get("signal"):
-                await actor.redundancy_signal(actor.role)
-            self._send({"ev": "running", "key": self.key})
+            actor = self._actor
+            assert actor is not None
             await self._serve(actor)
             if self._stop is not None:
                 await actor.terminate(self._stop[1])
         except asyncio.CancelledError as error:
-            if self._stop is None and not self._crash_reported:
+            if self._stop is None and self._end is _STOPPED:
                 self._crashed(error)
         except BaseException as error:  # noqa: BLE001 SystemExit too is a crash of this actor, and must not end the others
             self._crashed(error)
         finally:
-            self._cleaning = True
-            await self._clean_up()
+            if not self.sleeps:
+                self._cleaning = True
+                await self._clean_up()
+
+    async def _come_up(self, kind: type[Actor]) -> bool:
+        """Initialise the actor; returns whether there is more to do for it now."""
+        CURRENT.set(self._child)
+        if self._stop is not None:
+            return False
+        loop, order = asyncio.get_running_loop(), self._order
+        before = _holders(loop)
+        actor = self._make(kind)
+        await actor.init(order["args"])
+        if (text := self._inherited()) is not None:
+            await actor.accept_handover(json.loads(text))
+        if order.get("signal"):
+            await actor.redundancy_signal(actor.role)
+        self._actor, self._order = actor, {}
+        self._host.came_up(self.key)
+        if _CAN_SLEEP and _holders(loop) == before and not self._mailbox and self._stop is None:
+            self.sleeps = _is_plain(loop)
+        return not self.sleeps
 
     def _inherited(self) -> str | None:
         """The JSON text of the state that the actor starts with, or None."""
@@ -172,19 +231,34 @@ class Hosted:
     def _make(self, kind: type[Actor]) -> Actor:
         actor = kind.__new__(kind)
         actor.id, actor.epoch = self._child
-        actor.member, actor.role, actor.hub = self._hub.member, self._order["role"], self._hub
+        hub = self._host.hub
+        actor.member, actor.role = hub.member, self._order["role"]
+        actor.hub = HubHandle(hub.name, hub.namespace, hub.member, self._ask)
         actor._crash = self._background_failed
         actor.__init__()  # type: ignore[misc]  # called after the fields are set, so that it can use them
         return actor
 
+    def _send(self, message: Message) -> None:
+        self._host.send(message)
+
+    async def _ask(self, operation: str, child_id: str, value: Any, to: str) -> Any:
+        return await self._outgoing().ask(operation, child_id, value, to)
+
+    def _outgoing(self) -> OutgoingRequests:
+        """The actor's requests to other children: most actors never have one."""
+        if self._requests is None:
+            self._requests = OutgoingRequests(self.key, self._child[0], self._host.send)
+        return self._requests
+
     async def _serve(self, actor: Actor) -> None:
-        assert self._arrived is not None
+        arrived = self._arrived = asyncio.Event()
         while self._stop is None:
-            if not self._mailbox:
-                self._arrived.clear()
-                await self._arrived.wait()
+            mailbox = self._mailbox
+            if not mailbox:
+                arrived.clear()
+                await arrived.wait()
                 continue
-            message = self._mailbox.popleft()
+            message = mailbox.popleft()
             operation = message["op"]
             if operation in ("call", "cast"):
                 await self._handle(actor, operation, message)
@@ -208,7 +282,8 @@ class Hosted:
             self._send({**answer, "bad": f"the request can't be decoded: {error}"})
             return
         actor.idempotency_key = message.get("idempotency", "")
-        self.requests.handling = asyncio.current_task()
+        requests = self._outgoing()
+        requests.handling = asyncio.current_task()
         try:
             value = None
             if operation == "call":
@@ -216,7 +291,7 @@ class Hosted:
             else:
                 await actor.handle_cast(request)
         finally:
-            self.requests.handling = None
+            requests.handling = None
         try:
             answer["payload"] = json_text(value, default=str).encode()
         except NotJsonError as error:
@@ -268,30 +343,41 @@ class Hosted:
         await loop.shutdown_default_executor()
 
     def _crashed(self, error: BaseException) -> None:
-        self._crash_reported = True
         _print_trace(error)
         text = f"{type(error).__name__}: {error}".rstrip(": ")
         self._ended("Exited", text[:300], "")
 
     def _ended(self, reason: str, text: str, message: str) -> None:
-        self._end.update(reason=reason, text=text, message=message)
+        self._end = (reason, text, message)
 
-    def _failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> None:
         """Treat an error that left the loop, such as SystemExit in a task, as a crash, and clean up."""
         self._background_failed(error)
 
     def _background_failed(self, error: BaseException) -> None:
         """Treat the failure of a task that nobody awaits as a crash, and clean up."""
-        if not self._cleaning and not self._crash_reported:
+        if not self._cleaning and self._end is _STOPPED:
             self._crashed(error)
             self._cancel()
 
-    def _finished(self) -> None:
+    def finished(self) -> None:
+        """Report the end: nothing of the actor will run any more."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, ChildLines):
                 stream.forget(self._child)
-        self._over(self.key)
-        self._send(self._end)
+        self._host.over(self.key)
+        reason, text, message = self._end
+        self._send({"ev": "ended", "key": self.key, "reason": reason, "text": text, "message": message})
+
+
+def _holders(loop: asyncio.AbstractEventLoop) -> tuple[int, int]:
+    """The numbers of references and of weak references to the loop."""
+    return (sys.getrefcount(loop), weakref.getweakrefcount(loop)) if _CAN_SLEEP else (0, 0)
+
+
+def _is_plain(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether the loop is as it was made. Some of its settings hold no reference to it."""
+    return loop.get_exception_handler() is None and loop.get_task_factory() is None and not loop.get_debug()
 
 
 def _write(path: str, text: str) -> None:

@@ -18,7 +18,6 @@ _LONG_SECONDS = 0.0005  # strands that usually run longer than this keep others 
 # A single strand may have been long because the machine was busy: the weight of each, and the most that it counts.
 _WEIGHT, _COUNTED_SECONDS = 0.1, 0.01
 _WATCH_SECONDS = 1.0  # how long a leader that had work is watched
-_SETTLE_SECONDS = 0.002  # how long what a strand has to report may wait for that of others
 
 
 class Leader:
@@ -105,7 +104,7 @@ class Leader:
                 now = self._busy_since = self._busy_at = time.monotonic()
                 if now > self._watched_until - scheduler.STALL_SECONDS:
                     self._scheduler.call_waiter()
-            if now - settled > _SETTLE_SECONDS:
+            if now - settled > scheduler.SETTLE_SECONDS:
                 self._settle()
                 settled = now
             goes_on = strand.run()

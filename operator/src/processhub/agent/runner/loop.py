@@ -87,7 +87,7 @@ class ActorLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self, on_wake: Callable[[], None]) -> None:
-        self._on_wake = on_wake
+        self.on_wake = on_wake
         self.unawaited: Callable[[BaseException], None] | None = None
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self.parking = ParkingSelector()
@@ -119,7 +119,7 @@ class ActorLoop(asyncio.SelectorEventLoop):
         pass
 
     def _write_to_self(self) -> None:
-        self._on_wake()
+        self.on_wake()
 
 
 def _is_unawaited(task: asyncio.Task[Any]) -> bool:

@@ -4,8 +4,8 @@ Agent and runner exchange these messages (frames.py). The JSON of a user is the 
 
 - from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
   ``asked`` (the answer to ``ask``)
-- to the agent: ``ready``, ``running``, ``answer`` (to a call or cast), ``ask`` (a request to another child),
-  ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``ended``
+- to the agent: ``ready``, ``running`` (of one or more actors), ``answer`` (to a call or cast), ``ask`` (a request to
+  another child), ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``ended``
 
 ``ended`` means that nothing of the actor will run any more.
 """
@@ -43,16 +43,17 @@ class Runner:
         self._sock = sock
         self._sending = threading.Lock()
         self._out: list[bytes] = []  # frames to be sent
+        self._unreported: list[str] = []  # the actors that came up and were not reported yet
         self._leader: Leader | None = None
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(self._report_up)
         self._hosted: dict[str, Hosted] = {}
-        self._hub = HubHandle("", "", "")
+        self.hub = HubHandle("", "", "")
         self._ending = False
 
     def run(self) -> NoReturn:
         """Serve until the agent closes its socket; that ends the process. SIGTERM ends all actors in order first."""
         inbox = Inbox(self._sock)
-        # A signal is queued among the orders, because its handler may run amid one of them or while a lock is held.
+        # A signal is queued among the orders, because its handler may run in the middle of one or while a lock is held.
         signalled, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGTERM, lambda *_: os.write(wake, b"\0"))
         # A process that an actor forks is not the runner: the signal ends it, as it ends any process.
@@ -60,7 +61,7 @@ class Runner:
         poll = select.poll()
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
-        self._send({"ev": "ready"})
+        self.send({"ev": "ready"})
 
         def gather() -> None:
             try:
@@ -90,10 +91,11 @@ class Runner:
     def _dispatch(self, message: Message) -> None:
         operation = message["op"]
         if operation == "hub":
-            self._hub = HubHandle(message["name"], message["namespace"], message["member"])
+            self.hub = HubHandle(message["name"], message["namespace"], message["member"])
         elif operation == "start":
-            hosted = Hosted(message, self._hub, self._scheduler, self._send, self._over)
+            hosted = Hosted(message, self, self._scheduler)
             self._hosted[hosted.key] = hosted
+            hosted.wake()
             if self._ending:
                 # It came late; the ends of all actors are reported by the end of the process.
                 hosted.stop(_TERM_GRACE, "shutdown")
@@ -104,27 +106,52 @@ class Runner:
             if operation == "stop":
                 found.stop(message["grace"], message.get("reason", "stop"))
             elif operation == "asked":
-                found.requests.answered(message)
+                found.answered(message)
             else:
                 found.deliver(message)
 
-    def _over(self, key: str) -> None:
+    # For actors (ActorHost).
+
+    def over(self, key: str) -> None:
+        """Forget an actor that has ended."""
         self._hosted.pop(key, None)
 
-    def _send(self, message: Message) -> None:
+    def came_up(self, key: str) -> None:
+        """Report that an actor is up, soon and together with others: many start at once."""
+        self._unreported.append(key)
+
+    def send(self, message: Message) -> None:
+        """Send an event to the agent, after those of all actors that came up before."""
         if message["ev"] == "ended" and self._ending:
             # After a signal, the end of the process reports the ends of its actors, and the cause.
             self._end_if_empty()
             return
         payload = message.pop("payload", None)
         with self._sending:
+            self._put_up()
             self._out.append(frame(_encode(message).encode(), payload))
-        # The leader sends what all the strands have to report that it runs.
+        self._settle()
+
+    def _settle(self) -> None:
+        """Send what is to be sent. The leader does that for all the strands that it runs."""
         if self._leader is None or not self._leader.is_current:
+            self._flush()
+
+    def _put_up(self) -> None:
+        """Queue the message about the actors that came up. The lock must be held."""
+        if count := len(self._unreported):
+            keys = self._unreported[:count]
+            del self._unreported[:count]  # threads may have added more meanwhile
+            self._out.append(frame(_encode({"ev": "running", "keys": keys}).encode()))
+
+    def _report_up(self) -> None:
+        """Report the actors that came up on a thread that does not lead."""
+        if self._unreported:
             self._flush()
 
     def _flush(self) -> None:
         with self._sending:
+            self._put_up()
             if not self._out:
                 return
             data = memoryview(b"".join(self._out))

@@ -9,6 +9,8 @@ The states of a strand, which is one actor's loop, are:
                        ▲                             │ woken while it runs
                        └──────────── again ◄─────────┘
 
+The loop of a strand that sleeps is given to the next one that starts (hosted.py): it is parked without a loop.
+
 If nothing was taken from the queue for some milliseconds, the threads of the pool are blocked in actors' code. The pool
 then grows, so that other actors need not wait for the blocked ones.
 
@@ -33,31 +35,44 @@ from processhub.agent.runner.loop import ActorLoop, Parked
 _BASE_THREADS = 4
 STALL_SECONDS = 0.005
 _IDLE_SECONDS = 10.0
+SETTLE_SECONDS = 0.002  # how long what a strand has to report may wait for that of others
+_SPARE_LOOPS = 8  # as a few threads run all strands, hardly more are needed at a time
 
 _PARKED, _QUEUED, _RUNNING, _AGAIN, _DONE = range(5)
 
 
 class Strand:
-    """One actor's loop as the scheduler runs it. The callbacks run on pool threads, one at a time.
+    """One actor's loop as the scheduler runs it. A subclass defines the methods that are called on pool threads.
 
-    ``begin(loop)`` is called first, before the loop runs. ``failed(error)`` is called when an error left the loop,
-    which then runs on. ``finished()`` is called once the loop is closed and never runs again.
+    They are called one at a time. If ``sleeps`` is set during a run, the strand is without a loop after it. With the
+    next ``wake`` it gets another one, and ``begin`` is called again.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        begin: Callable[[ActorLoop], None],
-        failed: Callable[[BaseException], None],
-        finished: Callable[[], None],
-    ) -> None:
-        self._scheduler, self._begin, self._failed, self._finished = scheduler, begin, failed, finished
+    __slots__ = ("_scheduler", "ending", "loop", "sleeps", "state", "timer_at", "wake_at", "watching")
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self.loop: ActorLoop | None = None
         self.state = _PARKED
         self.wake_at: float | None = None  # when the loop needs to run again
         self.timer_at: float | None = None  # the time of the strand's earliest entry among the timers
         self.watching: int | None = None
-        self.ending = False
+        self.ending = self.sleeps = False
+
+    def begin(self, loop: ActorLoop) -> None:
+        """Prepare a loop that the strand did not have before. It has not run yet."""
+        raise NotImplementedError
+
+    def attend(self) -> None:
+        """Look at what other threads have left for the strand. This is called before each further run of the loop."""
+
+    def failed(self, error: BaseException) -> None:
+        """Take an error that left the loop, which then runs on."""
+        raise NotImplementedError
+
+    def finished(self) -> None:
+        """Take note of the end: the loop is closed and never runs again."""
+        raise NotImplementedError
 
     def wake(self) -> None:
         """Queue the strand to run soon. May be called from any thread."""
@@ -73,22 +88,28 @@ class Strand:
         """Run the loop until it has nothing to do; returns False if it is closed."""
         try:
             if self.loop is None:
-                self.loop = ActorLoop(self.wake)
-                self._begin(self.loop)
+                self.loop = self._scheduler.borrow(self.wake)
+                self.begin(self.loop)
+            else:
+                self.attend()
             if not self.ending:
                 self.loop.run_forever()
         except Parked:
             pass
         except BaseException as error:  # noqa: BLE001 any error ends this actor and no other
-            self._failed(error)
+            self.failed(error)
             self.wake()  # run again, for the clean-up
         if not self.ending:
+            if self.sleeps and self.loop is not None:
+                self.sleeps = False
+                self._scheduler.give_back(self.loop)
+                self.loop = None
             return True
         if self.loop is not None:
             self._scheduler.unwatch(self)  # before the number of its descriptor can be used for another file
             with contextlib.suppress(Exception):  # a loop that can't be closed is not run again either
                 self.loop.close()
-        self._finished()
+        self.finished()
         return False
 
 
@@ -102,21 +123,47 @@ class Leading(Protocol):
         """Replace a thread that is blocked; returns when to look again, or None."""
 
 
-class Scheduler:
-    """The queue, the threads of the pool, and the one thread that waits for all parked loops."""
+class _Bell:
+    """Wakes the thread that polls ``fd``, once until that thread has set ``rung`` back."""
 
     def __init__(self) -> None:
+        self.fd, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.rung = False
+
+    def ring(self) -> None:
+        """Make ``fd`` readable."""
+        if not self.rung:
+            self.rung = True
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._ring, b"\0")
+
+    def hear(self) -> None:
+        """Read what made ``fd`` readable."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 64)
+
+
+class Scheduler:
+    """The queue, the threads of the pool, and the one thread that waits for all parked loops.
+
+    ``settle()`` sends what strands have to report that can wait for that of others. A thread of the pool calls it
+    before it runs the last strand of the queue, when it has found none, and in between when that takes long: what a
+    strand does may take for ever. It may be called by several threads at once.
+    """
+
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        self._settle = settle
         self.lock = threading.RLock()
         self._queued = threading.Condition(self.lock)
+        self._spare_loops: list[ActorLoop] = []
         self._ready: deque[Strand] = deque()
         self._idle = self._threads = self._taken = 0
         self._timers: list[tuple[float, int, Strand]] = []
         self._order = itertools.count()
         self._epoll = select.epoll()
         self._watched: dict[int, Strand] = {}
-        self._bell, self._ring = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._epoll.register(self._bell, select.EPOLLIN)
-        self._rung = False
+        self._bell = _Bell()
+        self._epoll.register(self._bell.fd, select.EPOLLIN)
         self.leader: Leading | None = None
         for _ in range(_BASE_THREADS):
             self._grow()
@@ -136,16 +183,29 @@ class Scheduler:
             elif strand.state == _RUNNING:
                 strand.state = _AGAIN
 
+    def borrow(self, on_wake: Callable[[], None]) -> ActorLoop:
+        """A loop that no strand has."""
+        try:
+            loop = self._spare_loops.pop()
+        except IndexError:
+            return ActorLoop(on_wake)
+        loop.on_wake = on_wake
+        return loop
+
+    def give_back(self, loop: ActorLoop) -> None:
+        """Take back a loop on which nothing is left."""
+        if len(self._spare_loops) < _SPARE_LOOPS:
+            self._spare_loops.append(loop)
+        else:
+            loop.close()
+
     def share(self) -> None:
         """Have the threads of the pool run what is queued. The lock must be held."""
         self._queued.notify(len(self._ready))
 
     def call_waiter(self) -> None:
         """Have the thread that waits for all look at what has changed. The lock must be held."""
-        if not self._rung:
-            self._rung = True
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._ring, b"\0")
+        self._bell.ring()
 
     def _grow(self) -> None:
         try:
@@ -155,7 +215,10 @@ class Scheduler:
             pass  # the container's limit of threads is reached: the actors in the queue wait
 
     def _work(self) -> None:
+        settled = 0.0
         while True:
+            if not self._ready:
+                self._settle()
             with self.lock:
                 while (strand := self.take()) is None:
                     self._idle += 1
@@ -164,6 +227,10 @@ class Scheduler:
                     if not notified and not self._ready and self._threads > _BASE_THREADS:
                         self._threads -= 1
                         return
+                last = not self._ready
+            if last or time.monotonic() - settled > SETTLE_SECONDS:
+                self._settle()
+                settled = time.monotonic()
             goes_on = strand.run()
             with self.lock:
                 self.after_run(strand, goes_on)
@@ -190,9 +257,10 @@ class Scheduler:
 
     def _park(self, strand: Strand) -> None:
         """Record what a parked loop waits for. The lock must be held."""
-        assert strand.loop is not None
-        parking = strand.loop.parking
         strand.wake_at = None
+        if strand.loop is None:
+            return
+        parking = strand.loop.parking
         if parking.timeout is not None:
             strand.wake_at = time.monotonic() + parking.timeout
             if strand.timer_at is None or strand.wake_at < strand.timer_at:
@@ -257,11 +325,10 @@ class Scheduler:
                     timeout = stalled if timeout is None else min(timeout, stalled)
                 else:
                     taken = -1
-                self._rung = False
+                self._bell.rung = False
             for fd, _ in self._epoll.poll(timeout):
-                if fd == self._bell:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._bell, 64)
+                if fd == self._bell.fd:
+                    self._bell.hear()
                 else:
                     with self.lock:
                         found = self._watched.get(fd)

@@ -58,7 +58,7 @@ class CallRights:
     ) -> None:
         self._client, self._namespaces, self._wanted, self._used = client, namespaces, wanted, used
         self._kept: frozenset[Account] | None = None
-        self._kept_at = 0.0
+        self._due = 0.0  # When it is to be checked again, though nothing has changed.
         self._version = ""  # The resourceVersion that this operator knows.
         self._absent = False  # Whether it was reported that binding and ClusterRole are not there.
         self._changed = False  # Whether another writer changed it since it was checked.
@@ -90,9 +90,9 @@ class CallRights:
         """Bring the binding up to date; returns the seconds until it is to be checked again."""
         now = asyncio.get_running_loop().time()
         wanted = self._wanted()
-        if wanted == self._kept and now < self._kept_at + _RECHECK_SECONDS:
+        if wanted == self._kept and now < self._due:
             if not self._changed:
-                return self._kept_at + _RECHECK_SECONDS - now
+                return self._due - now
             if not self._looks.take(now):
                 return self._looks.wait(now)
         self._changed = False
@@ -101,14 +101,11 @@ class CallRights:
         except BaseException:
             self._changed = True
             raise
-        if again:
-            self._changed, self._kept = True, None
-            return again
-        self._kept, self._kept_at = wanted, now
-        return _RECHECK_SECONDS
+        self._kept, self._due = wanted, now + again
+        return again
 
     async def _keep(self, wanted: frozenset[Account]) -> float:
-        """Write these accounts; returns 0, or the seconds until it is to be tried again. Raises ApiError."""
+        """Write these accounts; returns the seconds until the binding is to be checked again. Raises ApiError."""
         for _ in range(_TRIES):
             try:
                 binding = await self._client.get(_BINDINGS, None, BINDING)
@@ -121,13 +118,13 @@ class CallRights:
             present: list[Subject] = binding.get("subjects") or []
             subjects = self._subjects(present, wanted)
             if subjects == present:
-                return 0.0
+                return _RECHECK_SECONDS
             try:
                 stored = await self._client.replace(_BINDINGS, None, BINDING, {**binding, "subjects": subjects})
             except ConflictError:
                 continue  # Another operator wrote subjects of its namespaces.
             self._version = stored["metadata"]["resourceVersion"]
-            return 0.0
+            return _RECHECK_SECONDS
         return _AGAIN_SECONDS
 
     async def _make(self) -> bool:

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 async def make_leases(round: Round, members: Mapping[str, Member]) -> None:
     """Create a Lease for each member that is wanted, before its pod may need it.
 
-    A Lease that somebody deleted is created as it was, because its holder runs on and renews it. A Lease without its
-    labels gets them back.
+    A deleted Lease is created as it was, because its holder keeps running and renews it. A Lease without its labels
+    gets them back.
     """
     for member in members.values():
         name = lease_name(round.hub.metadata.name, member.name)

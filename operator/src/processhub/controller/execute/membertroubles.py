@@ -28,7 +28,7 @@ _LOOKED_AT = 5  # Members of a hub whose Events are read. The others mostly have
 _PATIENCE_SECONDS = 2.0  # A member that is not ready for a shorter time just starts.
 _FIRST_SECONDS, _LONGEST_SECONDS = 5.0, 60.0  # Between two looks at the same Events; doubled each time.
 _SLOW_SECONDS = 1.0  # For all looks of one round.
-_CRASHING = timedelta(minutes=10)  # After so long without a crash the kubelet's back-off begins anew.
+_CRASHING = timedelta(minutes=10)  # After so long without a crash the kubelet's back-off starts again.
 _COMBINED = "(combined from similar events): "
 _EVENTS = untyped("v1", "events")
 _REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"

@@ -36,12 +36,15 @@ _TEMPLATE = "members can't be made as spec.members says"
 
 
 async def keep_members(
-    round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int
+    round: Round, settings: OperatorSettings, memory: ExecuteMemory, replicas: int, authorities: str = ""
 ) -> Refusal | None:
-    """Apply the owned objects where they differ; returns why they can't follow spec.members, or None."""
+    """Apply the owned objects where they differ; returns why they can't follow spec.members, or None.
+
+    ``authorities``: the certificates by which members are verified, "" without TLS.
+    """
     memory.former_accounts = await _former_accounts(round, memory.former_accounts)
     owned = OwnedObjects(round, memory.owned)
-    manifests = supporting_objects(round.hub, settings, memory.former_accounts)
+    manifests = supporting_objects(round.hub, settings, memory.former_accounts, authorities)
     template = await _template(round, settings, memory.template, owned, replicas)
     if template is not None:
         manifests.append(workload(round.hub, template, replicas))
@@ -100,7 +103,7 @@ async def _template(
 ) -> dict[str, Any] | None:
     """The members' pod template: the last one that passed a dry run, which is made once a generation of the Hub.
 
-    None if none has passed since this leader began. The existing members run on.
+    None if none has passed since this leader began. The existing members keep running.
     """
     hub = round.hub
 

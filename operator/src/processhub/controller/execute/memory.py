@@ -45,6 +45,7 @@ class ExecuteMemory:
         # By id and member: the epoch, the time of the next try, and why the Pod was refused.
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
         self.looked_for_pods = False  # Whether this leader has read the Pods that the slices ask for.
+        self.tls_required = False  # Whether members refuse requests without TLS.
         self.marks_due = 0.0  # Marks of slices and Leases are not put back again before this.
         self._slice_buckets: dict[str, TokenBucket] = {}
 

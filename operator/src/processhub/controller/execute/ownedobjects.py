@@ -26,6 +26,7 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.errors import BeingDeletedError, NameConflictError
 from processhub.controller.execute.earlierhubs import WORKLOADS, check_absent, delete, earlier_uid, take_over
 from processhub.controller.objects.access import access
+from processhub.controller.objects.authorities import authorities_map
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import network_policy, services
 from processhub.controller.rounds.round import Round
@@ -35,7 +36,7 @@ from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, ma
 MANAGER = "processhub-operator"
 _REAPPLY_SECONDS = 300.0  # Until an object is applied again without any change of it.
 _REPAIR_BURST = 10.0  # So many times an object is put back at once.
-_REPAIR_SECONDS = 30.0  # Between two repairs, if somebody goes on changing the object.
+_REPAIR_SECONDS = 30.0  # Between two repairs, if somebody keeps changing the object.
 _CONFLICT_SECONDS = 0.2  # Until an object is checked again that changed while it was applied.
 _TAKEN_SECONDS = 1.0  # Until it is checked again whether a name is free.
 _UNSEEN_SECONDS = 30.0  # Until it is checked again whether an object exists that nothing is known of yet.
@@ -48,11 +49,17 @@ log = logging.getLogger(__name__)
 Refused = ApiError | NameConflictError
 
 
-def supporting_objects(hub: Hub, settings: OperatorSettings, former_accounts: Iterable[str] = ()) -> list[Manifest]:
-    """All owned objects but the workload, in the order of their creation. The workload comes last."""
+def supporting_objects(
+    hub: Hub, settings: OperatorSettings, former_accounts: Iterable[str] = (), authorities: str = ""
+) -> list[Manifest]:
+    """All owned objects but the workload, in the order of their creation. The workload comes last.
+
+    ``authorities``: the certificates by which the hub's members are verified, "" without TLS.
+    """
     network = settings.member_network
     policies = [] if network is None else [network_policy(hub, network)]
-    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub), *policies]
+    trust = [authorities_map(hub, authorities)] if authorities else []
+    return [*access(hub, former_accounts), *services(hub), disruption_budget(hub), *policies, *trust]
 
 
 def fingerprint(manifest: Manifest) -> str:

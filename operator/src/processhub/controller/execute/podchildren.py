@@ -173,7 +173,7 @@ class PodChildren:
                 self._blocked[item.place.child_id] = pod_there(item.place.child_id, name_and_node(rival))
         if len(missing) > _A_ROUND:
             self._round.again_in(0.0)
-        # All of them are awaited: none may go on beside the next round.
+        # All of them are awaited: none may continue beside the next round.
         await gather_all(
             *(
                 self._take(pod, "deleted", owner, partial(delete_pod, self._client, pod, self._limit))
@@ -239,7 +239,7 @@ class PodChildren:
         workload = decode_workload(item.workload)
         assert isinstance(workload, PodWorkload)
         try:
-            manifest = child_pod(self._hub, owner, place, workload)
+            manifest = child_pod(self._hub, owner, place, workload, tls=self._memory.tls_required)
         except (AttributeError, TypeError) as error:  # The schema allows any object as a template.
             self._refuse(item, now, Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
             return

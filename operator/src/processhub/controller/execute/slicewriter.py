@@ -9,13 +9,13 @@ rules 5 to 7).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import Role
-from processhub.api.slice import Activation, RegistrySlice, SliceSpec
+from processhub.api.slice import Activation, RegistrySlice, SliceSpec, SliceTls
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import (
     AlreadyExistsError,
@@ -50,14 +50,15 @@ class SliceWriter:
         *,
         fingerprint: str,
         partitioned: bool,
+        tls: Callable[[Member], SliceTls] = lambda _: SliceTls(),
         orders: Mapping[str, Activation] = _NO_ORDERS,
     ) -> None:
-        """``fingerprint`` is written to members that have their share, ``partitioned`` to all slices.
+        """Write ``fingerprint`` to members that have their share, ``partitioned`` to all slices, ``tls`` to slice 0.
 
         ``orders``: what slice 0 of members is to say about views, where that changes.
         """
         self._orders = orders
-        self._round, self._memory = round, memory
+        self._round, self._memory, self._tls = round, memory, tls
         self._fingerprint, self._partitioned = fingerprint, partitioned
         self._client, self._store, self._hub = round.client, round.store, round.hub
         self._state, self._term = round.state, round.term
@@ -86,6 +87,8 @@ class SliceWriter:
                 writes.append(self._create(member, content, grant, joining))
                 continue
             spec = self._spec(known, content, grant)
+            if index == 0:
+                spec = msgspec.structs.replace(spec, tls=self._tls(member))
             annotations = self._annotations(known, joining)
             if spec != known.present.spec or annotations != known.present.metadata.annotations:
                 writes.append(self._replace(known, known.present, spec, annotations))
@@ -114,6 +117,13 @@ class SliceWriter:
         spec = msgspec.structs.replace(known.present.spec, term=self._term, entries={}, workloads={})
         await self._replace(known, known.present, spec, known.present.metadata.annotations)
 
+    async def write_tls(self, member: Member) -> None:
+        """Write slice 0 where its TLS differs, and nothing else of it. Raises ApiError."""
+        known = member.slices[0]
+        spec = msgspec.structs.replace(known.present.spec, tls=self._tls(member))
+        if spec != known.present.spec:
+            await self._replace(known, known.present, spec, known.present.metadata.annotations)
+
     def _annotations(self, known: KnownSlice, joining: bool) -> dict[str, str]:
         """The slice's annotations. Slice 0 has whether its member is joining, or the fingerprint of its share."""
         annotations = dict(known.present.metadata.annotations)
@@ -128,7 +138,8 @@ class SliceWriter:
         """The holder for whom the entries are: "" for any holder (Hold), else the present one; None changes nothing."""
         if self._hub.spec.migration.holds:
             return ""
-        return member.holder or None
+        # A new holder that acknowledges the grant to an earlier one tells by that what it runs; so the grant stays.
+        return None if member.answers_as_new else member.holder or None
 
     def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:
         present = known.present
@@ -157,6 +168,8 @@ class SliceWriter:
             partitioned=self._partitioned,
         )
         spec = msgspec.structs.replace(item.spec, workloads=dict(content.workloads), entries=dict(content.entries))
+        if content.index == 0:
+            spec = msgspec.structs.replace(spec, tls=self._tls(member))
         item = msgspec.structs.replace(item, spec=spec)
         name, unaccounted = item.metadata.name, self._unaccounted(member.name, content.index)
         before = self._state.slices.creating.get(name)

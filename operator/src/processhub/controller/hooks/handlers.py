@@ -26,7 +26,7 @@ from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.extensions import HOOKS, Handler, hook_handlers
 
-LEFT_BEHIND = 8  # the most calls of one hub that may run on after their time
+LEFT_BEHIND = 8  # the most calls of one hub that may keep running after their time
 log = logging.getLogger(__name__)
 
 

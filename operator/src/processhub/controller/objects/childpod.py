@@ -26,11 +26,14 @@ from processhub.api.naming import (
     LABEL_HUB_UID,
     LABEL_MEMBER,
     LABEL_NAME,
+    authorities_config_map,
     child_pod_name,
     id_hash,
     label_value,
+    server_name,
 )
 from processhub.api.reasons import RestartPolicy, Role
+from processhub.controller.objects.authorities import AUTHORITIES_KEY
 from processhub.controller.objects.owned import SERVICE_PORT, TOKEN_FILE, TOKEN_MOUNT, TOKEN_VOLUME, owner_reference
 from processhub.registry.grammar import Assignment
 
@@ -51,8 +54,12 @@ class PodPlace(msgspec.Struct, frozen=True, kw_only=True):
     entry: Assignment
 
 
-def child_pod(hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodWorkload) -> dict[str, Any]:
+def child_pod(
+    hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodWorkload, *, tls: bool = False
+) -> dict[str, Any]:
     """The manifest of a pod child's Pod; ``owner`` is the object that describes the child.
+
+    ``tls``: the hub's members accept requests over TLS only.
 
     In a hub with standby copies the Pod starts as Passive. The entry's role is written once the Pod exists. The Pod
     gets no node before its scheduling gate is removed: if its creation takes effect late, when it is not wanted any
@@ -65,12 +72,12 @@ def child_pod(hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodW
         place = msgspec.structs.replace(place, entry=msgspec.structs.replace(place.entry, role=Role.PASSIVE))
     given = template.get("metadata") or {}
     spec = dict(template.get("spec") or {})
-    variables = _variables(hub, place)
+    variables = _variables(hub, place, tls=tls)
     for kind in ("initContainers", "containers"):
         if spec.get(kind):
             spec[kind] = [_with_variables(container, variables) for container in spec[kind]]
     volumes = [volume for volume in spec.get("volumes") or () if volume.get("name") != TOKEN_VOLUME["name"]]
-    spec["volumes"] = [*volumes, TOKEN_VOLUME]
+    spec["volumes"] = [*volumes, _with_authorities(hub) if tls else TOKEN_VOLUME]
     spec.setdefault("restartPolicy", _RESTARTS[RestartPolicy(place.entry.restart_policy)])
     gates = [gate for gate in spec.get("schedulingGates") or () if gate.get("name") != GATE_SOLE]
     spec["schedulingGates"] = [*gates, {"name": GATE_SOLE}]
@@ -118,7 +125,15 @@ def _labels(hub: Hub, place: PodPlace) -> dict[str, str]:
     }
 
 
-def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
+def _with_authorities(hub: Hub) -> dict[str, Any]:
+    """The volume of the token, with the certificates by which the hub's members are verified beside it."""
+    trusted = {"name": authorities_config_map(hub.metadata.name), "optional": True}
+    sources = [*TOKEN_VOLUME["projected"]["sources"], {"configMap": trusted}]
+    return {**TOKEN_VOLUME, "projected": {"sources": sources}}
+
+
+def _variables(hub: Hub, place: PodPlace, *, tls: bool) -> list[dict[str, Any]]:
+    base = server_name(hub.metadata.name, hub.metadata.namespace)
     values = {
         "HUB_NAME": hub.metadata.name,
         "HUB_NAMESPACE": hub.metadata.namespace,
@@ -127,8 +142,9 @@ def _variables(hub: Hub, place: PodPlace) -> list[dict[str, Any]]:
         "HUB_EPOCH": str(place.entry.epoch),
         "HUB_ROLE": place.entry.role,
         # The Service is used, because the Pod outlives its member's pod, whose address changes.
-        "HUB_URL": f"http://{hub.metadata.name}.{hub.metadata.namespace}.svc:{SERVICE_PORT}",
+        "HUB_URL": f"{'https' if tls else 'http'}://{base}:{SERVICE_PORT}",
         "HUB_TOKEN_FILE": TOKEN_FILE,
+        **({"HUB_CA_FILE": f"{TOKEN_MOUNT['mountPath']}/{AUTHORITIES_KEY}"} if tls else {}),
     }
     # "$(" in an id must not be taken for a reference to another variable.
     return [{"name": name, "value": value.replace("$(", "$$(")} for name, value in values.items()]

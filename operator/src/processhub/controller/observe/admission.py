@@ -57,7 +57,7 @@ def admit(
     record: Record,
     hub: Hub,
 ) -> Admitted:
-    """Have each start admitted. A child on record whose edit is not admitted runs on with its recorded spec.
+    """Have each start admitted. A recorded child whose edit is not admitted keeps its recorded spec.
 
     No start is admitted for a suspended child, as it starts nothing. A resumed child that is not admitted stays
     suspended.
@@ -104,7 +104,7 @@ def admit_starts(observation: Observation, admission: Admission, hub: Hub) -> Ob
 
 
 def _candidate(child: DesiredChild, known: KnownChild | None, sets: Mapping[str, SeenSet]) -> StartCandidate | None:
-    """The child with its user's spec, or None where that spec is refused and the child runs on unchanged."""
+    """The child with its user's spec, or None if that spec is refused and the child keeps running unchanged."""
     if known is not None:
         metadata = known.child.metadata
         return StartCandidate(child, known.spec, known.workload, metadata.generation) if child is known.wanted else None

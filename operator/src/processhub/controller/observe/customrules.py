@@ -43,7 +43,7 @@ class CustomRules:
         assert self._partition is not None
         try:
             return max(1, int(self._partition.required(seen)))
-        except Exception as error:  # noqa: BLE001 whatever a user's code does, other hubs go on; it is reported
+        except Exception as error:  # noqa: BLE001 whatever a user's code does, other hubs continue; it is reported
             self.failure = f"partition strategy {self._name}: {type(error).__name__}: {error}; a majority is required"
             return seen.largest_seen // 2 + 1
 

@@ -20,6 +20,7 @@ from processhub.api.naming import (
     LABEL_MEMBER,
     member_ordinal,
 )
+from processhub.api.reasons import State
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.nodefit import has_pod
@@ -30,6 +31,7 @@ from processhub.core.model.membership import Judgement, MemberFacts, Phase, judg
 from processhub.registry.grammar import Report
 
 LABEL_ZONE = "topology.kubernetes.io/zone"
+_RUNS = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,12 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def holder(self) -> str:
         """The holder of the member's Lease, or ""."""
         return (self.lease.lease.spec.holder_identity or "") if self.lease else ""
+
+    @property
+    def answers_as_new(self) -> bool:
+        """Whether the Lease has another holder than the entries were granted to, which has not acknowledged that."""
+        granted_to = _granted_to(self.slices, self.holder)
+        return bool(granted_to) and granted_to != self.holder and not _answered(self.slices, self.holder)
 
     @property
     def node(self) -> str:
@@ -206,10 +214,13 @@ def _facts(
     leases_observed: bool,
 ) -> MemberFacts:
     spec = lease.lease.spec if lease else None
+    holder = (spec.holder_identity or "") if spec else ""
     migration = hub.spec.migration
     return MemberFacts(
-        holder=(spec.holder_identity or "") if spec else "",
-        granted_to=slices[0].present.spec.holder if slices else "",
+        holder=holder,
+        granted_to=_granted_to(slices, holder),
+        answered=_answered(slices, holder),
+        runs=any(report.state in _RUNS for known in slices for report in known.reports.values()),
         unrenewed_seconds=now - lease.renewed_at if lease and leases_observed else 0.0,
         # While leaseSeconds changes, the longer of what the member works with and what the Hub says counts.
         lease_seconds=max(hub.spec.timeouts.lease_seconds, (spec.lease_duration_seconds or 0) if spec else 0),
@@ -223,6 +234,16 @@ def _facts(
         hands_over=migration.hands_over,
         ordered_away=not wanted or (per_node and node is not None and node.spec.unschedulable),
     )
+
+
+def _granted_to(slices: tuple[KnownSlice, ...], holder: str) -> str:
+    """The holder that the slices are granted to; "" or the present one where one of them is."""
+    granted = [known.present.spec.holder for known in slices]
+    return next((each for each in granted if each in ("", holder)), granted[0] if granted else "")
+
+
+def _answered(slices: tuple[KnownSlice, ...], holder: str) -> bool:
+    return all(known.acknowledged_by(holder) for known in slices)
 
 
 def holder_terminated(known: KnownLease, pod: Pod, ends: Mapping[str, float]) -> bool:

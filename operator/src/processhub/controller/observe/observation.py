@@ -135,7 +135,7 @@ def observe(facts: Facts) -> Observation:
 
 def _reports_matter(hub: Hub, state: HubState) -> bool:
     """Whether the planner needs the members' reports: if the hub keeps copies, or hands state over."""
-    # A handover that is under way goes on after the hub's strategy was changed.
+    # A handover that is under way continues after the hub's strategy was changed.
     handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
     return hub.spec.keeps_copies or handing
 

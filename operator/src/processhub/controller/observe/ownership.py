@@ -99,7 +99,7 @@ def asleep(child: DesiredChild) -> DesiredChild:
 
 
 def as_on_record(wanted: DesiredChild, places: tuple[OnRecord, ...], guided: bool) -> DesiredChild | None:
-    """The child as it was last accepted, or None if it is not on record. It runs on like that after a refused edit."""
+    """The child as it was last accepted, or None if it is not on record. It keeps that spec after a refused edit."""
     own = [place for place in places if place.entry.uid == wanted.uid]
     if not own:
         return None

@@ -113,6 +113,11 @@ class RolloutWatch:
     def __init__(self) -> None:
         self._watched: dict[str, _Watched] = {}
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a child may still have an earlier template."""
+        return any(not watch.done for watch in self._watched.values())
+
     def look(self, templates: Iterable[Templated], members: Mapping[str, Member], now: float) -> dict[str, Rollout]:
         """The roll-outs that are under way, by name."""
         watched = {each.name: (each, self._of(each)) for each in templates}

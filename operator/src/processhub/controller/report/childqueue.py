@@ -154,8 +154,10 @@ class ChildStatuses:
             return await self._client.replace(CHILDREN, namespace, name, body, subresource="status")
         except ConflictError:
             present = await self._client.get(CHILDREN, namespace, name)
+            if present.metadata.uid != child.metadata.uid:
+                return present  # The API server would patch the status of its successor, whatever uid the patch names.
             status = with_others_conditions(status, present.status)
-            metadata = {"uid": child.metadata.uid, "resourceVersion": present.metadata.resource_version}
+            metadata = {"resourceVersion": present.metadata.resource_version}
             patch = {"metadata": metadata, "status": _complete(status)}
             return await self._client.patch(CHILDREN, namespace, name, patch, subresource="status")
 

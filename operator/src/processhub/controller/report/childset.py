@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -14,14 +15,16 @@ from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.controller.observe.members import Member
 from processhub.controller.report.kstatus import differs, of_refusal, reconciling, stalled
 from processhub.controller.store.childsets import SeenSet
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild, attributes_digest
 from processhub.registry.copies import is_current
-from processhub.registry.grammar import Assignment
+from processhub.registry.grammar import Assignment, Report
 
 _NAMED = 3  # Ids that a message names.
+_WELL = (State.RUNNING, Reason.STARTED, "")
 log = logging.getLogger(__name__)
 
 
@@ -33,61 +36,129 @@ class Tally:
 
     def __init__(self) -> None:
         self._states: dict[str, tuple[str, str, str]] = {}
+        self._parts: list[Tally] = []  # of other children of the set
         self.former: set[str] = set()
         self.ending: set[str] = set()
 
     def add(self, child_id: str, state: str, reason: str = "", last_exit: str = "") -> None:
         """Count the reported state of one active copy. A child is running if one of its copies is."""
         if self._states.get(child_id, ("", "", ""))[0] != State.RUNNING:
-            self._states[child_id] = (state, reason, last_exit)
+            reported = (state, reason, last_exit)
+            self._states[child_id] = _WELL if reported == _WELL else reported  # most have this one
+
+    def include(self, part: Tally) -> None:
+        """Count the children of another tally, which is complete. No child may be in both."""
+        self._parts.append(part)
+        self.former |= part.former
+        self.ending |= part.ending
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        own = Counter(state for state, _, _ in self._states.values())
+        return sum((part._counts for part in self._parts), own)
+
+    @cached_property
+    def _failed(self) -> list[str]:
+        own = [child_id for child_id, (state, _, _) in self._states.items() if state == State.FAILED]
+        return own + [child_id for part in self._parts for child_id in part._failed]
 
     def count(self, state: State) -> int:
-        """The number of children in a state."""
-        return sum(reported == state for reported, _, _ in self._states.values())
+        """The number of children in a state, when all were added."""
+        return self._counts[state]
 
     @property
     def failed(self) -> list[str]:
         """The ids of the children that failed, in order: ``set-9`` comes before ``set-10``."""
-        failed = [child_id for child_id, (state, _, _) in self._states.items() if state == State.FAILED]
-        return sorted(failed, key=_by_number)
+        return sorted(self._failed, key=_by_number)
+
+    def _reported(self, child_id: str) -> tuple[str, str, str] | None:
+        """The state, the reason and the last exit of a child, None if none was added."""
+        tallies = (self, *self._parts)
+        return next((tally._states[child_id] for tally in tallies if child_id in tally._states), None)
 
     def reason(self, child_id: str) -> str:
         """The reason that the child's member reports; empty if it reports none."""
-        return self._states.get(child_id, ("", "", ""))[1]
+        return (self._reported(child_id) or ("", "", ""))[1]
 
     def described(self, child_id: str) -> str:
         """The child's id with the reason of its state and its last exit, such as ``set-9 (Exited, exit code 1)``."""
-        state, reason, last_exit = self._states.get(child_id, (State.PENDING, "", ""))
+        state, reason, last_exit = self._reported(child_id) or (State.PENDING, "", "")
         return f"{child_id} ({', '.join(part for part in (reason or state, last_exit) if part)})"
 
 
-def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member]) -> dict[str, Tally]:
-    """The tally of each ChildSet by uid, in one pass over all entries."""
+def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct: int = -1) -> dict[str, Tally]:
+    """The tally of each ChildSet by uid.
+
+    ``distinct``: the number of children on record. If there are as many entries, no child has a second one, and the
+    slices are counted apart. A slice that has not changed is not counted again.
+    """
     found = {uid: Tally() for uid in sets}
     if not found:
         return found
-    for member in members.values():
-        for known in member.slices:
-            reports = {} if member.judgement.restarting else member.reports_in(known)
-            for child_id, entry in known.assignments.items():
-                tally = found.get(entry.uid)
-                if tally is None or entry.wait:
-                    continue
-                if child_id not in sets[entry.uid].known.wanted:
-                    tally.ending.add(child_id)
-                    continue
-                report = reports.get(child_id)
-                if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
-                    tally.add(child_id, report.state, report.reason, report.last_exit)
-                known_set = sets[entry.uid].known
-                wanted = known_set.wanted[child_id]
-                if differs(entry, wanted) and not _as_a_hook_has_it(entry, wanted):
-                    tally.former.add(child_id)
-            for child_id in known.ending:
-                report = known.reports.get(child_id)
-                if report is not None and (tally := found.get(report.uid)) is not None:
-                    tally.ending.add(child_id)
+    slices = [(member, known) for member in members.values() for known in member.slices]
+    if sum(len(known.assignments) for _, known in slices) == distinct:
+        for member, known in slices:
+            for uid, part in _part(sets, member, known).items():
+                found[uid].include(part)
+    else:
+        for member, known in slices:
+            _add(found, sets, known, _counted_reports(member, known))
+    for _, known in slices:
+        for child_id in known.ending:
+            report = known.reports.get(child_id)
+            if report is not None and (whole := found.get(report.uid)) is not None:
+                whole.ending.add(child_id)
     return found
+
+
+def _counted_reports(member: Member, known: KnownSlice) -> Mapping[str, Report]:
+    return {} if member.judgement.restarting else member.reports_in(known)
+
+
+def _part(sets: Mapping[str, SeenSet], member: Member, known: KnownSlice) -> dict[str, Tally]:
+    """The tallies of one slice, by uid."""
+    reports = _counted_reports(member, known)
+
+    def compute() -> dict[str, Tally]:
+        found = {uid: Tally() for uid in sets}
+        _add(found, sets, known, reports)
+        return found
+
+    # A set's children as they are wanted are one object for each generation of the set.
+    wanted = tuple(_Same(seen.known.wanted) for seen in sets.values())
+    return known.derived("tallies", (bool(reports), tuple(sets), wanted), compute)
+
+
+class _Same:
+    """An object that equals itself only: mappings of thousands are not compared by what they contain."""
+
+    def __init__(self, it: object) -> None:
+        self._it = it
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self._it is other._it
+
+    def __hash__(self) -> int:
+        return id(self._it)
+
+
+def _add(
+    found: Mapping[str, Tally], sets: Mapping[str, SeenSet], known: KnownSlice, reports: Mapping[str, Report]
+) -> None:
+    """Count the entries of one slice."""
+    for child_id, entry in known.assignments.items():
+        tally = found.get(entry.uid)
+        if tally is None or entry.wait:
+            continue
+        wanted = sets[entry.uid].known.wanted.get(child_id)
+        if wanted is None:
+            tally.ending.add(child_id)
+            continue
+        report = reports.get(child_id)
+        if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
+            tally.add(child_id, report.state, report.reason, report.last_exit)
+        if differs(entry, wanted) and not _as_a_hook_has_it(entry, wanted):
+            tally.former.add(child_id)
 
 
 def _as_a_hook_has_it(entry: Assignment, wanted: DesiredChild) -> bool:
@@ -123,7 +194,7 @@ def child_set_status(
 
 
 def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetStatus:
-    """The status of a ChildSet whose hub does not exist, or is not accepted, while its children run on."""
+    """The status of a ChildSet whose hub does not exist, or is not accepted, while its children keep running."""
     generation = item.metadata.generation
     conditions = (
         _accepted(refusal, generation),

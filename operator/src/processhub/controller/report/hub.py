@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from itertools import islice, repeat
 from types import MappingProxyType
 
 import msgspec
@@ -40,6 +40,7 @@ from processhub.core.model.plan import Plan
 from processhub.core.model.podtrouble import Trouble
 from processhub.core.model.quorum import Verdict
 from processhub.registry.copies import is_current
+from processhub.registry.grammar import Assignment, Report
 
 REGISTRY_MAX, REGISTRY_BYTES = 500, 256 * 1024  # Of the registry: children, and bytes as stored.
 _CAUSES_MAX = 4  # Causes in the message of Ready.
@@ -47,7 +48,7 @@ MEMBERS_MAX = 1000  # Members that a status lists, by the schema.
 
 
 def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
-    """The status of a Hub that is not accepted: its children run on, and nothing is changed."""
+    """The status of a Hub that is not accepted: its children keep running, and nothing is changed."""
     generation = hub.metadata.generation
     conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
     abnormal = of_refusal(refusal, generation)
@@ -88,7 +89,7 @@ def hub_status(
     ``template``: the digest of the members' pod template. ``failing``: whether a step failed, reported or not.
     """
     members = observation.members
-    registry, counts = registry_of(members)
+    registry, counts = registry_of(members, len(observation.snapshot.record))
     wanted = [member for member in members.values() if member.wanted]
     ready = [member for member in wanted if member.ready]
     desired = len(observation.snapshot.to_run)
@@ -122,28 +123,31 @@ def _child_counts(desired: int, counts: Counter[str]) -> ChildCounts:
     return ChildCounts(desired=desired, running=running, pending=max(0, desired - running - failed), failed=failed)
 
 
-def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
+def registry_of(members: Mapping[str, Member], distinct: int = -1) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
     """The first entries of the registry by id, and the number of children in each state.
+
+    ``distinct``: the number of children on record. If there are as many entries, no child has a second one, and the
+    slices are counted apart. A slice that has not changed is not counted again.
 
     The number of entries is limited by the schema and by the size of the object: with a hundred copies of each of five
     hundred children it would be too large for etcd.
     """
-    states: dict[str, str] = {}
+    slices = [(member, known) for member in members.values() for known in member.slices]
+    parts = [_part(member, known) for member, known in slices]
+    if sum(part.states.total() for part in parts) == distinct:
+        states = sum((part.states for part in parts), Counter[str]())
+    else:
+        states = _states_of_copies(slices)
     places: dict[str, list[tuple[Member, KnownSlice]]] = {}
-    for member in members.values():
-        for known in member.slices:
-            reports = {} if member.judgement.restarting else member.reports_in(known)
-            for child_id, entry in known.assignments.items():
-                places.setdefault(child_id, []).append((member, known))
-                report = reports.get(child_id)
-                counts = report is not None and not entry.wait and is_current(entry, report)
-                state = report.state if report is not None and counts else State.PENDING
-                # Of several copies the active ones count for the child. It runs if one of these does.
-                if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
-                    states[child_id] = state if entry.role == Role.ACTIVE else State.PENDING
+    # A slice takes part in the merge with its first ids, and only as far as they are among the first of all.
+    numbered = (zip(part.first, repeat(number)) for number, part in enumerate(parts))
+    for child_id, number in heapq.merge(*numbered):
+        if child_id not in places and len(places) == REGISTRY_MAX:
+            break
+        places.setdefault(child_id, []).append(slices[number])
     registry: list[RegistryEntry] = []
     room = REGISTRY_BYTES - 2
-    for child_id in heapq.nsmallest(REGISTRY_MAX, places):
+    for child_id in places:
         copies = [
             MemberCopy(member.name, known.assignments[child_id], member.reports_in(known).get(child_id), member)
             for member, known in places[child_id]
@@ -154,7 +158,50 @@ def registry_of(members: Mapping[str, Member]) -> tuple[tuple[RegistryEntry, ...
         if room < 0:
             break
         registry.append(shown)
-    return tuple(registry), Counter(states.values())
+    return tuple(registry), states
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """The part of one slice in the registry: the first of its ids, and the number of its entries in each state."""
+
+    first: tuple[str, ...]
+    states: Counter[str]
+
+
+def _part(member: Member, known: KnownSlice) -> _Part:
+    reports = _counted_reports(member, known)
+
+    def compute() -> _Part:
+        entries = known.assignments
+        return _Part(
+            tuple(heapq.nsmallest(REGISTRY_MAX, entries)),
+            Counter(_state(entry, reports.get(child_id)) for child_id, entry in entries.items()),
+        )
+
+    return known.derived("registry", bool(reports), compute)
+
+
+def _counted_reports(member: Member, known: KnownSlice) -> Mapping[str, Report]:
+    return {} if member.judgement.restarting else member.reports_in(known)
+
+
+def _state(entry: Assignment, report: Report | None) -> str:
+    """The state in which the entry has its child count."""
+    if report is None or entry.wait or entry.role != Role.ACTIVE or not is_current(entry, report):
+        return State.PENDING
+    return report.state
+
+
+def _states_of_copies(slices: Sequence[tuple[Member, KnownSlice]]) -> Counter[str]:
+    """The number of children in each state, where a child may have several entries."""
+    states: dict[str, str] = {}
+    for member, known in slices:
+        reports = _counted_reports(member, known)
+        for child_id, entry in known.assignments.items():
+            # Of several copies the active ones count for the child. It runs if one of these does.
+            if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
+                states[child_id] = _state(entry, reports.get(child_id))
+    return Counter(states.values())
 
 
 def _registry_node(copy: MemberCopy) -> RegistryNode:
@@ -163,9 +210,11 @@ def _registry_node(copy: MemberCopy) -> RegistryNode:
 
 
 def _members(observation: Observation, troubles: Mapping[str, Trouble]) -> tuple[MemberStatus, ...]:
-    load = Counter(place.member for places in observation.snapshot.record.values() for place in places)
     shown = islice(observation.members.values(), MEMBERS_MAX)
-    return tuple(_member(member, load[member.name], troubles.get(member.name)) for member in shown)
+    return tuple(
+        _member(member, sum(len(known.assignments) for known in member.slices), troubles.get(member.name))
+        for member in shown
+    )
 
 
 def _member(member: Member, children: int, trouble: Trouble | None) -> MemberStatus:

@@ -1,4 +1,4 @@
-"""The conditions Reconciling and Stalled, by which tools such as Flux and Argo CD tell how far an object is.
+"""The conditions Reconciling and Stalled, by which tools such as Flux and Argo CD see how far an object is.
 
 They follow the rules of kstatus: an object is Current if its Ready is True, its observedGeneration is that of the
 object, and neither of the two conditions is there. So Reconciling says what of the latest edit is still under way while

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from processhub.api.hub import HookStatus
+from processhub.api.hub import HookStatus, TlsStatus
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.podtrouble import Trouble
@@ -36,6 +36,7 @@ class ReportMemory:
         self.strategy_failure = ""  # The text of the latest Event about a custom strategy.
         self.template = ""  # The digest of the pod template that members shall have.
         self.hooks: HookStatus | None = None  # For the Hub's status.
+        self.tls: TlsStatus | None = None  # For the Hub's status.
         self.troubled: set[str] = set()  # Members whose children are to say something else than in the round before.
         self.many_changes = False  # Whether so many entries are under way that writes of status are throttled.
 

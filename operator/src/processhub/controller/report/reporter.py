@@ -103,7 +103,7 @@ class Reporter:
         emit(round, fresh, plan, memory, quorum)
         names = _differing(observation.refusals, memory.refusals)
         names.update(name for child_id in changed for name in round.state.children.by_id.get(child_id, ()))
-        self._mark(key, names)
+        self._mark(key, sorted(names))  # So statuses are written in the same order in each run of the same program.
         memory.unplaced, memory.refusals = dict(plan.unplaced), observation.refusals
         memory.phases = {name: str(member.phase) for name, member in members.items()}
         metrics.CHILDREN.labels(*key).set(len(observation.snapshot.to_run))
@@ -134,7 +134,7 @@ class Reporter:
             template=memory.template,
             failing=round.steps.failing,
         )
-        self._write_hub(hub, memory, lambda: _with_hooks(compute(now_seconds()), memory), round.requeue)
+        self._write_hub(hub, memory, lambda: _completed(compute(now_seconds()), memory), round.requeue)
 
     def report_sets(self, round: Round, plan: Plan) -> None:
         """Write the statuses of the hub's ChildSets after a round."""
@@ -142,7 +142,7 @@ class Reporter:
         observation, _ = self._observed[key]
 
         def compute() -> dict[str, ChildSetStatus]:
-            counted = tallies(observation.sets, observation.members)
+            counted = tallies(observation.sets, observation.members, len(observation.snapshot.record))
             return {
                 uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds(), selector_of(round.hub))
                 for uid, seen in observation.sets.items()
@@ -157,7 +157,7 @@ class Reporter:
         hub, key, waiting = round.hub, round.hub.metadata.key, Requeue()
         self._observed.pop(key, None)
         self._mark(key, round.state.children)
-        self._write_hub(hub, memory, lambda: _with_hooks(refused_status(hub, refusal, now_seconds()), memory), waiting)
+        self._write_hub(hub, memory, lambda: _completed(refused_status(hub, refusal, now_seconds()), memory), waiting)
         self._refuse_sets(key, round.state, of_hub(refusal), waiting)
         if waiting.after is not None:
             round.again_in(_REFUSED_SECONDS)
@@ -228,9 +228,9 @@ class Reporter:
             self._writer.children.mark((key[0], name))
 
 
-def _with_hooks(status: HubStatus, memory: ReportMemory) -> HubStatus:
-    """The status of a Hub with the hooks that were last found to be in effect."""
-    return msgspec.structs.replace(status, hooks=memory.hooks)
+def _completed(status: HubStatus, memory: ReportMemory) -> HubStatus:
+    """The status of a Hub with the hooks that were last found to be in effect, and its members' TLS."""
+    return msgspec.structs.replace(status, hooks=memory.hooks, tls=memory.tls)
 
 
 def _differing(now: Mapping[str, T], before: Mapping[str, T]) -> set[str]:

@@ -89,7 +89,7 @@ class AppliedStatuses(Generic[Item]):
         # The one written last comes last, so that each object that waits for the budget gets it in turn.
         rates = self._rates[hub] = {uid: rate for uid, rate in before.items() if uid in by_uid}
         due = []
-        for uid in (*rates, *(by_uid.keys() - rates.keys())):
+        for uid in (*rates, *(uid for uid in by_uid if uid not in rates)):
             rate = rates.setdefault(uid, StatusRate(self._policy))
             if uid in self._tasks:
                 continue  # The end of the write wakes the hub.
@@ -127,10 +127,12 @@ class AppliedStatuses(Generic[Item]):
 
     async def _apply(self, item: Item, status: HubStatus | ChildSetStatus) -> None:
         kind, what = self._policy.kind, f"{item.kind.lower()} {item.metadata.name}"
+        # The version, because the API server applies a status to whatever has the name, and does not compare the uid.
+        # A conflict wakes the hub, whose next round has the present object.
         body = {
             "apiVersion": item.api_version,
             "kind": item.kind,
-            "metadata": {"name": item.metadata.name, "uid": item.metadata.uid},
+            "metadata": {"name": item.metadata.name, "resourceVersion": item.metadata.resource_version},
             "status": status,
         }
         try:

@@ -2,7 +2,7 @@
 
 A round sends many requests, and the API server may refuse each of them forever, by a quota, an admission policy or a
 rule of the schema. If that ended the round, one object would stop the hub for all of its users. So each request is a
-step: it fails alone, and what does not depend on it goes on. What depends on a step is documented where the step is
+step: it fails alone, and what does not depend on it continues. What depends on a step is documented where the step is
 taken (reconcile.py, executor.py).
 """
 

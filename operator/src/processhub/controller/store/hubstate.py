@@ -23,7 +23,7 @@ class HubState:
     """All objects of one hub, by namespace and name of the hub. The Hub itself may not exist, or not any more.
 
     ``hub_uid``: of the present or latest Hub, "" until one is seen. ``dirty``: the ids of the children whose
-    Child.status is to be checked.
+    Child.status is to be checked. ``plan_due``: more has changed since the last plan than that children restart.
     """
 
     def __init__(self, key: HubKey) -> None:
@@ -36,6 +36,7 @@ class HubState:
         self.pods = MemberPods()
         self.child_pods = ChildPods()
         self.dirty: set[str] = set()
+        self.plan_due = True
 
     @property
     def empty(self) -> bool:
@@ -118,7 +119,7 @@ class HubState:
     def add_missing_leases(self, hub_uid: str, now: float) -> None:
         """Add the Leases that were deleted while no operator led: a member that has run children must have one.
 
-        The former holder may run on. The Lease counts as one that left the watch ``now``, with the holder that the
+        The former holder may still run. The Lease counts as one that left the watch ``now``, with the holder that the
         slices name.
         """
         for member, (known, *_) in self.slices.by_member().items():

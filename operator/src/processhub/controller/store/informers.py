@@ -33,6 +33,7 @@ from processhub.controller.store.podmarks import (
     is_member_pod,
     with_marks,
 )
+from processhub.controller.store.restarts import children_only_restart
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
 _SILENCE_SECONDS = 3.5
@@ -52,8 +53,10 @@ class Store:
         namespaces: tuple[str, ...],
         wake: Callable[[HubKey], None],
         rewound: Callable[[], None] = lambda: None,
+        *,
+        tls: bool = False,
     ) -> None:
-        self._client, self._namespaces, self._wake = client, namespaces, wake
+        self._client, self._namespaces, self._queue_round = client, namespaces, wake
         self.hubs: dict[HubKey, Hub] = {}
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.states: dict[HubKey, HubState] = {}
@@ -76,7 +79,7 @@ class Store:
             )
         self.nodes = self._add(Informer(client, NODES, self._node, on_rewound=rewound))
         # Planning does not wait for these: an operator may be newer than its ClusterRole.
-        self.owned = OwnedWatch(client, namespaces, self._wake_known)
+        self.owned = OwnedWatch(client, namespaces, self._wake_known, tls=tls)
 
     def state(self, key: HubKey) -> HubState:
         """The state of a hub. It is created if there is none."""
@@ -185,6 +188,16 @@ class Store:
             state.unwatch_lease(name, self._uid(key))
         self._wake(key)
 
+    def _wake(self, key: HubKey) -> None:
+        """Queue a round that plans."""
+        self.plan_anew(key)
+        self._queue_round(key)
+
+    def plan_anew(self, key: HubKey) -> None:
+        """Have the next round of a hub plan."""
+        if (state := self.states.get(key)) is not None:
+            state.plan_due = True
+
     def _wake_known(self, key: HubKey) -> None:
         if key in self.hubs:
             self._wake(key)
@@ -246,6 +259,9 @@ class Store:
             self.state(key).drop_slice(item)
         else:
             self.state(key).put_slice(new)
+            if old is not None and children_only_restart(old, new):
+                self._queue_round(key)
+                return
         self._wake(key)
 
     def child_pod(self, key: HubKey, pod: Pod, known: Pod | None = None) -> None:

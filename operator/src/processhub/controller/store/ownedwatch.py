@@ -21,9 +21,11 @@ OWNED_KINDS: dict[str, Kind[PartialObject]] = {
     "Service": metadata_of("v1", "services"),
     "PodDisruptionBudget": metadata_of("policy/v1", "poddisruptionbudgets"),
     "NetworkPolicy": metadata_of("networking.k8s.io/v1", "networkpolicies"),
+    "ConfigMap": metadata_of("v1", "configmaps"),
     "StatefulSet": metadata_of("apps/v1", "statefulsets"),
     "DaemonSet": metadata_of("apps/v1", "daemonsets"),
 }
+_WITH_TLS = ("ConfigMap",)  # Kinds that hubs own only where the chart's tls.enabled gives the right to them.
 Mark = tuple[Any, ...]
 ABSENT: Mark = ()
 
@@ -40,7 +42,14 @@ class OwnedWatch:
     Planning does not need it. If the operator may not list a kind, its objects are only put back later.
     """
 
-    def __init__(self, client: Client, namespaces: tuple[str, ...], wake: Callable[[tuple[str, str]], None]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        namespaces: tuple[str, ...],
+        wake: Callable[[tuple[str, str]], None],
+        *,
+        tls: bool = False,
+    ) -> None:
         self._wake = wake
         self._taking = False  # The answer to an apply of this operator.
         self._by_kind: dict[str, list[Informer[PartialObject]]] = {
@@ -49,6 +58,7 @@ class OwnedWatch:
                 for namespace in namespaces or (None,)
             ]
             for name, kind in OWNED_KINDS.items()
+            if tls or name not in _WITH_TLS
         }
 
     @property
@@ -92,7 +102,7 @@ class OwnedWatch:
 
     def _informer(self, kind: str, namespace: str) -> Informer[PartialObject] | None:
         plural = OWNED_KINDS[kind].plural
-        return next((informer for informer in self._by_kind[kind] if informer.covers(plural, namespace)), None)
+        return next((informer for informer in self._by_kind.get(kind, ()) if informer.covers(plural, namespace)), None)
 
     def _changed(self, old: PartialObject | None, new: PartialObject | None) -> None:
         if old is None or self._taking:

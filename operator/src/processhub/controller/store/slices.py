@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -11,6 +13,7 @@ from processhub.api.slice import RegistrySlice
 from processhub.registry.slices import SliceView
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Creation(msgspec.Struct, frozen=True):
@@ -42,6 +45,8 @@ class KnownSlice:
         self.asked: set[str] = set()
         self.leaving: set[str] = set()
         self.claims: set[str] = set()
+        self._reported_only: set[str] = set()  # ids in the status that are not in the spec
+        self._derived: dict[str, tuple[object, Any]] = {}
 
     @property
     def present(self) -> RegistrySlice:
@@ -52,7 +57,18 @@ class KnownSlice:
     @property
     def ending(self) -> set[str]:
         """The ids that are no longer on record here, and may still run."""
-        return (self.unproven.keys() | self.present.status.entries.keys()) - self.present.spec.entries.keys()
+        return self._reported_only | (self.unproven.keys() - self.present.spec.entries.keys())
+
+    def derived(self, name: str, of: object, compute: Callable[[], T]) -> T:
+        """A value that follows from the entries and the reports of this slice, and from ``of``.
+
+        It is computed again when one of them has changed, so that one changed child costs no look at all others.
+        """
+        known = self._derived.get(name)
+        if known is None or known[0] != of:
+            known = self._derived[name] = of, compute()
+        value: T = known[1]
+        return value
 
     def acknowledged_by(self, holder: str) -> bool:
         """Whether this Lease holder has acknowledged the present generation."""
@@ -78,6 +94,8 @@ class KnownSlice:
         self.claims -= reported
         self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
         self.object = new
+        self._derived.clear()
+        self._reported_only = new.status.entries.keys() - new.spec.entries.keys()
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):
                 self.unproven[child_id] = new.metadata.generation

@@ -5,7 +5,7 @@ and 16). The function is pure: the age of an observation is an argument, in seco
 
     Lease held, its Pod runs                             Live
     Lease held, its Pod is replaced or being deleted     Held, until the Lease ends
-    Lease held by a newer holder than the entries name   Gone: it restarted
+    Lease held by a newer holder than the entries name   Held until that holder has answered; Gone if it runs none
     Lease over, a restart was seen, onRestart is Hold    Held for holdSeconds, then Gone
     Lease over otherwise                                 Gone
 """
@@ -31,11 +31,14 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The facts about one member. Seconds are of the observer's monotonic clock.
 
     ``holder`` is the holder of the Lease ("" if it was released or never held). ``granted_to`` is the holder for which
-    the member's entries were written ("" if any holder may run them, which is Hold).
+    the member's entries were written ("" if any holder may run them, which is Hold). ``answered``: the holder has
+    acknowledged all slices; ``runs``: it reports that it runs some child.
     """
 
     holder: str = ""
     granted_to: str = ""
+    answered: bool = True
+    runs: bool = False
     unrenewed_seconds: float = 0.0
     lease_seconds: int = 15
     pod_uid: str = ""  # "" if there is no Pod
@@ -71,10 +74,14 @@ def judge(facts: MemberFacts) -> Judgement:
     replaced = facts.pod_uid != holder_pod
 
     if facts.holder and not facts.holder_terminated and not expired:
-        if facts.granted_to and facts.granted_to != facts.holder:
-            return Judgement(Phase.GONE, draining, False, None, "restarted")
-        serving = not replaced and not facts.pod_deleting
         recheck = limit - facts.unrenewed_seconds
+        if facts.granted_to and facts.granted_to != facts.holder:
+            # The grant may have been written after this holder had read its slices, and started their children.
+            if not facts.answered:
+                return Judgement(Phase.HELD, draining, False, recheck, "its new agent has not answered yet")
+            if not facts.runs:
+                return Judgement(Phase.GONE, draining, False, None, "restarted")
+        serving = not replaced and not facts.pod_deleting
         return Judgement(Phase.LIVE if serving else Phase.HELD, draining, False, recheck, "its Lease is held")
 
     # The member is proven to run nothing. The question left is whether it restarts and Hold waits for it.

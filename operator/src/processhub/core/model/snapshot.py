@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -164,7 +165,7 @@ class Claim(msgspec.Struct, frozen=True):
     epoch: int
 
 
-class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """One hub at one moment. ``children``: those that should run or are suspended, by id, as last accepted.
 
     ``last_placed`` is the member on which the newest child was placed ("": derive it from the record).
@@ -189,7 +190,7 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     uncertain: frozenset[str] = frozenset()  # ids whose entries may have been changed by a write that got no answer
     partitioned: str = ""  # why the hub has lost its quorum ("": it has not); nothing is started or moved then
 
-    @property
+    @cached_property
     def to_run(self) -> Mapping[str, DesiredChild]:
         """The children that should run, by id."""
         if not any(child.suspended for child in self.children.values()):

@@ -248,8 +248,8 @@ class PlanBuilder:
         """The entry for the child's present spec in this role, or None if the entry is that already.
 
         A changed workload, or a change from active to passive, is a restart with a new epoch. A promotion has a new
-        epoch too, but what runs runs on. The same is true of a copy that was ordered to hand its state over and need
-        not any more.
+        epoch too, but the process keeps running. The same is true of a copy that was ordered to hand its state over and
+        need not any more.
         """
         if entry.workload != child.workload or (entry.role == Role.ACTIVE and role == Role.PASSIVE):
             return self.assignment(child, role=role)

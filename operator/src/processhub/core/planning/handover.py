@@ -42,7 +42,7 @@ class Step(Enum):
     WAIT = "wait"
     COMMIT = "commit"  # start the target with the state
     AGAIN = "again"  # the target lost the state: it waits for it under a new epoch
-    COLD = "cold"  # go on without a state, because there is none
+    COLD = "cold"  # continue without a state, because there is none
     DEFER = "defer"  # the child declined, or its state could not be handed over: it stays
 
 

@@ -282,7 +282,7 @@ class ChildSteps(PlanBuilder):
         if target.entry.asleep and running and child.id in member.possibly_running:
             return  # the child may have been started with the state before it was suspended: that run must end first
         for source in running:
-            # While the target restarts, the source runs on.
+            # While the target restarts, the source keeps running.
             if member.phase is Phase.LIVE or self.lost(source.member):
                 self.release_source(child, source, target)
         if running:

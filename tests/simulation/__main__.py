@@ -1,0 +1,78 @@
+"""Runs seeds: ``python -m simulation --seeds 100 [--seed 0]``."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import time
+
+from .mutants import MUTANTS, RARE
+from .running import Outcome
+from .scenario import run_seed
+from .shrinking import shrunk
+
+_SHOWN = 200  # the last lines of a trace, which are printed; --trace prints all
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
+    parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument("--trace", action="store_true", help="print the whole trace of each seed")
+    parser.add_argument(
+        "--shrink", type=int, default=0, help="leave out acts of a seed with a violation, so many tries"
+    )
+    parser.add_argument("--until-found", action="store_true", help="end with the first violation")
+    parser.add_argument(
+        "--mutant", choices=sorted(MUTANTS | RARE), help="break a rule of the product first (mutants.py)"
+    )
+    arguments = parser.parse_args()
+    if arguments.mutant:
+        (MUTANTS | RARE)[arguments.mutant].put_in()
+    gc.freeze()  # so that each collection visits the objects of a run, and not all modules
+    began, outcomes = time.monotonic(), []
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        outcome = run_seed(seed)
+        outcomes.append(outcome)
+        if arguments.trace:
+            _write(*outcome.trace)
+        if outcome.violation:
+            if arguments.shrink:
+                outcome = shrunk(outcome, arguments.shrink)
+            _show(outcome, arguments.mutant or "", whole=arguments.trace)
+            if arguments.until_found:
+                break
+    _write(_summary(outcomes, time.monotonic() - began))
+    sys.exit(any(outcome.violation for outcome in outcomes))
+
+
+def _show(outcome: Outcome, mutant: str, *, whole: bool) -> None:
+    lines = [] if whole else _shortened(outcome.trace)
+    again = f"make simulate SEEDS=1 SEED={outcome.seed} TRACE=1" + (f" MUTANT={mutant}" if mutant else "")
+    lines += [f"seed {outcome.seed}: {outcome.violation}", "to run it again, with the whole trace:", f"    {again}"]
+    _write(*lines)
+
+
+def _shortened(trace: tuple[str, ...]) -> list[str]:
+    """Return the faults, the users' acts, and all of the last lines."""
+    before = [line for line in trace[:-_SHOWN] if " FAULT " in line or line[12:].startswith(("seed", "user", "admin"))]
+    return [*before, "…", *trace[-_SHOWN:]]
+
+
+def _write(*lines: str) -> None:
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _summary(outcomes: list[Outcome], seconds: float) -> str:
+    hours = sum(outcome.seconds for outcome in outcomes) / 3600
+    failed = sum(bool(outcome.violation) for outcome in outcomes)
+    return (
+        f"{len(outcomes)} seeds, {sum(outcome.faults for outcome in outcomes)} faults, "
+        f"{sum(outcome.requests for outcome in outcomes)} requests, {hours:.1f} virtual hours in {seconds:.0f} s "
+        f"({hours / seconds * 60:.1f} a minute), {failed} seeds with a violation"
+    )
+
+
+main()

@@ -1,0 +1,216 @@
+"""Checks after every step, and checks at rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from memoryapi import Json
+from memoryrequests import Key
+
+from processhub.api.reasons import Reason
+from processhub.registry.grammar import parse_assignment
+
+from .machines import Run
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from .world import World
+
+# Reasons for which a declared child may be at rest without a process.
+_GOOD_REASONS = {Reason.SUSPENDED, Reason.NO_MEMBERS, Reason.CAPACITY_EXCEEDED, Reason.MEMBER_UNAVAILABLE}
+
+
+class Checks:
+    """The promises that always hold, checked by the running processes. ``one_owner``: at most one active owner."""
+
+    def __init__(self, trace: Trace, *, one_owner: bool) -> None:
+        self._trace, self._one_owner = trace, one_owner
+        self.runs: dict[Run, None] = {}
+        self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → the id and member that got it
+        self._active: dict[str, int] = {}  # id → the highest epoch that was active
+        self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
+        self._ups: dict[str, int] = {}  # id → how many of its runs have started up
+        self._left: dict[bytes, int] = {}  # state → the number of runs that had started up when it was handed over
+        self._terms: dict[str, int] = {}  # agent → the highest term that it has read
+
+    def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
+        """Check a change at the API server."""
+        if key.plural != "registryslices" or after is None:
+            return
+        spec = after["spec"]
+        if before is not None and before["spec"] == spec:
+            return
+        for child_id, text in spec["entries"].items():
+            entry = parse_assignment(text)
+            known = self._owner_of.setdefault(entry.epoch, (child_id, spec["member"]))
+            if known != (child_id, spec["member"]):
+                self._trace.break_promise(
+                    f"epoch {entry.epoch} was given to {known[0]} on {known[1]}, "
+                    f"and is given to {child_id} on {spec['member']}"
+                )
+
+    def changed(self, run: Run, what: str, read: Iterable[int]) -> None:
+        """Check the start, the end or the new role of a process. ``read``: the terms of its agent's slices."""
+        self._trace.note(
+            run.machine.member, f"child {run.child_id} (epoch {run.epoch}, pid of {run.machine.agent.name}) {what}"
+        )
+        if not run.runs:
+            self.runs.pop(run, None)
+            if run.left:
+                self._left[run.left] = self._ups.get(run.child_id, 0)
+            return
+        if what == "is up":
+            self._ups[run.child_id] = self._ups.get(run.child_id, 0) + 1
+        begins = run not in self.runs
+        self.runs[run] = None
+        if begins:
+            self._check_term(run, read)
+        if not self._one_owner:
+            return
+        if begins and run.state:
+            self._check_state(run, run.state)
+        active = [other for other in self.runs if other.child_id == run.child_id and other.role_now == "Active"]
+        if len(active) > 1:
+            places = ", ".join(f"{other.machine.agent.name} (epoch {other.epoch})" for other in active)
+            self._trace.break_promise(f"child {run.child_id} has {len(active)} active owners: {places}")
+        if run.role_now == "Active":
+            highest = self._active.get(run.child_id, 0)
+            if run.epoch < highest:
+                self._trace.break_promise(f"child {run.child_id} is active with epoch {run.epoch}, after {highest}")
+            self._active[run.child_id] = max(highest, run.epoch)
+
+    def _check_state(self, run: Run, state: bytes) -> None:
+        if not state.startswith(run.incarnation):
+            self._trace.break_promise(f"child {run.incarnation!r} starts with the state of another: {state!r}")
+        if self._left.get(state) != self._ups.get(run.child_id, 0):
+            self._trace.break_promise(f"child {run.child_id} starts with {state!r}, and was up since it had left that")
+
+    def _check_term(self, run: Run, read: Iterable[int]) -> None:
+        name = run.machine.agent.name
+        self._terms[name] = highest = max(self._terms.get(name, 0), *read)
+        incarnation = (name, run.child_id, run.desired.assignment.started_with)
+        # An agent restarts its own children, as that changes no owner: it has read the entry under its Lease.
+        if run.desired.term < highest and incarnation not in self._run_before:
+            self._trace.break_promise(
+                f"child {run.child_id} starts from a slice of term {run.desired.term}, and its agent has read {highest}"
+            )
+        self._run_before.add(incarnation)
+
+
+def unrest(world: World) -> list[str]:
+    """Return what is wrong at rest, each as a sentence."""
+    objects = world.server.objects
+    hub = objects.get(Key("hubs", "ns", "hub"))
+    if hub is None:
+        return ["there is no hub"]
+    found = [
+        *(
+            f"pod {key.name} is not ready"
+            for key, pod in objects.items()
+            if key.plural == "pods" and not _is(pod, "Ready")
+        ),
+        *_hub_unrest(hub),
+    ]
+    declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
+    for name, item in declared.items():
+        found += _child_unrest(item, [run for run in world.checks.runs if run.child_id == name], hub)
+    for key, item in objects.items():
+        if key.plural == "childsets":
+            ids = [f"{key.name}-{number}" for number in range(item["spec"]["replicas"])]
+            found += _set_unrest(item, ids, list(world.checks.runs), _copies(hub))
+            declared.update(dict.fromkeys(ids, item))
+    entries = {
+        (item["spec"]["member"], child_id): parse_assignment(text)
+        for key, item in objects.items()
+        if key.plural == "registryslices"
+        for child_id, text in item["spec"]["entries"].items()
+    }
+    for run in world.checks.runs:
+        entry = entries.get((run.machine.member, run.child_id))
+        if entry is None or entry.epoch != run.epoch:
+            found.append(
+                f"child {run.child_id} runs on {run.machine.member} with epoch {run.epoch}, which is on no record"
+            )
+        if run.child_id not in declared:
+            found.append(f"child {run.child_id} runs on {run.machine.member}, and is not declared")
+    for member, child_id in entries:
+        if child_id not in declared:
+            found.append(f"child {child_id} is on record on {member}, and is not declared")
+    return found
+
+
+def _hub_unrest(hub: Json) -> list[str]:
+    status = hub.get("status", {})
+    found = []
+    if status.get("observedGeneration") != hub["metadata"]["generation"]:
+        found.append("the hub's status is of an earlier generation")
+    if not _is(hub, "Ready"):
+        found.append(f"the hub is not Ready: {_condition(hub, 'Ready').get('message')}")
+    if _is(hub, "Stalled"):
+        found.append(f"the hub is Stalled: {_condition(hub, 'Stalled').get('message')}")
+    names = [f"hub-{ordinal}" for ordinal in range(hub["spec"]["members"]["replicas"])]
+    if sorted(member["name"] for member in status.get("members", ())) != sorted(names):
+        found.append(f"the hub's status has the members {[member['name'] for member in status.get('members', ())]}")
+    return found
+
+
+def _child_unrest(item: Json, runs: list[Run], hub: Json) -> list[str]:
+    name, status = item["metadata"]["name"], item.get("status", {})
+    ready = _condition(item, "Ready")
+    found = []
+    if status.get("observedGeneration") != item["metadata"]["generation"]:
+        found.append(f"the status of child {name} is of an earlier generation")
+    if "processhub.dev/move-to" in item["metadata"].get("annotations", {}):
+        found.append(f"the order to move child {name} is not answered")
+    wanted = 0 if item["spec"].get("suspend") else _copies(hub)
+    if len(runs) != wanted and not (not runs and ready.get("reason") in _GOOD_REASONS):
+        places = [run.machine.agent.name for run in runs]
+        found.append(f"child {name} runs on {places}; its Ready is {ready.get('status')}, {ready.get('reason')}")
+    found += [
+        f"child {name} runs {run.command} on {run.machine.member}, and its spec has another command"
+        for run in runs
+        if list(run.command) != item["spec"]["exec"]["command"]
+    ]
+    active = [run for run in runs if run.role_now == "Active"]
+    if runs and len(active) != 1:
+        found.append(f"child {name} has {len(active)} active copies")
+    if active and ready.get("status") != "True":
+        found.append(f"child {name} runs, and its Ready is {ready.get('status')}, {ready.get('reason')}")
+    if active and (status.get("member"), status.get("state")) != (active[0].machine.member, "Running"):
+        found.append(f"child {name} runs on {active[0].machine.member}; its status says {status.get('member')}")
+    if not active and ready.get("status") == "True":
+        found.append(f"child {name} does not run, and is Ready")
+    return found
+
+
+def _set_unrest(item: Json, ids: list[str], runs: list[Run], copies: int) -> list[str]:
+    name, status, found = item["metadata"]["name"], item.get("status", {}), []
+    if status.get("observedGeneration") != item["metadata"]["generation"]:
+        found.append(f"the status of set {name} is of an earlier generation")
+    if (status.get("desired"), status.get("running")) != (len(ids), len(ids)):
+        found.append(f"set {name} has {len(ids)} children; its status says {status}")
+    command = item["spec"]["template"]["exec"]["command"]
+    for child_id in ids:
+        own = [run for run in runs if run.child_id == child_id]
+        if len(own) != copies or sum(run.role_now == "Active" for run in own) != 1:
+            found.append(f"child {child_id} of set {name} runs on {[run.machine.agent.name for run in own]}")
+        found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
+    return found
+
+
+def _copies(hub: Json) -> int:
+    redundancy = hub["spec"].get("redundancy", {})
+    factor = redundancy.get("replicationFactor", 2) if redundancy.get("strategy", "Singularity") != "Singularity" else 1
+    drained = hub["metadata"].get("annotations", {}).get("processhub.dev/drained", "").split(",")
+    members = {f"hub-{ordinal}" for ordinal in range(hub["spec"]["members"]["replicas"])}
+    return max(1, min(factor, len(members - set(drained))))
+
+
+def _condition(item: Json, kind: str) -> Json:
+    conditions = item.get("status", {}).get("conditions", ())
+    return next((condition for condition in conditions if condition["type"] == kind), {})
+
+
+def _is(item: Json, kind: str) -> bool:
+    return _condition(item, kind).get("status") == "True"

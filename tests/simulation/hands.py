@@ -1,0 +1,298 @@
+"""The acts of users, administrators and chance on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from memoryapi import Json
+from memoryrequests import Key
+
+from .kubelet import Pod
+from .world import HUB, NODES, World, add_condition
+
+CHILDREN = tuple(f"c{number}" for number in range(8))
+_WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
+
+
+class Hands:
+    """Users, administrators and chance."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self._seed, self._edits = world, seed, 0
+        self.rng = Random(f"{seed}/hands")
+        acts: tuple[tuple[int, Callable[[], None]], ...] = (
+            (8, self._change_weather),
+            (3, self._kill_agent),
+            (3, self._kill_operator),
+            (2, self._stop_operator),
+            (3, self._pause_agent),
+            (3, self._pause_operator),
+            (3, self._cut_member),
+            (2, self._cut_operator),
+            (3, self._delete_pod),
+            (3, self._force_delete_pod),
+            (2, self._crash_child),
+            (2, self._spoil_object),
+            (1, self._set_clock),
+            (3, self._stall),
+            (2, self._refuse),
+            (1, self._compact),
+            (2, self._evict_pod),
+            (1, self._cordon),
+            (1, self._lose_node),
+            (6, self._create),
+            (5, self._edit),
+            (2, self._suspend),
+            (6, self._move),
+            (2, self._drain),
+            (2, self._scale),
+            (5, self._delete),
+            (3, self._replace_child),
+            (3, self._edit_hub),
+            (1, self._replace_hub),
+            (3, self._change_set),
+        )
+        # Half of them in each run, and some often: what needs the same kind of fault twice would be rare otherwise.
+        chosen = [(weight * self.rng.choice((1, 1, 4)), act) for weight, act in acts if self.rng.random() < 0.5]
+        self._acts = chosen or acts
+
+    def act(self, number: int) -> None:
+        """Do one act. Its choices depend only on its number and the seed, so that others can be left out."""
+        self.rng = Random(f"{self._seed}/act {number}")
+        weights = [weight for weight, _ in self._acts]
+        self.rng.choices([act for _, act in self._acts], weights)[0]()
+
+    def create(self, name: str) -> None:
+        """Create a Child."""
+        self._edits += 1
+        spec = {"hub": "hub", "exec": {"command": [f"v{self._edits}"]}}
+        self.world.server_request(
+            "POST", Key("children", "ns", name), {"metadata": {"name": name}, "spec": spec}, "user"
+        )
+
+    def _after(self, least: float, most: float, what: Callable[[], object]) -> None:
+        self.world.loop.later(self.rng.uniform(least, most), what)
+
+    def _pod(self) -> Pod | None:
+        pods = list(self.world.running_pods)
+        return self.rng.choice(pods) if pods else None
+
+    def _children(self) -> list[str]:
+        return [key.name for key in self.world.server.objects if key.plural == "children"]
+
+    # Faults.
+
+    def _change_weather(self) -> None:
+        names = ["", *(operator.process.name for operator in self.world.operators)]
+        names += [pod.container.process.name for pod in self.world.running_pods]
+        name, rate = self.rng.choice(names), self.rng.choice((0.02, 0.1, 0.4, 0.9))
+        part = self.rng.choice(("", "write", "write of registryslices", "watch", *_WATCHES))
+        self.world.network.weather.rates[name, part] = rate
+        self.world.trace.fault(name or "network", f"{rate:.0%} of each {part or 'request'} meet a fault from now on")
+        self._after(3.0, 30.0, lambda: self.world.network.weather.rates.pop((name, part), None))
+
+    def _kill_agent(self) -> None:
+        if (pod := self._pod()) is not None:
+            self.world.trace.fault(pod.container.process.name, "is killed")
+            pod.container.kill()
+
+    def _kill_operator(self) -> None:
+        operator = self.rng.choice(self.world.operators)
+        self.world.trace.fault(operator.process.name, "is killed")
+        operator.process.kill()
+
+    def _stop_operator(self) -> None:
+        operator = self.rng.choice(self.world.operators)
+        self.world.trace.fault(operator.process.name, "gets SIGTERM")
+        operator.terminate()
+
+    def _pause_agent(self) -> None:
+        if (pod := self._pod()) is not None and pod.container.process.runs:
+            self.world.trace.fault(pod.container.process.name, "is paused")
+            process = pod.container.process
+            process.pause()
+            self._after(0.5, 40.0, lambda: process.resume(self.world.loop) if process.paused else None)
+
+    def _pause_operator(self) -> None:
+        process = self.rng.choice(self.world.operators).process
+        if process.runs:
+            self.world.trace.fault(process.name, "is paused")
+            process.pause()
+            self._after(0.5, 40.0, lambda: process.resume(self.world.loop) if process.paused else None)
+
+    def _cut_member(self) -> None:
+        if (pod := self._pod()) is not None:
+            with_kubelet = self.rng.random() < 0.5
+            self.world.trace.fault(pod.name, f"{'and its kubelet are' if with_kubelet else 'is'} cut off")
+            pod.wire.whole.clear()
+            pod.reachable = not with_kubelet
+            self._after(1.0, 60.0, pod.mend)
+
+    def _cut_operator(self) -> None:
+        operator = self.rng.choice(self.world.operators)
+        self.world.trace.fault(operator.name, "is cut off")
+        operator.wire.whole.clear()
+        self._after(1.0, 40.0, operator.wire.whole.set)
+
+    def _delete_pod(self) -> None:
+        if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
+            self.world.trace.fault("admin", f"deletes pod {pod.name}")
+            self.world.server.end(pod.key)
+
+    def _force_delete_pod(self) -> None:
+        if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
+            self.world.trace.fault("admin", f"deletes pod {pod.name} by force")
+            self.world.server.end(pod.key, 0)
+
+    def _crash_child(self) -> None:
+        if runs := list(self.world.checks.runs):
+            run = self.rng.choice(runs)
+            self.world.trace.fault(run.machine.member, f"child {run.child_id} crashes")
+            run.crash()
+
+    def _spoil_object(self) -> None:
+        """Delete a Lease or a slice, or remove one of its labels."""
+        objects = [key for key in self.world.server.objects if key.plural in ("leases", "registryslices")]
+        if not objects:
+            return
+        key = self.rng.choice(objects)
+        if self.rng.random() < 0.5:
+            self.world.trace.fault("admin", f"deletes {key.plural}/{key.name}")
+            self.world.server.end(key)
+        else:
+            label = self.rng.choice(("processhub.dev/hub", "processhub.dev/hub-uid", "processhub.dev/member"))
+            self.world.trace.fault("admin", f"takes the label {label} off {key.plural}/{key.name}")
+            self.world.edit(key, {"metadata": {"labels": {label: None}}}, "admin")
+
+    def _set_clock(self) -> None:
+        if (pod := self._pod()) is not None:
+            seconds = self.rng.choice((-3600.0, -30.0, 30.0, 3600.0))
+            self.world.trace.fault(pod.node, f"its clock is wrong by {seconds:g} s")
+            self.world.skews[pod.node] = pod.container.process.skew = seconds
+
+    def _stall(self) -> None:
+        """Let a watch deliver nothing for some time, although it is connected."""
+        names = ["operator-", *(pod.name + "/" for pod in self.world.running_pods)]
+        kinds = ("leases", "leases", "pods", "registryslices", "children", "hubs")
+        name, plural = self.rng.choice(names), self.rng.choice(kinds)
+        self.world.trace.fault(name, f"its watches of {plural} stall")
+        self.world.network.weather.stall(name, plural)
+        self._after(0.5, 20.0, lambda: self.world.network.weather.go_on(name, plural))
+
+    def _refuse(self) -> None:
+        """Reject all writes of a kind for some time, as an admission policy or a quota does."""
+        plural = self.rng.choice(("registryslices", "leases", "pods", "statefulsets", "children", "hubs", "events"))
+        code = self.rng.choice((403, 422))
+        self.world.trace.fault("policy", f"writes of {plural} are refused with {code}")
+        self.world.network.weather.refused[plural] = code
+        self._after(2.0, 60.0, lambda: self.world.network.weather.refused.pop(plural, None))
+
+    def _compact(self) -> None:
+        self.world.trace.fault("etcd", "is compacted")
+        self.world.server.compact()
+
+    def _evict_pod(self) -> None:
+        if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
+            self.world.trace.fault("admin", f"evicts pod {pod.name}")
+            target = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+            self.world.server.update(pod.key, lambda item: add_condition(item, target))
+            self.world.server.end(pod.key)
+
+    def _cordon(self) -> None:
+        node = self.rng.choice(NODES)
+        self.world.trace.fault("admin", f"cordons node {node}")
+        self.world.cordon(node, unschedulable=True)
+        self._after(5.0, 90.0, lambda: self.world.cordon(node, unschedulable=False))
+
+    def _lose_node(self) -> None:
+        """Cut a node off from everything. Its Ready condition follows, and its pods are deleted some time later."""
+        node, seconds = self.rng.choice(NODES), self.rng.uniform(5.0, 120.0)
+        self.world.trace.fault(node, f"is lost for {seconds:.0f} s")
+        for pod in self.world.running_pods:
+            if pod.node == node:
+                pod.cut()
+                self._after(seconds, seconds, pod.mend)
+        self._after(5.0, 40.0, lambda: self.world.set_ready(node, ready=False))
+        self._after(seconds + 40.0, seconds + 41.0, lambda: self.world.set_ready(node, ready=True))
+
+    # Users.
+
+    def _create(self) -> None:
+        if absent := [name for name in CHILDREN if name not in self._children()]:
+            self.create(self.rng.choice(absent))
+
+    def _change(self, patch: Json) -> None:
+        if children := self._children():
+            self.world.edit(Key("children", "ns", self.rng.choice(children)), patch)
+
+    def _edit(self) -> None:
+        self._edits += 1
+        self._change({"spec": {"exec": {"command": [f"v{self._edits}"]}}})
+
+    def _suspend(self) -> None:
+        self._change({"spec": {"suspend": self.rng.random() < 0.4}})
+
+    def _move(self) -> None:
+        member = f"hub-{self.rng.randrange(self._replicas())}"
+        self._change({"metadata": {"annotations": {"processhub.dev/move-to": member}}})
+
+    def _drain(self) -> None:
+        drained = f"hub-{self.rng.randrange(self._replicas())}" if self.rng.random() < 0.6 else None
+        self.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": drained}}})
+
+    def _scale(self) -> None:
+        self.world.edit(HUB, {"spec": {"members": {"replicas": self.rng.randint(2, 4)}}})
+
+    def _delete(self) -> None:
+        if children := self._children():
+            self.world.server_request("DELETE", Key("children", "ns", self.rng.choice(children)), {}, "user")
+
+    def _replace_child(self) -> None:
+        """Delete a Child, and soon create another with its name."""
+        if children := self._children():
+            name = self.rng.choice(children)
+            self.world.server_request("DELETE", Key("children", "ns", name), {}, "user")
+            self._after(0.0, 3.0, lambda: self.create(name))
+
+    def _edit_hub(self) -> None:
+        """Edit fields of the hub that change none of its promises."""
+        part, field, values = self.rng.choice(
+            (
+                ("migration", "onRestart", ("Hold", "Move")),
+                ("migration", "holdSeconds", (0, 5, 30)),
+                ("timeouts", "leaseSeconds", (6, 9, 15)),
+                ("timeouts", "stopSeconds", (2, 10)),
+                ("distribution", "strategy", ("ConsistentHashing", "RoundRobin", "LeastLoaded")),
+            )
+        )
+        self.world.edit(HUB, {"spec": {part: {field: self.rng.choice(values)}}})
+
+    def _replace_hub(self) -> None:
+        """Delete the Hub with all that it owns, and soon create another with its name."""
+        if (hub := self.world.server.objects.get(HUB)) is None:
+            return
+        body = {"metadata": {"name": HUB.name}, "spec": hub["spec"]}
+        self.world.server_request("DELETE", HUB, {}, "user")
+        self._after(0.0, 20.0, lambda: self.world.server_request("POST", HUB, body, "user"))
+
+    def _change_set(self) -> None:
+        """Create, edit, scale or delete a ChildSet."""
+        self._edits += 1
+        key = Key("childsets", "ns", self.rng.choice(("s", "t")))
+        spec = {
+            "hub": "hub",
+            "replicas": self.rng.randint(1, 4),
+            "template": {"exec": {"command": [f"v{self._edits}"]}},
+        }
+        if key not in self.world.server.objects:
+            self.world.server_request("POST", key, {"metadata": {"name": key.name}, "spec": spec}, "user")
+        elif self.rng.random() < 0.3:
+            self.world.server_request("DELETE", key, {}, "user")
+        else:
+            part = self.rng.choice(("replicas", "template"))
+            self.world.edit(key, {"spec": {part: spec[part]}})
+
+    def _replicas(self) -> int:
+        hub = self.world.server.objects.get(HUB)
+        return hub["spec"]["members"]["replicas"] if hub is not None else 1

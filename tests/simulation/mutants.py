@@ -1,0 +1,296 @@
+"""Reversals of single rules of the product, each of which the simulator must find: a proof of the simulator."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from processhub.agent.app import Agent
+from processhub.agent.children.child import Child
+from processhub.agent.env import Environment
+from processhub.agent.handover.transfer import Handovers
+from processhub.agent.lease.record import LeaseRecord
+from processhub.agent.lease.validity import Renewal, Validity
+from processhub.agent.permit import Permit
+from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
+from processhub.agent.supervisor import Supervisor
+from processhub.cluster.errors import ApiError
+from processhub.cluster.informer import Informer
+from processhub.controller import engine
+from processhub.controller.execute import executor, slicewriter
+from processhub.controller.execute.moverequests import MoveRequests
+from processhub.controller.lead.election import Election
+from processhub.controller.lead.terms import TermsRaised
+from processhub.controller.observe import members
+from processhub.controller.observe.memory import Epochs
+from processhub.controller.report.childqueue import ChildStatuses
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.informers import Store
+from processhub.controller.store.slices import KnownSlice, Slices
+from processhub.core.model.membership import Judgement, MemberFacts, judge
+
+
+class Mutant(NamedTuple):
+    """``breaks``: the promise that is broken. ``where`` and ``name``: the function that ``instead`` replaces."""
+
+    breaks: str
+    where: Any
+    name: str
+    instead: Any
+
+    def put_in(self) -> None:
+        """Break the product, for the rest of this process."""
+        assert hasattr(self.where, self.name)
+        setattr(self.where, self.name, self.instead)
+
+
+def _judge_early(facts: MemberFacts) -> Judgement:
+    return judge(msgspec.structs.replace(facts, unrenewed_seconds=facts.unrenewed_seconds * 2))
+
+
+async def _always(*_: object) -> bool:
+    return True
+
+
+async def _zero(*_: object) -> int:
+    return 0
+
+
+async def _nothing(*_: object) -> None: ...
+
+
+async def _raise_none(*_: object) -> TermsRaised:
+    return TermsRaised({}, {})
+
+
+def _no_one(*_: object) -> list[str]:
+    return []
+
+
+_no: Callable[..., None] = lambda *_: None  # noqa: E731
+_resolve, _prove, _possibly_running = SliceWatcher._resolve, KnownSlice.prove, KnownSlice.possibly_running
+_mark, _continued, _renew = ChildStatuses.mark, Child.set_desired, Validity.renew
+
+_event, _take, _record = Informer._event, Informer._take, LeaseRecord.__init__
+
+
+def _resolve_any_term(self: SliceWatcher, child: str) -> DesiredRun | None:
+    found = _resolve(self, child)
+    return found and dataclasses.replace(found, startable=found.restartable)
+
+
+def _resolve_any_grant(self: SliceWatcher, child: str) -> DesiredRun | None:
+    found = _resolve(self, child)
+    runs = found is not None and not found.assignment.wait
+    return found and dataclasses.replace(found, startable=runs, restartable=runs)
+
+
+def _resolve_waiting(self: SliceWatcher, child: str) -> DesiredRun | None:
+    found = _resolve(self, child)
+    return found and dataclasses.replace(found, startable=True)
+
+
+def _prove_by_anybody(self: KnownSlice, _holder: str) -> set[str]:
+    return _prove(self, self.present.status.holder)
+
+
+def _mark_once(self: ChildStatuses, key: tuple[str, str]) -> None:
+    if key not in self._writing:
+        _mark(self, key)
+
+
+def _keep_running(self: Child, desired: DesiredRun | None) -> None:
+    if desired is not None or not self.alive:
+        _continued(self, desired)
+
+
+def _epochs_of_no_term(self: Epochs, _term: int, used: int = 0) -> None:
+    self._first = 10**9
+    self.next = self._first + used
+
+
+def _renew_in_session(self: Validity, began: float, seconds: int, *, taken: bool) -> Renewal:
+    session = self.session
+    renewal = _renew(self, began, seconds, taken=taken)
+    self.session = session or self.session
+    return renewal
+
+
+def _event_of_the_living(self: Informer[Any], event: Any) -> None:
+    if event.type != "DELETED":
+        _event(self, event)
+
+
+def _take_older(self: Informer[Any], item: Any, *, rewound: bool = False) -> None:
+    _take(self, item, rewound=True)
+
+
+async def _try_once(self: ChildStatuses, key: tuple[str, str]) -> None:
+    with contextlib.suppress(Exception):
+        await self._child(key)
+
+
+def _record_of_the_pod(self: LeaseRecord, env: Environment) -> None:
+    _record(self, env)
+    self.identity = f"{env.pod_uid}/0"
+
+
+def _feed_late(self: Validity) -> None:
+    if self.settings.fence and self.renewed_at:
+        self._feed.set(self.renewed_at + self.seconds + 3, self.renewed_at + self.seconds + 6)
+    else:
+        self._feed.set(0, 0)
+
+
+async def _stop_some(self: Supervisor, grace: float, _max_wait: float) -> None:
+    for child in list(self.children.values()):
+        child.stop(grace)
+
+
+MUTANTS = {
+    "lease-of-another-pod": Mutant(
+        "an agent waits for the Lease that another pod of its member holds (docs/protocol.md, rule 9)",
+        LeaseRecord, "same_pod", lambda *_: True,
+    ),
+    "start-without-lease": Mutant(
+        "without the Lease an agent starts nothing (docs/protocol.md, rule 9)", Permit, "held", True
+    ),
+    "no-deadline": Mutant(
+        "the watchdog ends the children of an agent that does not renew (docs/protocol.md, rule 11)",
+        Validity, "_feed_deadlines", _no,
+    ),
+    "judged-early": Mutant(
+        "a member is gone only when its Lease has run out (docs/protocol.md, rules 10 and 11)",
+        members, "judge", _judge_early,
+    ),
+    "order-unanswered": Mutant(
+        "an order to move a child is answered", MoveRequests, "record_results", _nothing
+    ),
+    "edit-unseen": Mutant(
+        "an agent restarts a child whose workload has changed (docs/protocol.md, rule 6)",
+        DesiredRun, "same_run", lambda *_: True,
+    ),
+    "deletions-unseen": Mutant(
+        "what is deleted while a watch is cut is noticed (docs/protocol.md, rule 4)",
+        Informer, "_event", _event_of_the_living,
+    ),
+    "state-kept": Mutant(
+        "a crash restart never gets a state that came by a handover (docs/protocol.md, rule 20)",
+        Handovers, "started", _no,
+    ),
+    "end-unawaited": Mutant(
+        "an agent releases its Lease when its last child has ended (docs/protocol.md, rule 9)",
+        Supervisor, "stop_all", _stop_some,
+    ),
+    "deadline-late": Mutant(
+        "children have ended before their member's Lease has run out for others (docs/protocol.md, rule 11)",
+        Validity, "_feed_deadlines", _feed_late,
+    ),
+    "waiting-starts": Mutant(
+        "an entry that waits starts nothing (docs/protocol.md, rule 8)", SliceWatcher, "_resolve", _resolve_waiting
+    ),
+    "reports-unread": Mutant(
+        "what a member reports beside its entries may run there (docs/protocol.md, rule 7)",
+        KnownSlice, "possibly_running", lambda *_: set(),
+    ),
+    "removal-ignored": Mutant(
+        "an agent stops what has no entry (docs/protocol.md, rule 7)", Child, "set_desired", _keep_running
+    ),
+    "epochs-of-no-term": Mutant(
+        "epochs of a later term are above those of an earlier one (docs/protocol.md, rule 3)",
+        Epochs, "__init__", _epochs_of_no_term,
+    ),
+    "status-marked-once": Mutant(
+        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once
+    ),
+}  # fmt: skip
+
+# Mutants that none of the seeds 0 to 4 has found.
+RARE = {
+    "slices-unread": Mutant(
+        "an agent that has taken the Lease reads its slices before it starts anything (docs/protocol.md, rule 9)",
+        SliceWatcher, "refresh", _nothing,
+    ),
+    "other-holder-ignored": Mutant(
+        "an agent that sees another holder of its Lease ends (docs/protocol.md, rule 9)",
+        Agent, "_other_holder", _no,
+    ),
+    "older-taken": Mutant(
+        "an object that is older than the known one is ignored (docs/protocol.md, rule 4)",
+        Informer, "_take", _take_older,
+    ),
+    "leftovers-unseen": Mutant(
+        "nothing is made for a Hub while objects of an earlier one are there (docs/protocol.md, rule 14)",
+        HubState, "leftovers", _no_one,
+    ),
+    "status-untried": Mutant(
+        "a status whose write fails is written again", ChildStatuses, "_retrying", _try_once
+    ),
+    "round-unasked": Mutant(
+        "a round that could not do all asks for another", Round, "again_in", _no
+    ),
+    "identity-kept": Mutant(
+        "the holder of a Lease has a name that is new for each process (docs/protocol.md, rule 9)",
+        LeaseRecord, "__init__", _record_of_the_pod,
+    ),
+    "clocks-run-on": Mutant(
+        "the clocks of Leases are restarted when they could not be observed (docs/protocol.md, rule 11)",
+        Store, "_lease_watch_back", _no,
+    ),
+    "blind-judgement": Mutant(
+        "nothing follows from a Lease while renewals could not be seen (docs/protocol.md, rule 11)",
+        Store, "leases_observed", lambda *_: True,
+    ),
+    "session-goes-on": Mutant(
+        "an agent whose Lease ran out reads its slices again (docs/protocol.md, rule 9)",
+        Validity, "renew", _renew_in_session,
+    ),
+    "term-not-raised": Mutant(
+        "a new leader raises the term of all slices before it plans (docs/protocol.md, rule 2)",
+        engine, "raise_terms", _raise_none,
+    ),
+    "any-term-starts": Mutant(
+        "an agent starts nothing new from a slice of an earlier term (docs/protocol.md, rule 2)",
+        SliceWatcher, "_resolve", _resolve_any_term,
+    ),
+    "any-grant-starts": Mutant(
+        "an agent starts nothing that was granted to another process (docs/protocol.md, rule 15)",
+        SliceWatcher, "_resolve", _resolve_any_grant,
+    ),
+    "new-holder-unheard": Mutant(
+        "a new process acknowledges a grant before it counts as one that runs nothing (docs/protocol.md, rule 10)",
+        members, "_answered", lambda *_: True,
+    ),
+    "gone-unread": Mutant(
+        "the Lease of a member is read once more before its children go elsewhere (docs/protocol.md, rule 10)",
+        executor, "_is_as_judged", _always,
+    ),
+    "removal-unproven": Mutant(
+        "another owner starts only when the end of the former is acknowledged (docs/protocol.md, rule 7)",
+        slicewriter, "_removed", _no_one,
+    ),
+    "proved-by-anybody": Mutant(
+        "only the present holder of the Lease proves an end (docs/protocol.md, rule 7)",
+        KnownSlice, "prove", _prove_by_anybody,
+    ),
+    "end-unreported": Mutant(
+        "a child has ended on a member when it reports it no more (docs/protocol.md, rule 7)",
+        KnownSlice, "_ended", lambda *_: True,
+    ),
+    "outcome-known": Mutant(
+        "a write without an answer may have been stored (docs/protocol.md, rule 5)",
+        ApiError, "outcome_unknown", property(lambda _: False),
+    ),
+    "uncertain-forgotten": Mutant(
+        "an entry whose write was not answered may be on record (docs/protocol.md, rule 5)",
+        Slices, "uncertain", lambda *_: frozenset(),
+    ),
+    "term-from-nothing": Mutant(
+        "a new term is above that of all slices (docs/protocol.md, rule 1)", Election, "_highest_term", _zero
+    ),
+}  # fmt: skip

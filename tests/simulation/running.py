@@ -1,0 +1,73 @@
+"""Runs a scenario in virtual time, and returns its outcome."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import random
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .processes import SimulatedLoop
+from .trace import Trace
+
+Scenario = Callable[[int, Trace, Path], Awaitable[int]]  # called with the number of requests
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a run: virtual seconds, and the violation or ""."""
+
+    seed: int
+    seconds: float
+    faults: int
+    requests: int
+    violation: str
+    trace: tuple[str, ...]
+
+
+def run(seed: int, scenario: Scenario) -> Outcome:
+    """Run a scenario with a seed."""
+    trace = Trace()
+    logger = logging.getLogger("processhub")
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(trace)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    random.seed(seed)
+    loop = SimulatedLoop()
+    loop.set_exception_handler(
+        lambda _, problem: trace.note("loop", f"{problem.get('message')}: {problem.get('exception')!r}")
+    )
+    gc.disable()
+
+    async def whole(folder: Path) -> int:
+        return await scenario(seed, trace, folder)
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
+            requests = loop.run_until_complete(loop.apart(whole(Path(folder))))
+            seconds = loop.time()
+    finally:
+        logger.removeHandler(trace)
+        logger.setLevel(level)
+        logger.propagate = propagates
+        _discard(loop)
+        gc.enable()
+    return Outcome(seed, seconds, trace.faults, requests, str(trace.violation or ""), tuple(trace.lines))
+
+
+def _discard(loop: SimulatedLoop) -> None:
+    """Close the loop with all tasks that still wait: their processes are gone, and none ends in an orderly way."""
+    loop.set_exception_handler(lambda *_: None)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    logging.disable()
+    try:
+        loop.close()
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        logging.disable(logging.NOTSET)

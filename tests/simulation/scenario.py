@@ -1,0 +1,110 @@
+"""One run: the hub, the faults and the users' acts, all chosen by the seed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from pathlib import Path
+from random import Random
+
+from memoryapi import Json
+
+from .checks import unrest
+from .hands import CHILDREN, Hands
+from .running import Outcome, run
+from .trace import Trace
+from .world import World
+
+_REST_SECONDS = 240.0  # the hub must be at rest within this time after the last fault
+_STEADY_SECONDS = 20.0  # and must stay so for this time
+_TURNS = 3
+
+
+def run_seed(seed: int, skipped: frozenset[int] = frozenset()) -> Outcome:
+    """Run one seed, without the acts of these numbers."""
+
+    async def scenario(seed: int, trace: Trace, folder: Path) -> int:
+        return await _run(seed, skipped, trace, folder)
+
+    return run(seed, scenario)
+
+
+async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -> int:
+    rng = Random(f"{seed}/scenario")
+    spec = _hub(rng)
+    trace.note("seed", f"{seed}: hub {spec}")
+    world = World(seed, spec, trace, folder)
+    hands = Hands(world, seed)
+    numbers = itertools.count()
+    for name in CHILDREN[: rng.randint(2, 6)]:
+        hands.create(name)
+    if rng.random() < 0.5:
+        await _wait(trace, 30.0)
+    pause = rng.choice((1.0, 3.0))  # seconds between two acts
+    for _ in range(_TURNS):
+        ends = world.loop.time() + rng.uniform(20.0, 120.0)
+        while trace.violation is None and world.loop.time() < ends:
+            await _wait(trace, rng.expovariate(1 / pause))
+            if (number := next(numbers)) not in skipped:
+                trace.note("seed", f"act {number}")
+                hands.act(number)
+        world.mend()
+        trace.note("seed", "no more faults for now")
+        await rest(world)
+        if trace.violation is not None:
+            break
+    return world.network.requests
+
+
+def _hub(rng: Random) -> Json:
+    quorum = rng.choice(
+        (
+            {"strategy": "StaticQuorum", "quorumSize": 1},
+            {"strategy": "StaticQuorum", "quorumSize": 2},
+            {"strategy": "DynamicQuorum", "thresholdSeconds": 20},
+            {"strategy": "MajorityQuorum"},
+            {"strategy": "Divergence"},
+        )
+    )
+    spec: Json = {
+        "members": {"replicas": rng.randint(2, 4)},
+        "partitionTolerance": quorum,
+        "distribution": {
+            "strategy": rng.choice(("ConsistentHashing", "ConsistentHashing", "RoundRobin", "LeastLoaded"))
+        },
+        "migration": {"onRestart": rng.choice(("Hold", "Move")), "holdSeconds": rng.choice((10, 30))},
+        "timeouts": {"leaseSeconds": rng.choice((6, 9, 15)), "stopSeconds": rng.choice((2, 10))},
+    }
+    if rng.random() < 0.3:
+        spec["redundancy"] = {
+            "strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive",
+        }  # fmt: skip
+    elif rng.random() < 0.5:
+        spec["migration"] |= {"strategy": "HotSwap", "handoverTimeoutSeconds": rng.choice((3, 15))}
+    return spec
+
+
+async def _wait(trace: Trace, seconds: float) -> None:
+    """Wait, but not after a violation."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await trace.broken.wait()
+
+
+async def rest(world: World) -> None:
+    """Wait until the hub is at rest, and stays so."""
+    trace, began, since = world.trace, world.loop.time(), None
+    found: list[str] = []
+    while trace.violation is None:
+        await _wait(trace, 1.0)
+        found = unrest(world)
+        now = world.loop.time()
+        since = None if found else since or now
+        if since is not None and now - since >= _STEADY_SECONDS:
+            trace.note("seed", "all is at rest")
+            return
+        if now - began > _REST_SECONDS:
+            trace.break_promise(
+                f"not at rest {_REST_SECONDS:g} s after the last fault: " + "; ".join(found or ["unsteady"])
+            )

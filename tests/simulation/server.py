@@ -1,0 +1,35 @@
+"""The simulated API server: that of ``memoryapi``, with the controller manager."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from memoryapi import Json, Key, MemoryApi
+
+from .processes import SimulatedLoop
+
+
+class Server(MemoryApi):
+    """The objects. Objects of a deleted owner are collected soon after."""
+
+    def __init__(self, loop: SimulatedLoop, rng: Random) -> None:
+        super().__init__()
+        self._loop, self._rng = loop, rng
+        self._collects = False
+        self.listeners.append(self._collect_after)
+
+    def request(self, method: str, url: str, payload: bytes | None, content_type: str | None) -> Json:
+        """Return the response's body. All access reviews allow the request. Raises Refused."""
+        if "accessreviews" in url:
+            return {"status": {"allowed": True}}
+        return super().request(method, url, payload, content_type)
+
+    def _collect_after(self, _key: Key, _before: Json | None, after: Json | None) -> None:
+        if after is None and not self._collects:
+            self._collects = True
+            self._loop.later(self._rng.uniform(0.1, 2.0), self._collect)
+
+    def _collect(self) -> Any:
+        self._collects = False
+        self.collect_garbage()

@@ -1,0 +1,211 @@
+"""The simulated cluster: an API server, replicas of the operator, nodes, and the pods of one hub's members."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from memoryapi import Json, Wire
+from memoryrequests import Key, Refused
+from onethread import NoReceivers, PlainHost
+
+from processhub.controller.errors import DeposedError
+from processhub.controller.lead.election import Election
+from processhub.controller.replica import Replica, ReplicaSurroundings
+from processhub.controller.settings import OperatorSettings
+
+from .checks import Checks
+from .kubelet import Container, Pod
+from .network import Network
+from .processes import Process, SimulatedLoop
+from .server import Server
+from .trace import Trace
+
+HUB, WORKLOAD = Key("hubs", "ns", "hub"), Key("statefulsets", "ns", "hub")
+NODES = ("node-0", "node-1", "node-2", "node-3")
+_PROBE_SECONDS = 10.0
+_UNWELL_LOOKS = 15  # longer than a leader, whose tasks end with it, takes to end
+
+
+class Operator:
+    """One replica of the operator, whose container is restarted when it ends."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.name, self.wire = world, name, Wire()
+        self._starts = self._unwell = 0
+        self._start()
+        world.loop.apart(self._keep())
+
+    def _start(self) -> None:
+        self.process = Process(f"{self.name}.{self._starts}")
+        self._starts += 1
+        self.world.trace.note(self.process.name, "its container starts")
+        self._stop = asyncio.Event()
+        self.replica: Replica | None = None
+        self.process.begin(self._run(self.process))
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.process.call(self._stop.set)
+
+    def mend(self) -> None:
+        """End the cut or the pause."""
+        self.wire.whole.set()
+        if self.process.paused:
+            self.process.resume(self.world.loop)
+
+    async def _run(self, process: Process) -> None:
+        world = self.world
+        client = world.network.client(process.name, self.wire)
+        settings = OperatorSettings(pod_name=self.name, pod_uid="", namespace="ns")
+        election = Election(client, "ns", self.name, ())
+        self.replica = Replica(ReplicaSurroundings(settings, client, election, PlainHost(), NoReceivers))
+        try:
+            code: object = await self.replica.run(self._stop)
+        except DeposedError as error:
+            code = error
+        except Exception as error:  # noqa: BLE001 the run is to find any exception
+            code = repr(error)
+            world.trace.break_promise(f"the operator {process.name} fails: {error!r}")
+        world.trace.note(process.name, f"exits: {code}")
+        process.kill()
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(_PROBE_SECONDS * self.world.rng.uniform(0.1, 0.5))
+            if self.process.dead:
+                self._start()
+            elif self.process.runs and self.replica is not None and not self.replica.healthy:
+                self._unwell += 1
+                if self._unwell > _UNWELL_LOOKS:
+                    self.world.trace.break_promise(f"the operator {self.process.name} is not healthy: a task has ended")
+            else:
+                self._unwell = 0
+
+
+class World:
+    """The cluster of one run."""
+
+    def __init__(self, seed: int, spec: Json, trace: Trace, folder: Path) -> None:
+        self.loop: SimulatedLoop = asyncio.get_running_loop()  # type: ignore[assignment]
+        self.trace, self.folder, self.rng = trace, folder, Random(f"{seed}/world")
+        self.checks = Checks(trace, one_owner=spec["partitionTolerance"]["strategy"] != "Divergence")
+        self.server = Server(self.loop, self.rng)
+        self.server.listeners.append(self.checks.stored)
+        self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
+        self.network.kill = self._kill
+        self.pods: list[Pod] = []
+        self.skews: dict[str, float] = {}
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        for name in NODES:
+            self.server.create("nodes", {"metadata": {"name": name}, "spec": {}, "status": {**ready}}, namespace="")
+        self.server.create("clusterrolebindings", {"metadata": {"name": "processhub-agents"}}, namespace="")
+        self.server.create("hubs", {"metadata": {"name": "hub"}, "spec": spec})
+        self.operators = [Operator(self, "operator-0"), Operator(self, "operator-1")]
+        self.loop.apart(self._run_workload())
+
+    @property
+    def running_pods(self) -> Iterator[Pod]:
+        """Return the pods whose container has not ended for good."""
+        return (pod for pod in self.pods if not pod.gone)
+
+    def container_at(self, address: str) -> Container | None:
+        """Return the container of the pod with this address."""
+        host = address.partition(":")[0]
+        return next((pod.container for pod in self.running_pods if pod.container.address == host), None)
+
+    def edit(self, key: Key, patch: Json, who: str = "user") -> None:
+        """Change an object by a merge patch, as a user does, if it exists."""
+        self.server_request("PATCH", key, patch, who)
+
+    def server_request(self, method: str, key: Key, body: Json, who: str) -> None:
+        """Send a request that meets no fault."""
+        group = {"leases": "coordination.k8s.io/v1", "statefulsets": "apps/v1"}.get(
+            key.plural, "processhub.dev/v1alpha1"
+        )
+        base = "/api/v1" if key.plural in ("pods", "nodes") else f"/apis/{group}"
+        url = f"{base}/namespaces/{key.namespace}/{key.plural}" + (f"/{key.name}" if method != "POST" else "")
+        try:
+            self.loop.outside.copy().run(self._request, method, url, body)
+        except Refused as refused:
+            self.trace.note(who, f"{method} {key.plural}/{key.name} is refused: {refused}")
+        else:
+            self.trace.note(who, f"{method} {key.plural}/{key.name} {body or ''}")
+
+    def _request(self, method: str, url: str, body: Json) -> None:
+        self.server.request(method, url, json.dumps(body).encode(), "application/merge-patch+json")
+
+    def mend(self) -> None:
+        """End all ongoing faults."""
+        self.network.weather.clear()
+        for node in NODES:
+            self.cordon(node, unschedulable=False)
+            self.set_ready(node, ready=True)
+        for operator in self.operators:
+            operator.mend()
+        for pod in self.running_pods:
+            pod.mend()
+
+    def cordon(self, node: str, *, unschedulable: bool) -> None:
+        """Allow or forbid new pods on a node."""
+        self.server.update(Key("nodes", "", node), lambda item: item["spec"].update(unschedulable=unschedulable))
+
+    def set_ready(self, node: str, *, ready: bool) -> None:
+        """Set whether a node's kubelet is heard."""
+        condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
+        self.server.update(Key("nodes", "", node), lambda item: add_condition(item, condition))
+
+    def _kill(self, process: str) -> None:
+        for operator in self.operators:
+            if operator.process.name == process:
+                operator.process.kill()
+        for pod in self.running_pods:
+            if pod.container.process.name == process:
+                pod.container.kill()
+
+    async def _run_workload(self) -> None:
+        """Do the work of the controller of StatefulSets and the scheduler."""
+        while True:
+            await asyncio.sleep(self.rng.uniform(0.1, 0.5))
+            workload = self.server.objects.get(WORKLOAD)
+            if workload is None:
+                continue
+            replicas = workload["spec"]["replicas"]
+            for ordinal in range(replicas):
+                if Key("pods", "ns", f"hub-{ordinal}") not in self.server.objects:
+                    self._make_pod(f"hub-{ordinal}", workload)
+            for key in [key for key in self.server.objects if key.plural == "pods"]:
+                item = self.server.objects[key]
+                if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
+                    self.trace.note("statefulset", f"deletes pod {key.name}")
+                    self.server.end(key)
+
+    def _make_pod(self, name: str, workload: Json) -> None:
+        owner = {
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "hub",
+            "uid": workload["metadata"]["uid"], "controller": True,
+        }  # fmt: skip
+        nodes = [node for node in NODES if not self._is_cordoned(node)]
+        if not nodes:
+            return
+        template, node = workload["spec"]["template"], self.rng.choice(nodes)
+        metadata = {"name": name, "ownerReferences": [owner]} | {
+            marks: dict(template["metadata"][marks]) for marks in ("labels", "annotations")
+        }
+        spec = {"nodeName": node, "terminationGracePeriodSeconds": template["spec"]["terminationGracePeriodSeconds"]}
+        item = self.server.create("pods", {"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}})
+        self.trace.note("statefulset", f"makes pod {name} on {node}")
+        self.pods = [pod for pod in self.pods if not pod.gone]
+        self.pods.append(Pod(self, item, node))
+
+    def _is_cordoned(self, node: str) -> bool:
+        return bool(self.server.get("nodes", node, "")["spec"].get("unschedulable"))
+
+
+def add_condition(item: Json, condition: Json) -> None:
+    """Set a condition of an object."""
+    others = [each for each in item["status"].get("conditions", ()) if each["type"] != condition["type"]]
+    item["status"]["conditions"] = [*others, condition]

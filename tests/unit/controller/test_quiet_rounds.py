@@ -1,0 +1,106 @@
+"""Rounds of a hub at rest in which children restart: they report that, and plan nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import virtualtime
+from onethread import running_hub
+from prometheus_client import REGISTRY
+
+from builders import make_slice
+from processhub.api.slice import RegistrySlice
+from processhub.controller.store.restarts import children_only_restart
+from processhub.registry.grammar import Assignment, Report, format_report
+
+ENTRY = Assignment(uid="u", epoch=1, workload="w")
+RUNNING = Report(uid="u", epoch=1, state="Running", pid=7, started_at="2040-01-01T00:00:00Z", reason="Started")
+FAILED = msgspec.structs.replace(RUNNING, state="Failed", pid=0, restarts=1, reason="Exited", last_exit="exit code 1")
+
+
+def plans() -> float:
+    return REGISTRY.get_sample_value("processhub_plan_seconds_count") or 0.0
+
+
+def test_a_restart_in_a_hub_at_rest_is_reported_without_a_plan(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            api, template = cluster.api, {"exec": {"command": ["x"]}}
+            api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **template}})
+            api.create(
+                "childsets", {"metadata": {"name": "s"}, "spec": {"hub": "hub", "replicas": 3, "template": template}}
+            )
+
+            def status(plural: str, name: str) -> dict[str, Any]:
+                found: dict[str, Any] = api.get(plural, name).get("status", {})
+                return found
+
+            def node() -> dict[str, Any]:
+                return next(iter(status("children", "a").get("nodes", ())), {})
+
+            await cluster.until(lambda: status("childsets", "s").get("running") == 3, "the set runs")
+            await cluster.until(lambda: node().get("state") == "Running", "the child runs")
+            await asyncio.sleep(20)  # Nothing is to be done any more.
+            before = plans()
+            run = next(run for machine in cluster.machines for run in machine.runs if run.child_id == "a")
+            run.end()
+
+            await cluster.until(lambda: (node().get("state"), node().get("restarts")) == ("Running", 1), "its restart")
+            assert plans() == before
+            api.create("children", {"metadata": {"name": "b"}, "spec": {"hub": "hub", **template}})
+            await cluster.until(lambda: status("children", "b").get("state") == "Running", "another child is placed")
+
+    virtualtime.run(main())
+
+
+def version(*reports: Report, **more: Any) -> RegistrySlice:
+    ids = [f"c-{number}" for number in range(len(reports))]
+    workloads = more.pop("workloads", {"w": '{"exec":{"command":["x"]}}'})
+    return make_slice(dict.fromkeys(ids, ENTRY), dict(zip(ids, reports, strict=True)), workloads=workloads, **more)
+
+
+def test_a_restart_alone_is_seen_as_one() -> None:
+    starting = msgspec.structs.replace(FAILED, state="Starting")
+    again = msgspec.structs.replace(FAILED, state="Running", pid=8)
+
+    for before, after in ((RUNNING, FAILED), (FAILED, starting), (starting, again), (RUNNING, again)):
+        assert children_only_restart(version(before, RUNNING), version(after, RUNNING))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (version(RUNNING), version(RUNNING, FAILED)),
+        (version(RUNNING), version(FAILED, generation=2)),
+        (version(RUNNING), version(FAILED, holder="pod/other")),
+        (version(RUNNING), version(FAILED, observed_generation=0)),
+        (version(msgspec.structs.replace(RUNNING, state="Starting", started_at="")), version(RUNNING)),
+        (version(RUNNING), version(msgspec.structs.replace(RUNNING, reason="Idle"))),
+        (version(RUNNING), version(msgspec.structs.replace(FAILED, reason="RestartsExceeded"))),
+        (version(RUNNING), version(msgspec.structs.replace(RUNNING, state="Stopped"))),
+        (version(RUNNING), version(msgspec.structs.replace(RUNNING, state="Stopping"))),
+        (version(RUNNING), version(msgspec.structs.replace(RUNNING, epoch=2))),
+        (version(RUNNING), version(msgspec.structs.replace(RUNNING, role="Passive"))),
+        (version(RUNNING), version(msgspec.structs.replace(RUNNING, claim="hub-1"))),
+        (version(RUNNING), version(msgspec.structs.replace(RUNNING, gave="2:x"))),
+        (version(RUNNING, workloads={"w": '{"pod":{}}'}), version(FAILED, workloads={"w": '{"pod":{}}'})),
+    ],
+    ids=[
+        "id", "generation", "holder", "observed", "first", "idle", "for good", "stopped", "stopping", "epoch", "role",
+        "takeover", "handover", "pod",
+    ],
+)  # fmt: skip
+def test_what_a_plan_may_need_is_more_than_a_restart(before: RegistrySlice, after: RegistrySlice) -> None:
+    assert not children_only_restart(before, after)
+
+
+def test_an_unreadable_report_is_more_than_a_restart() -> None:
+    before = version(RUNNING)
+    entries = {"c-0": format_report(RUNNING).replace(" 1 ", " ? ")}
+    after = msgspec.structs.replace(before, status=msgspec.structs.replace(before.status, entries=entries))
+
+    assert not children_only_restart(before, after)
