@@ -21,7 +21,7 @@ from processhub.api.hub import Hub, HubSpec, HubStatus
 from processhub.api.kubernetes import Lease, LeaseSpec, Pod
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import lease_name, slice_name
-from processhub.api.slice import RegistrySlice, Settings, SliceSpec, SliceStatus
+from processhub.api.slice import Activation, RegistrySlice, Settings, SliceSpec, SliceStatus
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
 from processhub.controller.observe.members import Member
@@ -107,6 +107,7 @@ def make_slice(
     port: int = 8080,
     observed_generation: int | None = None,
     status: SliceStatus | None = None,
+    activation: Activation | None = None,
     **metadata: Any,
 ) -> RegistrySlice:
     """Return a member's slice number ``index`` with its agent's reports; both by id, as text or not yet formatted.
@@ -129,6 +130,7 @@ def make_slice(
             settings=settings or Settings(),
             workloads=dict(workloads or {}),
             entries=texts,
+            activation=activation or msgspec.UNSET,
         ),
         status=status
         or SliceStatus(

@@ -21,6 +21,7 @@ from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.request import Request
+from processhub.agent.requests.activation import Activations
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.agent.requests.queue import RequestQueue
@@ -67,7 +68,8 @@ class World:
         self.peers = Peers(env, MemberTls(env))
         self.takeover = LocalTakeover(env, self.slices, self.peers, children, lambda: True)
         starter = OnDemandStarter(env, client, lambda: self.slices.settings, self.slices.registry)
-        self.router = Router(env, self.slices, children, self.queue, self.peers, starter, self.takeover)
+        activations = Activations(env, "p/1", self.slices, children, lambda: True)
+        self.router = Router(env, self.slices, children, self.queue, self.peers, starter, self.takeover, activations)
         self.slices.settings_changed.listen(self.supervisor.apply)
         self.slices.desired_changed.listen(self.supervisor.set_desired)
         self.slices.registry_changed.listen(self.router.watch.changed)

@@ -117,6 +117,18 @@ def _id_of(part: str, number: int, length: int) -> str:
     return text.encode()[:253].decode(errors="ignore")
 
 
+def test_what_a_member_starts_by_itself_is_never_left_out() -> None:
+    """No entry tells the operator of it, and it may run at any moment."""
+    waiting = {f"waiting-{number}": format_report(Report(uid=UID, epoch=1)) for number in range(900)}
+    own = {f"own-{number}": format_report(Report(uid=UID, epoch=2, view=7)) for number in range(300)}
+
+    reported, whole = fit({**waiting, **own}, spec_of([*waiting]), ())
+
+    assert whole
+    assert reported.keys() >= own.keys()
+    assert len(reported) == MAX_ENTRIES
+
+
 def test_a_reported_running_child_stays_reported_when_others_are_added() -> None:
     """Its absence, at a generation that the status has observed, would be taken for its end."""
     waiting = {f"waiting-{number}": format_report(Report(uid=UID, epoch=1)) for number in range(600)}

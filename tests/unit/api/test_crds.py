@@ -319,6 +319,8 @@ def default_differences(field: inspect.Field, schema: Schema, required: bool, pa
         if not required and field.required:
             yield f"{path}: required in the struct only"
         return
+    if field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT:
+        return  # it may be left out, and nothing stands for it then
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if "default" not in schema:
         written = "[]" in path and schema["description"].endswith(said_default(default))

@@ -23,6 +23,7 @@ from processhub.registry.grammar import (
     format_report,
     hands_over,
     has_state,
+    is_by_view,
     is_on_demand,
     parse_assignment,
     parse_report,
@@ -66,6 +67,7 @@ reports = st.builds(
     last_exit=texts,
     message=texts,
     claim=st.one_of(st.just(""), words),
+    view=st.one_of(st.just(0), epochs),
 )
 
 
@@ -96,6 +98,7 @@ def test_searching_a_status_entry_finds_what_parsing_finds(entry: Assignment, re
 
     assert [state for state in State if has_state(text, state)] == [report.state]
     assert uid_and_role(text) == (report.uid, report.role)
+    assert is_by_view(text) == bool(report.view)
     same = format_assignment(msgspec.structs.replace(entry, uid=report.uid, epoch=report.epoch))
     assert same_incarnation(text, same)
     assert same_incarnation(text, format_assignment(entry)) == (entry.uid == report.uid and entry.epoch == report.epoch)

@@ -84,6 +84,7 @@ class Agent:
                 continue
             if not parts.permit.given_once:
                 parts.handovers.follow(parts.supervisor.children.values())
+            parts.requests.activations.retake()
             parts.permit.give(session)
             parts.reporter.open()
             parts.launchers.warm()

@@ -28,6 +28,7 @@ from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.reporting.reporter import StatusReporter
 from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.agent.requests.access import Access
+from processhub.agent.requests.activation import Activations
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import OnDemandStarter
 from processhub.agent.requests.queue import RequestQueue
@@ -107,6 +108,7 @@ class RequestParts:
 
     queue: RequestQueue
     takeover: LocalTakeover
+    activations: Activations
     router: Router
 
 
@@ -178,7 +180,9 @@ def _build_requests(
     queue = RequestQueue(children.get, permit.may_serve, lambda: slices.settings)
     takeover = LocalTakeover(env, slices, peers, children, permit.may_take_over)
     starter = OnDemandStarter(env, around.client, lambda: slices.settings, slices.registry)
-    return RequestParts(queue, takeover, Router(env, slices, children, queue, peers, starter, takeover))
+    activations = Activations(env, around.lease.identity, slices, children, permit.may_take_over)
+    router = Router(env, slices, children, queue, peers, starter, takeover, activations)
+    return RequestParts(queue, takeover, activations, router)
 
 
 def _build_reporter(

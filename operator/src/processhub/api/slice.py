@@ -42,6 +42,35 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
     on_owner_lost_local: bool = False
 
 
+class ViewMember(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """A member of a view, with its weight."""
+
+    name: str
+    weight: int
+
+
+class Activation(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """What a member may start by itself (docs/protocol.md, rules 26 to 33).
+
+    - ``view``: the number of the view. ``phase``: Open, or Closing, when nothing more may be started under it.
+    - ``strategy`` and ``members``: by them each id has one member that may start it. The members are in ordinal order.
+    - ``holder``: the holder of the Lease that the epochs are granted to, ``first_epoch`` to ``last_epoch``.
+    - ``share``: how many children on demand the member may have; 0: no limit.
+    - ``entry``: the entry of what is started, with epoch 0. ``workload``: its workload.
+    """
+
+    view: int
+    phase: str
+    strategy: str = "ConsistentHashing"
+    members: tuple[ViewMember, ...] = ()
+    holder: str = ""
+    first_epoch: int = 0
+    last_epoch: int = 0
+    share: int = 0
+    entry: str = ""
+    workload: str = ""
+
+
 class SliceTls(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The TLS of one member, in its slice 0. All texts are PEM, and empty where the chart's ``tls.enabled`` is false.
 
@@ -63,6 +92,8 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
     ``holder``: the holder of the Lease (``<pod uid>/<start nonce>``) to which the entries were granted. An agent with
     another identity starts nothing from the slice. If it is empty (hubs with onRestart Hold), any holder may.
+
+    ``activation`` is in slice 0 only, if the hub has a view.
     """
 
     hub: str
@@ -77,6 +108,7 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
     tls: SliceTls = SliceTls()
     workloads: dict[str, str] = {}
     entries: dict[str, str] = {}
+    activation: Activation | msgspec.UnsetType = msgspec.UNSET
 
 
 class TlsReport(Wire, frozen=True, kw_only=True, omit_defaults=False):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from processhub.api.reasons import Reason
+from processhub.api.slice import Activation
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
@@ -42,6 +43,7 @@ from processhub.controller.observe.facts import learn, members_now
 from processhub.controller.observe.lookagain import look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
+from processhub.controller.observe.views import orders_for, template_workload
 from processhub.controller.quietrounds import is_at_rest, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
@@ -56,6 +58,7 @@ from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
+from processhub.core.planning.underview import under_view, with_recorded
 from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
@@ -194,13 +197,15 @@ class Reconciler:
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
-        observation, plan = self._plan(round, memory, members)
+        observation, plan, orders = self._plan(round, memory, members)
         await make_leases(round, members)
         partitioned = observation.quorum.partitioned
         tls = HubTls(round, self._keeper, observation.members)
         memory.execute.tls_required = tls.required
         fingerprint = observation.fingerprint
-        writer = SliceWriter(round, memory.execute, fingerprint=fingerprint, partitioned=partitioned, tls=tls.of)
+        writer = SliceWriter(
+            round, memory.execute, fingerprint=fingerprint, partitioned=partitioned, tls=tls.of, orders=orders
+        )
         executed = await Executor(round, writer).execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, partitioned=partitioned)
         emit_changed_pods(round, observation, pods.changed)
@@ -231,7 +236,8 @@ class Reconciler:
         reporting = msgspec.structs.replace(round, requeue=Requeue())
         self._report(reporting, memory, observation, plan, refusal)
         look_again(round, memory.observe, plan, members)
-        self._rest(round, memory, observation, plan, refusal)
+        if not orders:
+            self._rest(round, memory, observation, plan, refusal)
         if reporting.requeue.after is not None:
             round.again_in(reporting.requeue.after)
 
@@ -250,23 +256,33 @@ class Reconciler:
                 due=None if after is None else round.now() + after,
             )
 
-    def _plan(self, round: Round, memory: HubMemory, members: dict[str, Member]) -> tuple[Observation, Plan]:
+    def _plan(
+        self, round: Round, memory: HubMemory, members: dict[str, Member]
+    ) -> tuple[Observation, Plan, dict[str, Activation]]:
         """Observe the hub and make a plan. ``memory`` keeps what later rounds need of both."""
         hub, now = round.hub, round.now()
         strategy = strategy_of(hub.spec.distribution.strategy, self._custom.distribution)
         migration = migration_of(hub.spec.migration.strategy, self._custom.migration)
         rules = CustomRules(hub, members, self._custom.redundancy, self._custom.partition, memory.observe.copies)
-        observation = observe(learn(round, memory.observe, members, strategy, rules))
+        facts = learn(round, memory.observe, members, strategy, rules)
+        observation = observe(facts)
         if (admission := self.hooks.admission(hub, round.state)) is not None:
             observation = admit_starts(observation, admission, hub)
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
             plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
+        views, snapshot = facts.views, observation.snapshot
+        left = under_view(snapshot, plan, views.not_closed)
+        plan = with_recorded(left.plan, views.recorded, snapshot.record)
+        observation = msgspec.structs.replace(
+            observation, workloads={**observation.workloads, **views.workloads, **template_workload(hub)}
+        )
+        orders, plan = orders_for(hub, members, snapshot, plan, views, left.grants)
         memory.report.many_changes = many_changes(plan, members)
         self.reporter.throttle(hub.metadata.key, memory.report.many_changes)
         emit_strategy_failure(round, memory.report, strategy, migration, rules)
         memory.observe.remember(plan, now)
-        return observation, plan
+        return observation, plan, orders
 
     def _report(
         self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, refusal: Refusal | None

@@ -11,7 +11,9 @@ from here, so that all of them agree.
 | of a suspended child | none, or without a process       | Stopped                          |
 | of a suspended child | with a process                   | Stopping: the process must end   |
 | none                 | of a child with an earlier entry | Stopping: the process must end   |
-| none                 | of a local takeover              | as reported                      |
+| none                 | of a run that is not on record   | as reported                      |
+
+A member runs a child that is not on record after a local takeover, and where it has started the child by itself.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ class Copy(msgspec.Struct, frozen=True):
         if shown is None:
             return State.STOPPED if entry is not None and entry.asleep else State.PENDING
         if entry is None:
-            return shown.state if shown.claim else State.STOPPING
+            return shown.state if shown.claim or shown.view else State.STOPPING
         return State.STOPPING if entry.asleep else shown.state
 
     @property

@@ -20,13 +20,14 @@ An entry of ``spec.entries``, which the operator writes, has its fields separate
 An entry of ``status.entries``, which the member writes::
 
     <uid> <epoch> <role> <state> <pid> <restarts> <startedAt> [reason=<reason>] [gave=<epoch>:<checksum>]
-        [kept=<epoch>:<why>[:<text>]] [got=<checksum>] [claim=<member>] [exit=<text>] [msg=<text>]
+        [kept=<epoch>:<why>[:<text>]] [got=<checksum>] [claim=<member>] [view=<number>] [exit=<text>] [msg=<text>]
 
 - ``gave``: the child has quiesced, and its state for that waiting entry was sent.
 - ``kept``: the state was not sent, and why: the child ``refused``, is ``stateless``, or it ``failed``, with a text for
   people. On the target, ``lost`` means that the state was lost with an earlier agent: it must be sent again.
 - ``got``: the whole state for this waiting entry has arrived.
 - ``claim``: the run is a local takeover. The entry is that of the named member, which could not be reached.
+- ``view``: the member has started the child by itself under the view of that number, and has no entry for it yet.
 
 ``-`` stands for an empty positional field. Values after ``=`` are percent-encoded. Readers ignore options that they
 don't know, and accept them in any order: earlier agents wrote ``exit`` and ``msg`` before the options of a handover.
@@ -158,6 +159,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     kept: str = ""
     got: str = ""
     claim: str = ""
+    view: int = 0
 
 
 def _encode(value: str) -> str:
@@ -242,6 +244,11 @@ def same_incarnation(text: str, other: str) -> bool:
 def has_state(text: str, state: State) -> bool:
     """Whether the status entry reports the state. The text is not parsed."""
     return f" {state} " in text
+
+
+def is_by_view(text: str) -> bool:
+    """Whether the member of the status entry has started the child by itself. The text is not parsed."""
+    return " view=" in text
 
 
 def parse_assignment(text: str) -> Assignment:
@@ -332,6 +339,8 @@ def format_report(entry: Report) -> str:
         text += f" got={entry.got}"
     if entry.claim:
         text += f" claim={entry.claim}"
+    if entry.view:
+        text += f" view={entry.view}"
     if entry.last_exit:
         text += f" exit={_cut(_encode(entry.last_exit), EXIT_BYTES)}"
     if entry.message:
@@ -388,6 +397,7 @@ def parse_report(text: str) -> Report:
             kept=options.get("kept", ""),
             got=options.get("got", ""),
             claim=options.get("claim", ""),
+            view=int(options.get("view", 0)),
         )
     except ValueError as error:
         raise EntryError(f"not a status entry of format {FORMAT}: {text!r}") from error

@@ -97,6 +97,11 @@ class Child:
         return self._attempt is not None and self._attempt.stopping
 
     @property
+    def off_record(self) -> bool:
+        """Whether this member has started the child by itself, and has no entry for it yet."""
+        return self.desired is not None and self.desired.view > 0
+
+    @property
     def serving(self) -> bool:
         """Whether the child takes requests now: it is up, not idle, and neither stopping nor being moved."""
         away = self.stopping or self.handover.leaving or self.idle

@@ -53,4 +53,5 @@ def report_in(child: Child, slice_name: str) -> Report | None:
         kept=child.handover.kept,
         got=child.handover.received,
         claim=subject.claim,
+        view=subject.view,
     )

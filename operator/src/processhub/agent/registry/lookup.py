@@ -83,6 +83,11 @@ def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> R
     return min(found, key=lambda copy: copy.member, default=None)
 
 
+def address_of(slices: Iterable[RegistrySlice], member: str) -> str:
+    """The host and port at which the member accepts requests, "" if it has not reported them."""
+    return next((found for item in slices if item.spec.member == member and (found := _address(item))), "")
+
+
 def _address(item: RegistrySlice) -> str:
     """The host and port at which the slice's member accepts requests, "" if it has not reported them."""
     return authority(item.status.address, item.status.port) if item.status.address else ""

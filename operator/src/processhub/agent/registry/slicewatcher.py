@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -35,11 +36,14 @@ class DesiredRun:
     # May be started again by the agent that has run it, whatever the term is (docs/protocol.md, rule 2).
     restartable: bool = True
     claim: str = ""  # the unreachable member whose entry this is, for a takeover (requests/localtakeover.py)
+    view: int = 0  # the view under which this member has started it by itself, while it has no entry (activations.py)
 
     def same_run(self, other: DesiredRun) -> bool:
         """Whether a run that was started for ``other`` may continue for this one, without a restart."""
         mine, theirs = self.assignment, other.assignment
-        return mine.uid == theirs.uid and mine.started_with == theirs.started_with and self.workload == other.workload
+        # No epoch is given twice in a hub, so one that the entry names is that of the run, whoever asked for it.
+        same = mine.uid == theirs.uid or mine.run == theirs.started_with
+        return same and mine.started_with == theirs.started_with and self.workload == other.workload
 
     def continues(self, other: DesiredRun) -> bool:
         """Whether the next run of an edited or suspended child may take up the state of a run for ``other``."""
@@ -57,12 +61,14 @@ class _OwnSlice:
         self.workloads: dict[str, Exec | Python | PodWorkload] = {}
         self.workload_texts: dict[str, str] = {}
         self.term = 0
+        self.version = 0  # the resourceVersion by which the present spec was first read
         self.holder = ""
         self.partitioned = False
 
     def take(self, new: RegistrySlice) -> set[str]:
         """Parse the changed entries; returns the ids that may be affected."""
         spec = new.spec
+        self.version = version_of(new.metadata.resource_version)
         self.partitioned = spec.settings.partitioned
         change = self._view.update_entries(new)
         for child, error in change.unreadable:
@@ -103,6 +109,8 @@ class SliceWatcher:
     - ``own_changed``: each changed own slice (None if it was deleted) and its name.
     - ``registry_changed``: each changed slice of the hub, before and after the change. It comes after all others.
 
+    ``made`` is what this member has started by itself and is not on record yet (requests/activation.py), by id.
+
     ``rewound`` is notified when etcd was restored to an earlier time, so that what is known here has never happened.
     """
 
@@ -114,6 +122,7 @@ class SliceWatcher:
         self.rewound: Listeners[()] = Listeners()
         self._env, self._client, self._identity = env, client, identity
         self._own: dict[str, _OwnSlice] = {}
+        self.made: dict[str, DesiredRun] = {}
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
             client,
@@ -126,7 +135,11 @@ class SliceWatcher:
         self.settings = Settings()
         self._settings_term = -1
         self.highest_term = 0
-        self.first_slice = slice_name(env.hub, env.member, 0)
+
+    @cached_property
+    def first_slice(self) -> str:
+        """The name of this member's slice 0."""
+        return slice_name(self._env.hub, self._env.member, 0)
 
     @property
     def ready(self) -> bool:
@@ -140,6 +153,38 @@ class SliceWatcher:
     def own_slice(self, name: str) -> RegistrySlice | None:
         """The present version of this member's slice of that name, or None."""
         return self.informer.items.get((self._env.namespace, name))
+
+    @property
+    def reads_others_as_own(self) -> bool:
+        """Whether the slices of others were read up to the present specs of this member's own.
+
+        The answer to a write of this member may show its own slice before the watch has come so far.
+        """
+        return all(own.version <= self.informer.seen for own in self._own.values())
+
+    def count_on_demand(self) -> int:
+        """The number of this member's entries of children that a request started."""
+        return sum(entry.on_demand for own in self._own.values() for entry in own.entries.values())
+
+    def make(self, child: str, made: DesiredRun) -> None:
+        """Run a child that is not on record."""
+        self.made[child] = made
+        self.desired_changed.notify({child: self._resolve(child)})
+
+    def end_made(self, view: int | None, also: Collection[str] = ()) -> None:
+        """End what this member has started by itself under other views than this, and ``also`` these children."""
+        changes = self._forget_made(view)
+        for child in also:
+            if self.made.pop(child, None) is not None:
+                changes.add(child)
+        if changes:
+            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+
+    def _forget_made(self, view: int | None) -> set[str]:
+        over = {child for child, made in self.made.items() if made.view != view}
+        for child in over:
+            del self.made[child]
+        return over
 
     def member_count(self) -> int:
         """The number of members of the hub that have slices."""
@@ -194,6 +239,8 @@ class SliceWatcher:
             own = self._own.setdefault(new.metadata.name, _OwnSlice())
             if old is None or old.metadata.generation != new.metadata.generation:
                 changes |= own.take(new)
+                if new.metadata.name == self.first_slice and self.made:
+                    changes |= self._forget_made(new.spec.activation.view if new.spec.activation else None)
             self._take_settings(new)
         if changes:
             # Sorted, so that children start in the same order in each run of the same program.
@@ -205,7 +252,8 @@ class SliceWatcher:
     def _drop(self, name: str) -> None:
         own = self._own.pop(name, None)
         if own is not None:
-            self.desired_changed.notify({child: self._resolve(child) for child in own.entries})
+            changes = own.entries.keys() | (self._forget_made(None) if name == self.first_slice else set())
+            self.desired_changed.notify({child: self._resolve(child) for child in changes})
             self.own_changed.notify(None, name)
 
     @property
@@ -228,7 +276,7 @@ class SliceWatcher:
             self.settings_changed.notify(settings)
 
     def _resolve(self, child: str) -> DesiredRun | None:
-        """The entry with the highest (term, epoch) among the own slices, or None."""
+        """The entry with the highest (term, epoch) among the own slices, or what was made; None without either."""
         best: DesiredRun | None = None
         for name, own in self._own.items():
             entry = own.entries.get(child)
@@ -246,4 +294,8 @@ class SliceWatcher:
                 startable=own.term >= self.highest_term and may_run,
                 restartable=may_run,
             )
-        return best
+        made = self.made.get(child)
+        if made is None or (best is not None and best.assignment.epoch >= made.assignment.epoch):
+            self.made.pop(child, None)  # it is on record: from here on its entry decides
+            return best
+        return made

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from processhub.api.reasons import State
 from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, SliceSpec, stored_bytes
-from processhub.registry.grammar import has_state, report_texts, shorten_report
+from processhub.registry.grammar import has_state, is_by_view, report_texts, shorten_report
 
 OBJECT_MAX = 1536 * 1024  # etcd's limit of a request, --max-request-bytes
 _ENVELOPE = 64 * 1024  # metadata and managed fields, and the request around the object
@@ -37,6 +37,7 @@ def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: C
     1. Texts for people are cut, the longest first, until the spec has the room that it may come to need.
     2. Entries that are Pending are left out, if there are more than a slice holds, or more than etcd accepts beside the
        present spec even without any text. Nothing of a Pending child runs, so the status still names all that may run.
+       A child that the member starts by itself is never left out: no entry tells the operator of it.
     3. Other entries are left out. The status then does not name all. Entries that were ``reported`` before are kept,
        because their absence would mean that the child has ended.
 
@@ -64,18 +65,22 @@ def _those_with_room(
 
     def order(entry: tuple[str, str]) -> tuple[bool, bool, bool]:
         child_id, text = entry
-        return has_state(text, State.PENDING), child_id not in reported, child_id in spec.entries
+        return _may_be_left_out(text), child_id not in reported, child_id in spec.entries
 
     kept: dict[str, str] = {}
     whole = True
     for child_id, text in sorted(entries.items(), key=order):
         room -= _size(child_id, shorten_report(text, 0))
-        pending = has_state(text, State.PENDING)
+        pending = _may_be_left_out(text)
         if len(kept) < MAX_ENTRIES and (room >= 0 or (child_id in reported and not pending)):
             kept[child_id] = text
         else:
             whole = whole and pending
     return kept, whole
+
+
+def _may_be_left_out(text: str) -> bool:
+    return has_state(text, State.PENDING) and not is_by_view(text)
 
 
 def _shortened(entries: Mapping[str, str], room: int) -> dict[str, str]:

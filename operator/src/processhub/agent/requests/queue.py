@@ -188,7 +188,14 @@ class RequestQueue:
         if (timer := self._idle.pop(child.id, None)) is not None:
             timer.cancel()
         entry = child.desired.assignment if child.desired is not None else None
-        if entry is None or not entry.idle_seconds or entry.role != Role.ACTIVE or not child.serving:
+        # The operator ends an idle child by its entry, so one that has none yet would wait for its end without serving.
+        if (
+            entry is None
+            or child.off_record
+            or not entry.idle_seconds
+            or entry.role != Role.ACTIVE
+            or not child.serving
+        ):
             return
         queue = self._queues.get(child.id)
         if queue is not None and not queue.quiet:

@@ -24,6 +24,7 @@ from processhub.agent.registry.childwatch import RegistryWatch
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, MovedError, Request, Response
+from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
@@ -54,9 +55,11 @@ class Router:
         peers: PeerLink,
         starter: Starter,
         takeover: LocalTakeover,
+        activations: Activations,
     ) -> None:
         self._env, self._slices, self._children = env, slices, children
         self._queue, self._peers, self._starter, self._takeover = queue, peers, starter, takeover
+        self._activations = activations
         self.watch = RegistryWatch(slices.registry)
         self._leaving = False
         self._loop = asyncio.get_running_loop()
@@ -102,9 +105,9 @@ class Router:
                 self._check_quorum()
                 changed.clear()
                 copies = self._copies(child_id)
-                owner = self._takeover.takeover_of(child_id, copies) or _owner(copies)
+                owner = self._owner(child_id, copies)
                 unreached, pause = "", None
-                if not copies:
+                if owner is None and not copies:
                     await self._starter.ensure(child_id)
                     pause = _AGAIN_SECONDS
                 elif owner is not None:
@@ -143,7 +146,8 @@ class Router:
     async def _too_late(self, child_id: str, unreached: str) -> Problem:
         """The answer to a request that has waited too long. ``unreached``: why its owner can't be reached, or ""."""
         if unreached:
-            return Problem(503, "unreachable", f"{unreached}; child {child_id!r} is on record there")
+            where = "is on record there" if self._copies(child_id) else "is to be started there"
+            return Problem(503, "unreachable", f"{unreached}; child {child_id!r} {where}")
         why = await self._starter.why(child_id)
         waited = f"child {child_id!r} had no running owner for {self._queue.max_wait:g} s"
         return Problem(503, "no_owner", f"{waited}: {why}" if why else waited)
@@ -180,6 +184,12 @@ class Router:
 
         Raises Problem: 409 if this member does not own the child at that epoch.
         """
+        if epoch == BY_VIEW:
+            own = self._activations.owner(child_id) if not self._copies(child_id) else None
+            if own is not None and own.member == self._env.member:
+                epoch = own.epoch
+            elif own is None and not self._copies(child_id):
+                await self._starter.ensure(child_id)
         child = self._children.get(child_id)
         desired = child.desired if child is not None else None
         stale = Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
@@ -233,6 +243,12 @@ class Router:
             for copy in copies
         ]
 
+    def _owner(self, child_id: str, copies: list[RoutedCopy]) -> RoutedCopy | None:
+        """The copy that gets the request. A child that no slice names is started by the member whose it is."""
+        if not copies:
+            return self._activations.owner(child_id)
+        return self._takeover.takeover_of(child_id, copies) or _owner(copies)
+
     async def _offer(
         self, owner: RoutedCopy, child_id: str, request: Request, changed: Signal, *, every: bool = False
     ) -> Response | None:
@@ -245,9 +261,10 @@ class Router:
             if self._leaving:
                 return False
             copies = self._copies(child_id)
-            instead = None if every else self._takeover.takeover_of(child_id, copies)
-            named = next((copy for copy in copies if copy.member == owner.member), None) if every else _owner(copies)
-            now = instead or named
+            if every:
+                now = next((copy for copy in copies if copy.member == owner.member), None)
+            else:
+                now = self._owner(child_id, copies)
             return now is not None and (now.member, now.epoch) == (owner.member, owner.epoch) and not lost()
 
         def lost() -> bool:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
+import msgspec
+
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import SLICES
 from processhub.controller.execute.memberleases import delete_lease
@@ -13,6 +15,7 @@ from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.slices import KnownSlice
+from processhub.core.model.activation import ViewPhase
 from processhub.core.model.membership import Phase
 
 log = logging.getLogger(__name__)
@@ -28,6 +31,9 @@ async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Memb
             retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
             # An agent starts by slice 0. A creation without an answer may still be stored while its name is free.
             kept = (known.index == 0 and len(member.slices) > 1) or name in memory.unconfirmed_slices
+            # A member that comes back may start children by it until it has read that the view closes.
+            order = present.spec.activation
+            kept = kept or (order is not msgspec.UNSET and order.phase == ViewPhase.OPEN)
             if not kept and ((retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
                 await round.steps.take(f"slice {name} can't be deleted", partial(_delete_slice, round, known))
         gone = not member.wanted and member.pod is None and not member.slices

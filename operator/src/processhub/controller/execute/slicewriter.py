@@ -15,7 +15,7 @@ import msgspec
 
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import Role
-from processhub.api.slice import RegistrySlice, SliceSpec, SliceTls
+from processhub.api.slice import Activation, RegistrySlice, SliceSpec, SliceTls
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import (
     AlreadyExistsError,
@@ -35,6 +35,7 @@ from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.planning.packing import SliceContent, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
+_NO_ORDERS: Mapping[str, Activation] = {}
 _RETRY_SECONDS = 0.1  # After a write that failed or whose outcome is unknown.
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,13 @@ class SliceWriter:
         fingerprint: str,
         partitioned: bool,
         tls: Callable[[Member], SliceTls] = lambda _: SliceTls(),
+        orders: Mapping[str, Activation] = _NO_ORDERS,
     ) -> None:
-        """Write ``fingerprint`` to members that have their share, ``partitioned`` to all slices, ``tls`` to slice 0."""
+        """Write ``fingerprint`` to members that have their share, ``partitioned`` to all slices, ``tls`` to slice 0.
+
+        ``orders``: what slice 0 of members is to say about views, where that changes.
+        """
+        self._orders = orders
         self._round, self._memory, self._tls = round, memory, tls
         self._fingerprint, self._partitioned = fingerprint, partitioned
         self._client, self._store, self._hub = round.client, round.store, round.hub
@@ -146,6 +152,8 @@ class SliceWriter:
             settings=slice_settings(self._hub, partitioned=self._partitioned),
             holder=present.spec.holder if grant is None else grant,
         )
+        if known.index == 0 and (order := self._orders.get(present.spec.member)) is not None:
+            spec = msgspec.structs.replace(spec, activation=order)
         if content is not None:
             spec = msgspec.structs.replace(spec, workloads=dict(content.workloads), entries=dict(content.entries))
         return spec
@@ -283,9 +291,10 @@ class SliceWriter:
 
 
 def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
-    """The ids whose entry is new, removed or changed."""
+    """The ids whose entry is new, removed or changed; "" if what the slice says about views is."""
     ids = before.entries.keys() | after.entries.keys()
-    return {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
+    views = {""} if before.activation != after.activation else set()
+    return views | {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:

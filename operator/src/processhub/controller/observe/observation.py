@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from processhub.api.child import Child
+from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.naming import (
@@ -41,8 +41,17 @@ from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.quorum import Verdict
-from processhub.core.model.snapshot import ChildPod, Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
+from processhub.core.model.snapshot import (
+    ChildPod,
+    Claim,
+    DesiredChild,
+    HubSnapshot,
+    MemberView,
+    OnRecord,
+    desired_child,
+)
 from processhub.registry.copies import is_current
+from processhub.registry.workloads import encode_workload
 
 _NODES_OF_MOVE = f"annotation {ANNOTATION_NODES} (kubectl hub move)"
 
@@ -234,6 +243,7 @@ def _wanted(
     hub, winners = facts.hub, winners_of(facts.state, facts.contested, record)
     wanted, refusals, chosen = _wanted_children(facts, record, winners)
     _bound_demand(hub, record, wanted, refusals, chosen)
+    wanted.update(_started_by_members(facts, record, chosen))
     sets = seen_sets(facts, winners)
     for seen in sets.values():
         wanted.update(wanted_of(seen, hub, record))
@@ -287,6 +297,21 @@ def _wanted_children(
                 child = msgspec.structs.replace(child, workload=demand.held[child_id])
             wanted[child_id] = asleep(child) if known.child.spec.suspend else child
     return wanted, refusals, chosen
+
+
+def _started_by_members(facts: Facts, record: Record, chosen: Mapping[str, KnownChild]) -> dict[str, DesiredChild]:
+    """The children without an object, which members have started by themselves, as they are on record."""
+    hub, found = facts.hub, dict[str, DesiredChild]()
+    if hub.spec.on_demand is None:
+        return found
+    digest, _ = encode_workload(hub.spec.on_demand)
+    for child_id, places in record.items():
+        if child_id in chosen or child_id in facts.ended:
+            continue
+        if any(place.entry.uid == hub.metadata.uid for place in places):
+            spec = ChildSpec(on_demand=True, idle_seconds=hub.spec.on_demand.idle_seconds)
+            found[child_id] = desired_child(spec, child_id, hub.metadata.uid, digest)
+    return found
 
 
 def _bound_demand(

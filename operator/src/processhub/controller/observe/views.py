@@ -1,0 +1,239 @@
+"""Views: what the slices say of them, what members have started by themselves, and what is to be written.
+
+Which hubs have views, and why the others have none, is in ``wanted_view`` (docs/protocol.md, rule 26).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import xxhash
+
+from processhub.api.hooks import HookEvent
+from processhub.api.hub import Hub
+from processhub.api.slice import Activation, ViewMember
+from processhub.controller.observe.members import Member
+from processhub.controller.store.slices import KnownSlice
+from processhub.core.model.activation import (
+    Standing,
+    View,
+    ViewPhase,
+    current_view,
+    is_closed,
+    shares,
+    view_step,
+)
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
+from processhub.core.model.snapshot import HubSnapshot
+from processhub.core.planning.underview import NotClosed
+from processhub.registry.grammar import Assignment, EntryError, format_assignment, parse_assignment
+from processhub.registry.workloads import encode_workload
+
+BLOCK = 100_000  # epochs of a block
+_STRATEGIES = ("ConsistentHashing", "Modulo")
+
+
+class ViewFacts(msgspec.Struct, frozen=True):
+    """What is known of a hub's views in one round.
+
+    ``recorded``: member → id → the entry of a child that the member has started by itself. ``workloads``: theirs.
+    """
+
+    standings: Mapping[str, Standing]
+    not_closed: NotClosed | None
+    recorded: Mapping[str, Mapping[str, Assignment]]
+    workloads: Mapping[str, str]
+
+
+def has_views(hub: Hub) -> bool:
+    """Whether members of the hub may start children by themselves."""
+    spec = hub.spec
+    template = spec.on_demand
+    if template is None or template.pod is not None or template.max is not None or spec.suspend:
+        return False
+    if template.on_owner_lost == "Local":
+        return False
+    if spec.distribution.strategy not in _STRATEGIES or spec.keeps_copies:
+        return False
+    return not any(hook.event in (HookEvent.PRE_CHILD_START, HookEvent.PRE_CHILD_STOP) for hook in spec.hooks)
+
+
+def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> ViewFacts:
+    """What the slices of the members say of views, and what was started by them."""
+    standings = {name: _standing(member) for name, member in members.items() if _first(member) is not None}
+    current = current_view(standings)
+    if current is None or is_closed(current, standings):
+        not_closed = None
+    else:
+        blocks = {
+            name: order.first_epoch
+            for name, member in members.items()
+            if (order := _order(member)) is not None and order.view == current.number
+        }
+        closing = any(
+            standing.view == current and standing.phase is ViewPhase.CLOSING for standing in standings.values()
+        )
+        not_closed = NotClosed(current, not closing, blocks)
+    recorded: dict[str, dict[str, Assignment]] = {}
+    workloads: dict[str, str] = {}
+    for name, member in members.items():
+        order = _order(member)
+        if order is None or current is None or order.view != current.number or name not in settled:
+            continue
+        if found := _started(member, order):
+            recorded[name] = found
+            workloads.update({entry.workload: order.workload for entry in found.values()})
+    return ViewFacts(standings, not_closed, recorded, workloads)
+
+
+def _first(member: Member) -> KnownSlice | None:
+    return next((known for known in member.slices if known.index == 0), None)
+
+
+def _order(member: Member) -> Activation | None:
+    first = _first(member)
+    if first is None or isinstance(first.present.spec.activation, msgspec.UnsetType):
+        return None
+    return first.present.spec.activation
+
+
+def _standing(member: Member) -> Standing:
+    order, first = _order(member), _first(member)
+    present = member.holder if member.phase is Phase.LIVE else ""
+    answered = first is not None and member.phase is not Phase.GONE and first.acknowledged_by(member.holder)
+    gone = member.phase is Phase.GONE
+    if order is None:
+        return Standing(present=present, answered=answered, gone=gone)
+    members = tuple((known.name, known.weight) for known in order.members)
+    view = View(order.view, order.strategy, members, _digest(order.entry, order.workload))
+    return Standing(
+        view=view,
+        phase=ViewPhase(order.phase),
+        holder=order.holder,
+        present=present,
+        answered=answered,
+        gone=gone,
+    )
+
+
+def _digest(entry: str, workload: str) -> str:
+    return xxhash.xxh3_64_hexdigest(f"{entry}\n{workload}".encode())
+
+
+def _started(member: Member, order: Activation) -> dict[str, Assignment]:
+    """The entries of what the member reports to have started under the view, and has no entry for."""
+    first = _first(member)
+    if first is None or member.phase is Phase.GONE or first.present.status.holder != member.holder:
+        return {}
+    if order.phase == ViewPhase.CLOSING and not first.acknowledged_by(member.holder):
+        return {}
+    reports = {child_id: report for child_id, report in first.reports.items() if report.view == order.view}
+    if not reports:
+        return {}
+    try:
+        template = parse_assignment(order.entry)
+    except EntryError:
+        return {}
+    epochs = {child_id: entry.epoch for known in member.slices for child_id, entry in known.assignments.items()}
+    unproven = {child_id for known in member.slices for child_id in (*known.unproven, *known.uncertain)}
+    return {
+        child_id: msgspec.structs.replace(template, epoch=report.epoch)
+        for child_id, report in reports.items()
+        if epochs.get(child_id, -1) < report.epoch and child_id not in unproven
+    }
+
+
+def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, number: int) -> View | None:
+    """The view that the hub should have: of all members that take children, or restart and are waited for."""
+    if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
+        return None
+    there = tuple(
+        (name, member.weight)
+        for name, member in members.items()
+        if member.wanted and member.phase is not Phase.GONE and not member.judgement.draining
+    )
+    entry, workload = _template(hub)
+    return View(number, hub.spec.distribution.strategy, there, _digest(entry, workload)) if there else None
+
+
+def _template(hub: Hub) -> tuple[str, str]:
+    """The entry of a child that is started on demand, with epoch 0, and its workload."""
+    template = hub.spec.on_demand
+    assert template is not None
+    digest, workload = encode_workload(template)
+    entry = Assignment(
+        uid=hub.metadata.uid,
+        epoch=0,
+        workload=digest,
+        idle_seconds=template.idle_seconds or 0,
+        on_demand=True,
+    )
+    return format_assignment(entry), workload
+
+
+def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
+    """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30)."""
+    if plan.entries or facts.recorded or snapshot.uncertain:
+        return False
+    return all(
+        member.settled and (member.phase is Phase.GONE or not member.possibly_running) for member in snapshot.members
+    )
+
+
+def orders_for(
+    hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, plan: Plan, facts: ViewFacts, grants: frozenset[str]
+) -> tuple[dict[str, Activation], Plan]:
+    """What slice 0 of each member is to say now, where it differs, and the plan with the epochs that were given."""
+    epoch = plan.next_epoch
+    wanted = wanted_view(hub, members, snapshot, epoch + 1)
+    step = view_step(wanted, facts.standings, ready=is_ready(snapshot, plan, facts))
+    orders: dict[str, Activation] = {}
+    if step.open is wanted and wanted is not None:
+        epoch = wanted.number + 1
+    if step.current is not None:
+        for name in step.close:
+            order = _order(members[name])
+            before = order if order is not None and order.view == step.current.number else None
+            orders[name] = msgspec.structs.replace(before or _bare(step.current), phase=ViewPhase.CLOSING)
+    if step.open is not None and hub.spec.on_demand is not None:
+        entry, workload = _template(hub)
+        limit, counts = hub.spec.on_demand.max or 0, _counts(members)
+        names = [name for name, _ in step.open.members]
+        parts = shares(limit, counts, names) if limit else {}
+        for name in sorted({*step.grant, *(grants & set(names))}):
+            order = _order(members[name])
+            same = order is not None and order.view == step.open.number
+            orders[name] = msgspec.structs.replace(
+                _bare(step.open),
+                phase=ViewPhase.OPEN,
+                holder=members[name].holder,
+                first_epoch=epoch,
+                last_epoch=epoch + BLOCK - 1,
+                share=order.share if order is not None and same else parts.get(name, 0),
+                entry=entry,
+                workload=workload,
+            )
+            epoch += BLOCK
+    return orders, msgspec.structs.replace(plan, next_epoch=epoch)
+
+
+def _bare(view: View) -> Activation:
+    members = tuple(ViewMember(name=name, weight=weight) for name, weight in view.members)
+    return Activation(view=view.number, phase=ViewPhase.CLOSING, strategy=view.strategy, members=members)
+
+
+def _counts(members: Mapping[str, Member]) -> dict[str, int]:
+    return {
+        name: sum(entry.on_demand for known in member.slices for entry in known.assignments.values())
+        for name, member in members.items()
+    }
+
+
+def template_workload(hub: Hub) -> dict[str, str]:
+    """The workload of children that are started on demand, by its hash."""
+    if hub.spec.on_demand is None:
+        return {}
+    digest, workload = encode_workload(hub.spec.on_demand)
+    return {digest: workload}

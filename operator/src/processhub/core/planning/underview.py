@@ -1,0 +1,151 @@
+"""The part of a plan that may be carried out while members may start children by themselves.
+
+The planner knows no views. What it plans is restricted here, so that an id that leaves the record runs nowhere, and one
+that comes onto it is started by nobody else (docs/protocol.md, rules 28 and 30 to 32). What is held back is planned
+again in the next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from processhub.api.reasons import Reason
+from processhub.core.model.activation import View, chosen_member
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan, Unplaced
+from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
+from processhub.registry.grammar import Assignment
+
+Changes = Mapping[str, Assignment | None]  # by member
+NOBODY = "-"  # the uid of an entry that keeps an id on record until its end is proven
+_WAITS = Unplaced(Reason.WAITING, "waiting until the members have closed the view by which they start children")
+
+
+class NotClosed(msgspec.Struct, frozen=True):
+    """The view that is not closed yet, whether it is open, and the first epoch of each member's block."""
+
+    view: View
+    open: bool
+    blocks: Mapping[str, int] = {}
+
+
+class Restricted(msgspec.Struct, frozen=True):
+    """What is left of a plan.
+
+    ``grants``: the members that need a new block before an entry may leave the record. ``close``: whether the view must
+    be closed before all of the plan can be carried out.
+    """
+
+    plan: Plan
+    grants: frozenset[str] = frozenset()
+    close: bool = False
+
+
+def under_view(snapshot: HubSnapshot, plan: Plan, state: NotClosed | None) -> Restricted:
+    """Restrict a plan to what the view allows; all of it is allowed where no view is left that is not closed."""
+    return Restricted(plan) if state is None else _Restriction(snapshot, plan, state).result()
+
+
+def with_recorded(
+    plan: Plan, recorded: Mapping[str, Mapping[str, Assignment]], record: Mapping[str, tuple[OnRecord, ...]]
+) -> Plan:
+    """The plan with the entries of what members have started by themselves, each where it runs."""
+    if not recorded:
+        return plan
+    entries = {member: dict(changes) for member, changes in plan.entries.items()}
+    planned = {child_id for changes in plan.entries.values() for child_id in changes}
+    for member, found in recorded.items():
+        for child_id, entry in found.items():
+            elsewhere = any(place.member != member for place in record.get(child_id, ()))
+            if not elsewhere and (child_id not in planned or child_id in plan.entries.get(member, ())):
+                entries.setdefault(member, {})[child_id] = entry
+    return msgspec.structs.replace(plan, entries=entries)
+
+
+class _Restriction:
+    def __init__(self, snapshot: HubSnapshot, plan: Plan, state: NotClosed) -> None:
+        self._snapshot, self._plan, self._state = snapshot, plan, state
+        self._members = {member.name: member for member in snapshot.members}
+        self._next_epoch = plan.next_epoch
+        self._unplaced = dict(plan.unplaced)
+        self._held: set[str] = set()
+        self._grants: set[str] = set()
+        self._close = False
+
+    def result(self) -> Restricted:
+        by_id: dict[str, dict[str, Assignment | None]] = {}
+        for member, changes in self._plan.entries.items():
+            for child_id, entry in changes.items():
+                by_id.setdefault(child_id, {})[member] = entry
+        entries: dict[str, dict[str, Assignment | None]] = {}
+        for child_id, changes in by_id.items():
+            for member, entry in self._allowed(child_id, changes).items():
+                entries.setdefault(member, {})[child_id] = entry
+        plan = msgspec.structs.replace(
+            self._plan,
+            entries=entries,
+            unplaced=self._unplaced,
+            moves=tuple(move for move in self._plan.moves if move.id not in self._held),
+            next_epoch=self._next_epoch,
+        )
+        return Restricted(plan, frozenset(self._grants), self._close)
+
+    def _allowed(self, child_id: str, changes: Changes) -> Changes:
+        places = self._snapshot.record.get(child_id, ())
+        if not places:
+            return self._comes(child_id, changes)
+        if any(changes.get(place.member, place.entry) is not None for place in places):
+            return changes  # it is on record all along
+        if any(entry is not None for entry in changes.values()):
+            return self._hold(child_id)  # it would be on no record for a moment
+        allowed: dict[str, Assignment | None] = {}
+        for place in places:
+            allowed.update(self._leaves(child_id, place))
+        return allowed
+
+    def _comes(self, child_id: str, changes: Changes) -> Changes:
+        """A new entry is written for the member that may start the id by itself, and for no other."""
+        chosen = chosen_member(self._state.view, child_id)
+        if not self._state.open:
+            return self._hold(child_id)
+        if changes.keys() == {chosen}:
+            return changes
+        child, (entry, *more) = self._snapshot.children[child_id], changes.values()
+        if child.nodes or more or entry is None:
+            self._close = True
+            return self._hold(child_id)
+        if not _takes(self._members.get(chosen)):
+            return self._hold(child_id)
+        return {chosen: entry}
+
+    def _leaves(self, child_id: str, place: OnRecord) -> Changes:
+        """An entry leaves the record when nobody can start its id under a lower epoch, and its end is proven."""
+        chosen, member = chosen_member(self._state.view, child_id), self._members.get(place.member)
+        if member is not None and member.phase is Phase.GONE:
+            return {}  # the view is to be closed first
+        if place.member != chosen and place.entry.uid != NOBODY:
+            self._next_epoch += 1
+            waits = msgspec.structs.replace(
+                place.entry, uid=NOBODY, epoch=self._next_epoch - 1, wait=True, asleep=False, run=0, to=""
+            )
+            return {place.member: waits}
+        proven = member is None or (child_id not in member.possibly_running and member.settled)
+        if place.member != chosen and not proven:
+            return {}
+        if self._state.blocks.get(chosen, 0) <= place.entry.epoch:
+            if self._state.open:
+                self._grants.add(chosen)
+            return {}
+        return {place.member: None}
+
+    def _hold(self, child_id: str) -> Changes:
+        self._held.add(child_id)
+        if child_id in self._snapshot.children:
+            self._unplaced.setdefault(child_id, _WAITS)
+        return {}
+
+
+def _takes(member: MemberView | None) -> bool:
+    return member is not None and member.phase is Phase.LIVE and not member.draining and member.wanted
