@@ -149,8 +149,8 @@ def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_
                     for each in chance.sample(ids, 4):
                         ask(cluster, each)
                 cluster.runs_on()
-            for wire in cluster.wires.values():
-                wire.whole.set()
+            for each_wire in cluster.wires.values():
+                each_wire.whole.set()
             cluster.api.update(Key("hubs", "ns", "hub"), lambda hub: drain(hub, ""))
             await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open", within=120)
             for child in ids:
