@@ -145,4 +145,4 @@ class Activations:
         first = self._slices.own_slice(self._slices.first_slice)
         if first is None or len(first.spec.entries) + made >= MAX_ENTRIES:
             return False
-        return not order.share or made + self._slices.count_on_demand() < order.share
+        return not order.most or made + self._slices.count_on_demand() < order.share
