@@ -12,7 +12,7 @@ import aiohttp
 import pytest_asyncio
 from agentharness import token_of
 from hubcalls import Caller
-from operatorworld import Place, World, members_of, never_two, started_once, untouched
+from operatorworld import World, members_of, never_two, started_once, untouched
 from settling import settles
 
 from processhub.cluster.kinds import CHILDREN
@@ -25,7 +25,8 @@ server = socket.socket(socket.AF_UNIX)
 server.bind(os.environ["HUB_SOCKET"])
 server.listen(64)
 pid = str(os.getpid())
-answer = f"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: {len(pid)}\\r\\n\\r\\n{pid}".encode()
+head = f"HTTP/1.1 200 OK\\r\\nContent-Type: application/json\\r\\nContent-Length: {len(pid)}\\r\\n\\r\\n"
+answer = (head + pid).encode()
 while True:
     caller, _ = server.accept()
     sent = b""
