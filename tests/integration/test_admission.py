@@ -266,7 +266,7 @@ def test_a_member_may_only_read_and_report(as_member: Callable[..., Write], comm
 def test_a_member_may_create_no_child(as_member: Callable[..., Write], hub: str) -> None:
     member = as_member("left-0")
 
-    with pytest.raises(ClusterError, match="cannot create resource .children."):
+    with pytest.raises(ClusterError, match=r"cannot create resource .children."):
         member("create", "-f", "-", stdin=child(hub, exec=SLEEP))
 
 
