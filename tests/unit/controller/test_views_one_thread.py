@@ -32,12 +32,7 @@ def is_open(cluster: Cluster, *members: str) -> bool:
 
 def ask(cluster: Cluster, child: str) -> str:
     """Have every member asked for the child; returns the one that has it now, or ""."""
-    has_it = ""
-    for name, agent in cluster.agents.items():
-        router = agent._parts.requests.router
-        owner = router._owner(child, router._copies(child))
-        has_it = name if owner is not None and owner.member == name else has_it
-    return has_it
+    return cluster.ask(child)
 
 
 def on_record(cluster: Cluster) -> dict[str, str]:
