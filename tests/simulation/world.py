@@ -17,6 +17,7 @@ from processhub.controller.lead.election import Election
 from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings
 
+from .callers import Callers
 from .checks import Checks
 from .kubelet import Container, Pod
 from .network import Network
@@ -98,6 +99,7 @@ class World:
         self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
         self.network.kill = self._kill
         self.pods: list[Pod] = []
+        self.callers = Callers(self)
         self.skews: dict[str, float] = {}
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         for name in NODES:
@@ -141,6 +143,7 @@ class World:
     def mend(self) -> None:
         """End all ongoing faults."""
         self.network.weather.clear()
+        self.network.parted.clear()
         for node in NODES:
             self.cordon(node, unschedulable=False)
             self.set_ready(node, ready=True)
