@@ -53,17 +53,34 @@ class Activations:
         if made is None:
             order = self._order()
             if order is None or self._view is None:
-                return None
+                return self._owner_elsewhere(child_id)
             chosen = chosen_member(self._view, child_id)
             if chosen != self._env.member:
-                address = lookup.address_of(self._slices.registry(), chosen)
-                return RoutedCopy(chosen, address, Role.ACTIVE, BY_VIEW, wait=False, running=True) if address else None
+                return self._starter(chosen)
             made = self._start(child_id, order)
             if made is None:
                 return None
         child, epoch = self._children.get(child_id), made.assignment.epoch
         running = child is not None and not child.stopping
         return RoutedCopy(self._env.member, self._env.address, Role.ACTIVE, epoch, wait=False, running=running)
+
+    def _owner_elsewhere(self, child_id: str) -> RoutedCopy | None:
+        """Where a request goes that came to a member without an open view, such as a drained one.
+
+        The member that is asked decides by its own slice whether it may start the child.
+        """
+        if not self._slices.settings.on_demand or self._slices.settings.partitioned:
+            return None
+        orders = (item.spec.activation for item in self._slices.registry())
+        opened = [order for order in orders if order and order.phase == ViewPhase.OPEN]
+        if not opened:
+            return None
+        chosen = chosen_member(_view_of(max(opened, key=lambda order: order.view)), child_id)
+        return self._starter(chosen) if chosen != self._env.member else None
+
+    def _starter(self, member: str) -> RoutedCopy | None:
+        address = lookup.address_of(self._slices.registry(), member)
+        return RoutedCopy(member, address, Role.ACTIVE, BY_VIEW, wait=False, running=True) if address else None
 
     def retake(self) -> None:
         """End what nobody else is kept from starting: the Lease was taken again (docs/protocol.md, rule 29).
@@ -95,8 +112,7 @@ class Activations:
 
     def _take(self, order: Activation) -> None:
         self._taken = order
-        members = tuple((member.name, member.weight) for member in order.members)
-        self._view = View(order.view, order.strategy, members)
+        self._view = _view_of(order)
         if order.first_epoch != self._block:
             self._block, self._used = order.first_epoch, order.first_epoch - 1
         self._template = None
@@ -146,3 +162,7 @@ class Activations:
         if first is None or len(first.spec.entries) + made >= MAX_ENTRIES:
             return False
         return not order.share or made + self._slices.count_on_demand() < order.share
+
+
+def _view_of(order: Activation) -> View:
+    return View(order.view, order.strategy, tuple((member.name, member.weight) for member in order.members))
