@@ -121,7 +121,7 @@ async def call(lab: Lab) -> Sequence[Value]:
             present = await lab.hub_ready(client, namespace, "bench")
             addresses = {member.name: f"{member.pod_ip}:8080" for member in present.status.members}
             with tempfile.TemporaryDirectory() as folder:
-                caller = _Caller(Path(folder), await _token(client, namespace))
+                caller = _Caller(Path(folder), await caller_token(client, namespace))
                 values = await _measured(caller, hub, addresses[here], on[here], on[there])
             await stop(hub, ids)
             await hub.close_requests()
@@ -165,7 +165,7 @@ async def _measured(caller: _Caller, hub: Hub, address: str, own: list[str], oth
     ]
 
 
-async def _token(client: Client, namespace: str) -> str:
+async def caller_token(client: Client, namespace: str) -> str:
     """A token for members' HTTP, of an account of the hub's namespace."""
     body = {"spec": {"audiences": [AUDIENCE], "expirationSeconds": 3600}}
     answer = await client.raw("POST", _ACCOUNTS.path(namespace, "default", "token"), body=body)

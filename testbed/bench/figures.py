@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from bench import births, calls, changes, failover, handovers, losses, operatorstart, pure, starts, stress
+from bench import activations, births, calls, changes, failover, handovers, losses, operatorstart, pure, starts, stress
 from bench.lab import Lab
 from bench.measure import Point, Topic, Value
 
@@ -115,6 +115,13 @@ FIGURES: tuple[Figure, ...] = (
         "operator start with 10,000 children",
         lambda lab: operatorstart.start(lab, 10_000),
         topic="failover",
+    ),
+    Figure(
+        "activations",
+        "requests for new names, answered by python children, hub of 3",
+        activations.activate,
+        repeats=2,
+        topic="activations",
     ),
     Figure("calls", "calls to 300 python children, hub of 3", calls.call, topic="calls"),
     Figure("failover", "the leader of two replicas is lost, hub of 3", failover.fail_over, repeats=1),

@@ -38,7 +38,7 @@ async def start(lab: Lab, count: int) -> Sequence[Value]:
         if result.errors:
             raise BenchError(f"{len(result.errors)} of {count} children did not start")
         await lab.hub_ready(client, namespace, "bench")
-        async with _without_operator(cluster):
+        async with without_operator(cluster):
             seconds, mebibytes = await _first_plan(cluster, namespace)
     return [
         Value(name="process start to first plan", unit="s", samples=(seconds,), goal=5.0),
@@ -47,7 +47,7 @@ async def start(lab: Lab, count: int) -> Sequence[Value]:
 
 
 @asynccontextmanager
-async def _without_operator(cluster: Cluster) -> AsyncIterator[None]:
+async def without_operator(cluster: Cluster) -> AsyncIterator[None]:
     """The installed operator is scaled away inside the block, and its Lease is free."""
 
     async def kubectl(*arguments: str) -> str:

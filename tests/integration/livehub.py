@@ -49,6 +49,17 @@ def places(hub: Connection) -> dict[str, str]:
     return {child_id: processes[0][0] for child_id, processes in hub.process_list().items()}
 
 
+def shared(folder: Path) -> dict[str, Any]:
+    """Return a member template that mounts this folder of the machine at its own path."""
+    mount = {"name": "shared", "mountPath": str(folder)}
+    return {
+        "spec": {
+            "containers": [{"name": "agent", "volumeMounts": [mount]}],
+            "volumes": [{"name": "shared", "hostPath": {"path": str(folder)}}],
+        }
+    }
+
+
 class Operator:
     """The operator as a process."""
 
@@ -145,6 +156,11 @@ class Live:
     async def ready(self, name: str, replicas: int) -> None:
         """Wait until this many members of the hub are ready."""
         await eventually(lambda: self._is_ready(name, replicas), f"hub {name} ready", within=90)
+
+    async def addresses(self, hub: str) -> list[str]:
+        """Return the addresses of the hub's members."""
+        found: Hub = await self.api.get(HUBS, self.namespace, hub)
+        return [member.pod_ip for member in found.status.members]
 
     async def child(self, name: str, hub: str, **spec: Any) -> Child:
         """Create a Child object, as kubectl does."""

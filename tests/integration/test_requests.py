@@ -17,13 +17,12 @@ import pytest_asyncio
 from agentharness import token_of
 from hubcalls import Caller
 from leases import past_the_second_of_its_lease
-from livehub import COUNTER, Live, live, started
+from livehub import COUNTER, Live, live, shared, started
 from waiting import eventually, until
 
 from localcluster.cluster import Cluster
 from localcluster.faults import Faults
 from processhub import Hub
-from processhub.api.child import Child
 from processhub.api.hub import Hub as HubObject
 from processhub.api.kubernetes import Pod
 from processhub.client.errors import ChildNotFound, HubError, NotAllowed, OutcomeUnknown, RequestFailed, Timeout
@@ -90,12 +89,6 @@ async def hub(product: Live, name: str) -> AsyncIterator[Hub]:
 
 def worker(child_id: str, **args: Any) -> dict[str, Any]:
     return {"id": child_id, "python": {"target": WORKER, "args": args}}
-
-
-async def addresses(product: Live, name: str) -> list[str]:
-    """Return the addresses on which the members listen."""
-    found: HubObject = await product.api.get(HUBS, product.namespace, name)
-    return [member.pod_ip for member in found.status.members]
 
 
 async def test_the_client_sends_calls_and_casts(hub: Hub) -> None:
@@ -277,7 +270,7 @@ async def test_accounts_of_other_namespaces_need_the_right_to_call(product: Live
     stranger, role = f"stranger-{secrets.token_hex(3)}", f"caller-{secrets.token_hex(3)}"
     for namespace, account in ((product.namespace, "mine"), ("default", stranger)):
         await product.api.create(ACCOUNTS, namespace, {"metadata": {"name": account}})
-    ip = (await addresses(product, name))[0]
+    ip = (await product.addresses(name))[0]
     try:
         async with Caller(await token_of(product.api, product.namespace, "mine")) as mine:
             assert (await mine.call(ip, "guarded", {})).status == 200
@@ -306,79 +299,6 @@ async def test_accounts_of_other_namespaces_need_the_right_to_call(product: Live
             await eventually(allowed, "the right to call holds once the verdict is old", within=60)
     finally:
         await product.api.delete(ACCOUNTS, "default", stranger)
-
-
-async def test_a_thousand_callers_of_one_unknown_id_start_one_child(product: Live, tmp_path: Path) -> None:
-    starts = tmp_path / "starts"
-    template = {"python": {"target": WORKER, "args": {"starts": str(starts)}}}
-    name = await product.hub(
-        onDemand={**template, "max": 3}, members={"python": {"configMap": "actors"}, "template": shared(tmp_path)}
-    )
-    ips = await addresses(product, name)
-    async with Caller(await token_of(product.api, product.namespace, f"processhub-{name}")) as caller:
-        replies = await asyncio.gather(*(caller.call(ips[number % 2], "one", {"n": number}) for number in range(1000)))
-
-        assert Counter(reply.status for reply in replies) == {200: 1000}
-        assert sorted(reply.value["served"] for reply in replies) == list(range(1, 1001)), "one child served them all"
-        assert len(starts.read_text().splitlines()) == 1
-        child = (await product.children(name))["one"]
-        assert child.spec.on_demand
-        assert child.spec.origin in {f"{name}-0", f"{name}-1"}
-
-        for other in ("two", "three"):
-            assert (await caller.call(ips[0], other, {})).status == 200
-        reply = await caller.call(ips[0], "four", {})
-        assert (reply.status, reply.code) == (429, "busy")
-        assert "onDemand.max" in reply.value["detail"]
-        assert reply.headers["Retry-After"] == "1"
-        assert (await caller.call(ips[0], "one", {})).status == 200
-
-        # A burst beyond onDemand.max: a rejected request leaves no Child, which would start when another ends.
-        await product.kubectl("patch", "hub", name, "--type=merge", '--patch={"spec": {"onDemand": {"max": 8}}}')
-
-        async def raised() -> bool:
-            return [(await caller.call(ip, "four", {})).status for ip in ips] == [200, 200]
-
-        await eventually(raised, "both members read the new limit")
-        replies = await asyncio.gather(*(caller.call(ips[at % 2], f"burst-{at}", {}) for at in range(12)))
-        assert Counter(reply.status for reply in replies) == {200: 4, 429: 8}
-        served = {f"burst-{at}" for at, reply in enumerate(replies) if reply.status == 200}
-        assert set(await product.children(name)) == {"one", "two", "three", "four"} | served
-
-
-def shared(folder: Path) -> dict[str, Any]:
-    """Return a member template that mounts this folder of the machine at its own path."""
-    mount = {"name": "shared", "mountPath": str(folder)}
-    return {
-        "spec": {
-            "containers": [{"name": "agent", "volumeMounts": [mount]}],
-            "volumes": [{"name": "shared", "hostPath": {"path": str(folder)}}],
-        }
-    }
-
-
-async def test_the_ttl_ends_a_child_despite_restarts_and_the_next_request_starts_another(product: Live) -> None:
-    name = await product.hub(
-        onDemand={"python": {"target": WORKER}, "ttlSeconds": 4}, members={"python": {"configMap": "actors"}}
-    )
-    await product.child("u", "another-hub")  # it has the object's name, but is no child of this hub
-    async with product.connect(name) as hub:
-        await hub.call("t", {})
-        first = (await product.children(name))["t"]
-        with pytest.raises(OutcomeUnknown):
-            await hub.call("t", {"crash": True})  # a restart does not reset the time
-        assert (await hub.call("t", {}))["served"] == 1
-
-        async def another() -> Child | None:
-            answer = await hub.call("t", {})
-            now = (await product.children(name)).get("t")
-            fresh = answer["served"] == 1 and now is not None and now.metadata.uid != first.metadata.uid
-            return now if fresh else None
-
-        await eventually(another, "another child when the ttlSeconds of the first are over", within=30)
-
-        # The request at hand is completed, although the time ends during it.
-        assert (await hub.call("u", {"sleep": 4.5}))["served"] == 1
 
 
 async def test_an_idle_child_ends(product: Live, name: str, hub: Hub) -> None:

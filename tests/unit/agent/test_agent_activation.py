@@ -9,6 +9,7 @@ import pytest
 
 from builders import make_client, make_slice
 from processhub.agent.env import Environment
+from processhub.agent.registry.maderuns import room_by_view
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.api.child import Exec, Workload
@@ -249,3 +250,16 @@ def test_no_more_is_started_than_the_members_share(started: Started) -> None:
     started.put(order(share=2), entries={"x": Assignment(uid="u", epoch=1, workload=DIGEST, on_demand=True)})
 
     assert [started.start("a"), started.start("b")] == [100, None]
+
+
+def test_no_more_is_started_than_the_status_of_slice_0_has_room_for(started: Started) -> None:
+    """What can't be reported can't be put on record. With room again, the next is started."""
+    started.put(order(last_epoch=100_000))
+    count = 0
+    while started.start(f"{'x' * 200}-{count}") is not None:
+        count += 1
+
+    assert 1000 < count < 5000
+    item = started.slices.own_slice(started.slices.first_slice)
+    assert item is not None
+    assert started.slices.made.bytes > 0.99 * room_by_view(item.spec)

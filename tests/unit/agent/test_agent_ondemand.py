@@ -1,86 +1,338 @@
-"""Children that a first request starts: one object for an id, whatever is written meanwhile."""
+"""Requests for ids that no slice names: they start a child, go to the member that may, or have the operator asked.
+
+The member of these tests is hub-1, without processes; hub-2 is another one.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
+from test_agent_router import DIGEST, WAITS, WORKLOAD, World, other, until
 
-from builders import client_of, make_client, make_slice
+from builders import client_of
 from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
-from processhub.agent.requests import ondemand
-from processhub.agent.requests.ondemand import OnDemandStarter
-from processhub.api.naming import child_object_name
-from processhub.api.slice import RegistrySlice, Settings
-from processhub.registry.grammar import Assignment
+from processhub.agent.registry.slicewatcher import SliceWatcher
+from processhub.agent.request import Request
+from processhub.agent.requests import activation
+from processhub.agent.requests.activation import BY_VIEW, Activations
+from processhub.agent.requests.asks import Asks
+from processhub.agent.requests.ondemand import UnplacedIds
+from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER
+from processhub.api.slice import MAX_ASKS, Activation, Settings, ViewMember
+from processhub.core.model.activation import View, chosen_member
+from processhub.registry.grammar import Assignment, Report, format_assignment
+
+ON_DEMAND = Settings(lease_seconds=WAITS, request_seconds=WAITS, on_demand=True)
+ENTRY = format_assignment(Assignment(uid="h", epoch=0, workload=DIGEST, on_demand=True))
+MEMBERS = ("hub-1", "hub-2")
+# The ids that a view of both members gives to the one and to the other.
+MINE, THEIRS = (
+    next(
+        f"{number}"
+        for number in range(100)
+        if chosen_member(View(7, "ConsistentHashing", tuple((name, 1) for name in MEMBERS)), f"{number}") == member
+    )
+    for member in MEMBERS
+)
 
 
-@pytest.mark.parametrize("gone", [True, False])
-async def test_an_object_that_is_deleted_at_that_moment_is_not_created_twice(tmp_path: Path, gone: bool) -> None:
-    made: list[str] = []
-
-    async def create(request: web.Request) -> web.Response:
-        child = await request.json()
-        made.append(child["metadata"]["name"])
-        if made[-1] == child_object_name("a"):
-            return web.json_response({"reason": "AlreadyExists"}, status=409)
-        return web.json_response(child, status=201)
-
-    async def read(request: web.Request) -> web.Response:
-        if gone:
-            return web.json_response({"reason": "NotFound"}, status=404)
-        metadata = {"name": request.match_info["name"], "namespace": "n", "uid": "u", "resourceVersion": "1"}
-        return web.json_response({"metadata": metadata, "spec": {"hub": "another", "id": "a"}})
-
-    app, path = web.Application(), "/apis/processhub.dev/v1alpha1/namespaces/n/children"
-    app.add_routes([web.post(path, create), web.get(path + "/{name}", read)])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with make_client(f"http://{host}:{port}", "n") as client:
-        await OnDemandStarter(env, client, lambda: Settings(on_demand=True), list).ensure("a")
-    await runner.cleanup()
-
-    assert made == [child_object_name("a")] + ([] if gone else [child_object_name("hub/a")])
+def view(number: int = 7, *, members: tuple[str, ...] = MEMBERS, **more: Any) -> Activation:
+    """An open view of these members, as it stands in slice 0 of hub-1."""
+    order = Activation(
+        view=number,
+        phase="Open",
+        members=tuple(ViewMember(name=name, weight=1) for name in members),
+        holder="p/1",
+        first_epoch=100,
+        last_epoch=199,
+        entry=ENTRY,
+        workload=WORKLOAD,
+    )
+    return msgspec.structs.replace(order, **more)
 
 
-async def test_a_request_without_a_place_is_rejected_only_when_its_child_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def closing(number: int = 7) -> Activation:
+    return view(number, phase="Closing")
+
+
+@pytest.fixture
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    world = World(tmp_path, getattr(request, "param", ON_DEMAND))
+    yield world
+    await world.peers.close()
+
+
+def call(world: World, child_id: str = "a") -> asyncio.Task[Any]:
+    return asyncio.create_task(world.router.send(child_id, Request("call", b"1")))
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+# Asks.
+
+
+async def test_a_hub_without_views_is_asked_once_for_all_requests_until_the_last_has_gone(world: World) -> None:
+    said: list[bool] = []
+    world.asks.changed.listen(said.append)
+    tasks = [call(world) for _ in range(50)]
+    await until(lambda: world.asks.ids)
+
+    assert world.asks.ids == ("a",)
+    assert said == [True], "written at once, and once"
+
+    await end(*tasks[1:])
+    assert world.asks.ids == ("a",)
+
+    await end(tasks[0])
+    assert world.asks.ids == ()
+    assert said == [True, False]
+
+
+async def test_an_ask_is_withdrawn_when_its_id_is_on_record(world: World) -> None:
+    task = call(world)
+    await until(lambda: world.asks.ids)
+
+    world.put("hub-2", Assignment(uid="h", epoch=3, workload=DIGEST, on_demand=True))
+
+    await until(lambda: not world.asks.ids)
+    assert not task.done(), "the request waits for the child to run"
+    await end(task)
+
+
+@pytest.mark.parametrize("world", [Settings(lease_seconds=1, request_seconds=1, on_demand=True)], indirect=True)
+async def test_a_request_that_waited_too_long_asks_no_more_and_says_what_it_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a burst beyond onDemand.max each request finds room at first; a child rejected too early might start later."""
-    monkeypatch.setattr(ondemand, "_LOOKED_SECONDS", 0.0)
-    there: set[str] = set()
-    full: list[RegistrySlice] = []
+    async def unknown(_: object) -> None:
+        return None
 
-    async def create(request: web.Request) -> web.Response:
-        child = await request.json()
-        there.add(child["metadata"]["name"])
-        return web.json_response(child, status=201)
+    monkeypatch.setattr(UnplacedIds, "_read", lambda *_: unknown(_))
+    with pytest.raises(Problem) as late:
+        await call(world)
+
+    assert (late.value.status, late.value.kind) == (503, "no_owner")
+    assert late.value.detail.endswith(": the operator has not placed it")
+    assert world.asks.ids == ()
+
+
+async def test_nobody_is_asked_while_a_view_is_open_or_closes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.put("hub-1", view=view(holder="p/0"))  # no start is possible: the block is another process's
+    task = call(world, MINE)
+    await asyncio.sleep(0)
+    assert world.asks.ids == ()
+
+    world.put("hub-1", view=closing())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert world.asks.ids == ()
+
+    monkeypatch.setattr(activation, "_CLOSING_SECONDS", 0.0)
+    await until(lambda: world.asks.ids == (MINE,))  # no view follows: the hub has none any more
+    world.put("hub-1", view=view(8))
+    await until(lambda: world.asks.ids == ())
+    await end(task)
+
+
+async def test_no_more_ids_are_asked_for_at_once_than_a_status_lists() -> None:
+    asks, said = Asks(), list[bool]()
+    for number in range(MAX_ASKS + 1):
+        asks.add(f"{number:05}")
+    asks.changed.listen(said.append)
+
+    assert asks.ids == tuple(f"{number:05}" for number in range(MAX_ASKS))
+    asks.withdraw("00000")
+    assert asks.ids[-1] == f"{MAX_ASKS:05}"
+    assert said == [True], "the next one's turn has come"
+
+
+@pytest.mark.parametrize("world", [msgspec.structs.replace(ON_DEMAND, on_demand_max=1)], indirect=True)
+async def test_a_request_beyond_the_limit_is_rejected_and_asks_no_more(world: World) -> None:
+    """In a burst each request finds room at first. One that is rejected must not stay on the list."""
+    late = call(world, "late")
+    await until(lambda: world.asks.ids == ("late",))
+
+    world.put("hub-2", Assignment(uid="h", epoch=3, workload=DIGEST, on_demand=True))
+
+    for task in (late, call(world, "later")):
+        with pytest.raises(Problem) as refused:
+            await asyncio.wait_for(task, WAITS)
+        assert (refused.value.status, refused.value.kind) == (429, "busy")
+        assert refused.value.retry_after == 1
+    assert world.asks.ids == ()
+
+
+async def test_an_id_counts_once_while_it_moves(world: World) -> None:
+    world.settings = msgspec.structs.replace(ON_DEMAND, on_demand_max=2)
+    for number, member in enumerate(MEMBERS):
+        world.put(member, Assignment(uid="h", epoch=3 + number, workload=DIGEST, on_demand=True, wait=bool(number)))
+
+    task = call(world, "b")
+
+    await until(lambda: world.asks.ids == ("b",))
+    await end(task)
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_without_on_demand_an_id_is_unknown_unless_a_child_has_it(tmp_path: Path, there: bool) -> None:
+    looked: list[str] = []
 
     async def read(request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        if name not in there:
+        looked.append(request.match_info["name"])
+        if not there:
             return web.json_response({"reason": "NotFound"}, status=404)
-        metadata = {"name": name, "namespace": "n", "uid": "u", "resourceVersion": "1"}
-        return web.json_response({"metadata": metadata, "spec": {"hub": "hub", "id": name, "onDemand": True}})
+        metadata = {"name": looked[-1], "namespace": "n", "uid": "u", "resourceVersion": "1"}
+        return web.json_response({"metadata": metadata, "spec": {"hub": "hub", "id": "a"}})
 
-    app, path = web.Application(), "/apis/processhub.dev/v1alpha1/namespaces/n/children"
-    app.add_routes([web.post(path, create), web.get(path + "/{name}", read)])
+    app = web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/namespaces/n/children/{name}", read)])
     env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
     async with client_of(app) as client:
-        starter = OnDemandStarter(env, client, lambda: Settings(on_demand=True, on_demand_max=1), lambda: full)
-        await starter.ensure("late")
-        full.append(make_slice({"early": Assignment(uid="u", epoch=1, workload="w", on_demand=True)}))
+        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
+        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+        with asks.ask("a") as ask:
+            looking = [asyncio.create_task(unplaced.expect("a", ask)) for _ in range(10)]
+            outcome = await asyncio.gather(*looking, return_exceptions=True)
+        if there:
+            assert outcome == [None] * 10
+            assert len(looked) == 1
+        else:
+            assert [problem.status for problem in outcome if isinstance(problem, Problem)] == [404] * 10
+            assert len(looked) == 2, "by both names that a child of this id may have"
+        assert asks.ids == ()
 
-        await starter.ensure("late")  # the operator has not decided yet
-        there.clear()
-        for child_id in ("late", "later"):
-            with pytest.raises(Problem) as refused:
-                await starter.ensure(child_id)
-            assert refused.value.status == 429
 
-    assert there == set(), "nothing is left of them"
+# By a view.
+
+
+async def test_a_thousand_requests_start_one_child(world: World) -> None:
+    world.put("hub-1", view=view())
+    world.put("hub-2")
+
+    tasks = [call(world, MINE) for _ in range(1000)]
+    await asyncio.sleep(0)
+
+    assert world.slices.made.keys() == {MINE}
+    assert world.slices.made[MINE].assignment.epoch == 100
+    assert world.queue.waiting == 1000
+    assert world.asks.ids == ()
+    await end(*tasks)
+
+
+async def test_the_member_that_may_start_it_gets_the_request_of_a_new_id(world: World) -> None:
+    epochs: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        epochs.append(request.headers[EPOCH_HEADER])
+        if len(epochs) == 1:  # it has not read that version of its slice 0
+            return web.json_response({"code": "stale_epoch"}, status=409)
+        return web.json_response(7, headers={ANSWER_HEADER: "child"})
+
+    world.put("hub-1", view=view())
+    world.put("hub-2", view=view())
+    async with other(answer):
+        got = await asyncio.wait_for(world.router.send(THEIRS, Request("call", b"1")), WAITS)
+
+    assert got.body == b"7"
+    assert set(epochs) == {str(BY_VIEW)}
+    assert not world.slices.made
+
+
+@pytest.mark.parametrize("own", [None, closing(6)], ids=["joined since", "left"])
+async def test_a_member_outside_the_view_passes_requests_on_to_its_members(
+    world: World, own: Activation | None
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(7, headers={ANSWER_HEADER: "child"})
+
+    world.put("hub-1", view=own)
+    world.put("hub-2", view=view(7, members=("hub-2",)))
+    async with other(answer):
+        got = await asyncio.wait_for(world.router.send(MINE, Request("call", b"1")), WAITS)
+
+    assert got.body == b"7"
+    assert world.asks.ids == ()
+    assert not world.slices.made
+
+
+async def test_nothing_is_started_while_the_view_closes_in_any_slice(world: World) -> None:
+    world.put("hub-1", view=view())
+    world.put("hub-2", view=closing())
+    task = call(world, MINE)
+    await asyncio.sleep(0)
+    assert not world.slices.made
+
+    world.put("hub-2", view=view(8, members=MEMBERS))
+    await asyncio.sleep(0)
+    assert not world.slices.made, "its own slice names the view before"
+
+    world.put("hub-1", view=view(8))
+    await until(lambda: world.slices.made.keys() == {MINE})
+    await end(task)
+
+
+async def test_a_forwarded_request_is_served_where_its_child_came_on_record_since(world: World) -> None:
+    """The sender has not read the entry yet, so it names no epoch."""
+    world.put("hub-1", Assignment(uid="h", epoch=150, workload=DIGEST, on_demand=True))
+
+    serving = asyncio.create_task(world.router.serve_forwarded("a", BY_VIEW, Request("call", b"1")))
+
+    await until(lambda: world.queue.waiting == 1)
+    await end(serving)
+
+
+@pytest.mark.parametrize("who", ["on record elsewhere", "another's to start", "in no view"])
+async def test_a_forwarded_request_for_a_child_of_another_member_goes_back(world: World, who: str) -> None:
+    child_id = "a"
+    if who == "on record elsewhere":
+        world.put("hub-2", Assignment(uid="h", epoch=150, workload=DIGEST), Report(uid="h", epoch=150, state="Running"))
+    elif who == "another's to start":
+        child_id = THEIRS
+        world.put("hub-1", view=view())
+        world.put("hub-2")
+
+    with pytest.raises(Problem) as stale:
+        await world.router.serve_forwarded(child_id, BY_VIEW, Request("call", b"1"))
+
+    assert (stale.value.status, stale.value.kind) == (409, "stale_epoch")
+    assert world.asks.ids == (), "the member asks that the request came to"
+
+
+async def test_a_forwarded_request_waits_for_what_keeps_this_member_from_a_start_for_moments(world: World) -> None:
+    world.put("hub-1", view=view())
+    world.slices.informer.seen -= 1  # the answer to its own write shows a slice before the watch has come so far
+    request = Request("call", b"1")
+    serving = asyncio.create_task(world.router.serve_forwarded(MINE, BY_VIEW, request))
+    await asyncio.sleep(0)
+    assert not world.slices.made
+    assert not request.begun
+
+    world.slices.informer._see(str(world.slices.informer.seen + 1))
+
+    await until(lambda: world.queue.waiting == 1)
+    assert world.slices.made.keys() == {MINE}
+    await end(serving)
+
+
+async def test_a_share_that_is_used_up_rejects_the_ids_of_this_member(world: World) -> None:
+    world.settings = msgspec.structs.replace(ON_DEMAND, on_demand_max=5)
+    world.put("hub-1", Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True), view=view(share=1))
+
+    for refused in (
+        call(world, MINE),
+        asyncio.create_task(world.router.serve_forwarded(MINE, 0, Request("call", b"1"))),
+    ):
+        with pytest.raises(Problem) as busy:
+            await asyncio.wait_for(refused, WAITS)
+        assert (busy.value.status, busy.value.kind) == (429, "busy")
+        assert "has its share, 1, of the on-demand children that spec.onDemand.max allows" in busy.value.detail

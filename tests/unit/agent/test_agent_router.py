@@ -22,14 +22,15 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.request import Request
 from processhub.agent.requests.activation import Activations
+from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.localtakeover import LocalTakeover
-from processhub.agent.requests.ondemand import OnDemandStarter
+from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import ChildSpec, Python
 from processhub.api.requests import ANSWER_HEADER
-from processhub.api.slice import Settings
+from processhub.api.slice import Activation, Settings
 from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
@@ -67,18 +68,28 @@ class World:
         self.queue = RequestQueue(children.get, lambda: True, lambda: self.slices.settings)
         self.peers = Peers(env, MemberTls(env))
         self.takeover = LocalTakeover(env, self.slices, self.peers, children, lambda: True)
-        starter = OnDemandStarter(env, client, lambda: self.slices.settings, self.slices.registry)
-        activations = Activations(env, "p/1", self.slices, children, lambda: True)
-        self.router = Router(env, self.slices, children, self.queue, self.peers, starter, self.takeover, activations)
+        self.asks, activations = Asks(), Activations(env, "p/1", self.slices, children, lambda: True)
+        unplaced = UnplacedIds(env, client, self.slices, activations)
+        self.router = Router(
+            env, self.slices, children, self.queue, self.peers, unplaced, self.takeover, activations, self.asks
+        )
         self.slices.settings_changed.listen(self.supervisor.apply)
         self.slices.desired_changed.listen(self.supervisor.set_desired)
         self.slices.registry_changed.listen(self.router.watch.changed)
+        self.slices.read_on.listen(self.router.watch.look_again)
         self.takeover.desired_changed.listen(self.supervisor.set_desired)
         self.supervisor.news.changed.listen(self.queue.child_changed)
         self.put("hub-1")
 
-    def put(self, member: str, entry: Assignment | None = None, report: Report | None = None) -> None:
-        """Give the member this entry of child "a", with this report."""
+    def put(
+        self,
+        member: str,
+        entry: Assignment | None = None,
+        report: Report | None = None,
+        *,
+        view: Activation | None = None,
+    ) -> None:
+        """Give the member this entry of child "a", with this report, and what its slice 0 says of views."""
         self._version += 1
         self.slices.informer.put(
             make_slice(
@@ -93,8 +104,10 @@ class World:
                 port=PORT_OF.get(member, PORT),
                 generation=self._version,
                 resource_version=str(self._version),
+                activation=view,
             )
         )
+        self.slices.informer.seen = self._version
 
 
 @pytest.fixture

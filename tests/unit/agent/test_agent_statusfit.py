@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from processhub.agent.reporting.statusfit import OBJECT_MAX, SPEC_MAX
+from processhub.agent.registry.maderuns import OBJECT_MAX, bytes_by_view, room_by_view
+from processhub.agent.reporting.statusfit import SPEC_MAX
 from processhub.agent.reporting.statusfit import fit as fit_beside
 from processhub.api.reasons import State
 from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, SliceSpec, SliceStatus, stored_bytes
@@ -126,7 +127,24 @@ def test_what_a_member_starts_by_itself_is_never_left_out() -> None:
 
     assert whole
     assert reported.keys() >= own.keys()
-    assert len(reported) == MAX_ENTRIES
+    assert reported.keys() - own.keys() == waiting.keys()
+
+
+def test_beside_a_full_slice_a_member_reports_as_many_as_it_may_start() -> None:
+    """Thousands: while no operator runs, none of them gets an entry."""
+    spec = spec_of([f"on-record-{number}" for number in range(MAX_ENTRIES)])
+    on_record = {child_id: format_report(failed("x" * 2000)) for child_id in spec.entries}
+    report = Report(uid=UID, epoch=5_000_000_000, state=State.FAILED, pid=1234567, view=5_000_000_000)
+    own, room = dict[str, str](), room_by_view(spec)
+    while (room := room - bytes_by_view(child_id := f"own-{len(own)}")) >= 0:
+        own[child_id] = format_report(report)
+
+    reported, whole = fit({**on_record, **own}, spec, ())
+
+    assert whole
+    assert reported.keys() == on_record.keys() | own.keys()
+    assert len(own) > 4000
+    assert stored_bytes(SliceStatus(entries=reported)) + stored_bytes(spec) <= OBJECT_MAX - ENVELOPE
 
 
 def test_a_reported_running_child_stays_reported_when_others_are_added() -> None:

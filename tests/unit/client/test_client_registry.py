@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import make_slice
-from processhub.api.slice import RegistrySlice
+from processhub.api.slice import Activation, RegistrySlice
 from processhub.client.registry import Registry
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import NOBODY, Assignment, Report, format_assignment, format_report
 
 HUB, UID = "my-hub", "hub-uid"
 WORKLOADS = {"w1": '{"exec":{"command":["sleep","1"]}}', "w2": '{"python":{"target":"m:C"}}'}
@@ -247,3 +248,63 @@ def test_following_changes_equals_reading_everything_again(steps: list[RegistryS
     assert followed.pids == fresh.pids
     assert followed.lookups == fresh.lookups
     assert sorted(followed.ending(), key=str) == sorted(fresh.ending(), key=str)
+
+
+DEMAND = Activation(
+    view=7,
+    phase="Open",
+    entry=format_assignment(Assignment(uid=UID, epoch=0, workload="w1", on_demand=True, tags=("eu",))),
+    workload=WORKLOADS["w1"],
+)
+
+
+def by_view(reports: Mapping[str, str], entries: Mapping[str, str] | None = None, **metadata: Any) -> RegistrySlice:
+    """Return slice 0 of a member that may start children by itself."""
+    return make_slice(
+        entries or {}, reports, hub=HUB, hub_uid=UID, member="my-hub-0", activation=DEMAND, workloads=WORKLOADS,
+        namespace="default", **metadata,
+    )  # fmt: skip
+
+
+def test_a_child_that_its_member_has_started_by_itself_is_found_like_one_on_record(registry: Registry) -> None:
+    registry.put(by_view({"a": reported(UID, 3, view=7)}))
+
+    record = registry.records["a"]
+    assert (record.uid, record.alive, record.running, record.locked) == (UID, True, True, False)
+    assert (record.on_demand, record.on_record) == (True, False)
+    spec, processes = registry.lookups["a"]
+    assert (spec["exec"]["command"], spec.tags, processes) == (["sleep", "1"], ("eu",), [("my-hub-0", 100)])
+    assert registry.tagged("eu") == ("a",)
+    assert list(registry.on_member("my-hub-0")) == ["a"]
+    assert list(registry.ending()) == []
+    assert registry.activations == {"my-hub-0": DEMAND}
+
+    entries = {"a": assigned(UID, 3, on_demand=True)}
+    registry.put(by_view({"a": reported(UID, 3, view=7)}, entries))
+    assert (registry.records["a"].on_demand, registry.records["a"].on_record) == (True, True)
+    registry.put(by_view({"a": reported(UID, 3, state="Stopping")}))
+    assert registry.records == {}
+    assert [(child_id, node.state) for child_id, node in registry.ending()] == [("a", "Stopping")]
+
+
+def test_a_child_of_a_view_that_its_slice_no_longer_has_is_found_without_a_workload(registry: Registry) -> None:
+    registry.put(by_view({"a": reported(UID, 3, view=6)}))
+
+    assert registry.lookups["a"][0].to_dict() == {"hub": HUB, "id": "a"}
+
+
+def test_a_slice_that_is_gone_allows_nothing_and_asks_for_nothing(registry: Registry) -> None:
+    item = by_view({})
+    registry.put(msgspec.structs.replace(item, status=msgspec.structs.replace(item.status, asks=("b",))))
+    assert dict(registry.asks) == {item.metadata.name: ("b",)}
+
+    registry.drop(item.metadata.name)
+
+    assert (registry.activations, registry.asks) == ({}, {})
+
+
+def test_an_entry_of_nobody_is_no_child(registry: Registry) -> None:
+    registry.put(by_view({"a": reported(UID, 3)}, {"a": assigned(NOBODY, 9, wait=True)}))
+
+    assert registry.records == {}
+    assert [child_id for child_id, _ in registry.ending()] == ["a"]

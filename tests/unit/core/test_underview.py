@@ -10,8 +10,8 @@ from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.underview import NOBODY, NotClosed, Restricted, under_view
-from processhub.registry.grammar import Assignment
+from processhub.core.planning.underview import NotClosed, Restricted, under_view
+from processhub.registry.grammar import NOBODY, Assignment
 
 VIEW = View(5, "ConsistentHashing", (("m0", 1), ("m1", 1)))
 OPEN, CLOSING = NotClosed(VIEW, True, {"m0": 100, "m1": 100}), NotClosed(VIEW, False, {"m0": 100, "m1": 100})

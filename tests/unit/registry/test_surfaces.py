@@ -27,7 +27,7 @@ from processhub.controller.report.hub import registry_of
 from processhub.controller.store.childsets import SeenSet, known_set
 from processhub.core.model.membership import Phase
 from processhub.registry.copies import Copy, is_running
-from processhub.registry.grammar import Assignment, Report, format_assignment, format_report
+from processhub.registry.grammar import NOBODY, Assignment, Report, format_assignment, format_report
 
 NOW = "2026-01-01T00:00:00Z"
 HOLDER = "pod/1"
@@ -39,6 +39,8 @@ DIFFERENCES = {
     "operator: a member that restarts": "Its processes ended with its container. Slices don't tell that.",
     "Child.status: uid": "It has the copies of one Child; look-ups go by id.",
     "records, Hub.status: off record": "They list what is on record. `kubectl hub` shows the others beside it.",
+    "Hub.status: started by a member": "It lists what is on record. The round that sees such a run puts it there.",
+    "an entry of nobody": "It stands for no child, so it is not shown. What its member still reports is.",
     "ChildSet.status, Hub.status.children": "They count children, not copies: by active copies that don't wait.",
     "hooks": "They follow a process from its start to its end, so one of an earlier epoch runs until it has ended.",
 }
@@ -58,8 +60,19 @@ class Placed(msgspec.Struct, frozen=True):
         """Return whether the operator uses the report."""
         return self.holder == HOLDER and self.phase is not Phase.GONE
 
+    @property
+    def shown(self) -> Assignment | None:
+        """The entry, if it stands for a child."""
+        return self.entry if self.entry is not None and self.entry.uid != NOBODY else None
+
+    @property
+    def self_started(self) -> bool:
+        """Whether the member has started the child by itself."""
+        return self.entry is None and self.report is not None and bool(self.report.view)
+
 
 uids, epochs = st.sampled_from(["u", "v"]), st.integers(1, 4)
+nobody = st.builds(Assignment, uid=st.just(NOBODY), epoch=epochs, workload=st.just("w"), wait=st.just(True))
 entries = st.builds(
     lambda asleep, wait, **fields: Assignment(asleep=asleep, wait=wait or asleep, **fields),
     uid=uids,
@@ -84,9 +97,9 @@ judgements = st.sampled_from([(Phase.LIVE, False), (Phase.HELD, False), (Phase.H
 
 @st.composite
 def placed(draw: st.DrawFn) -> Placed:
-    entry, report = draw(st.none() | entries), draw(st.none() | reports)
-    if entry is None and report is not None and draw(st.booleans()):
-        report = msgspec.structs.replace(report, claim="hub-9")
+    entry, report = draw(st.none() | entries | nobody), draw(st.none() | reports)
+    if entry is None and report is not None:
+        report = msgspec.structs.replace(report, **draw(st.sampled_from([{}, {"claim": "hub-9"}, {"view": 4}])))
     phase, restarting = draw(judgements)
     return Placed(entry, report, phase, restarting, draw(st.sampled_from([HOLDER, HOLDER, HOLDER, "pod/0"])))
 
@@ -120,7 +133,7 @@ def members(hub: Mapping[str, Placed]) -> dict[str, Member]:
 
 def by_slices(hub: Mapping[str, Placed]) -> dict[str, str]:
     """Return the state of each copy by its slice."""
-    return {name: Copy(name, item.entry, item.report).state for name, item in hub.items() if item.entry or item.report}
+    return {name: Copy(name, item.shown, item.report).state for name, item in hub.items() if item.shown or item.report}
 
 
 def by_operator(hub: Mapping[str, Placed]) -> dict[str, str]:
@@ -128,12 +141,12 @@ def by_operator(hub: Mapping[str, Placed]) -> dict[str, str]:
     found = {}
     for name, item in hub.items():
         report = item.report if item.heard else None
-        if item.entry is None and report is None:
+        if item.shown is None and report is None:
             continue
         if item.restarting:
-            found[name] = "Stopped" if item.entry and item.entry.asleep else "Pending"
+            found[name] = "Stopped" if item.shown and item.shown.asleep else "Pending"
         else:
-            found[name] = Copy(name, item.entry, report).state
+            found[name] = Copy(name, item.shown, report).state
     return found
 
 
@@ -165,6 +178,9 @@ def test_look_ups_over_http_show_the_state_of_the_slices(hub: dict[str, Placed])
     assert {item["name"]: item["running"] for item in lookup.members(slices(hub))} == {
         name: int(expected.get(name) == State.RUNNING) for name in hub
     }
+    assert {item["name"]: item["children"] for item in lookup.members(slices(hub))} == {
+        name: int(bool(item.shown) or item.self_started) for name, item in hub.items()
+    }
 
 
 @given(hubs)
@@ -175,7 +191,7 @@ def test_requests_are_sent_to_copies_that_run_according_to_the_slices(hub: dict[
     found = lookup.copies(slices(hub), "a")
 
     assert {copy.member: copy.running for copy in found} == {
-        name: expected[name] == State.RUNNING for name, item in hub.items() if item.entry
+        name: item.shown is not None and expected[name] == State.RUNNING for name, item in hub.items() if item.entry
     }
 
 
@@ -191,7 +207,12 @@ def test_the_client_shows_the_state_of_the_slices(hub: dict[str, Placed]) -> Non
     ending = {node.name: str(node.state) for _, node in registry.ending()}
 
     assert {**found, **ending} == by_slices(hub)
-    assert found.keys() == {name for name, item in hub.items() if item.entry}
+    on_record = {name for name, item in hub.items() if item.shown}
+    assert found.keys() == (on_record or {name for name, item in hub.items() if item.self_started})
+    assert not found.keys() & ending.keys()
+    if record is not None:
+        assert record.on_record == bool(on_record)
+        assert not ending or record.locked
 
 
 @given(hubs)
@@ -210,7 +231,7 @@ def test_child_status_shows_the_state_of_slices_and_leases(hub: dict[str, Placed
     ready = next(condition for condition in status.conditions if condition.type == "Ready")
     if status.nodes:
         first = hub[status.nodes[0].name]
-        assert (ready.status == "True") == (status.nodes[0].state == State.RUNNING and first.entry is not None)
+        assert (ready.status == "True") == (status.nodes[0].state == State.RUNNING and first.shown is not None)
 
 
 @given(hubs)
@@ -218,7 +239,7 @@ def test_child_status_shows_the_state_of_slices_and_leases(hub: dict[str, Placed
 @example(OTHER_UID)
 @example(SUSPENDED)
 def test_hub_status_shows_the_state_of_slices_and_leases(hub: dict[str, Placed]) -> None:
-    expected = {name: state for name, state in by_operator(hub).items() if hub[name].entry}
+    expected = {name: state for name, state in by_operator(hub).items() if hub[name].shown}
 
     registry, counts = registry_of(members(hub))
     if sum(item.entry is not None for item in hub.values()) < 2:
@@ -240,7 +261,7 @@ def test_child_set_status_counts_by_the_state_of_slices_and_leases(hub: dict[str
 
     sets = {"u": SeenSet(known_set(item, None))}
     tally = tallies(sets, members(hub))["u"]
-    on_record = sum(item.entry is not None for item in hub.values())
+    on_record = sum(item.shown is not None for item in hub.values())
     if on_record < 2:
         apart = tallies(sets, members(hub), on_record)["u"]
         assert [apart.count(state) for state in State] == [tally.count(state) for state in State]
@@ -275,7 +296,7 @@ def test_a_running_copy_is_recognised_by_its_texts(entry: Assignment | None, rep
 
 
 def uid_of(item: Placed) -> str:
-    known = item.entry or item.report
+    known = item.shown or item.report
     assert known is not None
     return known.uid
 
@@ -285,5 +306,5 @@ def acting(hub: Mapping[str, Placed], states: Mapping[str, str]) -> Iterable[str
     return [
         state
         for name, state in states.items()
-        if (entry := hub[name].entry) is not None and not entry.wait and entry.role == Role.ACTIVE
+        if (entry := hub[name].shown) is not None and not entry.wait and entry.role == Role.ACTIVE
     ]

@@ -29,8 +29,9 @@ from processhub.agent.reporting.reporter import StatusReporter
 from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.activation import Activations
+from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.localtakeover import LocalTakeover
-from processhub.agent.requests.ondemand import OnDemandStarter
+from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.server import Served
@@ -109,6 +110,7 @@ class RequestParts:
     queue: RequestQueue
     takeover: LocalTakeover
     activations: Activations
+    asks: Asks
     router: Router
 
 
@@ -149,7 +151,7 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
         requests=requests,
         launchers=launchers,
         supervisor=supervisor,
-        reporter=_build_reporter(around, slices, handovers, metrics),
+        reporter=_build_reporter(around, slices, handovers, requests.asks, metrics),
         meter=around.meter(lambda: float(slices.settings.lease_seconds), supervisor.running, launchers.spare_pid),
         metrics=metrics,
         server=around.server(
@@ -179,14 +181,14 @@ def _build_requests(
     env, peers = around.env, around.peers
     queue = RequestQueue(children.get, permit.may_serve, lambda: slices.settings)
     takeover = LocalTakeover(env, slices, peers, children, permit.may_take_over)
-    starter = OnDemandStarter(env, around.client, lambda: slices.settings, slices.registry)
-    activations = Activations(env, around.lease.identity, slices, children, permit.may_take_over)
-    router = Router(env, slices, children, queue, peers, starter, takeover, activations)
-    return RequestParts(queue, takeover, activations, router)
+    activations, asks = Activations(env, around.lease.identity, slices, children, permit.may_take_over), Asks()
+    unplaced = UnplacedIds(env, around.client, slices, activations)
+    router = Router(env, slices, children, queue, peers, unplaced, takeover, activations, asks)
+    return RequestParts(queue, takeover, activations, asks, router)
 
 
 def _build_reporter(
-    around: Surroundings, slices: SliceWatcher, handovers: Handovers, metrics: Metrics
+    around: Surroundings, slices: SliceWatcher, handovers: Handovers, asks: Asks, metrics: Metrics
 ) -> StatusReporter:
     return StatusReporter(
         WriterIdentity(
@@ -200,6 +202,7 @@ def _build_reporter(
             handovers.busy,
             slices.member_count,
             lambda: around.tls.report,
+            lambda: asks.ids,
         )
     )
 
@@ -221,6 +224,8 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     slices.registry_changed.listen(requests.takeover.registry_changed)
     slices.registry_changed.listen(parts.handovers.registry_changed)
     slices.registry_changed.listen(requests.router.watch.changed)
+    slices.read_on.listen(requests.router.watch.look_again)
+    requests.asks.changed.listen(lambda urgent: parts.reporter.asks_changed(slices.first_slice, urgent))
     requests.takeover.desired_changed.listen(supervisor.set_desired)
     supervisor.news.changed.listen(parts.reporter.child_changed)
     supervisor.news.changed.listen(requests.queue.child_changed)

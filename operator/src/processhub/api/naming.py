@@ -31,10 +31,15 @@ ANNOTATION_QUORUM_RESET = "processhub.dev/quorum-reset"
 ANNOTATION_MOVE_TO = "processhub.dev/move-to"
 """An order, on a Child (``kubectl hub move``): the member to move to. The operator removes it when it is carried out.
 
-On a ChildSet the value is a JSON object: ids of children of the set, and the member that each is to move to.
+On a ChildSet the value is a JSON object: ids of children of the set, and the member that each is to move to. On a Hub
+it is the same, with ids of children that requests have started.
 """
 ANNOTATION_MOVE_REFUSED = "processhub.dev/move-refused"
-"""The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet it is a JSON object, by id."""
+"""The answer, on a Child: the member that it can't be moved to, and why. On a ChildSet or Hub it is a JSON object, by
+id."""
+ANNOTATION_STOP = "processhub.dev/stop"
+"""An order, on a Hub (``kubectl hub stop``): a JSON object of ids of children that requests have started, and the epoch
+of the run that is to end. The operator removes each when it is carried out."""
 ANNOTATION_NODES = "processhub.dev/nodes"
 """An order, on a Child of a Guided hub (``kubectl hub move``): a JSON object with the members that run the child, and
 the spec.nodes that they replace. An edit of spec.nodes ends it, and the operator removes it."""

@@ -13,6 +13,7 @@ FORMAT = 1  # the format of the entries
 EPOCHS_PER_TERM = 10**9
 MAX_ENTRIES = 1000
 MAX_BYTES = 512 * 1024
+MAX_ASKS = 1000  # the ids that a member asks for at once
 
 _wire = msgspec.json.Encoder().encode
 
@@ -125,7 +126,8 @@ class TlsReport(Wire, frozen=True, kw_only=True, omit_defaults=False):
 class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The status of a slice, which its member writes.
 
-    ``address`` is the IP of the member's pod, "" if unknown. ``port``: where the member accepts requests.
+    ``address`` is the IP of the member's pod, "" if unknown. ``port``: where the member accepts requests. ``asks``, in
+    slice 0 only: the ids that requests wait for here and that the operator is to place on demand, sorted.
     """
 
     observed_generation: int = 0
@@ -133,6 +135,7 @@ class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     address: str = ""
     port: int = 8080
     tls: TlsReport = TlsReport()
+    asks: tuple[str, ...] = ()
     entries: dict[str, str] = {}
 
 

@@ -86,7 +86,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     ``pid`` is that of the active copy, or None. ``alive`` says whether that copy runs, ``running`` whether every copy
     runs that should. ``locked`` is true while the child changes its owner: a target waits, or an earlier incarnation
-    has not ended yet.
+    has not ended yet. ``on_demand``: a request has started the child, and no object describes it. ``on_record`` is
+    false as long as only the member that has started it by itself says so.
     """
 
     uid: str
@@ -97,6 +98,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     alive: bool
     running: bool
     locked: bool
+    on_demand: bool = False
+    on_record: bool = True
 
 
 def node_of(copy: SliceCopy) -> Node:
@@ -138,12 +141,12 @@ def spec_of(hub: str, child_id: str, entry: Assignment, workload: Workload) -> S
 
 
 def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
-    """The record of the copies, or None if no slice's spec names the id.
+    """The record of the copies, or None if no slice's spec names the id, and no member has started it by itself.
 
     If one member has several entries, the one with the highest epoch counts, as it does for the agent.
     """
     owners: dict[str, SliceCopy] = {}
-    uid, spec, newest = "", None, -1
+    uid, spec, newest, on_demand = "", None, -1, False
     for copy in copies:
         if copy.entry is None:
             continue
@@ -152,7 +155,13 @@ def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
         if known is None or known.entry is None or known.entry.epoch < epoch:
             owners[copy.member] = copy
         if epoch > newest:
-            uid, spec, newest = copy.entry.uid, copy.spec, epoch
+            uid, spec, newest, on_demand = copy.entry.uid, copy.spec, epoch, copy.entry.on_demand
+    on_record = bool(owners)
+    if not on_record:
+        for copy in copies:
+            if copy.self_started and copy.report is not None:
+                owners[copy.member] = copy
+                uid, spec, on_demand = copy.report.uid, copy.spec, True
     if spec is None:
         return None
     nodes = tuple(node_of(copy) for copy in owners.values())
@@ -167,7 +176,9 @@ def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
         pid=next((node.pid for node in nodes if node.pid and node.role == Role.ACTIVE), None),
         alive=nodes[0].role == Role.ACTIVE and nodes[0].state == State.RUNNING,
         running=all(node.state == State.RUNNING for node in nodes if not node.waiting or node.asleep),
-        locked=any(_in_transition(copy) for copy in copies),
+        locked=any(_in_transition(copy) for copy in copies if on_record or not copy.self_started),
+        on_demand=on_demand,
+        on_record=on_record,
     )
 
 

@@ -5,6 +5,7 @@ Look-ups read plain dicts of prepared values. When a slice changes, only entries
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -12,9 +13,11 @@ import msgspec
 
 from processhub.api.child import Workload
 from processhub.api.reasons import State
-from processhub.api.slice import RegistrySlice
+from processhub.api.slice import Activation, RegistrySlice
 from processhub.api.wording import wrong_json
 from processhub.client.records import Node, Processes, Record, SliceCopy, Spec, node_of, record_of, spec_of
+from processhub.registry.copies import of_a_child
+from processhub.registry.grammar import Assignment, EntryError, Report, parse_assignment
 from processhub.registry.slices import SliceView
 
 log = logging.getLogger(__name__)
@@ -24,15 +27,20 @@ _workload_decoder = msgspec.json.Decoder(Workload)
 
 
 class _ParsedSlice(msgspec.Struct):
-    """A slice as last seen. Its workloads are decoded when they are needed."""
+    """A slice as last seen. Its workloads are decoded when they are needed. ``activates``: it says what may start."""
 
+    member: str
     view: SliceView
-    texts: Mapping[str, str]
-    workloads: dict[str, Workload]
+    texts: Mapping[str, str] = {}
+    workloads: dict[str, Workload] = {}
+    activates: bool = False
 
 
 class Registry:
     """All children of one hub, by id. ``records``, ``lookups`` and ``pids`` may only be read, and are never replaced.
+
+    ``activations``: what each member may start by itself, by its name. ``asks``: the ids that the members' requests
+    wait for, by slice.
 
     One thread feeds the registry. Look-ups may come from any thread.
     """
@@ -42,6 +50,8 @@ class Registry:
         self.records: dict[str, Record] = {}
         self.lookups: dict[str, tuple[Spec, Processes]] = {}
         self.pids: dict[str, int] = {}  # pids of the active copies
+        self.activations: dict[str, Activation] = {}
+        self.asks: dict[str, tuple[str, ...]] = {}
         self._copies: dict[str, tuple[SliceCopy, ...]] = {}
         self._tagged: dict[str, set[str]] = {}
         self._slices: dict[str, _ParsedSlice] = {}
@@ -55,7 +65,7 @@ class Registry:
         if spec.hub_uid != self.hub_uid or spec.hub != self.hub:
             self.drop(name)
             return
-        parsed = self._slices.setdefault(name, _ParsedSlice(SliceView(), {}, {}))
+        parsed = self._slices.setdefault(name, _ParsedSlice(spec.member, SliceView()))
         change = parsed.view.update(item)
         for child_id, error in change.unreadable:
             log.warning("slice %s, child %s: %s; ignored", name, child_id, error)
@@ -64,6 +74,12 @@ class Registry:
             key: workload for key, workload in parsed.workloads.items() if texts.get(key) == before.get(key)
         }
         parsed.texts = texts
+        if spec.activation is not msgspec.UNSET:
+            self.activations[spec.member] = spec.activation
+        elif parsed.activates:
+            self.activations.pop(spec.member, None)
+        parsed.activates = spec.activation is not msgspec.UNSET
+        self.asks[name] = item.status.asks
         changed = change.entries | change.reports
         for child_id in changed:
             self._set(child_id, name, self._copy(child_id, item, parsed))
@@ -74,6 +90,9 @@ class Registry:
         parsed = self._slices.pop(name, None)
         if parsed is None:
             return
+        self.asks.pop(name, None)
+        if parsed.activates:
+            self.activations.pop(parsed.member, None)
         changed = parsed.view.ids
         for child_id in changed:
             self._set(child_id, name, None)
@@ -103,15 +122,16 @@ class Registry:
     def ending(self) -> Iterator[tuple[str, Node]]:
         """The copies that are off record and have not ended yet."""
         for child_id, copies in tuple(self._copies.items()):
+            record = self.records.get(child_id)
             for copy in copies:
-                if copy.entry is None:
+                if copy.entry is None and not (copy.self_started and record is not None and not record.on_record):
                     yield child_id, node_of(copy)
 
     def on_member(self, member: str) -> Iterator[str]:
         """The ids that are on record to run on the member, or whose end there has not been seen."""
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
-                ordered = copy.entry is not None and not copy.entry.wait
+                ordered = copy.self_started or (copy.entry is not None and not copy.entry.wait)
                 if copy.member == member and (ordered or _has_process(copy)):
                     yield child_id
 
@@ -119,17 +139,31 @@ class Registry:
 
     def _copy(self, child_id: str, item: RegistrySlice, parsed: _ParsedSlice) -> SliceCopy | None:
         """The copy of the id in this slice. Its spec is made again if the entry changed."""
-        name, entry, report = item.metadata.name, parsed.view.entries.get(child_id), parsed.view.reports.get(child_id)
+        name, report = item.metadata.name, parsed.view.reports.get(child_id)
+        entry = of_a_child(parsed.view.entries.get(child_id))
         if entry is None and report is None:
             return None
+        known = next((copy for copy in self._copies.get(child_id, ()) if copy.slice == name), None)
         spec = None
         if entry is not None:
-            known = next((copy for copy in self._copies.get(child_id, ()) if copy.slice == name), None)
             if known is not None and known.entry is entry:
                 spec = known.spec
             else:
                 spec = spec_of(self.hub, child_id, entry, _workload(parsed, entry.workload))
+        elif report is not None and report.view:
+            if known is not None and known.entry is None and known.report == report:
+                spec = known.spec
+            else:
+                spec = self._spec_by_view(child_id, item, report)
         return SliceCopy(item.spec.member, entry, report, name, spec)
+
+    def _spec_by_view(self, child_id: str, item: RegistrySlice, report: Report) -> Spec:
+        """The spec of a child that the member has started by itself: of its view, as far as slice 0 still has that."""
+        order, entry, workload = item.spec.activation, Assignment(uid="", epoch=0, workload=""), Workload()
+        if order is not msgspec.UNSET and order.view == report.view:
+            with contextlib.suppress(EntryError, msgspec.DecodeError):
+                entry, workload = parse_assignment(order.entry), _workload_decoder.decode(order.workload)
+        return spec_of(self.hub, child_id, entry, workload)
 
     def _set(self, child_id: str, slice_name: str, copy: SliceCopy | None) -> None:
         others = tuple(known for known in self._copies.get(child_id, ()) if known.slice != slice_name)

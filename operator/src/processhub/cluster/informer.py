@@ -55,6 +55,9 @@ class Informer(Generic[T]):
     ``on_rewound()`` is called when etcd was restored to an earlier time. Without it, the objects of that time replace
     the known ones. With it the known ones stay: who decides by them has to begin anew.
 
+    ``on_seen()`` is called when ``seen`` may have risen, also by an object that a write of this process has returned
+    before.
+
     A spec of which the API server drops fields stays as it was known, unless ``keeps_dropped`` is false: who writes the
     objects has to see what is stored.
     """
@@ -71,10 +74,11 @@ class Informer(Generic[T]):
         on_broken: Callable[[ObjectMeta, str | None], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
         on_rewound: Callable[[], None] | None = None,
+        on_seen: Callable[[], None] | None = None,
         keeps_dropped: bool = True,
     ) -> None:
         self._client, self._kind, self._on_change = client, kind, on_change
-        self._on_broken, self._on_reconnect = on_broken, on_reconnect
+        self._on_broken, self._on_reconnect, self._on_seen = on_broken, on_reconnect, on_seen
         self._rewinds = Rewinds(kind, on_rewound, keeps_dropped=keeps_dropped)
         self._namespace, self._selected = namespace, {"labels": labels, "fields": fields}
         self.items: dict[Key, T] = {}
@@ -144,7 +148,7 @@ class Informer(Generic[T]):
         for key, metadata in list(self._unread.items()):
             if key not in present:
                 self._unread_is_gone(metadata, version)
-        self.seen = max(self.seen, version_of(version))
+        self._see(version)
         await self._settle_doubts()
         self.synced.set()
         return version
@@ -179,9 +183,14 @@ class Informer(Generic[T]):
             for event in batch:
                 version = _metadata(event.object).resource_version
                 self._event(event)
-            self.seen = max(self.seen, version_of(version))
+            self._see(version)
             await self._settle_doubts()
         return version
+
+    def _see(self, version: str) -> None:
+        self.seen = max(self.seen, version_of(version))
+        if self._on_seen:
+            self._on_seen()
 
     async def _check_watch(self) -> None:
         """Check that the version from which the watch continues has existed. Raises ApiError.

@@ -37,6 +37,11 @@ from processhub.registry.grammar import (
 HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
+def of_a_child(entry: Assignment | None) -> Assignment | None:
+    """The entry, or None if it stands for no child: then only a report may be left to show."""
+    return None if entry is None or entry.of_nobody else entry
+
+
 def is_current(entry: Assignment, report: Report | None) -> bool:
     """Whether the report is about the incarnation that the entry names: the uid and the epoch are the same.
 
@@ -80,6 +85,11 @@ class Copy(msgspec.Struct, frozen=True):
         if entry is None:
             return shown.state if shown.claim or shown.view else State.STOPPING
         return State.STOPPING if entry.asleep else shown.state
+
+    @property
+    def self_started(self) -> bool:
+        """Whether the member has started the child by itself, and it is not on record yet."""
+        return self.entry is None and self.report is not None and bool(self.report.view)
 
     @property
     def running(self) -> bool:

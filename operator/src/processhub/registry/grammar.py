@@ -52,6 +52,7 @@ from processhub.api.slice import FORMAT
 _WAIT = " wait"  # options as they appear in a text; this one is the first
 _DEMAND = " demand"
 _TO = " to="
+NOBODY = "-"  # the uid of an entry that keeps an id on record until its end is proven
 EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # the longest texts for people in a report, percent-encoded
 
 
@@ -140,6 +141,11 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     def started_with(self) -> int:
         """The epoch of the incarnation that this entry names."""
         return self.run or self.epoch
+
+    @property
+    def of_nobody(self) -> bool:
+        """Whether the entry stands for no child: it keeps the id on record until the end of its run is proven."""
+        return self.uid == NOBODY
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -244,6 +250,11 @@ def same_incarnation(text: str, other: str) -> bool:
 def has_state(text: str, state: State) -> bool:
     """Whether the status entry reports the state. The text is not parsed."""
     return f" {state} " in text
+
+
+def is_of_nobody(text: str) -> bool:
+    """Whether the spec entry stands for no child. The text is not parsed."""
+    return text.startswith(f"{NOBODY} ")
 
 
 def is_by_view(text: str) -> bool:

@@ -18,6 +18,7 @@ class RegistryWatch:
         self._registry = registry
         self._copies: dict[str, list[RoutedCopy]] = {}
         self._waiting: dict[str, set[Signal]] = {}
+        self._unowned: set[Signal] = set()
 
     def copies(self, child_id: str) -> list[RoutedCopy]:
         """The child's copies on record, as ``lookup.copies`` finds them. Kept until the next change of a slice."""
@@ -38,8 +39,16 @@ class RegistryWatch:
         finally:
             events = self._waiting[child_id]
             events.discard(event)
+            self._unowned.discard(event)
             if not events:
                 del self._waiting[child_id]
+
+    def set_unowned(self, event: Signal, unowned: bool) -> None:
+        """Have the event set at each change of any slice, while no slice names its child; or no more."""
+        if unowned:
+            self._unowned.add(event)
+        else:
+            self._unowned.discard(event)
 
     def changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Wake the tasks whose child has changed with this slice."""
@@ -48,6 +57,12 @@ class RegistryWatch:
             if _said(old, child_id) != _said(new, child_id):
                 for event in events:
                     event.set()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Wake the tasks whose child has no owner: it may have one now."""
+        for event in list(self._unowned):
+            event.set()
 
     def wake(self) -> None:
         """Wake all waiting tasks."""

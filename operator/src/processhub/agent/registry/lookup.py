@@ -12,7 +12,16 @@ from processhub.api.addresses import authority
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
 from processhub.registry.copies import Copy, is_running, parse_copy
-from processhub.registry.grammar import EntryError, Given, HandoverOrder, hands_over, parse_assignment, parse_report
+from processhub.registry.grammar import (
+    EntryError,
+    Given,
+    HandoverOrder,
+    hands_over,
+    is_by_view,
+    is_of_nobody,
+    parse_assignment,
+    parse_report,
+)
 
 Entry = dict[str, Any]
 
@@ -126,8 +135,10 @@ def members(slices: Iterable[RegistrySlice]) -> list[Entry]:
     for item in slices:
         name, entries = item.spec.member, item.spec.entries
         pod = {"pod": name} if item.spec.mode == "Replicas" else {}
+        children = {known for known, text in entries.items() if not is_of_nobody(text)}
+        children |= {known for known, text in item.status.entries.items() if known not in entries and is_by_view(text)}
         member = found.setdefault(name, {"name": name, **pod, "children": 0, "running": 0})
-        member["children"] += len(entries)
+        member["children"] += len(children)
         member["running"] += sum(is_running(entries.get(known), text) for known, text in item.status.entries.items())
     return [found[name] for name in sorted(found)]
 
@@ -144,6 +155,8 @@ def _entry(child_id: str, nodes: list[Entry], tags: list[str]) -> Entry:
 def _add(item: RegistrySlice, child_id: str, nodes: list[Entry], tags: list[str]) -> None:
     """Add this slice's copy of the child, and its tags."""
     copy = _copy(item, child_id)
+    if copy is not None and copy.entry is not None and copy.entry.of_nobody:
+        copy = Copy(copy.member, None, copy.report) if copy.report is not None else None
     if copy is None:
         return
     if copy.entry is not None:

@@ -11,6 +11,7 @@ import msgspec
 
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Listeners
+from processhub.agent.registry.maderuns import MadeRuns, bytes_by_view, room_by_view
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
 from processhub.api.slice import FORMAT, RegistrySlice, Settings
@@ -60,6 +61,8 @@ class _OwnSlice:
         self.entries = self._view.entries
         self.workloads: dict[str, Exec | Python | PodWorkload] = {}
         self.workload_texts: dict[str, str] = {}
+        self.room = 0  # bytes in the status for reports of children that are not on record
+        self.on_demand = 0  # the number of entries of children that a request started
         self.term = 0
         self.version = 0  # the resourceVersion by which the present spec was first read
         self.holder = ""
@@ -71,6 +74,9 @@ class _OwnSlice:
         self.version = version_of(new.metadata.resource_version)
         self.partitioned = spec.settings.partitioned
         change = self._view.update_entries(new)
+        if change.entries:
+            self.on_demand = sum(entry.on_demand for entry in self.entries.values())
+        self.room = room_by_view(spec)
         for child, error in change.unreadable:
             log.error("slice %s: %s: %s", new.metadata.name, child, error)
         touched = change.entries | self._take_workloads(new)
@@ -109,6 +115,8 @@ class SliceWatcher:
     - ``own_changed``: each changed own slice (None if it was deleted) and its name.
     - ``registry_changed``: each changed slice of the hub, before and after the change. It comes after all others.
 
+    ``read_on`` is notified after each part of the watch: the slices of others may be read as far as this member's own.
+
     ``made`` is what this member has started by itself and is not on record yet (requests/activation.py), by id.
 
     ``rewound`` is notified when etcd was restored to an earlier time, so that what is known here has never happened.
@@ -119,10 +127,11 @@ class SliceWatcher:
         self.own_changed: Listeners[RegistrySlice | None, str] = Listeners()
         self.settings_changed: Listeners[Settings] = Listeners()
         self.registry_changed: Listeners[RegistrySlice | None, RegistrySlice | None] = Listeners()
+        self.read_on: Listeners[()] = Listeners()
         self.rewound: Listeners[()] = Listeners()
         self._env, self._client, self._identity = env, client, identity
         self._own: dict[str, _OwnSlice] = {}
-        self.made: dict[str, DesiredRun] = {}
+        self.made: MadeRuns[DesiredRun] = MadeRuns()
         self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
             client,
@@ -131,7 +140,9 @@ class SliceWatcher:
             namespace=env.namespace,
             labels=self._labels,
             on_rewound=self.rewound.notify,
+            on_seen=self.read_on.notify,
         )
+        self.changes = 0  # how often a slice of the hub has changed
         self.settings = Settings()
         self._settings_term = -1
         self.highest_term = 0
@@ -164,7 +175,12 @@ class SliceWatcher:
 
     def count_on_demand(self) -> int:
         """The number of this member's entries of children that a request started."""
-        return sum(entry.on_demand for own in self._own.values() for entry in own.entries.values())
+        return sum(own.on_demand for own in self._own.values())
+
+    def may_report(self, child: str) -> bool:
+        """Whether the status of slice 0 has room for one more child that is not on record."""
+        own = self._own.get(self.first_slice)
+        return own is not None and self.made.bytes + bytes_by_view(child) <= own.room
 
     def make(self, child: str, made: DesiredRun) -> None:
         """Run a child that is not on record."""
@@ -218,6 +234,7 @@ class SliceWatcher:
         item = new or old
         if item is None or not self._of_this_hub(item):
             return
+        self.changes += 1
         self._act_on(item, old, new)
         self.registry_changed.notify(old, new)
 

@@ -21,7 +21,7 @@ from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
 from processhub.agent.reporting.reportwriter import ReportWriter, WriterIdentity
 from processhub.agent.reporting.slicereports import SliceReports
-from processhub.api.slice import RegistrySlice, SliceStatus, TlsReport
+from processhub.api.slice import RegistrySlice, SliceStatus, TlsReport, stored_bytes
 from processhub.cluster.errors import ApiError, NotFoundError
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,11 @@ class StatusReporter:
         """Report what has changed of the member as a whole, in its slice 0, whose name is ``first``."""
         if self._open and (slice_status := self._statuses.get(first)) is not None:
             slice_status.kick()
+
+    def asks_changed(self, first: str, urgent: bool) -> None:
+        """Report for which ids this member asks, in its slice 0; at once where a request waits for that."""
+        if self._open and (slice_status := self._statuses.get(first)) is not None:
+            slice_status.ask(urgent=urgent)
 
     def open(self) -> None:
         """Start writing, beginning with all of the status: the Lease is held."""
@@ -123,6 +128,12 @@ class _SliceStatus:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._serve())
 
+    def ask(self, *, urgent: bool) -> None:
+        """Have changed asks written."""
+        if urgent:
+            self._pace.hurry(asks=True)
+        self.kick()
+
     def close(self) -> None:
         """Stop writing."""
         if self._task is not None:
@@ -161,14 +172,16 @@ class _SliceStatus:
     def _compose(self) -> tuple[SliceStatus, int]:
         """The status to write, and the bytes that the object then takes."""
         self._pace.gathered(len(self.reports.dirty))
-        entries, size = self.reports.compose(self._slice)
         index_0 = self._slice.metadata.name.endswith(".0")
+        asks = self._identity.asks() if index_0 else ()
+        entries, size = self.reports.compose(self._slice, stored_bytes(asks))
         status = SliceStatus(
             observed_generation=self.reports.observed,
             holder=self._identity.holder,
             address=self._identity.address,
             port=self._identity.port,
             tls=self._identity.tls() if index_0 else TlsReport(),
+            asks=asks,
             entries=entries,
         )
         return status, size

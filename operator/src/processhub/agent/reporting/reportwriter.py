@@ -20,7 +20,7 @@ class WriterIdentity:
 
     ``renewals()`` is the number of renewals of that Lease. ``written(slice)`` receives each slice as it was stored.
     ``busy()`` is true while many children are about to change, whose changes should go into one write. ``members()`` is
-    the number of the hub's members that have slices. ``tls()`` is reported in slice 0.
+    the number of the hub's members that have slices. ``tls()`` and ``asks()`` are reported in slice 0.
     """
 
     client: Client
@@ -33,6 +33,7 @@ class WriterIdentity:
     busy: Callable[[], bool]
     members: Callable[[], int]
     tls: Callable[[], TlsReport] = TlsReport
+    asks: Callable[[], tuple[str, ...]] = tuple
 
 
 class ReportWriter:

@@ -56,16 +56,19 @@ class SliceReports:
             return False
         return only_restarts(reported, after)
 
-    def compose(self, item: RegistrySlice) -> tuple[dict[str, str], int]:
-        """The entries to write into the slice's status, and the bytes that the object then takes."""
+    def compose(self, item: RegistrySlice, beside: int = 0) -> tuple[dict[str, str], int]:
+        """The entries to write into the slice's status, and the bytes that the object then takes.
+
+        ``beside``: bytes of the status beside its entries.
+        """
         for child_id, child in self.dirty.items():
             self._enter(child_id, report_text(child, item.metadata.name))
         self.dirty.clear()
-        entries, whole, size = fit(self._entries, item.spec, self._spec_size, self._named)
+        entries, whole, size = fit(self._entries, item.spec, self._spec_size, self._named, beside)
         self._named = entries
         if whole:
             self.observed = item.metadata.generation
-        return entries, self._spec_size + size + _ENVELOPE
+        return entries, self._spec_size + size + beside + _ENVELOPE
 
     def _enter(self, child_id: str, text: str | None) -> None:
         """Take a child's report (None: it has none), and count how often its present incarnation has changed it."""

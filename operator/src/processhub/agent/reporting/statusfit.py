@@ -12,12 +12,11 @@ from collections.abc import Collection, Mapping
 from itertools import accumulate
 from typing import NamedTuple
 
+from processhub.agent.registry.maderuns import ENVELOPE, OBJECT_MAX
 from processhub.api.reasons import State
 from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, SliceSpec, stored_bytes
 from processhub.registry.grammar import has_state, is_by_view, report_texts, shorten_report
 
-OBJECT_MAX = 1536 * 1024  # etcd's limit of a request, --max-request-bytes
-_ENVELOPE = 64 * 1024  # metadata and managed fields, and the request around the object
 SPEC_MAX = 2 * MAX_BYTES  # the size to which an operator may let a spec grow (core/planning/packing.py)
 
 
@@ -29,7 +28,9 @@ class Fitted(NamedTuple):
     size: int
 
 
-def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: Collection[str]) -> Fitted:
+def fit(
+    entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: Collection[str], beside: int = 0
+) -> Fitted:
     """Select what to report of ``entries`` beside ``spec``, which takes ``spec_size`` bytes as stored.
 
     The following is done until the entries fit:
@@ -37,18 +38,20 @@ def fit(entries: Mapping[str, str], spec: SliceSpec, spec_size: int, reported: C
     1. Texts for people are cut, the longest first, until the spec has the room that it may come to need.
     2. Entries that are Pending are left out, if there are more than a slice holds, or more than etcd accepts beside the
        present spec even without any text. Nothing of a Pending child runs, so the status still names all that may run.
-       A child that the member starts by itself is never left out: no entry tells the operator of it.
     3. Other entries are left out. The status then does not name all. Entries that were ``reported`` before are kept,
        because their absence would mean that the child has ended.
+
+    A child that the member starts by itself is never left out: no entry tells the operator of it. The member starts no
+    more of them than there is room for (``room_by_view``). ``beside``: bytes of the status beside its entries.
 
     The number of children that are being stopped has no limit: new children take their room in the spec while they
     still run.
     """
-    room = OBJECT_MAX - _ENVELOPE - max(spec_size, SPEC_MAX)
+    room = OBJECT_MAX - ENVELOPE - beside - max(spec_size, SPEC_MAX)
     size = stored_bytes(entries)
     if len(entries) <= MAX_ENTRIES and size <= room:
         return Fitted(dict(entries), True, size)
-    kept, whole = _those_with_room(entries, spec, set(reported), OBJECT_MAX - _ENVELOPE - spec_size)
+    kept, whole = _those_with_room(entries, spec, set(reported), OBJECT_MAX - ENVELOPE - beside - spec_size)
     shortened = _shortened(kept, room)
     return Fitted(shortened, whole, stored_bytes(shortened))
 
@@ -67,12 +70,14 @@ def _those_with_room(
         child_id, text = entry
         return _may_be_left_out(text), child_id not in reported, child_id in spec.entries
 
-    kept: dict[str, str] = {}
-    whole = True
-    for child_id, text in sorted(entries.items(), key=order):
+    kept = {child_id: text for child_id, text in entries.items() if is_by_view(text)}
+    room -= sum(_size(child_id, shorten_report(text, 0)) for child_id, text in kept.items())
+    others = {child_id: text for child_id, text in entries.items() if child_id not in kept}
+    most, whole = MAX_ENTRIES + len(kept), True
+    for child_id, text in sorted(others.items(), key=order):
         room -= _size(child_id, shorten_report(text, 0))
         pending = _may_be_left_out(text)
-        if len(kept) < MAX_ENTRIES and (room >= 0 or (child_id in reported and not pending)):
+        if len(kept) < most and (room >= 0 or (child_id in reported and not pending)):
             kept[child_id] = text
         else:
             whole = whole and pending
@@ -80,7 +85,7 @@ def _those_with_room(
 
 
 def _may_be_left_out(text: str) -> bool:
-    return has_state(text, State.PENDING) and not is_by_view(text)
+    return has_state(text, State.PENDING)
 
 
 def _shortened(entries: Mapping[str, str], room: int) -> dict[str, str]:

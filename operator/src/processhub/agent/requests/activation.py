@@ -6,6 +6,8 @@ the status of slice 0, with the number of the view, until the operator has put i
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 
@@ -13,21 +15,27 @@ import msgspec
 
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
+from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.reasons import Role
-from processhub.api.slice import MAX_ENTRIES, Activation
+from processhub.api.slice import Activation, RegistrySlice
 from processhub.core.model.activation import View, ViewPhase, chosen_member
-from processhub.registry.grammar import Assignment, EntryError, parse_assignment
+from processhub.registry.grammar import EntryError, parse_assignment
 from processhub.registry.workloads import decode_workload
 
 log = logging.getLogger(__name__)
+_RETRY_AFTER = 1  # seconds
+_CLOSING_SECONDS = 2.0  # within this time the next view follows one that closes
 BY_VIEW = 0  # the epoch by which a request is routed to the member that may start its child
 
 
 class Activations:
-    """The children that this member starts by itself. ``may_start()`` says whether its Lease is held."""
+    """The children that this member starts by itself. ``may_start()`` says whether its Lease is held.
+
+    A request for a new id goes to the member that the newest view names, also from a member that is not in that view.
+    """
 
     def __init__(
         self,
@@ -39,10 +47,15 @@ class Activations:
     ) -> None:
         self._env, self._identity, self._slices, self._children = env, identity, slices, children
         self._may_start = may_start
-        self._view: View | None = None
         self._block = self._used = 0  # the first epoch of the block, and the last one that was given
         self._template: DesiredRun | None = None
         self._taken: Activation | None = None
+        # What the slices said of views at the last look, and at which of their changes that was.
+        self._looked_at = -1
+        self._view: View | None = None
+        self._addresses: dict[str, str] = {}
+        self._closes = False
+        self._awaited_since: float | None = None  # the loop's time since when a request waits for the next view
 
     def owner(self, child_id: str) -> RoutedCopy | None:
         """Where a request goes for a child that no slice names: to the one member that may start it. None: nowhere.
@@ -51,36 +64,52 @@ class Activations:
         """
         made = self._slices.made.get(child_id)
         if made is None:
-            order = self._order()
-            if order is None or self._view is None:
-                return self._owner_elsewhere(child_id)
-            chosen = chosen_member(self._view, child_id)
+            view = self._routing_view()
+            if view is None:
+                return None
+            chosen = chosen_member(view, child_id)
             if chosen != self._env.member:
-                return self._starter(chosen)
-            made = self._start(child_id, order)
+                address = self._address(chosen)
+                return RoutedCopy(chosen, address, Role.ACTIVE, BY_VIEW, wait=False, running=True) if address else None
+            made = self._start(child_id)
             if made is None:
                 return None
         child, epoch = self._children.get(child_id), made.assignment.epoch
         running = child is not None and not child.stopping
         return RoutedCopy(self._env.member, self._env.address, Role.ACTIVE, epoch, wait=False, running=running)
 
-    def _owner_elsewhere(self, child_id: str) -> RoutedCopy | None:
-        """Where a request goes that came to a member without an open view, such as a drained one.
+    @property
+    def asks(self) -> bool:
+        """Whether the operator is to be asked for new ids: no view is open, and none is about to be replaced.
 
-        The member that is asked decides by its own slice whether it may start the child.
+        A view that closes is followed by the next within moments, unless its hub has no views any more.
         """
-        if not self._slices.settings.on_demand or self._slices.settings.partitioned:
-            return None
-        orders = (item.spec.activation for item in self._slices.registry())
-        opened = [order for order in orders if order and order.phase == ViewPhase.OPEN]
-        if not opened:
-            return None
-        chosen = chosen_member(_view_of(max(opened, key=lambda order: order.view)), child_id)
-        return self._starter(chosen) if chosen != self._env.member else None
+        if self._routing_view() is not None:
+            return False
+        if not self._closes:
+            return True
+        now = asyncio.get_running_loop().time()
+        if self._awaited_since is None:
+            self._awaited_since = now
+        return now - self._awaited_since > _CLOSING_SECONDS
 
-    def _starter(self, member: str) -> RoutedCopy | None:
-        address = lookup.address_of(self._slices.registry(), member)
-        return RoutedCopy(member, address, Role.ACTIVE, BY_VIEW, wait=False, running=True) if address else None
+    def check_share(self, child_id: str) -> None:
+        """Raise Problem if the id is this member's to start, and its share is used up (docs/protocol.md, rule 33)."""
+        order, view = self._order(), self._routing_view()
+        if order is None or view is None or not self._is_used_up(order):
+            return
+        if chosen_member(view, child_id) == self._env.member:
+            raise full(child_id, f"member {self._env.member} has its share, {order.share},")
+
+    def why(self, child_id: str) -> str:
+        """Why the child is not started, as a clause; "" if nothing is known."""
+        view = self._routing_view()
+        if view is None:
+            return (
+                "the operator has not placed it" if self.asks else "the members that start such children are changing"
+            )
+        chosen = chosen_member(view, child_id)
+        return f"member {chosen}, which has to start it, does not start any child now"
 
     def retake(self) -> None:
         """End what nobody else is kept from starting: the Lease was taken again (docs/protocol.md, rule 29).
@@ -93,26 +122,51 @@ class Activations:
         elsewhere = {child for child in self._slices.made if lookup.copies(self._slices.registry(), child)}
         self._slices.end_made(order.view if order is not None else None, also=elsewhere)
 
+    def _routing_view(self) -> View | None:
+        """The newest view, if no slice says that it closes; None also where the hub starts no children on demand."""
+        settings = self._slices.settings
+        if settings.partitioned or not settings.on_demand:
+            return None
+        if self._looked_at != self._slices.changes:
+            self._looked_at = self._slices.changes
+            self._look()
+        return self._view
+
+    def _look(self) -> None:
+        orders = [order for item in self._slices.registry() if (order := _activation_in(item)) is not None]
+        self._addresses.clear()
+        newest = max((order.view for order in orders), default=0)
+        current = [order for order in orders if order.view == newest]
+        self._closes = any(order.phase != ViewPhase.OPEN for order in current)
+        if not self._closes:
+            self._awaited_since = None
+        self._view = _view(current[0]) if current and not self._closes else None
+
+    def _address(self, member: str) -> str:
+        known = self._addresses.get(member)
+        if known is None:
+            known = self._addresses[member] = lookup.address_of(self._slices.registry(), member)
+        return known
+
     def _activation(self) -> Activation | None:
         item = self._slices.own_slice(self._slices.first_slice)
-        if item is None or isinstance(item.spec.activation, msgspec.UnsetType):
-            return None
-        return item.spec.activation
+        return _activation_in(item) if item is not None else None
 
     def _order(self) -> Activation | None:
         """What slice 0 allows this process to start now, or None (docs/protocol.md, rule 27)."""
         order = self._activation()
         if order is None or order.phase != ViewPhase.OPEN:
             return None
-        if order != self._taken:
+        if order is not self._taken:
             self._take(order)
         if self._template is None or self._slices.settings.partitioned or not self._slices.settings.on_demand:
             return None
         return order
 
     def _take(self, order: Activation) -> None:
-        self._taken = order
-        self._view = _view_of(order)
+        before, self._taken = self._taken, order
+        if order == before:
+            return
         if order.first_epoch != self._block:
             self._block, self._used = order.first_epoch, order.first_epoch - 1
         self._template = None
@@ -128,41 +182,45 @@ class Activations:
         except EntryError as error:
             log.error("nothing is started by view %d: %s", order.view, error)
 
-    def _start(self, child_id: str, order: Activation) -> DesiredRun | None:
+    def _start(self, child_id: str) -> DesiredRun | None:
         """Start the child, if nobody else can start it (docs/protocol.md, rule 27)."""
-        template, item = self._template, self._slices.own_slice(self._slices.first_slice)
-        if template is None or item is None or order.holder != self._identity or not self._may_start():
+        order, item = self._order(), self._slices.own_slice(self._slices.first_slice)
+        template, view = self._template, self._view
+        if order is None or template is None or item is None or view is None or order.view != view.number:
+            return None
+        if order.holder != self._identity or not self._may_start():
             return None
         if child_id in self._children or self._used >= order.last_epoch:
             return None
-        if (
-            item.spec.term < self._slices.highest_term
-            or not self._slices.reads_others_as_own
-            or not self._has_room(order)
-        ):
+        if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
+            return None
+        if self._is_used_up(order) or not self._slices.may_report(child_id):
             return None
         self._used += 1
-        assignment: Assignment = msgspec.structs.replace(template.assignment, epoch=self._used)
-        made = DesiredRun(
-            assignment=assignment,
-            workload=template.workload,
-            slice=template.slice,
+        made = dataclasses.replace(
+            template,
+            assignment=msgspec.structs.replace(template.assignment, epoch=self._used),
             term=item.spec.term,
-            startable=True,
-            view=order.view,
         )
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)
         return made
 
-    def _has_room(self, order: Activation) -> bool:
-        """Whether the status of slice 0 has room for one more, and the member's share too."""
-        made = len(self._slices.made)
-        first = self._slices.own_slice(self._slices.first_slice)
-        if first is None or len(first.spec.entries) + made >= MAX_ENTRIES:
-            return False
-        return not order.share or made + self._slices.count_on_demand() < order.share
+    def _is_used_up(self, order: Activation) -> bool:
+        """Whether this member has its share of the hub's children on demand."""
+        return bool(order.share) and len(self._slices.made) + self._slices.count_on_demand() >= order.share
 
 
-def _view_of(order: Activation) -> View:
+def full(child_id: str, who_has: str) -> Problem:
+    """The answer where onDemand.max leaves no room for one more child."""
+    text = f"child {child_id!r} does not exist, and {who_has} of the on-demand children that spec.onDemand.max allows"
+    return Problem(429, "busy", text, _RETRY_AFTER)
+
+
+def _activation_in(item: RegistrySlice) -> Activation | None:
+    order = item.spec.activation
+    return None if order is msgspec.UNSET else order
+
+
+def _view(order: Activation) -> View:
     return View(order.view, order.strategy, tuple((member.name, member.weight) for member in order.members))

@@ -3,167 +3,122 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
+from processhub.agent.registry.slicewatcher import SliceWatcher
+from processhub.agent.requests.activation import Activations, full
+from processhub.agent.requests.asks import Ask
 from processhub.api.child import Child
-from processhub.api.meta import API_VERSION
-from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_NAME, child_object_names, id_hash
-from processhub.api.slice import RegistrySlice, Settings
+from processhub.api.naming import child_object_names
+from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
-from processhub.cluster.errors import AlreadyExistsError, ApiError, ForbiddenError, InvalidError, NotFoundError
+from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.registry.grammar import is_on_demand
 
-_LOOKED_SECONDS = 0.5  # how long a look-up or a creation of an id is remembered
-_DECIDED_SECONDS = 60.0  # how long the operator may take to place a created child, or to delete it for want of a place
-_RETRY_AFTER = 1
+_LOOKED_SECONDS = 0.5  # how long a look-up of an id is remembered
 
 
-class OnDemandStarter:
-    """Looks up children that no slice names, or creates them.
+class UnplacedIds:
+    """Decides what a request does whose id no slice names: it is rejected, waits, or asks the operator."""
 
-    ``settings()`` are the hub's settings. ``registry()`` is all its slices.
-    """
+    def __init__(self, env: Environment, client: Client, slices: SliceWatcher, activations: Activations) -> None:
+        self._env, self._client, self._slices, self._activations = env, client, slices, activations
+        self._found: dict[str, float] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._counts: dict[str, tuple[tuple[str, int], int]] = {}  # by slice: its uid and generation, and the count
 
-    def __init__(
-        self,
-        env: Environment,
-        client: Client,
-        settings: Callable[[], Settings],
-        registry: Callable[[], Iterable[RegistrySlice]],
-    ) -> None:
-        self._env, self._client, self._settings, self._registry = env, client, settings, registry
-        self._ensured: dict[str, float] = {}
-        self._created: dict[str, float] = {}  # by id: when this member created the child, or found that it exists
-        self._ensuring: dict[str, asyncio.Task[None]] = {}
-
-    async def ensure(self, child_id: str) -> None:
-        """Return when the child exists, so that its owner can be waited for. Raises Problem."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._ensured.get(child_id, float("-inf")) < _LOOKED_SECONDS:
+    async def expect(self, child_id: str, ask: Ask) -> None:
+        """Return if the request may wait for an owner, which it asks for where the hub needs that. Raises Problem."""
+        if not self._slices.settings.on_demand:
+            ask.withdraw()
+            await self._look_up(child_id)
             return
-        ensuring = self._ensuring.get(child_id)
-        if ensuring is None:
-            # One look-up serves all requests for the id at the same time.
-            ensuring = self._ensuring[child_id] = loop.create_task(self._ensure(child_id))
-            ensuring.add_done_callback(lambda _: self._ensuring.pop(child_id, None))
-        await asyncio.shield(ensuring)
+        try:
+            self._check_room(child_id)
+        except Problem:
+            ask.withdraw()
+            raise
+        if self._activations.asks:
+            ask.make()
+        else:
+            ask.withdraw()
 
     async def why(self, child_id: str) -> str:
-        """The first condition of the child that is False, as a clause; "" if none is known."""
+        """Why the id has no owner, as a clause: the first condition of its Child that is False; "" if none is known."""
         try:
             child = await self._read(child_id)
         except Problem:
             return ""
         if child is None:
-            return ""
+            return self._activations.why(child_id) if self._slices.settings.on_demand else ""
         false = [condition for condition in child.status.conditions if condition.status == "False"]
         return f"{false[0].reason}, {false[0].message}" if false else ""
 
-    async def _ensure(self, child_id: str) -> None:
-        if not self._settings().on_demand:
-            if await self._read(child_id) is None:
-                raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
-        else:
-            await self._start(child_id)
-        now = asyncio.get_running_loop().time()
-        _forget(self._ensured, now - _LOOKED_SECONDS)
-        self._ensured[child_id] = now
+    # Children on demand.
 
-    async def _start(self, child_id: str) -> None:
-        """Create the child. It may exist already: another member or a user may have created it."""
-        now = asyncio.get_running_loop().time()
-        _forget(self._created, now - _DECIDED_SECONDS)
-        if not self._has_room():
-            await self._check_undecided(child_id)
+    def _check_room(self, child_id: str) -> None:
+        """Raise Problem if onDemand.max leaves no room for one more child."""
+        limit = self._slices.settings.on_demand_max
+        if limit:
+            self._activations.check_share(child_id)
+            if self._is_full(limit):
+                raise full(child_id, f"hub {self._env.hub} has all {limit}")
+
+    def _is_full(self, limit: int) -> bool:
+        """Whether so many ids on demand are on record. They are listed only if their entries are as many."""
+        items = list(self._slices.registry())
+        if sum(self._count(item) for item in items) < limit:
+            return False
+        ids = {known for item in items for known in _on_demand(item)}
+        return len(ids) >= limit
+
+    def _count(self, item: RegistrySlice) -> int:
+        """The number of the slice's entries of children on demand. They are counted again only for a changed spec."""
+        of_now = item.metadata.uid, item.metadata.generation
+        counted, count = self._counts.get(item.metadata.name, (None, 0))
+        if counted != of_now:
+            count = sum(1 for _ in _on_demand(item))
+            self._counts[item.metadata.name] = of_now, count
+        return count
+
+    # Children with an object.
+
+    async def _look_up(self, child_id: str) -> None:
+        """Return if a Child of the hub has this id. Raises Problem: 404 if none has."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._found.get(child_id, float("-inf")) < _LOOKED_SECONDS:
             return
-        self._created.setdefault(child_id, now)
-        what = f"child {child_id!r} can't be started on demand"
-        for name in self._names(child_id):
-            try:
-                await self._client.create(CHILDREN, self._env.namespace, self._manifest(name, child_id))
-                return
-            except AlreadyExistsError:
-                # An object that has disappeared since may have been this child. Under the other name, it would exist
-                # twice.
-                there = await self._look(name)
-                if there is None or self._is(there, child_id):
-                    return
-            except ForbiddenError as error:
-                raise Problem(503, "no_owner", f"{what}: {error.message}") from error
-            except InvalidError as error:
-                raise Problem(400, "bad_request", f"{what}: {error.message}") from error
-            except ApiError as error:
-                raise Problem(503, "not_ready", f"{what}: {error.message}") from error
-        taken = " and ".join(f"child/{name}" for name in self._names(child_id))
-        raise Problem(503, "no_owner", f"{what}: {taken} exist and have another id or hub; delete or rename one")
+        looking = self._looking.get(child_id)
+        if looking is None:
+            # One look-up serves all requests for the id at the same time.
+            looking = self._looking[child_id] = loop.create_task(self._find(child_id))
+            looking.add_done_callback(lambda _: self._looking.pop(child_id, None))
+        await asyncio.shield(looking)
 
-    def _names(self, child_id: str) -> tuple[str, str]:
-        return child_object_names(self._env.hub, child_id)
-
-    def _manifest(self, name: str, child_id: str) -> dict[str, Any]:
-        return {
-            "apiVersion": API_VERSION,
-            "kind": "Child",
-            "metadata": {
-                "name": name,
-                "labels": {LABEL_NAME: "processhub", LABEL_HUB: self._env.hub, LABEL_CHILD: id_hash(child_id)},
-                "annotations": {ANNOTATION_CHILD_ID: child_id},
-            },
-            "spec": {"hub": self._env.hub, "id": child_id, "onDemand": True, "origin": self._env.member},
-        }
-
-    def _has_room(self) -> bool:
-        """Whether the operator has placed fewer on-demand children than onDemand.max allows."""
-        limit = self._settings().on_demand_max
-        if not limit:
-            return True
-        ids = {known for item in self._registry() for known, text in item.spec.entries.items() if is_on_demand(text)}
-        return len(ids) < limit
-
-    async def _check_undecided(self, child_id: str) -> None:
-        """Raise Problem unless a child that this member created still exists: the operator has not decided on it yet.
-
-        The operator deletes a child that it has no room for. Refused before that, the child might still be started.
-        """
-        if child_id in self._created and await self._read(child_id) is not None:
-            return
-        self._created.pop(child_id, None)
-        raise Problem(
-            429,
-            "busy",
-            f"child {child_id!r} does not exist, and the hub has its {self._settings().on_demand_max} on-demand"
-            " children (spec.onDemand.max)",
-            _RETRY_AFTER,
-        )
+    async def _find(self, child_id: str) -> None:
+        if await self._read(child_id) is None:
+            raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
+        now = asyncio.get_running_loop().time()
+        for known in [known for known, at in self._found.items() if at < now - _LOOKED_SECONDS]:
+            del self._found[known]
+        self._found[child_id] = now
 
     async def _read(self, child_id: str) -> Child | None:
-        for name in self._names(child_id):
-            if (child := await self._get(name, child_id)) is not None:
+        """The Child of this hub that has the id, if its name is one that the product gives."""
+        for name in child_object_names(self._env.hub, child_id):
+            try:
+                child = await self._client.get(CHILDREN, self._env.namespace, name)
+            except NotFoundError:
+                continue
+            except ApiError as error:
+                raise Problem(503, "not_ready", f"child/{name} can't be looked up: {error.message}") from error
+            if (child.spec.hub, child.id) == (self._env.hub, child_id):
                 return child
         return None
 
-    async def _get(self, name: str, child_id: str) -> Child | None:
-        """The Child of this name, if it belongs to this hub and has the id."""
-        child = await self._look(name)
-        return child if child is not None and self._is(child, child_id) else None
 
-    def _is(self, child: Child, child_id: str) -> bool:
-        return (child.spec.hub, child.id) == (self._env.hub, child_id)
-
-    async def _look(self, name: str) -> Child | None:
-        try:
-            return await self._client.get(CHILDREN, self._env.namespace, name)
-        except NotFoundError:
-            return None
-        except ApiError as error:
-            raise Problem(503, "not_ready", f"child/{name} can't be looked up: {error.message}") from error
-
-
-def _forget(times: dict[str, float], before: float) -> None:
-    """Remove the ids whose time is before this one."""
-    for child_id in [child_id for child_id, at in times.items() if at < before]:
-        del times[child_id]
+def _on_demand(item: RegistrySlice) -> Iterable[str]:
+    return (child_id for child_id, text in item.spec.entries.items() if is_on_demand(text))

@@ -25,6 +25,7 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, MovedError, Request, Response
 from processhub.agent.requests.activation import BY_VIEW, Activations
+from processhub.agent.requests.asks import Ask, Asks
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
@@ -33,14 +34,14 @@ _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it 
 _HELD_SECONDS = 0.5  # time that a request spent at an owner does not count as waiting if it was longer than this
 
 
-class Starter(Protocol):
-    """Looks up a child that no slice names, or creates it."""
+class Unplaced(Protocol):
+    """Decides about ids that no slice names."""
 
-    async def ensure(self, child_id: str) -> None:
-        """Return when the child exists. Raises Problem: 404, or the reason why it can't be started."""
+    async def expect(self, child_id: str, ask: Ask) -> None:
+        """Return if the request may wait for an owner, and ask for one if need be. Raises Problem if it may not."""
 
     async def why(self, child_id: str) -> str:
-        """Why a child has no owner by the status of its object, as a clause; "" if nothing is known."""
+        """Why a child has no owner, as a clause; "" if nothing is known."""
 
 
 class Router:
@@ -53,13 +54,14 @@ class Router:
         children: Mapping[str, Child],
         queue: RequestQueue,
         peers: PeerLink,
-        starter: Starter,
+        unplaced: Unplaced,
         takeover: LocalTakeover,
         activations: Activations,
+        asks: Asks,
     ) -> None:
         self._env, self._slices, self._children = env, slices, children
-        self._queue, self._peers, self._starter, self._takeover = queue, peers, starter, takeover
-        self._activations = activations
+        self._queue, self._peers, self._unplaced, self._takeover = queue, peers, unplaced, takeover
+        self._activations, self._asks = activations, asks
         self.watch = RegistryWatch(slices.registry)
         self._leaving = False
         self._loop = asyncio.get_running_loop()
@@ -100,17 +102,20 @@ class Router:
             return answer, self._env.member
         deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         pause: float | None
-        with self.watch.on(child_id) as changed:
+        with self.watch.on(child_id) as changed, self._asks.ask(child_id) as ask:
             while True:
                 self._check_quorum()
                 changed.clear()
                 copies = self._copies(child_id)
                 owner = self._owner(child_id, copies)
                 unreached, pause = "", None
+                self.watch.set_unowned(changed, not copies and (owner is None or owner.epoch == BY_VIEW))
                 if owner is None and not copies:
-                    await self._starter.ensure(child_id)
+                    await self._unplaced.expect(child_id, ask)
                     pause = _AGAIN_SECONDS
-                elif owner is not None:
+                else:
+                    ask.withdraw()
+                if owner is not None:
                     began = self._loop.time()
                     try:
                         answer = await self._offer(owner, child_id, request, changed)
@@ -148,7 +153,7 @@ class Router:
         if unreached:
             where = "is on record there" if self._copies(child_id) else "is to be started there"
             return Problem(503, "unreachable", f"{unreached}; child {child_id!r} {where}")
-        why = await self._starter.why(child_id)
+        why = await self._unplaced.why(child_id)
         waited = f"child {child_id!r} had no running owner for {self._queue.max_wait:g} s"
         return Problem(503, "no_owner", f"{waited}: {why}" if why else waited)
 
@@ -185,11 +190,7 @@ class Router:
         Raises Problem: 409 if this member does not own the child at that epoch.
         """
         if epoch == BY_VIEW:
-            own = self._activations.owner(child_id) if not self._copies(child_id) else None
-            if own is not None and own.member == self._env.member:
-                epoch = own.epoch
-            elif own is None and not self._copies(child_id):
-                await self._starter.ensure(child_id)
+            epoch = await self._epoch_here(child_id, request)
         child = self._children.get(child_id)
         desired = child.desired if child is not None else None
         stale = Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
@@ -201,6 +202,30 @@ class Router:
             return await self._queue.serve(child_id, request)
         except MovedError:
             raise stale from None
+
+    async def _epoch_here(self, child_id: str, request: Request) -> int:
+        """The epoch of the child that this member runs, or starts by itself now; BY_VIEW if there is none.
+
+        What keeps this member from a start may be over within moments: another version of a slice is to be read.
+        """
+        until = self._loop.time() + _AGAIN_SECONDS
+        with self.watch.on(child_id) as changed:
+            self.watch.set_unowned(changed, True)
+            while True:
+                changed.clear()
+                copies = self._copies(child_id)
+                owner = self._owner(child_id, copies)
+                if owner is not None or copies:
+                    here = owner is not None and owner.member == self._env.member
+                    return owner.epoch if owner is not None and here else BY_VIEW
+                self._activations.check_share(child_id)
+                left = until - self._loop.time()
+                if left <= 0 or self._leaving:
+                    return BY_VIEW
+                request.put_off()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await changed.wait()
 
     async def ask(self, operation: str, child_id: str, body: bytes, to: str) -> dict[str, Any]:
         """Send the request (JSON) of an actor here.
@@ -265,7 +290,10 @@ class Router:
                 now = next((copy for copy in copies if copy.member == owner.member), None)
             else:
                 now = self._owner(child_id, copies)
-            return now is not None and (now.member, now.epoch) == (owner.member, owner.epoch) and not lost()
+            if now is None or now.member != owner.member or lost():
+                return False
+            # What was to be started there may have come on record since, as it runs.
+            return owner.epoch in (now.epoch, BY_VIEW)
 
         def lost() -> bool:
             return not every and self._takeover.offered and self._takeover.silent(owner)

@@ -19,7 +19,7 @@ from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.podtrouble import Trouble
 from processhub.core.model.snapshot import DesiredChild
-from processhub.registry.copies import Copy
+from processhub.registry.copies import Copy, of_a_child
 from processhub.registry.grammar import Report
 
 NODES_MAX = 100  # Copies that a status lists, by the schema.
@@ -56,8 +56,9 @@ def copies_by_id(ids: Set[str], members: Mapping[str, Member]) -> dict[str, list
         for known in member.slices:
             reports = member.reports_in(known)
             for child_id in (ids & known.assignments.keys()) | (ids & reports.keys()):
-                copy = MemberCopy(member.name, known.assignments.get(child_id), reports.get(child_id), member)
-                copies.setdefault(child_id, []).append(copy)
+                entry, report = of_a_child(known.assignments.get(child_id)), reports.get(child_id)
+                if entry is not None or report is not None:
+                    copies.setdefault(child_id, []).append(MemberCopy(member.name, entry, report, member))
     for found in copies.values():
         found.sort(key=order)
     return copies

@@ -114,7 +114,7 @@ def hub_status(
         children=_child_counts(desired, counts),
         quorum=Quorum(required=quorum.required, live=quorum.live, largest_seen=quorum.largest_seen),
         registry=registry,
-        registry_size=len(observation.snapshot.record),
+        registry_size=counts.total(),
     )
 
 
@@ -134,7 +134,7 @@ def registry_of(members: Mapping[str, Member], distinct: int = -1) -> tuple[tupl
     """
     slices = [(member, known) for member in members.values() for known in member.slices]
     parts = [_part(member, known) for member, known in slices]
-    if sum(part.states.total() for part in parts) == distinct:
+    if sum(part.states.total() + part.of_nobody for part in parts) == distinct:
         states = sum((part.states for part in parts), Counter[str]())
     else:
         states = _states_of_copies(slices)
@@ -162,20 +162,25 @@ def registry_of(members: Mapping[str, Member], distinct: int = -1) -> tuple[tupl
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """The part of one slice in the registry: the first of its ids, and the number of its entries in each state."""
+    """The part of one slice in the registry: the first of its ids, and the number of its entries in each state.
+
+    ``of_nobody``: the number of its entries that stand for no child.
+    """
 
     first: tuple[str, ...]
     states: Counter[str]
+    of_nobody: int
 
 
 def _part(member: Member, known: KnownSlice) -> _Part:
     reports = _counted_reports(member, known)
 
     def compute() -> _Part:
-        entries = known.assignments
+        entries = {child_id: entry for child_id, entry in known.assignments.items() if not entry.of_nobody}
         return _Part(
             tuple(heapq.nsmallest(REGISTRY_MAX, entries)),
             Counter(_state(entry, reports.get(child_id)) for child_id, entry in entries.items()),
+            len(known.assignments) - len(entries),
         )
 
     return known.derived("registry", bool(reports), compute)
@@ -198,6 +203,8 @@ def _states_of_copies(slices: Sequence[tuple[Member, KnownSlice]]) -> Counter[st
     for member, known in slices:
         reports = _counted_reports(member, known)
         for child_id, entry in known.assignments.items():
+            if entry.of_nobody:
+                continue
             # Of several copies the active ones count for the child. It runs if one of these does.
             if child_id not in states or (entry.role == Role.ACTIVE and states[child_id] != State.RUNNING):
                 states[child_id] = _state(entry, reports.get(child_id))

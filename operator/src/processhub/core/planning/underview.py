@@ -16,10 +16,9 @@ from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
-from processhub.registry.grammar import Assignment
+from processhub.registry.grammar import NOBODY, Assignment
 
 Changes = Mapping[str, Assignment | None]  # by member
-NOBODY = "-"  # the uid of an entry that keeps an id on record until its end is proven
 _WAITS = Unplaced(Reason.WAITING, "waiting until the members have closed the view by which they start children")
 
 
@@ -125,7 +124,7 @@ class _Restriction:
         chosen, member = chosen_member(self._state.view, child_id), self._members.get(place.member)
         if member is not None and member.phase is Phase.GONE:
             return {}  # the view is to be closed first
-        if place.member != chosen and place.entry.uid != NOBODY:
+        if place.member != chosen and not place.entry.of_nobody:
             self._next_epoch += 1
             waits = msgspec.structs.replace(
                 place.entry, uid=NOBODY, epoch=self._next_epoch - 1, wait=True, asleep=False, run=0, to=""
