@@ -291,6 +291,15 @@ class Cluster:
             assert loop.time() < ends, what
             await asyncio.sleep(0.05)
 
+    def ask(self, child_id: str) -> str:
+        """Have every member asked for the child, as by a request; returns the one that has it now, or ""."""
+        has_it = ""
+        for name, agent in self.agents.items():
+            router = agent._parts.requests.router
+            owner = router._owner(child_id, router._copies(child_id))
+            has_it = name if owner is not None and owner.member == name else has_it
+        return has_it
+
     def runs_on(self) -> dict[str, set[str]]:
         """Return the members with a process of each child. Raises AssertionError if two ever ran at once."""
         places: dict[str, set[str]] = defaultdict(set)

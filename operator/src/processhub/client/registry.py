@@ -115,6 +115,15 @@ class Registry:
         """Whether any slice, in spec or status, still names the child with this uid."""
         return any(copy.concerns(uid) for copy in self._copies.get(child_id, ()))
 
+    def holds_run(self, child_id: str, uid: str, epoch: int) -> bool:
+        """Whether any slice still names this run of the child, or an earlier one."""
+        return any(
+            known.uid == uid and known.epoch <= epoch
+            for copy in self._copies.get(child_id, ())
+            for known in (copy.entry, copy.report)
+            if known is not None
+        )
+
     def tagged(self, tag: str) -> Iterable[str]:
         """The ids on record that have the tag."""
         return tuple(self._tagged.get(tag, ()))
