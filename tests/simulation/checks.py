@@ -283,9 +283,9 @@ def _demand_unrest(
     for key, item in world.server.objects.items():
         if key.plural == "registryslices" and item.get("status", {}).get("asks"):
             found.append(f"{key.name} asks for {item['status']['asks']}")
-    stops = hub["metadata"].get("annotations", {}).get("processhub.dev/stop")
-    if stops:
-        found.append(f"the order to stop {stops} is not answered")
+    for annotation in ("processhub.dev/stop", "processhub.dev/move-to"):
+        if (orders := hub["metadata"].get("annotations", {}).get(annotation)) is not None:
+            found.append(f"the orders of {annotation} are not answered: {orders}")
     if template is not None:
         found += _count_unrest(hub, entries, len(list(world.checks.runs)))
     return found

@@ -22,9 +22,13 @@ def demanding(spec: Json, rng: Random) -> None:
         template["ttlSeconds"] = rng.choice((5, 30, 90))
     if rng.random() < 0.4:
         template["idleSeconds"] = rng.choice((2, 10, 40))
+    if rng.random() < 0.3:
+        template["max"] = rng.randint(2, 8)
+    if spec["partitionTolerance"]["strategy"] == "Divergence" and rng.random() < 0.3:
+        template["onOwnerLost"] = "Local"
     spec["onDemand"] = template
     spec["timeouts"]["requestSeconds"] = 5
-    if rng.random() < 0.8:
+    if rng.random() < 0.7:  # its members start children by themselves
         spec["distribution"] = {"strategy": rng.choice(("ConsistentHashing", "ConsistentHashing", "Modulo"))}
         spec.pop("redundancy", None)
 
@@ -37,6 +41,8 @@ def _rests(world: World, name: str) -> bool:
 
 async def all_asked(world: World, hands: Hands) -> None:
     """Have all ids asked for at rest: each answers soon."""
+    if "onDemand" not in world.server.get("hubs", "hub")["spec"]:
+        return
     waiting = set(DEMANDED)
     for name in DEMANDED:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from random import Random
 
@@ -324,6 +325,9 @@ class Hands:
             (5, self._ask_everywhere),
             (3, self._part_members),
             (2, self._edit_template),
+            (1, self._end_demand),
+            (3, self._stop_demanded),
+            (3, self._move_demanded),
         )
 
     def _ask(self) -> None:
@@ -351,7 +355,46 @@ class Hands:
 
     def _edit_template(self) -> None:
         self._edits += 1
-        self.world.edit(HUB, {"spec": {"onDemand": {"exec": {"command": [f"v{self._edits}"]}}}})
+        change = self.rng.choice(
+            (
+                {"exec": {"command": [f"v{self._edits}"]}},
+                {"exec": {"command": [f"v{self._edits}"]}},
+                {"ttlSeconds": self.rng.choice((None, 5, 30))},
+                {"idleSeconds": self.rng.choice((None, 2, 10))},
+                {"max": None},
+            )
+        )
+        if self._template() is not None:
+            self.world.edit(HUB, {"spec": {"onDemand": change}})
+
+    def _end_demand(self) -> None:
+        """Take onDemand out of the hub, and soon put it back."""
+        if (template := self._template()) is not None:
+            self.world.edit(HUB, {"spec": {"onDemand": None}})
+            self._after(0.5, 20.0, lambda: self.world.edit(HUB, {"spec": {"onDemand": template}}))
+
+    def _template(self) -> Json | None:
+        hub = self.world.server.objects.get(HUB)
+        template: Json | None = hub["spec"].get("onDemand") if hub is not None else None
+        return template
+
+    def _stop_demanded(self) -> None:
+        """Order the end of a child that a request has started."""
+        epochs = self.world.epochs_on_demand()
+        if epochs:
+            name = self.rng.choice(sorted(epochs))
+            self._order_demanded("processhub.dev/stop", name, epochs[name])
+
+    def _move_demanded(self) -> None:
+        """Order a move of a child that a request has started."""
+        if epochs := self.world.epochs_on_demand():
+            member = f"hub-{self.rng.randrange(self._replicas())}"
+            self._order_demanded("processhub.dev/move-to", self.rng.choice(sorted(epochs)), member)
+
+    def _order_demanded(self, annotation: str, name: str, value: object) -> None:
+        orders = json.loads(self.world.server.objects[HUB]["metadata"].get("annotations", {}).get(annotation, "{}"))
+        text = json.dumps(orders | {name: value})
+        self.world.edit(HUB, {"metadata": {"annotations": {annotation: text}}})
 
     def _replicas(self) -> int:
         hub = self.world.server.objects.get(HUB)

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from memoryapi import Json
+from memoryrequests import Key
 
 from processhub.registry.grammar import Assignment, parse_assignment
 
@@ -17,7 +18,7 @@ from .machines import Run
 from .running import run
 from .scenario import rest
 from .trace import Trace
-from .world import HUB, World
+from .world import World
 
 
 class Story:
@@ -51,6 +52,11 @@ class Story:
         slices = [item for key, item in self.world.server.objects.items() if key.plural == "registryslices"]
         texts = [item["spec"]["entries"][child_id] for item in slices if child_id in item["spec"]["entries"]]
         return parse_assignment(texts[0]) if texts else None
+
+    def slices_of(self, child_id: str) -> list[Key]:
+        """The slices that have an entry of a child."""
+        slices = {key: item for key, item in self.world.server.objects.items() if key.plural == "registryslices"}
+        return [key for key, item in slices.items() if child_id in item["spec"]["entries"]]
 
     def order(self, member: str) -> Json:
         """What slice 0 of the member says of a view."""

@@ -16,6 +16,7 @@ from processhub.controller.errors import DeposedError
 from processhub.controller.lead.election import Election
 from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings
+from processhub.registry.grammar import parse_assignment
 
 from .callers import Callers
 from .checks import Checks
@@ -118,6 +119,15 @@ class World:
         """Return the container of the pod with this address."""
         host = address.partition(":")[0]
         return next((pod.container for pod in self.running_pods if pod.container.address == host), None)
+
+    def epochs_on_demand(self) -> dict[str, int]:
+        """Return the epochs of the children on record that requests have started, by id."""
+        if (hub := self.server.objects.get(HUB)) is None:
+            return {}
+        slices = [item for key, item in self.server.objects.items() if key.plural == "registryslices"]
+        entries = {child_id: text for item in slices for child_id, text in item["spec"]["entries"].items()}
+        own = {child_id: text for child_id, text in entries.items() if text.startswith(f"{hub['metadata']['uid']} ")}
+        return {child_id: parse_assignment(text).epoch for child_id, text in own.items()}
 
     def edit(self, key: Key, patch: Json, who: str = "user") -> None:
         """Change an object by a merge patch, as a user does, if it exists."""
