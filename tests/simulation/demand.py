@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
-from typing import TYPE_CHECKING
 
 from memoryapi import Json
 from memoryrequests import Key
@@ -47,9 +46,7 @@ async def all_asked(world: World, hands: Hands) -> None:
     for name in DEMANDED:
 
         def told(answer: str, name: str = name) -> None:
-            if answer.startswith("200 "):
-                waiting.discard(name)
-            elif answer.startswith("429 ") or _rests(world, name):
+            if answer.startswith(("200 ", "429 ")) or _rests(world, name):
                 waiting.discard(name)
             else:
                 world.trace.break_promise(f"child {name} is asked for at rest, and the answer is {answer}")

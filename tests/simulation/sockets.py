@@ -75,7 +75,7 @@ class Socket:
             self._wake.set_result(None)
 
     async def _tell(self) -> None:
-        while self._carrying:  # what was sent before arrives before the end
+        while self._carrying:  # noqa: ASYNC110 what was sent before arrives before the end
             await asyncio.sleep(0.1)
         await self.network.travel()
         if self._connected:
@@ -95,7 +95,7 @@ class Socket:
                     end._break()
                 break
             await network.travel()
-            while not self._connected and not (self.closed and self.other.closed):
+            while not self._connected and not (self.closed and self.other.closed):  # noqa: ASYNC110 it ends by itself
                 await asyncio.sleep(0.1)
             if self.other.closed:
                 self._sent.clear()
