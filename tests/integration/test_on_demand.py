@@ -76,6 +76,27 @@ async def test_a_thousand_callers_of_one_unknown_id_start_one_child(product: Liv
     assert await product.children(name) == {}
 
 
+async def test_a_hub_without_a_view_places_the_child_on_the_member_that_was_asked(product: Live) -> None:
+    """With the strategy Local, only the operator knows which member was asked first."""
+    name = await product.hub(
+        distribution={"strategy": "Local"},
+        onDemand={"python": {"target": WORKER}, "max": 3},
+        members={"python": {"configMap": "actors"}},
+    )
+    ips = await product.addresses(name)
+    async with Caller(await token_of(product.api, product.namespace, f"processhub-{name}")) as caller:
+        for at, ip in enumerate(ips):
+            replies = await asyncio.gather(*(caller.call(ip, f"near-{at}", {}) for _ in range(50)))
+            assert {(reply.status, reply.value.get("member")) for reply in replies} == {(200, f"{name}-{at}")}
+            assert sorted(reply.value["served"] for reply in replies) == list(range(1, 51)), "one child served them all"
+
+        assert (await caller.call(ips[0], "third", {})).status == 200
+        reply = await caller.call(ips[1], "fourth", {})
+        assert (reply.status, reply.code) == (429, "busy")
+        assert "onDemand.max" in reply.value["detail"]
+    assert await product.children(name) == {}
+
+
 async def test_the_ttl_ends_a_child_despite_restarts_and_the_next_request_starts_another(product: Live) -> None:
     name = await product.hub(
         onDemand={"python": {"target": WORKER}, "ttlSeconds": 4}, members={"python": {"configMap": "actors"}}

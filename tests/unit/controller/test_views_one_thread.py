@@ -20,8 +20,7 @@ DEMAND = {"onDemand": {"exec": {"command": ["x"]}}}
 def orders(cluster: Cluster) -> dict[str, Any]:
     """What slice 0 of each member says about views."""
     slices = [item for key, item in cluster.api.objects.items() if key.plural == "registryslices"]
-    found = {item["spec"]["member"]: item["spec"].get("activation") for item in slices}
-    return {member: order for member, order in found.items() if order}
+    return {item["spec"]["member"]: order for item in slices if (order := item["spec"].get("activation"))}
 
 
 def is_open(cluster: Cluster, *members: str) -> bool:

@@ -208,7 +208,7 @@ class Activations:
 
     def _is_used_up(self, order: Activation) -> bool:
         """Whether this member has its share of the hub's children on demand."""
-        return bool(order.share) and len(self._slices.made) + self._slices.count_on_demand() >= order.share
+        return bool(order.most) and len(self._slices.made) + self._slices.count_on_demand() >= order.share
 
 
 def full(child_id: str, who_has: str) -> Problem:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from processhub.api.slice import EPOCHS_PER_TERM
+from processhub.controller.observe.ondemand import OnDemandWatch
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.rollouts import RolloutWatch
 from processhub.controller.observe.setmoverequests import AppliedMoves
@@ -97,8 +98,9 @@ class ObserveMemory:
         self.last_placed = ""  # The member to which the newest child went.
         self.moves = MoveBudget()
         self.deferred_moves = DeferredMoves()
-        self.applied_moves: dict[str, AppliedMoves] = {}  # by ChildSet's uid
+        self.applied_moves: dict[str, AppliedMoves] = {}  # by the uid of the ChildSet or the Hub
         self.rollouts = RolloutWatch()
+        self.demand = OnDemandWatch()
         self.cooldown = RebalanceCooldown()
         self.rebalance_target = ""  # The member that is to get children, because loads have differed for long.
 

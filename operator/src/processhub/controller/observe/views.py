@@ -6,6 +6,7 @@ Which hubs have views, and why the others have none, is in ``wanted_view`` (docs
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 import xxhash
@@ -31,7 +32,8 @@ from processhub.core.planning.underview import NotClosed
 from processhub.registry.grammar import Assignment, EntryError, format_assignment, parse_assignment
 from processhub.registry.workloads import encode_workload
 
-BLOCK = 100_000  # epochs of a block
+_LARGEST_BLOCK, _SMALLEST_BLOCK = 10_000, 1_000  # epochs of a block
+_EPOCHS_OF_VIEW = 1_000_000  # of the 10^9 of a term: hubs with many members get smaller blocks
 _STRATEGIES = ("ConsistentHashing", "Modulo")
 
 
@@ -51,7 +53,7 @@ def has_views(hub: Hub) -> bool:
     """Whether members of the hub may start children by themselves."""
     spec = hub.spec
     template = spec.on_demand
-    if template is None or template.pod is not None or template.max is not None or spec.suspend:
+    if template is None or template.pod is not None or spec.suspend:
         return False
     if template.on_owner_lost == "Local":
         return False
@@ -107,7 +109,7 @@ def _standing(member: Member) -> Standing:
     if order is None:
         return Standing(present=present, answered=answered, gone=gone)
     members = tuple((known.name, known.weight) for known in order.members)
-    view = View(order.view, order.strategy, members, _digest(order.entry, order.workload))
+    view = View(order.view, order.strategy, members, _digest(order.entry, order.workload, order.most))
     return Standing(
         view=view,
         phase=ViewPhase(order.phase),
@@ -118,8 +120,8 @@ def _standing(member: Member) -> Standing:
     )
 
 
-def _digest(entry: str, workload: str) -> str:
-    return xxhash.xxh3_64_hexdigest(f"{entry}\n{workload}".encode())
+def _digest(entry: str, workload: str, most: int) -> str:
+    return xxhash.xxh3_64_hexdigest(f"{entry}\n{most}\n{workload}".encode())
 
 
 def _started(member: Member, order: Activation) -> dict[str, Assignment]:
@@ -155,7 +157,8 @@ def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, 
         if member.wanted and member.phase is not Phase.GONE and not member.judgement.draining
     )
     entry, workload = _template(hub)
-    return View(number, hub.spec.distribution.strategy, there, _digest(entry, workload)) if there else None
+    digest = _digest(entry, workload, hub.spec.on_demand.max or 0)
+    return View(number, hub.spec.distribution.strategy, there, digest) if there else None
 
 
 def _template(hub: Hub) -> tuple[str, str]:
@@ -182,41 +185,97 @@ def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
     )
 
 
+class ViewOrders(msgspec.Struct, frozen=True):
+    """What slice 0 of each member is to say about views now, where it differs.
+
+    ``next_epoch``: the first epoch that is not given away. ``settled``: the hub has the view that it should have.
+    """
+
+    orders: Mapping[str, Activation]
+    next_epoch: int
+    settled: bool
+
+
 def orders_for(
-    hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, plan: Plan, facts: ViewFacts, grants: frozenset[str]
-) -> tuple[dict[str, Activation], Plan]:
-    """What slice 0 of each member is to say now, where it differs, and the plan with the epochs that were given."""
+    hub: Hub,
+    members: Mapping[str, Member],
+    snapshot: HubSnapshot,
+    plan: Plan,
+    facts: ViewFacts,
+    grants: frozenset[str] = frozenset(),
+    *,
+    close: bool = False,
+) -> ViewOrders:
+    """What is to be written about views. ``grants``: the members that need a new block. ``close``: no view may stay."""
     epoch = plan.next_epoch
-    wanted = wanted_view(hub, members, snapshot, epoch + 1)
+    wanted = None if close else wanted_view(hub, members, snapshot, epoch + 1)
     step = view_step(wanted, facts.standings, ready=is_ready(snapshot, plan, facts))
     orders: dict[str, Activation] = {}
-    if step.open is wanted and wanted is not None:
-        epoch = wanted.number + 1
     if step.current is not None:
         for name in step.close:
             order = _order(members[name])
             before = order if order is not None and order.view == step.current.number else None
             orders[name] = msgspec.structs.replace(before or _bare(step.current), phase=ViewPhase.CLOSING)
-    if step.open is not None and hub.spec.on_demand is not None:
-        entry, workload = _template(hub)
-        limit, counts = hub.spec.on_demand.max or 0, _counts(members)
-        names = [name for name, _ in step.open.members]
-        parts = shares(limit, counts, names) if limit else {}
-        for name in sorted({*step.grant, *(grants & set(names))}):
-            order = _order(members[name])
-            same = order is not None and order.view == step.open.number
-            orders[name] = msgspec.structs.replace(
-                _bare(step.open),
-                phase=ViewPhase.OPEN,
-                holder=members[name].holder,
-                first_epoch=epoch,
-                last_epoch=epoch + BLOCK - 1,
-                share=order.share if order is not None and same else parts.get(name, 0),
-                entry=entry,
-                workload=workload,
-            )
-            epoch += BLOCK
-    return orders, msgspec.structs.replace(plan, next_epoch=epoch)
+    if step.open is not None:
+        if step.open is wanted:
+            epoch = step.open.number + 1
+        used_up = {name for name, _ in step.open.members if _block_is_used_up(members.get(name), step.open)}
+        names = {*step.grant, *used_up, *(grants & {name for name, _ in step.open.members})}
+        granted = _granted(hub, members, step.open, sorted(names), epoch, snapshot)
+        orders.update(granted)
+        epoch = max((order.last_epoch + 1 for order in granted.values()), default=epoch)
+    nothing_left = step.current is None if wanted is None else step.open is not None and step.open is not wanted
+    return ViewOrders(orders, epoch, nothing_left and not orders)
+
+
+def _granted(
+    hub: Hub, members: Mapping[str, Member], view: View, names: list[str], epoch: int, snapshot: HubSnapshot
+) -> dict[str, Activation]:
+    """The orders of members that get a new block of epochs under the view, from ``epoch`` on."""
+    entry, workload = _template(hub)
+    limit = hub.spec.on_demand.max or 0 if hub.spec.on_demand is not None else 0
+    present = {
+        name: order
+        for name, member in members.items()
+        if (order := _order(member)) is not None and order.view == view.number
+    }
+    own = {name: order.share for name, order in present.items()}
+    parts = shares(limit, _counts(members), [name for name, _ in view.members], own)
+    block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
+    found: dict[str, Activation] = {}
+    for name in names:
+        if limit and name not in own and snapshot.uncertain:
+            continue  # another member may get a share by a write that is not answered
+        found[name] = msgspec.structs.replace(
+            _bare(view),
+            phase=ViewPhase.OPEN,
+            holder=members[name].holder,
+            first_epoch=epoch,
+            last_epoch=epoch + block - 1,
+            share=own.get(name, parts.get(name, 0)) if limit else 0,
+            most=limit,
+            entry=entry,
+            workload=workload,
+        )
+        epoch += block
+    return found
+
+
+def _block_is_used_up(member: Member | None, view: View) -> bool:
+    """Whether the member has given half of its block away: it gets the next one before it needs it."""
+    order = _order(member) if member is not None else None
+    if member is None or order is None or order.view != view.number or order.holder != member.holder:
+        return False
+    half, slices = (order.first_epoch + order.last_epoch) // 2, member.slices
+    return any(
+        known.derived("epoch", order.last_epoch, partial(_highest_epoch, known, order)) > half for known in slices
+    )
+
+
+def _highest_epoch(known: KnownSlice, order: Activation) -> int:
+    """The highest epoch in the slice that may be of the block."""
+    given = [entry.epoch for entry in known.assignments.values()] + [report.epoch for report in known.reports.values()]
+    return max((epoch for epoch in given if epoch <= order.last_epoch), default=0)
 
 
 def _bare(view: View) -> Activation:
