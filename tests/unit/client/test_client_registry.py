@@ -296,7 +296,7 @@ def test_a_child_of_a_view_that_its_slice_no_longer_has_is_found_without_a_workl
 def test_a_slice_that_is_gone_allows_nothing_and_asks_for_nothing(registry: Registry) -> None:
     item = by_view({})
     registry.put(msgspec.structs.replace(item, status=msgspec.structs.replace(item.status, asks=("b",))))
-    assert dict(registry.asks) == {item.metadata.name: ("b",)}
+    assert dict(registry.asks) == {"my-hub-0": ("b",)}
 
     registry.drop(item.metadata.name)
 

@@ -27,20 +27,22 @@ _workload_decoder = msgspec.json.Decoder(Workload)
 
 
 class _ParsedSlice(msgspec.Struct):
-    """A slice as last seen. Its workloads are decoded when they are needed. ``activates``: it says what may start."""
+    """A slice as last seen. Its workloads are decoded when they are needed.
+
+    ``first``: it says what its member may start by itself, or what that asks for, as only slice 0 does.
+    """
 
     member: str
     view: SliceView
     texts: Mapping[str, str] = {}
     workloads: dict[str, Workload] = {}
-    activates: bool = False
+    first: bool = False
 
 
 class Registry:
     """All children of one hub, by id. ``records``, ``lookups`` and ``pids`` may only be read, and are never replaced.
 
-    ``activations``: what each member may start by itself, by its name. ``asks``: the ids that the members' requests
-    wait for, by slice.
+    ``activations``: what each member may start by itself. ``asks``: the ids that requests wait for at each member.
 
     One thread feeds the registry. Look-ups may come from any thread.
     """
@@ -76,10 +78,13 @@ class Registry:
         parsed.texts = texts
         if spec.activation is not msgspec.UNSET:
             self.activations[spec.member] = spec.activation
-        elif parsed.activates:
+        elif parsed.first:
             self.activations.pop(spec.member, None)
-        parsed.activates = spec.activation is not msgspec.UNSET
-        self.asks[name] = item.status.asks
+        if asks := item.status.asks:
+            self.asks[spec.member] = asks
+        elif parsed.first:
+            self.asks.pop(spec.member, None)
+        parsed.first = spec.activation is not msgspec.UNSET or bool(asks)
         changed = change.entries | change.reports
         for child_id in changed:
             self._set(child_id, name, self._copy(child_id, item, parsed))
@@ -90,9 +95,9 @@ class Registry:
         parsed = self._slices.pop(name, None)
         if parsed is None:
             return
-        self.asks.pop(name, None)
-        if parsed.activates:
+        if parsed.first:
             self.activations.pop(parsed.member, None)
+            self.asks.pop(parsed.member, None)
         changed = parsed.view.ids
         for child_id in changed:
             self._set(child_id, name, None)
