@@ -30,7 +30,7 @@ def slices(cluster: Cluster) -> list[dict[str, Any]]:
 def recorded(cluster: Cluster, *ids: str) -> bool:
     """Whether these children are on record, and reported to run without a view."""
     entries = {child_id for item in slices(cluster) for child_id in item["spec"]["entries"]}
-    reports = {id_: text for item in slices(cluster) for id_, text in item["status"].get("entries", {}).items()}
+    reports = {id_: text for item in slices(cluster) for id_, text in item.get("status", {}).get("entries", {}).items()}
     return set(ids) <= entries and all(" Running " in reports.get(id_, "") for id_ in ids)
 
 
@@ -38,8 +38,8 @@ async def asked(cluster: Cluster, *ids: str) -> dict[str, str]:
     """Start the children by requests; returns the member of each when all are on record."""
 
     def view_is_open() -> bool:
-        orders = [item["spec"].get("activation", {}) for item in slices(cluster)]
-        return len(orders) == 3 and all(order.get("phase") == "Open" for order in orders)
+        orders = [order for item in slices(cluster) if (order := item["spec"].get("activation"))]
+        return [order["phase"] for order in orders] == ["Open"] * 3
 
     await cluster.until(view_is_open, "a view is open")
     places = {child_id: cluster.ask(child_id) for child_id in ids}
@@ -117,7 +117,9 @@ def test_a_child_that_only_its_member_knows_yet_is_shown_while_no_operator_runs(
         member = cluster.ask("a")
 
         def reported() -> bool:
-            return any(" Running " in item["status"].get("entries", {}).get("a", "") for item in slices(cluster))
+            return any(
+                " Running " in item.get("status", {}).get("entries", {}).get("a", "") for item in slices(cluster)
+            )
 
         await cluster.until(reported, "its member reports it")
         await listing.list_children(HUB)
@@ -166,5 +168,52 @@ def test_for_an_id_that_nobody_has_asked_for_the_effect_of_a_request_is_explaine
         found = json.loads(printed.text())
         assert found["why"] == ["a request waits, because spec.suspend of hub hub is true"]
         assert found["wouldStartOn"] is None
+
+    with_cluster(tmp_path, monkeypatch, test, **DEMAND)
+
+
+def test_a_child_that_a_request_has_started_is_stopped_until_the_next_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("declared")
+        places = await asked(cluster, "a", "cart 7")
+        printed.text()
+
+        assert await stop.stop_children(["a", "declared", "cart 7"], HUB, wait=True, timeout="30s") == DONE
+        assert printed.text().splitlines() == [
+            "a stopped; the next request starts it again",
+            "declared stopped",
+            "'cart 7' stopped; the next request starts it again",
+        ]
+        assert not any(cluster.runs_on().values())
+        assert "processhub.dev/stop" not in cluster.api.get("hubs", "hub")["metadata"].get("annotations", {})
+        await cluster.until(lambda: cluster.ask("a") == places["a"], "the next request starts it again")
+        await cluster.until(lambda: recorded(cluster, "a"), "it is on record")
+        assert await stop.stop_children(["a"], JSON, wait=False, timeout="30s") == DONE
+        assert json.loads(printed.text()) == {"stopped": ["a"], "onDemand": ["a"], "errors": {}}
+
+    with_cluster(tmp_path, monkeypatch, test, **DEMAND)
+
+
+def test_a_child_that_a_request_has_started_is_moved_and_leaves_a_drained_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        places = await asked(cluster, *(f"cart-{number}" for number in range(8)))
+        there = next(name for name in MEMBERS if name != places["cart-0"])
+        printed.text()
+
+        assert await moves.move("cart-0", there, HUB, wait=True, timeout="30s") == DONE
+        assert printed.text() == f"cart-0 running on {there}\n"
+        assert cluster.runs_on()["cart-0"] == {there}
+        assert await plan.plan(JSON, add=0, remove=(there,), files=()) == DONE
+        planned = {move["id"] for move in json.loads(printed.text())["moves"]}
+        assert planned == {child_id for child_id, on in cluster.runs_on().items() if there in on}
+        assert await moves.drain(there, HUB, force=False, wait=True, timeout="60s") == DONE
+        assert not any(there in on for on in cluster.runs_on().values())
+        assert sum(bool(on) for on in cluster.runs_on().values()) == 8
+        with pytest.raises(Exception, match=f"member {there} is drained"):
+            await moves.move("cart-0", there, NAMES, wait=False, timeout="30s")
 
     with_cluster(tmp_path, monkeypatch, test, **DEMAND)
