@@ -78,6 +78,10 @@ def test_children_that_requests_have_started_are_listed_and_found_as_such(
             assert printed.text() == "hub/hub\n"
         await listing.list_children(NAMES)
         assert printed.text() == "hub/hub\nchild/declared\n"
+        assert await stop.await_children(["cart 7"], HUB, timeout="5s") == DONE
+        assert printed.text() == f"'cart 7' running on {places['cart 7']} (pid 7)\n"
+        assert await stop.await_children(["cart 7"], NAMES, timeout="5s") == DONE
+        assert printed.text() == "hub/hub\n"
         await listing.dump(JSON)
         assert json.loads(printed.text())["b"]["onDemand"] is True
 
@@ -187,7 +191,10 @@ def test_a_child_that_a_request_has_started_is_stopped_until_the_next_request(
             "'cart 7' stopped; the next request starts it again",
         ]
         assert not any(cluster.runs_on().values())
-        assert "processhub.dev/stop" not in cluster.api.get("hubs", "hub")["metadata"].get("annotations", {})
+        await cluster.until(
+            lambda: "processhub.dev/stop" not in cluster.api.get("hubs", "hub")["metadata"].get("annotations", {}),
+            "the orders are removed",
+        )
         await cluster.until(lambda: cluster.ask("a") == places["a"], "the next request starts it again")
         await cluster.until(lambda: recorded(cluster, "a"), "it is on record")
         assert await stop.stop_children(["a"], JSON, wait=False, timeout="30s") == DONE
@@ -212,6 +219,7 @@ def test_a_child_that_a_request_has_started_is_moved_and_leaves_a_drained_member
         assert planned == {child_id for child_id, on in cluster.runs_on().items() if there in on}
         assert await moves.drain(there, HUB, force=False, wait=True, timeout="60s") == DONE
         assert not any(there in on for on in cluster.runs_on().values())
+        await cluster.until(lambda: recorded(cluster, *places), "all run elsewhere")
         assert sum(bool(on) for on in cluster.runs_on().values()) == 8
         with pytest.raises(Exception, match=f"member {there} is drained"):
             await moves.move("cart-0", there, NAMES, wait=False, timeout="30s")
