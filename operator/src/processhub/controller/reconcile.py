@@ -245,7 +245,7 @@ class Reconciler:
 
     async def _deal_with_orders(self, round: Round, memory: HubMemory, observation: Observation, plan: Plan) -> None:
         """Answer users' orders, and end what is over."""
-        await MoveRequests(round, memory.observe.applied_moves).record_results(observation, plan.move_results)
+        await MoveRequests(round, memory.observe.sets.applied_moves).record_results(observation, plan.move_results)
         await remove_ended_moves(round)
         await remove_ended_cancellations(round, memory.accepted)
         await remove_ended_stops(round)

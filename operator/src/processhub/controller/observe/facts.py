@@ -41,7 +41,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     - ``move_budget``: how many moves may begin now.
     - ``deferred``: the children that are not to be moved for a while.
     - ``rebalance_target``: the member that is to get children because loads differ, or "".
-    - ``applied_moves``: by ChildSet's uid, the move requests that are carried out already.
+    - ``applied_moves``: by the uid of the ChildSet or the Hub, the move requests that are carried out already.
     - ``rollouts``: the roll-outs of changed templates that are under way, by the uid of the ChildSet or the Hub.
     - ``views``: what is known of views. ``demand``: the hub's children on demand, None without spec.onDemand.
     """
@@ -102,7 +102,7 @@ def learn(
         _take_proofs(member, state, memory)
     refusals, set_refusals = state.children.refusals(hub.spec), state.sets.refusals(hub.spec)
     views = look_at_views(members, frozenset(memory.settled))
-    demand = memory.demand.look(round, members, views)
+    demand = memory.sets.demand.look(round, members, views)
     return Facts(
         hub=hub,
         state=state,
@@ -121,7 +121,7 @@ def learn(
         move_budget=memory.moves.available(hub.spec.distribution.rebalance.max_moves_per_second, now),
         deferred=memory.deferred_moves.still_deferred(now),
         rebalance_target=memory.rebalance_target,
-        applied_moves=memory.applied_moves,
+        applied_moves=memory.sets.applied_moves,
         rollouts=_rollouts(round, members, memory, set_refusals, demand),
         views=views,
         demand=demand,
@@ -140,7 +140,7 @@ def _rollouts(
     templates = [of_set(known) for known in state.sets.values() if set_refusals[known.metadata.name] is None]
     if demand is not None:
         templates.append(of_set(demand))
-    found = memory.rollouts.look(templates, members, round.now())
+    found = memory.sets.rollouts.look(templates, members, round.now())
     for rollout in found.values():
         if rollout.again_in is not None:
             round.again_in(rollout.again_in)

@@ -82,6 +82,15 @@ class MoveBudget:
         self._tokens -= moves
 
 
+class SetsMemory:
+    """The memory of ChildSets and of the hub's children on demand."""
+
+    def __init__(self) -> None:
+        self.applied_moves: dict[str, AppliedMoves] = {}  # by the uid of the ChildSet or the Hub
+        self.rollouts = RolloutWatch()
+        self.demand = OnDemandWatch()
+
+
 class ObserveMemory:
     """The memory of the observe stage for one hub. All times are monotonic seconds."""
 
@@ -98,9 +107,7 @@ class ObserveMemory:
         self.last_placed = ""  # The member to which the newest child went.
         self.moves = MoveBudget()
         self.deferred_moves = DeferredMoves()
-        self.applied_moves: dict[str, AppliedMoves] = {}  # by the uid of the ChildSet or the Hub
-        self.rollouts = RolloutWatch()
-        self.demand = OnDemandWatch()
+        self.sets = SetsMemory()
         self.cooldown = RebalanceCooldown()
         self.rebalance_target = ""  # The member that is to get children, because loads have differed for long.
 
