@@ -225,3 +225,42 @@ def test_a_child_that_a_request_has_started_is_moved_and_leaves_a_drained_member
             await moves.move("cart-0", there, NAMES, wait=False, timeout="30s")
 
     with_cluster(tmp_path, monkeypatch, test, **DEMAND)
+
+
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [
+        ({"distribution": {"strategy": "LeastLoaded"}}, "was the least loaded member when it was placed (LeastLoaded)"),
+        ({"distribution": {"strategy": "Local"}}, "hub-1 was asked for it, or the hash chose it because"),
+        ({"redundancy": {"strategy": "Replication", "replicationModel": "ActivePassive"}}, "has the highest score"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_a_child_that_the_operator_places_for_a_request_is_handled_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed, spec: dict[str, Any], place: str
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        strategy = spec.get("distribution", {}).get("strategy", "ConsistentHashing")
+        await explain.explain("a", HUB)
+        assert f"a request would have the operator place it {'on' if strategy == 'Local' else 'by'} " in printed.text()
+        with cluster.agents["hub-1"]._parts.requests.router._asks.ask("a") as ask:
+            ask.make()
+            await cluster.until(lambda: recorded(cluster, "a"), "it is on record")
+        await stop.await_children(["a"], HUB, timeout="30s")
+        printed.text()
+
+        await listing.list_children(HUB)
+        rows = printed.rows()
+        assert {row[-1] for row in rows} == {"True"}
+        await explain.explain("a", HUB)
+        text = printed.text()
+        assert "a request has started it at 2040-01-01T" in text
+        assert place in text
+        assert not [key for key in cluster.api.objects if key.plural == "children"]
+        assert await stop.stop_children(["a"], HUB, wait=True, timeout="30s") == DONE
+        await listing.list_children(HUB)
+        assert printed.rows() == []
+        with pytest.raises(CliError, match="no child 'a' in hub hub of namespace ns; a request would have"):
+            await show.lookup("a", HUB)
+
+    with_cluster(tmp_path, monkeypatch, test, **DEMAND, **spec)
