@@ -236,6 +236,8 @@ class Cluster:
             for ordinal in range(replicas):
                 if f"hub-{ordinal}" not in self.agents:
                     self._start_member(f"hub-{ordinal}", self.api.objects[workload])
+            for name in [name for name in self.agents if int(name.rpartition("-")[2]) >= replicas > 0]:
+                await self._stop_member(name)
             for key, item in list(self.api.objects.items()):
                 if key.plural == "pods" and "deletionTimestamp" in item["metadata"]:
                     self.api.delete(key.plural, key.name, key.namespace)
@@ -250,6 +252,17 @@ class Cluster:
         ready = {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
         self.api.create("pods", {"metadata": metadata, "spec": {"nodeName": "node"}, "status": ready})
         self.start_agent(name)
+
+    async def _stop_member(self, name: str) -> None:
+        """Delete the pod of a member that is scaled away. What does not end in time is killed."""
+        task = self.tasks.pop(name)
+        self.agents.pop(name).terminate()
+        await asyncio.wait({task}, timeout=30.0)
+        for machine in self.machines:
+            if machine.member == name:
+                machine.close()
+        task.cancel()
+        self.api.delete("pods", name)
 
     def start_agent(self, name: str) -> None:
         """Start the container of a member's pod, for the first time or again."""

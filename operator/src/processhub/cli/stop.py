@@ -49,4 +49,5 @@ async def await_children(ids: list[str], target: Target, *, timeout: str) -> int
             if error.result is None:
                 raise
             result = error.result
-    return report(result, target.output, wait=True)
+        of_hub = {child_id: session.name for child_id in ids if session.on_demand(child_id)}
+    return report(result, target.output, wait=True, of_hub=of_hub)

@@ -16,7 +16,7 @@ from processhub.api.reasons import State
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.api.wording import wrong_json
 from processhub.client.records import Node, Processes, Record, SliceCopy, Spec, node_of, record_of, spec_of
-from processhub.registry.copies import of_a_child
+from processhub.registry.copies import joined, of_a_child
 from processhub.registry.grammar import Assignment, EntryError, Report, parse_assignment
 from processhub.registry.slices import SliceView
 
@@ -137,7 +137,7 @@ class Registry:
         """The copies that are off record and have not ended yet."""
         for child_id, copies in tuple(self._copies.items()):
             record = self.records.get(child_id)
-            for copy in copies:
+            for copy in joined(copies):
                 if copy.entry is None and not (copy.self_started and record is not None and not record.on_record):
                     yield child_id, node_of(copy)
 
@@ -187,7 +187,7 @@ class Registry:
             self._copies[child_id] = copies
         else:
             self._copies.pop(child_id, None)
-        self._index(child_id, self.records.get(child_id), record_of(copies))
+        self._index(child_id, self.records.get(child_id), record_of(joined(copies)))
 
     def _index(self, child_id: str, before: Record | None, record: Record | None) -> None:
         old_tags = before.spec.tags if before else ()

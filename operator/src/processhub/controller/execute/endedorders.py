@@ -57,7 +57,10 @@ async def remove_ended_cancellations(round: Round, accepted: Hub | None) -> None
 
 
 async def remove_ended_stops(round: Round) -> None:
-    """Remove the orders to stop children on demand whose run has no entry and no report any more."""
+    """Remove the orders to stop children on demand whose run has no entry and no report any more.
+
+    An order for a child that is declared is removed too: its object is deleted instead.
+    """
     hub = round.store.hubs.get(round.hub.metadata.key)
     if hub is None or ANNOTATION_STOP not in hub.metadata.annotations:
         return
@@ -75,6 +78,7 @@ async def remove_ended_stops(round: Round) -> None:
         for given in (known.assignments, known.reports)
         for child_id in given.keys() & orders.keys()
         for each in (given[child_id],)
+        if each.uid == hub.metadata.uid
     }
     left = {
         child_id: epoch for child_id, epoch in orders.items() if child_id in uncertain or (child_id, epoch) in there
