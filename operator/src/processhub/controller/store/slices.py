@@ -131,10 +131,16 @@ class KnownSlice:
         return entry is not None and (entry.role == Role.PASSIVE or entry.wait)
 
     def _ended(self, child_id: str) -> bool:
-        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone."""
+        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone.
+
+        What the member has started by itself since is another one: an entry is removed only when its member has read it
+        (docs/protocol.md, rule 31).
+        """
         report, entry = self.reports.get(child_id), self.assignments.get(child_id)
         if report is None:
             return child_id not in self.present.status.entries
+        if entry is None and report.view:
+            return True
         return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
 
     def possibly_running(self, holder: str) -> set[str]:
