@@ -67,6 +67,11 @@ class Placed(msgspec.Struct, frozen=True):
         return self.entry if self.entry is not None and self.entry.uid != NOBODY else None
 
     @property
+    def told(self) -> Report | None:
+        """The report, if it is of a child."""
+        return self.report if self.report is not None and self.report.uid != NOBODY else None
+
+    @property
     def self_started(self) -> bool:
         """Whether the member has started the child by itself."""
         return self.entry is None and self.report is not None and bool(self.report.view)
@@ -101,11 +106,13 @@ def placed(draw: st.DrawFn) -> Placed:
     entry, report = draw(st.none() | entries | nobody), draw(st.none() | reports)
     if entry is None and report is not None:
         report = msgspec.structs.replace(report, **draw(st.sampled_from([{}, {"claim": "hub-9"}, {"view": 4}])))
+    if entry is not None and entry.uid == NOBODY and draw(st.booleans()):
+        report = Report(uid=NOBODY, epoch=entry.epoch)
     phase, restarting = draw(judgements)
     found = Placed(entry, report, phase, restarting, draw(st.sampled_from([HOLDER, HOLDER, HOLDER, "pod/0"])))
-    if entry is not None and report is not None and is_current(entry, report) and draw(st.booleans()):
+    if found.shown and report is not None and is_current(found.shown, report) and draw(st.booleans()):
         report = msgspec.structs.replace(report, view=4)
-        entry = msgspec.structs.replace(entry, wait=False, asleep=False)
+        entry = msgspec.structs.replace(found.shown, wait=False, asleep=False)
         return msgspec.structs.replace(found, entry=entry, report=report, apart=True)
     return found
 
@@ -140,14 +147,14 @@ def members(hub: Mapping[str, Placed]) -> dict[str, Member]:
 
 def by_slices(hub: Mapping[str, Placed]) -> dict[str, str]:
     """Return the state of each copy by its slice."""
-    return {name: Copy(name, item.shown, item.report).state for name, item in hub.items() if item.shown or item.report}
+    return {name: Copy(name, item.shown, item.told).state for name, item in hub.items() if item.shown or item.told}
 
 
 def by_operator(hub: Mapping[str, Placed]) -> dict[str, str]:
     """Return the state of each copy for the operator, which knows which members are gone or restart."""
     found = {}
     for name, item in hub.items():
-        report = item.report if item.heard else None
+        report = item.told if item.heard else None
         if item.shown is None and report is None:
             continue
         if item.restarting:

@@ -22,7 +22,8 @@ async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: 
             child_id: {"reason": error.reason, "message": error.message} for child_id, error in result.errors.items()
         }
         again = [child_id for child_id in result.stopped if child_id in result.on_demand]
-        structured({"stopped": result.stopped, "onDemand": again, "errors": errors}, target.output)
+        demand = {"onDemand": again} if again else {}
+        structured({"stopped": result.stopped, **demand, "errors": errors}, target.output)
     else:
         done = "stopped" if wait else "stopping"
         for child_id in result.stopped:

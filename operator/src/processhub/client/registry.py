@@ -153,8 +153,8 @@ class Registry:
 
     def _copy(self, child_id: str, item: RegistrySlice, parsed: _ParsedSlice) -> SliceCopy | None:
         """The copy of the id in this slice. Its spec is made again if the entry changed."""
-        name, report = item.metadata.name, parsed.view.reports.get(child_id)
-        entry = of_a_child(parsed.view.entries.get(child_id))
+        name, view = item.metadata.name, parsed.view
+        entry, report = of_a_child(view.entries.get(child_id)), of_a_child(view.reports.get(child_id))
         if entry is None and report is None:
             return None
         known = next((copy for copy in self._copies.get(child_id, ()) if copy.slice == name), None)

@@ -28,6 +28,7 @@ import msgspec
 
 from processhub.api.reasons import State
 from processhub.registry.grammar import (
+    NOBODY,
     Assignment,
     EntryError,
     Report,
@@ -38,12 +39,13 @@ from processhub.registry.grammar import (
     waits,
 )
 
+Known = TypeVar("Known", Assignment, Report)
 HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
-def of_a_child(entry: Assignment | None) -> Assignment | None:
-    """The entry, or None if it stands for no child: then only a report may be left to show."""
-    return None if entry is None or entry.of_nobody else entry
+def of_a_child(known: Known | None) -> Known | None:
+    """The entry or the report, or None if it stands for no child and so is not to be shown."""
+    return None if known is None or known.uid == NOBODY else known
 
 
 def is_current(entry: Assignment, report: Report | None) -> bool:

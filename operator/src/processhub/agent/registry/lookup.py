@@ -163,9 +163,10 @@ def _copies(slices: Iterable[RegistrySlice], child_id: str) -> list[_SliceCopy]:
 def _entry(child_id: str, copies: list[_SliceCopy]) -> Entry | None:
     """The copies as in Hub.status.registry, with the tags; None if there is nothing to show."""
     shown = [
-        msgspec.structs.replace(copy, entry=entry)
+        msgspec.structs.replace(copy, entry=entry, report=report)
         for copy in copies
-        if (entry := of_a_child(copy.entry)) is not None or copy.report is not None
+        for entry, report in ((of_a_child(copy.entry), of_a_child(copy.report)),)
+        if entry is not None or report is not None
     ]
     if not shown:
         return None

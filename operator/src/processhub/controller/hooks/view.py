@@ -156,7 +156,7 @@ def _add(
     report: Report | None,
     partitioned: bool,
 ) -> None:
-    entry = of_a_child(entry)
+    entry, report = of_a_child(entry), of_a_child(report)
     for uid in {entry.uid if entry else "", report.uid if report else ""} - {""}:
         copy = CopySeen(
             uid=uid,
