@@ -306,8 +306,12 @@ class Leader(Checked):
         members = tuple(index for index in self.indexes if not round.gone[index] and not state.members[index].leaves)
         number = 1 if not self.keeps("number rises") else round.next
         wanted = view_of(number, members) if members else None
+        ready = quiet and self._ready(state, round.view)
+        if self.rules.most and self.keeps("no share for a move"):
+            # It would count for the shares of both members.
+            ready = ready and all(sum(entries[id_] is not None for entries in round.entries) < 2 for id_ in self.ids)
         if self.keeps("closed by each"):
-            step = view_step(wanted, round.standings, ready=quiet and self._ready(state, round.view))
+            step = view_step(wanted, round.standings, ready=ready)
         elif round.closed and quiet and wanted is not None:
             step = ViewStep(wanted, wanted, grant=tuple(name for name, _ in wanted.members))
         else:

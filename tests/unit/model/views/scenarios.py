@@ -35,6 +35,7 @@ VIEW_DEEP = {
     "moved, leader deposed": ViewRules(trouble={"move": 1, "depose": 1}),
     "moved, write not answered": ViewRules(trouble={"move": 1, "unanswered": 1}),
     "moved, own slices read first": ViewRules(trouble={"move": 1, "ahead": 1}),
+    "two ids, one may run, moved, leaves": ViewRules(ids=("d", "h"), most=1, trouble={"move": 1, "turn": 1}),
     "two ids, one may run, moved": ViewRules(ids=("d", "h"), most=1, trouble={"move": 1}),
     "crash, idle": ViewRules(trouble={"die": 1, "idle": 1}),
     "cut off, idle": ViewRules(trouble={"cut": 1, "idle": 1}),
@@ -67,6 +68,7 @@ VIEWS_NEEDED = {
     "confirmed": ViewRules(trouble={"move": 1, "turn": 1}),
     "proven elsewhere": ViewRules(trouble={"declare": 1, "move": 1, "delete": 1}),
     "shares": ViewRules(ids=("a", "d"), most=1),
+    "no share for a move": ViewRules(ids=("d", "h"), most=1, trouble={"move": 1, "turn": 1}),
     "no move into a share": ViewRules(ids=("d", "h"), most=1, trouble={"move": 1}),
 }
 VIEWS_NEEDED_DEEP = {

@@ -5,8 +5,10 @@ Which hubs have views, and why the others have none, is in ``wanted_view`` (docs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 
 import msgspec
 import xxhash
@@ -15,7 +17,7 @@ from processhub.api.hooks import HookEvent
 from processhub.api.hub import Hub
 from processhub.api.slice import Activation, ViewMember
 from processhub.controller.observe.members import Member
-from processhub.controller.store.slices import KnownSlice
+from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.core.model.activation import (
     Standing,
     View,
@@ -67,7 +69,12 @@ def has_views(hub: Hub) -> bool:
 
 def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> ViewFacts:
     """What the slices of the members say of views, and what was started by them."""
-    standings = {name: _standing(member) for name, member in members.items() if _first(member) is not None}
+    # A member that is not gone and has no slice 0 may still follow the one that somebody deleted.
+    standings = {
+        name: _standing(member)
+        for name, member in members.items()
+        if _first(member) is not None or member.phase is not Phase.GONE
+    }
     current = current_view(standings)
     if current is None or is_closed(current, standings):
         not_closed = None
@@ -208,6 +215,17 @@ def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
     )
 
 
+def must_close(facts: ViewFacts, slices: Slices) -> bool:
+    """Whether the open view is to be closed because somebody deleted a slice of one of its members.
+
+    The other members start none of its children until the next view (docs/protocol.md, rule 27).
+    """
+    if facts.not_closed is None or not facts.not_closed.open:
+        slices.lost.clear()
+        return False
+    return not slices.lost.isdisjoint(name for name, _ in facts.not_closed.view.members)
+
+
 class ViewOrders(msgspec.Struct, frozen=True):
     """What slice 0 of each member is to say about views now, where it differs.
 
@@ -232,7 +250,10 @@ def orders_for(
     """What is to be written about views. ``grants``: the members that need a new block. ``close``: no view may stay."""
     epoch = plan.next_epoch
     wanted = None if close else wanted_view(hub, members, snapshot, epoch + 1)
-    step = view_step(wanted, facts.standings, ready=is_ready(snapshot, plan, facts))
+    ready = wanted is not None and facts.not_closed is None and is_ready(snapshot, plan, facts)
+    if ready and hub.spec.on_demand is not None and hub.spec.on_demand.max is not None:
+        ready = not _moves(members)
+    step = view_step(wanted, facts.standings, ready=ready)
     orders: dict[str, Activation] = {}
     if step.current is not None:
         for name in step.close:
@@ -255,6 +276,8 @@ def _granted(
     hub: Hub, members: Mapping[str, Member], view: View, names: list[str], epoch: int, snapshot: HubSnapshot
 ) -> dict[str, Activation]:
     """The orders of members that get a new block of epochs under the view, from ``epoch`` on."""
+    if not names:
+        return {}
     entry, workload = _template(hub)
     limit = hub.spec.on_demand.max or 0 if hub.spec.on_demand is not None else 0
     present = {
@@ -311,6 +334,15 @@ def _counts(members: Mapping[str, Member]) -> dict[str, int]:
         name: sum(entry.on_demand for known in member.slices for entry in known.assignments.values())
         for name, member in members.items()
     }
+
+
+def _moves(members: Mapping[str, Member]) -> bool:
+    """Whether a child on demand is on record on two members. It would count for the shares of both."""
+    own = (
+        {child_id for known in member.slices for child_id, entry in known.assignments.items() if entry.on_demand}
+        for member in members.values()
+    )
+    return any(count > 1 for count in Counter(chain.from_iterable(own)).values())
 
 
 def template_workload(hub: Hub) -> dict[str, str]:
