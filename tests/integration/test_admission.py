@@ -67,7 +67,7 @@ def lease(hub: str, member: str, mode: str = "Replicas") -> dict[str, Any]:
     }
 
 
-def child(hub: str, name: str = "asked-for", **spec: Any) -> str:
+def child(hub: str, name: str = "new", **spec: Any) -> str:
     body = {"apiVersion": "processhub.dev/v1alpha1", "kind": "Child", "metadata": {"name": name}}
     return json.dumps({**body, "spec": {"hub": hub, **spec}})
 
@@ -149,13 +149,9 @@ def as_member(cluster: Cluster, hubs: None, tmp_path_factory: pytest.TempPathFac
 def _until_in_force(cluster: Cluster, member: Write) -> None:
     """Wait until a new RoleBinding and new policies are in force: within a second or two, each at its own time."""
 
-    def own_child() -> None:
-        member("create", "--dry-run=server", "-f", "-", stdin=child("left", exec=SLEEP))
-
     for refused, sentence in (
         (lambda: cluster.kubectl("-n", NAMESPACE, *status_patch("left.left-1.0")), "may write the status of"),
         (lambda: member(*lease_patch("left.left-1")), "may write its own Lease only"),
-        (own_child, "with onDemand: true only"),
     ):
         deadline = time.monotonic() + 60
         while not _is_refused(refused, sentence):
@@ -266,20 +262,12 @@ def test_a_member_may_only_read_and_report(as_member: Callable[..., Write], comm
         member(*command)
 
 
-def test_a_member_may_create_children_on_demand_of_its_own_hub(as_member: Callable[..., Write]) -> None:
+@pytest.mark.parametrize("hub", ["left", "right"], ids=["its own hub", "another hub"])
+def test_a_member_may_create_no_child(as_member: Callable[..., Write], hub: str) -> None:
     member = as_member("left-0")
 
-    assert "created" in member("create", "-f", "-", stdin=child("left", onDemand=True))
-
-
-@pytest.mark.parametrize(
-    "text", [child("left", exec=SLEEP), child("right", onDemand=True), child("left", onDemand=False, exec=SLEEP)]
-)
-def test_a_member_may_create_no_other_children(as_member: Callable[..., Write], text: str) -> None:
-    member = as_member("left-0")
-
-    with pytest.raises(ClusterError, match="may create children of its own hub with onDemand: true only"):
-        member("create", "-f", "-", stdin=text)
+    with pytest.raises(ClusterError, match=r"cannot create resource .children."):
+        member("create", "-f", "-", stdin=child(hub, exec=SLEEP))
 
 
 def test_a_member_may_not_change_a_child(cluster: Cluster, as_member: Callable[..., Write]) -> None:
@@ -297,7 +285,6 @@ def test_the_operator_is_not_mistaken_for_a_member_with_its_account_name(
 ) -> None:
     operator = ["-n", NAMESPACE, f"--as=system:serviceaccount:{OPERATOR}", "--as-group=system:masters"]
 
-    cluster.kubectl(*operator, "apply", "-f", "-", stdin=child("left", "static", exec=SLEEP))
     cluster.kubectl(*operator, *lease_patch("left.left-1"))
     with pytest.raises(ClusterError, match="may write the status of this RegistrySlice"):
         cluster.kubectl(*operator, *status_patch("left.left-1.0"))
@@ -307,7 +294,7 @@ def test_policies_are_type_correct(cluster: Cluster, as_member: Callable[..., Wr
     policies = json.loads(cluster.kubectl("get", "validatingadmissionpolicies", "-o", "json"))["items"]
 
     ours = [each for each in policies if each["metadata"]["name"].startswith("processhub-")]
-    assert len(ours) == 3
+    assert len(ours) == 2
     for policy in ours:
         assert not policy.get("status", {}).get("typeChecking", {}).get("expressionWarnings"), policy["metadata"][
             "name"

@@ -50,7 +50,7 @@ class Load:
         self._world, self._caller = world, caller
         self._numbers = itertools.count()
         self.addresses: list[str] = []
-        self.answered: list[str] = []
+        self.answered: set[str] = set()
 
     async def learn(self) -> None:
         """Ask at the members that the Hub has now."""
@@ -70,7 +70,7 @@ class Load:
         while not over.is_set():
             child_id = f"asked/{next(self._numbers)}"
             await asyncio.gather(*(self.ask(address, child_id) for address in self.addresses))
-            self.answered.append(child_id)
+            self.answered.add(child_id)
 
     async def ask(self, address: str, child_id: str) -> int:
         """Ask a member for the child, again if the member or the owner is lost meanwhile; returns the child's pid.
@@ -104,6 +104,17 @@ async def caller(world: World) -> AsyncIterator[Callable[[], Any]]:
         await caller.__aexit__(None, None, None)
 
 
+async def on_record(world: World) -> set[str]:
+    """Return the ids that are on record, once those are all that run."""
+
+    async def check() -> set[str]:
+        found = set(await world.record())
+        assert found == world.watch.live().keys()
+        return found
+
+    return await settles(check)
+
+
 async def no_child_objects(world: World) -> None:
     """Assert that no Child object was made."""
     items, _ = await world.api.list(CHILDREN, world.namespace)
@@ -135,6 +146,10 @@ async def test_no_id_runs_twice_while_a_member_joins_and_a_member_and_a_leader_a
         await load.more(20)
         over.set()
 
+    # Its member was killed before the child was on record: the next request starts it anew.
+    lost = load.answered - await on_record(world)
+    assert {run.member for child_id in lost for run in world.watch.runs()[child_id]} <= {"hub-1"}
+    await asyncio.gather(*(load.ask(load.addresses[0], child_id) for child_id in lost))
     places = await world.running(load.answered, within=90)
     never_two(world.watch)
     assert len(members_of(places)) == 4, "the member that joined starts ids too"

@@ -53,7 +53,7 @@ def hub(name: str, reason: str, sentence: str, **spec: Any) -> Refused:
 def child(
     name: str, reason: str, sentence: str, *, condition: str = "Accepted", to: str = "plain", **spec: Any
 ) -> Refused:
-    workload = {} if spec.keys() & {"pod", "python", "onDemand"} else {"exec": {"command": SLEEP}}
+    workload = {} if spec.keys() & {"pod", "python"} else {"exec": {"command": SLEEP}}
     return Refused(name, "Child", {"hub": to} | workload | spec, reason, sentence, condition)
 
 
@@ -127,13 +127,6 @@ ROWS = [
         "use Never",
         pod={"template": {"spec": {"containers": CONTAINERS, "restartPolicy": "Always"}}},
         restartPolicy="Temporary",
-    ),
-    child(
-        "on demand child",
-        "Invalid",
-        "spec.onDemand is true, but the hub has no spec.onDemand to take the workload from; give it one, or use exec,"
-        " python or pod here",
-        onDemand=True,
     ),
     child(
         "nodes without guided",

@@ -236,6 +236,8 @@ class Cluster:
             for ordinal in range(replicas):
                 if f"hub-{ordinal}" not in self.agents:
                     self._start_member(f"hub-{ordinal}", self.api.objects[workload])
+            for name in [name for name in self.agents if int(name.rpartition("-")[2]) >= replicas > 0]:
+                await self._stop_member(name)
             for key, item in list(self.api.objects.items()):
                 if key.plural == "pods" and "deletionTimestamp" in item["metadata"]:
                     self.api.delete(key.plural, key.name, key.namespace)
@@ -250,6 +252,17 @@ class Cluster:
         ready = {"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
         self.api.create("pods", {"metadata": metadata, "spec": {"nodeName": "node"}, "status": ready})
         self.start_agent(name)
+
+    async def _stop_member(self, name: str) -> None:
+        """Delete the pod of a member that is scaled away. What does not end in time is killed."""
+        task = self.tasks.pop(name)
+        self.agents.pop(name).terminate()
+        await asyncio.wait({task}, timeout=30.0)
+        for machine in self.machines:
+            if machine.member == name:
+                machine.close()
+        task.cancel()
+        self.api.delete("pods", name)
 
     def start_agent(self, name: str) -> None:
         """Start the container of a member's pod, for the first time or again."""
@@ -290,6 +303,15 @@ class Cluster:
         while not check():
             assert loop.time() < ends, what
             await asyncio.sleep(0.05)
+
+    def ask(self, child_id: str) -> str:
+        """Have every member asked for the child, as by a request; returns the one that has it now, or ""."""
+        has_it = ""
+        for name, agent in self.agents.items():
+            router = agent._parts.requests.router
+            owner = router._owner(child_id, router._copies(child_id))
+            has_it = name if owner is not None and owner.member == name else has_it
+        return has_it
 
     def runs_on(self) -> dict[str, set[str]]:
         """Return the members with a process of each child. Raises AssertionError if two ever ran at once."""

@@ -247,7 +247,7 @@ def test_a_deleted_slice_0_ends_what_was_started(started: Started) -> None:
 
 
 def test_no_more_is_started_than_the_members_share(started: Started) -> None:
-    started.put(order(share=2), entries={"x": Assignment(uid="u", epoch=1, workload=DIGEST, on_demand=True)})
+    started.put(order(share=2, most=9), entries={"x": Assignment(uid="u", epoch=1, workload=DIGEST, on_demand=True)})
 
     assert [started.start("a"), started.start("b")] == [100, None]
 

@@ -97,7 +97,7 @@ def test_children_of_a_set_are_placed_like_any_other(
         ({"replicas": 1, "ids": []}, "a ChildSet has exactly one of spec.replicas and spec.ids"),
         ({"replicas": 1, "template": None}, "a ChildSet needs a spec with hub, replicas or ids, and a template"),
         ({"replicas": 1, "template": {"id": "x"}}, "spec.template has id; leave it out"),
-        ({"replicas": 1, "template": {"tags": ["x"]}}, "exactly one of exec, python, pod, onDemand is needed"),
+        ({"replicas": 1, "template": {"tags": ["x"]}}, "exactly one of exec, python, pod is needed"),
     ],
 )
 def test_a_set_with_neither_or_both_of_replicas_and_ids_is_a_mistake(

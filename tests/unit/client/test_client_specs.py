@@ -37,7 +37,7 @@ REFUSED: list[tuple[str, list[Any], dict[str, Any], type[HubError], str]] = [
         [{"id": "a"}],
         {},
         InvalidChild,
-        "exactly one of exec, python, pod, onDemand is needed; it has none",
+        "exactly one of exec, python, pod is needed; it has none",
     ),
     (
         "two workloads",

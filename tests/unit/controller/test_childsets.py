@@ -232,13 +232,6 @@ def test_a_template_is_accepted_or_rejected_like_a_child(
     assert said in refusal.message
 
 
-def test_a_set_may_not_be_on_demand() -> None:
-    refusal = refuse_set(known_set(child_set(replicas=1, template={"onDemand": True}), None), HubSpec())
-
-    assert refusal is not None
-    assert refusal.message.startswith("spec.template.onDemand: ")
-
-
 def test_a_rejected_template_leaves_the_record_unchanged() -> None:
     changed = child_set(replicas=3, template={"exec": {"command": ["other"]}, "nodes": ["hub-0"]}, generation=2)
     state = state_of(changed, entries={"x-0": "uid-x", "x-1": "uid-x"})

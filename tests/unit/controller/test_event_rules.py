@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from a_round import a_round
 
-from builders import QUORATE, make_child, make_client, make_hub, make_member, make_observation, make_slice
+from builders import HUB_UID, QUORATE, make_child, make_client, make_hub, make_member, make_observation, make_slice
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
@@ -23,11 +23,11 @@ from processhub.controller.report.child import life_of
 from processhub.controller.report.eventrules import emit, emit_changed_pods
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.rounds.events import EventRecorder
-from processhub.controller.store.childsets import SeenSet, known_set
+from processhub.controller.store.childsets import SeenSet, known_on_demand, known_set
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
-from processhub.core.model.plan import Move, Plan
+from processhub.core.model.plan import Move, Plan, Unplaced
 from processhub.core.model.snapshot import OnRecord
 from processhub.registry.grammar import Assignment, Kept, Report
 
@@ -246,3 +246,66 @@ async def test_a_crash_loop_is_a_warning_once_for_each_cause() -> None:
     assert ends(4, "exit code 1") == []
     assert ends(5, "killed by SIGKILL") != []
     assert ends(9, "exit code 9", epoch=4) == [], "of an earlier incarnation"
+
+
+def looping(child_id: str, restarts: int, epoch: int = 5, state: str = "Failed") -> Report:
+    return Report(uid=HUB_UID, epoch=epoch, state=state, restarts=restarts, reason="Exited", last_exit=child_id)
+
+
+def running(reports: Mapping[str, Report]) -> Member:
+    """A member with children that requests have started."""
+    entries = {
+        child_id: Assignment(uid=HUB_UID, epoch=report.epoch, workload="w", on_demand=True)
+        for child_id, report in reports.items()
+    }
+    return make_member("one", make_slice(entries, reports, member="one", holder="pod/1"), holder="pod/1")
+
+
+async def test_children_on_demand_that_keep_ending_are_announced_together_and_once_for_each_run() -> None:
+    leader = Leader()
+    leader.members(one=Phase.LIVE)
+
+    def posted(reports: Mapping[str, Report]) -> list[tuple[str, str, str, str]]:
+        member = running(reports)
+        record = {id_: (OnRecord("one", entry),) for id_, entry in member.slices[0].assignments.items()}
+        return leader.round(leader.observation(member, record=record), changed=tuple(reports))
+
+    assert posted({"b": looping("b", 2), "c": looping("c", 0, state="Running")}) == []
+    (loops,) = posted({"b": looping("b", 3), "d": looping("d", 7)})
+    assert loops == (
+        "Hub",
+        "BackOff",
+        "children on demand keep ending and are restarted with back-off: 'b' (Exited, b), 'd' (Exited, d)",
+        "Warning",
+    )
+    assert posted({"b": looping("b", 4), "d": looping("d", 8, state="Running")}) == []
+    assert posted({"b": looping("b", 5), "d": looping("d", 9)}) == []
+    assert len(posted({"b": looping("b", 3, epoch=6)})) == 1, "another run of it"
+
+
+async def test_ids_that_requests_ask_for_and_that_get_no_place_are_announced_together_and_once() -> None:
+    hub = make_hub(spec={"onDemand": {"exec": {"command": ["x"]}}})
+    leader = Leader(hub)
+    leader.members(one=Phase.LIVE)
+    wanted = known_on_demand(hub, dict.fromkeys("bcdefg", ""), None)
+
+    def posted(unplaced: Mapping[str, Unplaced]) -> list[tuple[str, str, str, str]]:
+        record = {"f": (OnRecord("one", Assignment(uid=HUB_UID, epoch=5, workload="w")),)}
+        seen = leader.observation(record=record, sets={HUB_UID: SeenSet(wanted)})
+        found = leader.round(seen, msgspec.structs.replace(plan_of(), unplaced=unplaced))
+        leader.memory.unplaced = dict(unplaced)
+        return found
+
+    denied = Unplaced(Reason.HOOK_DENIED, "no eu")
+    waits = Unplaced(Reason.WAITING, "waiting for the answer of hook h")
+    every = {**dict.fromkeys("abcdef", denied), "g": waits}
+    assert posted(every) == [
+        (
+            "Hub",
+            "Rejected",
+            "not started although requests ask for it: 'b', 'c', 'd' and 1 more: HookDenied: no eu",
+            "Warning",
+        )
+    ]
+    assert posted(every) == []
+    assert len(posted({**every, "c": Unplaced(Reason.NO_MEMBERS, "no member")})) == 1

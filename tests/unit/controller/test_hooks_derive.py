@@ -32,13 +32,17 @@ def copy(
     phase: Phase = LIVE,
     reason: str = "",
     reported: int | None = None,
+    by_view: int = 0,
 ) -> CopySeen:
-    """A copy; with a pid it runs. ``reported`` is the epoch in the member's report, if it is another."""
+    """A copy; with a pid it runs. ``reported`` is the epoch in the member's report, if it is another.
+
+    ``by_view``: the member has started it by itself under that view.
+    """
     state = state or (State.RUNNING if pid else "")
     entry = Assignment(
         uid=uid, epoch=epoch, workload="w", wait=wait or asleep, asleep=asleep, tags=("t",), metadata=(("k", "v"),)
     )
-    report = Report(uid=uid, epoch=reported or epoch, state=state, pid=pid, reason=reason)
+    report = Report(uid=uid, epoch=reported or epoch, state=state, pid=pid, reason=reason, view=by_view)
     return CopySeen(
         uid=uid, member=member, entry=entry if on_record else None, report=report if state else None, phase=phase
     )
@@ -71,12 +75,32 @@ def kinds(*views: HubView) -> list[str]:
 
 NOTHING = view()
 RUNS = view(copy(pid=10))
+SELF_STARTED = view(copy(pid=10, on_record=False, by_view=4), want=None)
 CASES = [
     ("placed", [NOTHING, view(copy())], ["ChildRegistered m0"]),
     ("placed and running at once", [NOTHING, RUNS], ["ChildRegistered m0", "ChildStarted m0"]),
     ("running", [view(copy()), RUNS], ["ChildStarted m0"]),
     ("starting", [view(copy()), view(copy(state=State.STARTING))], []),
     ("nothing new", [RUNS, RUNS], []),
+    ("started by its member", [NOTHING, SELF_STARTED], ["ChildStarted m0"]),
+    ("started by its member, then put on record", [NOTHING, SELF_STARTED, RUNS], ["ChildRegistered m0"]),
+    ("started by its member, and seen when on record", [NOTHING, RUNS], ["ChildRegistered m0", "ChildStarted m0"]),
+    ("started by its member before the first look", [SELF_STARTED, SELF_STARTED], ["ChildStarted m0"]),
+    (
+        "started by its member before the first look, then put on record",
+        [SELF_STARTED, RUNS],
+        ["ChildRegistered m0", "ChildStarted m0"],
+    ),
+    (
+        "ended by its member before it was put on record",
+        [
+            NOTHING,
+            SELF_STARTED,
+            view(copy(state=State.STOPPING, on_record=False, by_view=4), want=None),
+            view(want=None),
+        ],
+        ["ChildStopped m0"],
+    ),
     ("crashed and running again", [RUNS, view(copy(pid=11))], ["ChildPidUpdated m0"]),
     ("crashed", [RUNS, view(copy(state=State.FAILED, reason=Reason.BACK_OFF))], []),
     (

@@ -1,4 +1,4 @@
-"""On-demand children in the operator: their workload, their maximum number, and when their time starts."""
+"""Children on demand in the operator: which there are, as what, how many, and when each is to end."""
 
 from __future__ import annotations
 
@@ -6,100 +6,229 @@ from typing import Any
 
 import msgspec
 import pytest
-from observing import observed
+from a_round import a_round
+from observing import observed_by
 
 from builders import make_child, make_hub, make_member, make_slice
-from processhub.api.child import Child, ChildSpec, ChildStatus
-from processhub.api.hub import Hub, HubSpec
+from processhub.api.child import ChildSpec
+from processhub.api.childset import ChildSet
+from processhub.api.hub import HubSpec
 from processhub.api.meta import find_condition
-from processhub.api.reasons import State
+from processhub.api.reasons import Reason, State
+from processhub.cluster.timestamps import utc_now
+from processhub.controller.observe.facts import learn
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.firststart import first_started
 from processhub.controller.report.hub import hub_status
-from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubState
-from processhub.core.acceptance import refuse_child, refuse_hub
+from processhub.core.acceptance import refuse_hub
 from processhub.core.model.plan import Plan
 from processhub.registry.grammar import Assignment, Report, format_assignment, is_on_demand
 from processhub.registry.workloads import encode_workload
 
 CACHE = {"python": {"target": "m:Cache"}}
-
-
-def hub(**spec: Any) -> Hub:
-    return make_hub(spec=spec)
-
-
-def demanded(name: str, *, created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Child:
-    spec = {"onDemand": True, **spec}
-    return make_child(name, spec, uid=f"uid-{name}", generation=1, creation_timestamp=created)
-
-
-def seen(of: Hub, *children: Child, state: HubState | None = None) -> Observation:
-    state = state or HubState(("ns", "hub"))
-    for child in children:
-        state.put_child(child)
-    return observed(of, state, {}, ObserveMemory(1))
-
-
-def test_an_on_demand_child_has_the_hubs_workload_and_follows_its_edits() -> None:
-    state = HubState(("ns", "hub"))
-    wanted = seen(hub(onDemand=CACHE), demanded("a"), state=state).snapshot.children["a"]
-    digest, _ = encode_workload(msgspec.convert(CACHE, ChildSpec))
-    assert (wanted.workload, wanted.on_demand) == (digest, True)
-
-    other = {"exec": {"command": ["cache"]}, "idleSeconds": 60}
-    wanted = seen(hub(onDemand=other), state=state).snapshot.children["a"]
-    digest, text = encode_workload(msgspec.convert({"exec": {"command": ["cache"]}}, ChildSpec))
-    assert (wanted.workload, wanted.idle_seconds) == (digest, 60)
-    assert state.children["a"].workload == text
-    assert state.children.expiring == {"a"}
-
-
 CRASH = {"exec": {"command": ["false"]}}
+NOW = "2026-01-01T00:00:00.000Z"
 
 
 def digest_of(template: dict[str, Any]) -> str:
     return encode_workload(msgspec.convert(template, ChildSpec))[0]
 
 
-class Rolled:
+class Demanded:
+    """A hub with one member, and what is on record there, reported and asked for."""
+
+    def __init__(self, template: dict[str, Any] | None = None, **spec: Any) -> None:
+        self.state, self.memory = HubState(("ns", "hub")), ObserveMemory(1)
+        self.hub = make_hub(spec={"onDemand": template or CACHE, **spec}, uid="h")
+        self.entries: dict[str, Assignment] = {}
+        self.reports: dict[str, Report] = {}
+        self.asks: tuple[str, ...] = ()
+        self.again_in: float | None = None
+
+    def has(self, child_id: str, state: str = State.RUNNING, epoch: int = 1, **more: Any) -> None:
+        """Put a child on record, and have its member report it."""
+        entry = {name: more.pop(name) for name in ("restart_policy", "wait", "uid") if name in more}
+        workload = more.pop("workload", digest_of(CACHE))
+        self.entries[child_id] = Assignment(
+            **{"uid": "h", "epoch": epoch, "workload": workload, "on_demand": True, **entry}
+        )
+        uid = self.entries[child_id].uid
+        self.reports[child_id] = Report(**{"uid": uid, "epoch": epoch, "state": state, "started_at": NOW, **more})
+
+    def look(self, now: float = 0.0) -> Observation:
+        item = make_slice(self.entries, self.reports, holder="p/1")
+        status = msgspec.structs.replace(item.status, asks=self.asks)
+        self.state.slices.put(msgspec.structs.replace(item, status=status))
+        member = make_member("hub-0", self.state.slices[item.metadata.name], holder="p/1")
+        round = a_round(self.hub, self.state, now=lambda: now)
+        found = observed_by(learn(round, self.memory, {"hub-0": member}))
+        self.again_in = round.requeue.after
+        return found
+
+    def wanted(self, now: float = 0.0) -> set[str]:
+        return set(self.look(now).snapshot.children)
+
+
+def test_what_is_on_record_under_the_hubs_uid_is_wanted_with_the_hubs_workload() -> None:
+    site = Demanded({**CACHE, "idleSeconds": 60})
+    site.has("a")
+    site.has("other", uid="somebody")
+
+    found = site.look()
+
+    assert set(found.snapshot.children) == {"a"}
+    wanted = found.snapshot.children["a"]
+    assert (wanted.uid, wanted.workload, wanted.on_demand, wanted.idle_seconds) == ("h", digest_of(CACHE), True, 60)
+    assert found.owner("a", "h") is site.hub
+
+
+def test_an_ask_is_placed_from_the_member_that_was_asked() -> None:
+    site = Demanded(distribution={"strategy": "Local"})
+    site.asks = ("new", "line\nbreak", "x" * 254)
+
+    assert site.wanted() == {"new"}, "no Child could have another id"
+    assert site.look().snapshot.children["new"].origin == "hub-0"
+
+    site.asks = ()
+    assert site.wanted() == set(), "nobody waits for it any more"
+
+
+def test_an_ask_makes_no_more_than_the_hub_may_have_and_starts_nothing_that_is_declared() -> None:
+    site = Demanded({**CACHE, "max": 3}, distribution={"strategy": "LeastLoaded"})
+    site.has("a")
+    site.state.put_child(make_child("declared", {"exec": {"command": ["x"]}}, uid="c", generation=1))
+    site.asks = ("b", "c", "d", "declared")
+
+    found = site.look()
+
+    assert set(found.snapshot.children) == {"a", "b", "c", "declared"}
+    assert found.snapshot.children["declared"].uid == "c"
+
+
+def test_a_suspended_hub_starts_nothing_for_requests() -> None:
+    site = Demanded(suspend=True)
+    site.has("a")
+    site.asks = ("b",)
+
+    found = site.look()
+
+    assert {child_id: child.suspended for child_id, child in found.snapshot.children.items()} == {"a": True}
+
+
+def test_a_declared_child_has_the_id_before_what_a_request_started() -> None:
+    site = Demanded()
+    site.has("a")
+    site.has("b")
+    site.state.put_child(make_child("a", {"exec": {"command": ["x"]}}, uid="c", generation=1))
+    spec = {"hub": "hub", "ids": ["b"], "template": {"exec": {"command": ["x"]}}}
+    metadata = {"name": "set", "namespace": "ns", "uid": "s", "generation": 1}
+    site.state.sets.put(msgspec.convert({"metadata": metadata, "spec": spec}, ChildSet))
+
+    found = site.look()
+
+    assert {child_id: child.uid for child_id, child in found.snapshot.children.items()} == {"a": "c", "b": "s"}
+
+
+def test_a_declared_child_that_is_not_accepted_leaves_what_runs() -> None:
+    site = Demanded()
+    site.has("a")
+    site.state.put_child(make_child("a", {"exec": {"command": ["x"]}, "nodes": ["hub-0"]}, uid="c", generation=1))
+
+    found = site.look()
+
+    assert found.snapshot.children["a"].uid == "h"
+    assert found.owner("a", "h") is site.hub
+
+
+@pytest.mark.parametrize(
+    ("report", "ends"),
+    [
+        ({}, False),
+        ({"state": State.STOPPED, "reason": Reason.IDLE}, True),
+        ({"state": State.FAILED, "restart_policy": "Temporary"}, True),
+        ({"state": State.STOPPED, "reason": Reason.COMPLETED, "restart_policy": "Temporary"}, True),
+        ({"state": State.STOPPED, "reason": Reason.COMPLETED, "restart_policy": "Transient"}, True),
+        ({"state": State.FAILED, "restart_policy": "Transient"}, False),
+        ({"state": State.FAILED}, False),
+        ({"state": State.STOPPED, "restart_policy": "Temporary", "uid": "somebody"}, False),
+    ],
+)
+def test_a_child_ends_when_it_is_idle_or_its_policy_starts_it_no_more(report: dict[str, Any], ends: bool) -> None:
+    site = Demanded()
+    site.has("a", **report)
+    site.has("b")
+
+    assert ("a" not in site.wanted()) is (ends or report.get("uid") == "somebody")
+    assert "b" in site.wanted()
+
+
+def test_an_end_that_an_earlier_run_reported_ends_nothing() -> None:
+    site = Demanded()
+    site.has("a", State.STOPPED, epoch=7, reason=Reason.IDLE)
+    site.entries["a"] = msgspec.structs.replace(site.entries["a"], epoch=8)
+
+    assert site.wanted() == {"a"}
+
+
+def test_its_time_counts_from_its_first_start_over_restarts() -> None:
+    site = Demanded({**CACHE, "ttlSeconds": 100})
+    site.has("a", started_at=utc_now().isoformat())
+
+    assert site.wanted(1000.0) == {"a"}
+    assert site.again_in == pytest.approx(100, abs=1)
+    site.has("a", epoch=2, started_at=utc_now().isoformat())
+    assert site.wanted(1098.0) == {"a"}
+    assert site.wanted(1100.5) == set()
+
+
+def test_one_that_never_starts_has_its_time_from_when_it_was_seen_on_record() -> None:
+    site = Demanded({**CACHE, "ttlSeconds": 100})
+    site.has("a", State.PENDING, started_at="")
+
+    assert site.wanted(1000.0) == {"a"}
+    assert site.wanted(1101.0) == set()
+
+
+def test_an_order_stops_the_run_that_it_names_and_no_later_one() -> None:
+    site = Demanded()
+    site.has("a", epoch=7)
+    site.has("b", epoch=7)
+    site.hub = make_hub(
+        spec={"onDemand": CACHE}, uid="h", annotations={"processhub.dev/stop": '{"a": 7, "b": 6, "c": 1}'}
+    )
+
+    assert site.wanted() == {"b"}
+
+
+class Rolled(Demanded):
     """A hub with 20 children on demand that run on one member."""
 
     def __init__(self) -> None:
-        self.state, self.memory = HubState(("ns", "hub")), ObserveMemory(1)
-        self.ids = [f"c{number:02}" for number in range(20)]
-        self.runs = {child_id: (digest_of(CACHE), 1, State.RUNNING) for child_id in self.ids}
-        for child_id in self.ids:
-            self.state.put_child(demanded(child_id))
+        super().__init__()
+        for number in range(20):
+            self.has(f"c{number:02}")
 
-    def look(self, template: dict[str, Any], now: float = 0.0) -> Observation:
+    def roll(self, template: dict[str, Any], now: float = 0.0) -> Observation:
         """Observe the hub with this template, and restart those whose turn it is: they fail if it is CRASH."""
-        entries, reports = {}, {}
-        for child_id, (workload, epoch, state) in self.runs.items():
-            uid, failed = f"uid-{child_id}", state == State.FAILED
-            exits = {"reason": "Exited", "last_exit": "exit code 1", "restarts": 1} if failed else {}
-            entries[child_id] = Assignment(uid=uid, epoch=epoch, workload=workload)
-            reports[child_id] = Report(uid=uid, epoch=epoch, state=state, **exits)
-        member = make_member("hub-0", make_slice(entries, reports, holder="p/1"), holder="p/1")
-        self.hub = hub(onDemand=template)
-        found = observed(self.hub, self.state, {"hub-0": member}, self.memory, now)
+        self.hub = make_hub(spec={"onDemand": template}, uid="h")
+        found = self.look(now)
+        fails = {"reason": "Exited", "last_exit": "exit code 1", "restarts": 1} if template == CRASH else {}
         for child_id, child in found.snapshot.children.items():
-            workload, epoch, _ = self.runs.get(child_id, ("", 0, ""))
-            if child.workload != workload:
-                state = State.FAILED if template["exec"] == CRASH["exec"] else State.RUNNING
-                self.runs[child_id] = (child.workload, epoch + 1, state)
+            entry = self.entries.get(child_id)
+            if entry is not None and child.workload != entry.workload:
+                state = State.FAILED if fails else State.RUNNING
+                self.has(child_id, state, entry.epoch + 1, workload=child.workload, **fails)
         return found
 
     def with_template(self, template: dict[str, Any]) -> int:
-        return sum(workload == digest_of(template) for workload, _, _ in self.runs.values())
+        return sum(entry.workload == digest_of(template) for entry in self.entries.values())
 
 
 def test_a_template_that_fails_stops_its_roll_out_and_the_hub_says_so() -> None:
     site = Rolled()
     for second in range(10):
-        found = site.look(CRASH, second)
+        found = site.roll(CRASH, second)
 
     assert site.with_template(CRASH) == 2, "10 % of 20"
     nothing = Plan(entries={}, unplaced={}, next_epoch=1)
@@ -111,41 +240,15 @@ def test_a_template_that_fails_stops_its_roll_out_and_the_hub_says_so() -> None:
         " (Exited, exit code 1); 18 run on with the former one; edit spec.onDemand",
     )
 
-    site.state.put_child(demanded("new"))
-    assert site.look(CRASH, 10).snapshot.children["new"].workload == digest_of(CRASH), "one that is new has no former"
-
 
 def test_a_template_that_runs_reaches_all_as_its_children_are_proven() -> None:
     site, better = Rolled(), {"exec": {"command": ["cache"]}, "maxFailed": 5, "minReadySeconds": 3}
     reached = []
     for _ in range(8):
-        site.look(better, now=len(reached) * 1.5)
+        site.roll(better, now=len(reached) * 1.5)
         reached.append(site.with_template(better))
 
     assert reached == [5, 5, 5, 10, 10, 10, 15, 15]
-
-
-def test_its_own_lifetimes_override_the_templates() -> None:
-    state = HubState(("ns", "hub"))
-    seen(hub(onDemand={**CACHE, "ttlSeconds": 5}), demanded("a"), demanded("b", ttlSeconds=9), state=state)
-
-    assert [state.children[name].spec.ttl_seconds for name in "ab"] == [5, 9]
-
-
-def test_without_a_template_it_is_rejected_with_what_to_write() -> None:
-    refusal = seen(hub(), demanded("a")).refusals["a"]
-
-    assert refusal.message.startswith("spec.onDemand is true, but the hub has no spec.onDemand")
-
-
-def test_over_the_limit_the_latest_children_wait_and_none_is_stopped() -> None:
-    early, late, latest = (demanded(name, created=f"2026-01-01T00:00:0{second}Z") for second, name in enumerate("abc"))
-    limited = hub(onDemand={**CACHE, "max": 2})
-    found = seen(limited, latest, late, early)
-
-    assert set(found.snapshot.children) == {"a", "b"}
-    assert found.refusals["c"].reason == "CapacityExceeded"
-    assert "spec.onDemand.max" in found.refusals["c"].message
 
 
 @pytest.mark.parametrize(
@@ -167,23 +270,8 @@ def test_templates_that_could_never_start_are_rejected_on_the_hub(spec: dict[str
     assert refuse_hub(msgspec.convert({"onDemand": CACHE}, HubSpec)) is None
 
 
-def test_a_child_of_a_template_is_accepted() -> None:
-    assert refuse_child(demanded("a").spec, msgspec.convert({"onDemand": CACHE}, HubSpec)) is None
-
-
 def test_members_can_count_them_without_parsing() -> None:
     entry = Assignment(uid="u", epoch=1, workload="w", on_demand=True, tags=("demand", "a demand"))
 
     assert is_on_demand(format_assignment(entry))
     assert not is_on_demand(format_assignment(msgspec.structs.replace(entry, on_demand=False)))
-
-
-def test_the_first_start_is_read_from_the_status() -> None:
-    memory = ReportMemory()
-    fresh = demanded("a")
-    assert first_started(fresh, [], memory) == "", "it has not run yet"
-
-    known = msgspec.structs.replace(fresh, status=ChildStatus(first_started_at="2026-01-01T00:00:00.250Z"))
-    memory.first_started["uid-a"] = "2026-01-02T00:00:00.000Z"
-    assert first_started(known, [], memory) == "2026-01-01T00:00:00.250Z"
-    assert memory.first_started == {}

@@ -20,8 +20,7 @@ DEMAND = {"onDemand": {"exec": {"command": ["x"]}}}
 def orders(cluster: Cluster) -> dict[str, Any]:
     """What slice 0 of each member says about views."""
     slices = [item for key, item in cluster.api.objects.items() if key.plural == "registryslices"]
-    found = {item["spec"]["member"]: item["spec"].get("activation") for item in slices}
-    return {member: order for member, order in found.items() if order}
+    return {item["spec"]["member"]: order for item in slices if (order := item["spec"].get("activation"))}
 
 
 def is_open(cluster: Cluster, *members: str) -> bool:
@@ -33,12 +32,7 @@ def is_open(cluster: Cluster, *members: str) -> bool:
 
 def ask(cluster: Cluster, child: str) -> str:
     """Have every member asked for the child; returns the one that has it now, or ""."""
-    has_it = ""
-    for name, agent in cluster.agents.items():
-        router = agent._parts.requests.router
-        owner = router._owner(child, router._copies(child))
-        has_it = name if owner is not None and owner.member == name else has_it
-    return has_it
+    return cluster.ask(child)
 
 
 def on_record(cluster: Cluster) -> dict[str, str]:

@@ -84,7 +84,6 @@ def test_a_hub_that_can_be_served_is_accepted(spec: dict[str, Any]) -> None:
     ("hub", "spec", "reason", "words"),
     [
         ({}, {}, Reason.INVALID, "spec names no workload; give one of exec, python or pod"),
-        ({}, {"onDemand": True}, Reason.INVALID, "the hub has no spec.onDemand to take the workload from"),
         ({}, {**EXEC, "nodes": ["hub-0"]}, Reason.INVALID_CHILD_MAPPING, "this hub's is ConsistentHashing"),
         (GUIDED, EXEC, Reason.MISSING_CHILD_MAPPING, "give spec.nodes with the name of a member"),
         (
@@ -116,7 +115,6 @@ def test_a_child_that_its_hub_cannot_serve_is_rejected(
     ("hub", "spec"),
     [
         ({}, EXEC),
-        ({"onDemand": EXEC}, {"onDemand": True}),
         (GUIDED, {**EXEC, "nodes": ["hub-0"]}),
         (TWO_COPIES, {**EXEC, "nodes": ["hub-0", "hub-1"]}),
     ],

@@ -279,7 +279,7 @@ def test_the_operator_may_not_write_the_status_of_members(default: list[Manifest
     assert not [right for right in rights if right[0] == "processhub.dev/registryslices/status"]
 
 
-def test_agents_may_write_only_status_leases_and_on_demand_children(default: list[Manifest]) -> None:
+def test_agents_may_write_only_status_and_leases(default: list[Manifest]) -> None:
     writes = {
         (resource, verb)
         for resource, verb, _ in grants(one(default, "ClusterRole", "processhub-agent"))
@@ -291,7 +291,6 @@ def test_agents_may_write_only_status_leases_and_on_demand_children(default: lis
         ("processhub.dev/registryslices/status", "patch"),
         ("coordination.k8s.io/leases", "update"),
         ("coordination.k8s.io/leases", "patch"),
-        ("processhub.dev/children", "create"),
     }
 
 
@@ -353,19 +352,18 @@ def test_crds_can_be_left_out(helm: str) -> None:
 def test_every_policy_is_bound_and_denies(default: list[Manifest]) -> None:
     policies = {each["metadata"]["name"] for each in of_kind(default, "ValidatingAdmissionPolicy")}
 
-    assert policies == {"processhub-slice-status", "processhub-member-lease", "processhub-children-on-demand"}
+    assert policies == {"processhub-slice-status", "processhub-member-lease"}
     for binding in of_kind(default, "ValidatingAdmissionPolicyBinding"):
         assert binding["spec"]["validationActions"] == ["Deny"]
         policies.remove(binding["spec"]["policyName"])
     assert policies == set()
 
 
-def test_policies_name_the_operators_account(helm: str) -> None:
+def test_the_lease_policy_names_the_operators_account(helm: str) -> None:
     manifests = template(helm, "--set", "serviceAccount.name=processhub-boss")
 
-    for name in ("processhub-member-lease", "processhub-children-on-demand"):
-        (condition,) = one(manifests, "ValidatingAdmissionPolicy", name)["spec"]["matchConditions"]
-        assert "!= 'system:serviceaccount:hubs-system:processhub-boss'" in condition["expression"]
+    (condition,) = one(manifests, "ValidatingAdmissionPolicy", "processhub-member-lease")["spec"]["matchConditions"]
+    assert "!= 'system:serviceaccount:hubs-system:processhub-boss'" in condition["expression"]
 
 
 def test_lease_renewals_have_priority_over_other_writes(default: list[Manifest]) -> None:

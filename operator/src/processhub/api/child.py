@@ -73,7 +73,6 @@ class ChildSpec(Workload, frozen=True, kw_only=True):
     idle_seconds: int | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
-    on_demand: bool | None = None
 
 
 class NodeStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 
 import xxhash
@@ -85,6 +86,11 @@ _DIGITS = re.compile(r"([0-9]+)")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _NAME_MAX = 253
 _LABEL_MAX = 63
+
+
+def is_child_id(text: str) -> bool:
+    """Whether the text may be the id of a child: 1 to 253 bytes of UTF-8 without control characters."""
+    return 1 <= len(text.encode(errors="replace")) <= 253 and not any(unicodedata.category(c) == "Cc" for c in text)
 
 
 def id_hash(child_id: str) -> str:

@@ -56,7 +56,7 @@ class Activation(Wire, frozen=True, kw_only=True, omit_defaults=False):
     - ``view``: the number of the view. ``phase``: Open, or Closing, when nothing more may be started under it.
     - ``strategy`` and ``members``: by them each id has one member that may start it. The members are in ordinal order.
     - ``holder``: the holder of the Lease that the epochs are granted to, ``first_epoch`` to ``last_epoch``.
-    - ``share``: how many children on demand the member may have; 0: no limit.
+    - ``most``: how many children on demand the hub may have; 0: no limit. ``share``: how many of them the member may.
     - ``entry``: the entry of what is started, with epoch 0. ``workload``: its workload.
     """
 
@@ -68,6 +68,7 @@ class Activation(Wire, frozen=True, kw_only=True, omit_defaults=False):
     first_epoch: int = 0
     last_epoch: int = 0
     share: int = 0
+    most: int = 0
     entry: str = ""
     workload: str = ""
 

@@ -13,12 +13,14 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.movednodes import moved_nodes
 from processhub.api.naming import ANNOTATION_NODES
+from processhub.cli.demandplace import by_choice, how_started, when_it_ends
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.output import out, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
+from processhub.client.demand import Outlook, outlook
 from processhub.client.records import Record
 from processhub.client.resolve import find_children
 from processhub.client.session import Session, translated
@@ -33,7 +35,10 @@ _MEMBERS_MAX = 3  # members that are named with the reason why they are not read
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """The data that ``explain`` prints. ``events`` are ``(time, reason, message)``, oldest first."""
+    """The data that ``explain`` prints. ``events`` are ``(time, reason, message)``, oldest first.
+
+    ``outlook``: what a request would do, for a child that is on no record.
+    """
 
     child_id: str
     hub: Hub
@@ -43,6 +48,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[Choice]
     reasons: list[str]
     events: list[tuple[str, str, str]]
+    outlook: Outlook | None = None
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether a request has started the child."""
+        return self.record is not None and self.record.on_demand
 
 
 class Choice(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,9 +80,13 @@ async def explain(child_id: str, target: Target) -> int:
             else:
                 owner = None
             asks = child or owner
-            if asks is None and record is None:
+            would = outlook(session, child_id) if asks is None and record is None else None
+            if asks is None and record is None and would is None:
                 raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
-            events = await _history(session, asks) if asks else []
+            if asks is not None:
+                events = await _history(session, asks)
+            else:
+                events = await _history(session, hub, about=repr(child_id))
         warn_of_unready(session, {node.name for node in record.nodes} if record else set())
         choices = candidates(hub, child_id, session.registry.records)
         found = Explanation(
@@ -81,16 +96,28 @@ async def explain(child_id: str, target: Target) -> int:
             owner=owner,
             record=record,
             choices=choices,
-            reasons=why(hub, asks, record, choices),
+            reasons=_reasons(session, child_id, asks, choices) if would is None else [would.says],
             events=events,
+            outlook=would,
         )
         if target.output is Output.TABLE:
             _print(found)
         elif target.output is Output.NAME:
-            out(f"{asks.kind.lower()}/{asks.metadata.name}" if asks else child_id)
+            on_demand = session.on_demand(child_id) or would
+            known = asks or (hub if on_demand else None)
+            out(f"{known.kind.lower()}/{known.metadata.name}" if known else child_id)
         else:
             structured(_plain(found), target.output)
     return DONE
+
+
+def _reasons(session: Session, child_id: str, asks: Child | ChildSet | None, choices: list[Choice]) -> list[str]:
+    hub, record = session.living_hub(), session.registry.records.get(child_id)
+    if record is None or not session.on_demand(child_id):
+        return why(hub, asks, record, choices)
+    choice = by_choice(session, child_id, record)
+    because = [choice, *_now(hub, record)] if choice else why(hub, None, record, choices)
+    return [*how_started(record), *because, *when_it_ends(hub, record)]
 
 
 def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choice]:
@@ -136,18 +163,28 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
     if named := _named_by(hub, child):
         sentences.append(named)
     elif strategy == "ConsistentHashing" and choices:
-        names = [choice.member for choice in choices if choice.weight > 0]
-        place = names.index(here) + 1 if here in names else 0
-        if place == 1:
-            sentences.append(f"{here} has the highest score of the {len(names)} members")
-        elif place:
-            sentences.append(_later_choice(here, names[: place - 1]))
-        else:
-            sentences.append(f"{here} is not a member any more; the child moves when it is proven to have ended there")
+        sentences.append(_by_hash(here, choices))
     elif strategy != "ConsistentHashing":
         sentences.append(by_strategy(hub, record.spec.id, spec.origin if spec else "", here))
     if spec and spec.pinned:
         sentences.append("it is pinned: never moved, it waits for its member")
+    return [*sentences, *_now(hub, record)]
+
+
+def _by_hash(here: str, choices: list[Choice]) -> str:
+    """Why the hash has the child on ``here``."""
+    names = [choice.member for choice in choices if choice.weight > 0]
+    place = names.index(here) + 1 if here in names else 0
+    if place == 1:
+        return f"{here} has the highest score of the {len(names)} members"
+    if place:
+        return _later_choice(here, names[: place - 1])
+    return f"{here} is not a member any more; the child moves when it is proven to have ended there"
+
+
+def _now(hub: Hub, record: Record) -> list[str]:
+    """What the child waits for, and why it does not run."""
+    here, sentences = record.nodes[0].name, []
     if record.nodes[0].asleep:
         sentences.append("it is suspended, so it does not run; started there again when suspend is false")
     elif any(node.waiting for node in record.nodes):
@@ -221,8 +258,8 @@ def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
     return f"placed by the strategy {strategy}"
 
 
-async def _history(session: Session, child: Child | ChildSet) -> list[tuple[str, str, str]]:
-    """``(time, reason, message)`` of the Events about the child, or its ChildSet, oldest first."""
+async def _history(session: Session, child: Child | ChildSet | Hub, about: str = "") -> list[tuple[str, str, str]]:
+    """``(time, reason, message)`` of the Events about the object whose messages name ``about``, oldest first."""
     found, _ = await session.client.list(
         _EVENTS, session.namespace, fields=f"involvedObject.kind={child.kind},involvedObject.name={child.metadata.name}"
     )
@@ -235,6 +272,7 @@ async def _history(session: Session, child: Child | ChildSet) -> list[tuple[str,
             str(event.get("message", "")),
         )
         for event in mine
+        if about in str(event.get("message", ""))
     ]
     return sorted(found_events)
 
@@ -245,6 +283,8 @@ def _print(found: Explanation) -> None:
     out(f"Child:     {found.child_id}{f' (child/{found.child.metadata.name})' if found.child else ''}")
     if found.owner:
         out(f"ChildSet:  {found.owner.metadata.name} (it has no Child object; conditions and history are the set's)")
+    if found.on_demand:
+        out("On demand: yes (a request has started it; it has no object)")
     out(
         f"Hub:       {found.hub.metadata.name} "
         f"({distribution.strategy}, loadCapPercent {distribution.load_cap_percent})"
@@ -296,6 +336,9 @@ def _plain(found: Explanation) -> dict[str, Any]:
         "strategy": found.hub.spec.distribution.strategy,
         "member": record.nodes[0].name if record else None,
         "childSet": found.owner.metadata.name if found.owner else None,
+        "onDemand": found.on_demand,
+        "onRecord": bool(record and record.on_record),
+        "wouldStartOn": found.outlook.member or None if found.outlook else None,
         "pinned": bool(spec and spec.pinned),
         "nodes": msgspec.to_builtins(record.nodes) if record else [],
         "why": found.reasons,

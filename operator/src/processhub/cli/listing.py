@@ -15,7 +15,7 @@ from processhub.cli.errors import DONE, CliError
 from processhub.cli.output import Columns, out, say, structured
 from processhub.cli.scope import Scope, opened_scope, say_unplaced
 from processhub.cli.shared import Output, Target
-from processhub.cli.show import entry
+from processhub.cli.show import ON_DEMAND, entry
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import list_sets
 from processhub.client.hub import Hub
@@ -44,7 +44,8 @@ async def list_children(target: Target, chosen: Selection | None = None) -> int:
     members = (chosen.member,) if chosen.member else ()
     async with opened_scope(target, everywhere=chosen.everywhere, members=members) as scope:
         _check_member(scope, chosen.member)
-        printer = _Printer(target.output, chosen)
+        on_demand = any(session.living_hub().spec.on_demand is not None for session in scope.sessions)
+        printer = _Printer(target.output, chosen, on_demand=on_demand)
         found = [(session, listed) for session in scope.sessions if (listed := copies(session, chosen))]
         if target.output is Output.NAME:
             await _names(found)
@@ -94,10 +95,13 @@ def copies(session: Session, chosen: Selection, ids: Collection[str] | None = No
 class _Printer:
     """Prints copies as rows or as data, and knows which it has printed."""
 
-    def __init__(self, output: Output, chosen: Selection) -> None:
+    def __init__(self, output: Output, chosen: Selection, *, on_demand: bool) -> None:
+        """``on_demand``: whether requests start children of these hubs, so that a column says which."""
         self._output, self._everywhere, self._watch = output, chosen.everywhere, chosen.watch
+        self._on_demand = on_demand
         place = ("NAMESPACE", "HUB") if chosen.everywhere else ()
-        self._columns = Columns((*place, "ID", "MEMBER", "ROLE", "STATE", "PID", "RESTARTS", "REASON", "UPTIME"))
+        header = (*place, "ID", "MEMBER", "ROLE", "STATE", "PID", "RESTARTS", "REASON", "UPTIME")
+        self._columns = Columns((*header, ON_DEMAND) if on_demand else header)
         self._shown: dict[tuple[str, str, str], dict[str, Node]] = {}  # by namespace, hub and id, then by member
 
     def table(self, found: list[tuple[Session, Listed]]) -> None:
@@ -108,7 +112,9 @@ class _Printer:
             place = (session.namespace, session.name) if self._everywhere else ()
             for child_id, nodes in listed:
                 self._note(session, child_id, nodes)
-                rows += [(*place, child_id, *_cells(node, now)) for node in nodes]
+                record = session.registry.records.get(child_id)
+                started = (str(record is not None and record.on_demand),) if self._on_demand else ()
+                rows += [(*place, child_id, *_cells(node, now), *started) for node in nodes]
         if rows:
             self._columns.print(rows)
 
@@ -132,7 +138,7 @@ class _Printer:
         elif self._output is Output.TABLE:
             self.table([(session, [(child_id, changed)])])
         elif self._output is Output.NAME:
-            out(f"child/{child_object_name(child_id)}")
+            out(f"hub/{session.name}" if session.on_demand(child_id) else f"child/{child_object_name(child_id)}")
         elif session.hub is not None:
             structured(self._plain(session, child_id, changed), self._output)
         self._shown.pop((session.namespace, session.name, child_id), None)
@@ -141,7 +147,7 @@ class _Printer:
     def _plain(self, session: Session, child_id: str, nodes: list[Node]) -> dict[str, Any]:
         place = {"namespace": session.namespace, "hub": session.name} if self._everywhere else {}
         self._note(session, child_id, nodes)
-        return {**place, **entry(child_id, nodes, session.living_hub())}
+        return {**place, **entry(child_id, nodes, session)}
 
     def _note(self, session: Session, child_id: str, nodes: list[Node]) -> None:
         if nodes:
@@ -169,12 +175,13 @@ def _cells(node: Node, now: datetime) -> tuple[str, ...]:
 
 
 async def _names(found: list[tuple[Session, Listed]]) -> None:
-    """Print the objects of the children; a ChildSet is printed once, however many of its children are listed."""
+    """Print the objects of the children, each once: a ChildSet has many, and a Hub those that requests have started."""
     for session, listed in found:
         with translated(f"children of hub {session.name} can't be listed"):
             names = {child.id: f"child/{child.metadata.name}" for child in await list_objects(session)}
             sets = await list_sets(session)
         owners = {item.metadata.uid: f"childset/{item.metadata.name}" for item in sets}
+        owners[session.registry.hub_uid] = f"hub/{session.name}"
         records = session.registry.records
         objects = (
             (owners.get(records[child_id].uid) if child_id in records else None)

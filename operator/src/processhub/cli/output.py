@@ -41,6 +41,11 @@ def named(child_id: str, name: str = "") -> str:
     return child_id if name == child_id else f"{shlex.quote(child_id)} (child/{name})"
 
 
+def quoted(child_id: str) -> str:
+    """The id of a child without an object of its own, as a shell takes it."""
+    return shlex.quote(child_id)
+
+
 def structured(value: Any, output: Output) -> None:
     """Print plain data as JSON or YAML."""
     if output is Output.YAML:

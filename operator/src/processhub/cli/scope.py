@@ -146,7 +146,8 @@ async def opened_scope(target: Target, *, everywhere: bool, members: tuple[str, 
 def say_unplaced(session: Session) -> None:
     """Say how many children of the hub are not placed, and where the reason is."""
     hub = session.living_hub()
-    placed = sum(not record.nodes[0].asleep for record in session.registry.records.values())
+    records = session.registry.records.values()
+    placed = sum(record.on_record and not record.nodes[0].asleep for record in records)
     unplaced = hub.status.children.desired - placed if hub.status.children else 0
     if unplaced > 0:
         are = "child is" if unplaced == 1 else "children are"

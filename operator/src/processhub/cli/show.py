@@ -18,11 +18,14 @@ from processhub.cli.output import out, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
+from processhub.client.demand import outlook
 from processhub.client.records import Node, Record
 from processhub.client.resolve import find_children
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError, NotFoundError
 from processhub.cluster.kinds import PODS
+
+ON_DEMAND = "ON-DEMAND"  # the column that says whether a request has started the child
 
 
 async def where(child_id: str, target: Target) -> int:
@@ -34,7 +37,8 @@ async def where(child_id: str, target: Target) -> int:
             await _name(session, child_id)
         elif target.output is Output.TABLE:
             placed = {member.name: member for member in session.living_hub().status.members}
-            rows = []
+            demand = session.living_hub().spec.on_demand is not None
+            rows: list[tuple[str, ...]] = []
             for node in record.nodes:
                 member = placed.get(node.name)
                 rows.append(
@@ -46,11 +50,13 @@ async def where(child_id: str, target: Target) -> int:
                         node.role,
                         node.state,
                         str(node.pid or ""),
+                        *((str(record.on_demand),) if demand else ()),
                     )
                 )
-            table(("ID", "MEMBER", "POD", "NODE", "ROLE", "STATE", "PID"), rows)
+            header = ("ID", "MEMBER", "POD", "NODE", "ROLE", "STATE", "PID")
+            table((*header, ON_DEMAND) if demand else header, rows)
         else:
-            structured(entry(child_id, record.nodes, session.living_hub()), target.output)
+            structured(entry(child_id, record.nodes, session), target.output)
     return DONE
 
 
@@ -62,12 +68,14 @@ async def lookup(child_id: str, target: Target) -> int:
         if target.output is Output.NAME:
             await _name(session, child_id)
         else:
-            nodes = entry(child_id, record.nodes, session.living_hub())["nodes"]
+            nodes = entry(child_id, record.nodes, session)["nodes"]
             found = {"id": child_id, "uid": record.uid, "spec": record.spec.to_dict(), "nodes": nodes}
             with translated(f"child {child_id!r} can't be looked up"):
                 owner = await find_owner(session, child_id)
             if owner is not None:
                 found["childSet"] = owner.metadata.name
+            if record.on_demand:
+                found["onDemand"] = True
             structured(found, Output.YAML if target.output is Output.TABLE else target.output)
     return DONE
 
@@ -82,20 +90,24 @@ async def on_record(session: Session, child_id: str) -> Record:
         owner = await find_owner(session, child_id) if child is None else None
     asks: Child | ChildSet | None = child or owner
     if asks is None:
-        raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
+        found = outlook(session, child_id)
+        more = f"; {found.says}" if found is not None else ""
+        raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}{more}")
     of = f"hub {session.name}" if owner is None else f"childset/{owner.metadata.name} of hub {session.name}"
     against = first_against(asks.status.conditions)
     why = f"{against.reason}: {against.message}" if against else "the operator has not answered yet"
     raise CliError(f"child {child_id!r} of {of} is not placed: {why}")
 
 
-def entry(child_id: str, nodes: Iterable[Node], hub: HubObject) -> dict[str, Any]:
-    """A child in the form of Hub.status.registry."""
+def entry(child_id: str, nodes: Iterable[Node], session: Session) -> dict[str, Any]:
+    """A child in the form of Hub.status.registry; ``onDemand`` is true where a request has started it."""
+    hub, record = session.living_hub(), session.registry.records.get(child_id)
     listed = []
     for node in nodes:
         plain: dict[str, Any] = msgspec.to_builtins(node)
         listed.append({"name": plain.pop("name"), "pod": pod_of(hub, node.name), **plain})
-    return {"id": child_id, "nodes": listed}
+    started = {"onDemand": True} if record is not None and record.on_demand else {}
+    return {"id": child_id, **started, "nodes": listed}
 
 
 def pod_of(hub: HubObject, member: str) -> str:
@@ -120,6 +132,9 @@ async def own_pod(session: Session, child_id: str, record: Record, member: str) 
 
 
 async def _name(session: Session, child_id: str) -> None:
+    if session.on_demand(child_id):
+        out(f"hub/{session.name}")
+        return
     with translated(f"child {child_id!r} can't be looked up"):
         child = (await find_children(session, [child_id])).get(child_id)
         owner = await find_owner(session, child_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
-from processhub.cli.output import named, out, structured
+from processhub.cli.output import named, out, quoted, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.start import code_of, failures, report
 from processhub.cli.target import opened
@@ -21,14 +21,21 @@ async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: 
         errors = {
             child_id: {"reason": error.reason, "message": error.message} for child_id, error in result.errors.items()
         }
-        structured({"stopped": result.stopped, "errors": errors}, target.output)
+        again = [child_id for child_id in result.stopped if child_id in result.on_demand]
+        demand = {"onDemand": again} if again else {}
+        structured({"stopped": result.stopped, **demand, "errors": errors}, target.output)
     else:
+        done = "stopped" if wait else "stopping"
         for child_id in result.stopped:
+            if child_id in result.on_demand:
+                text = f"{quoted(child_id)} {done}; the next request starts it again"
+                out(f"hub/{session.name}" if target.output is Output.NAME else text)
+                continue
             name = result.objects.get(child_id) or child_object_name(child_id)
             if target.output is Output.NAME:
                 out(f"child/{name}")
             else:
-                out(f"{named(child_id, name)} {'stopped' if wait else 'stopping'}")
+                out(f"{named(child_id, name)} {done}")
     failures(result.errors, "stopped")
     return code_of(result.errors)
 
@@ -43,4 +50,5 @@ async def await_children(ids: list[str], target: Target, *, timeout: str) -> int
             if error.result is None:
                 raise
             result = error.result
-    return report(result, target.output, wait=True)
+        of_hub = {child_id: session.name for child_id in ids if session.on_demand(child_id)}
+    return report(result, target.output, wait=True, of_hub=of_hub)

@@ -94,7 +94,12 @@ async def _with_them(
     slices, _ = await client.list(SLICES, namespace)
     known = [item for item in slices if isinstance(item, RegistrySlice)]
     having = {item.spec.hub for item in known if item.spec.member in members}
-    having |= {item.spec.hub for item in known if any(child_id in item.spec.entries for child_id in ids)}
+    having |= {
+        item.spec.hub
+        for item in known
+        for ids_there in (item.spec.entries, item.status.entries, item.status.asks)
+        if any(child_id in ids_there for child_id in ids)
+    }
     if not having and ids:
         children, _ = await client.list(CHILDREN, namespace)
         having = {item.spec.hub for item in children if isinstance(item, Child) and item.id in ids}

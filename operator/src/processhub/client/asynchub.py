@@ -157,7 +157,8 @@ class AsyncHub:
         """Stop children; with ``wait`` return when their processes have ended, after ``timeout`` seconds at most.
 
         A static child (one of the hub's spec.children) can't be stopped like this. That and other reasons of single
-        children are in the result's errors. Raises NoChildren, InvalidChild, HubNotFound, Unreachable.
+        children are in the result's errors. A child that a request has started is started again by the next request;
+        ``on_demand`` of the result names those. Raises NoChildren, InvalidChild, HubNotFound, Unreachable.
         """
         with translated(f"children of hub {self.name} can't be stopped"):
             return await stop_children(self._session, ids, wait=wait, timeout=timeout)
@@ -235,9 +236,17 @@ class AsyncHub:
         }
 
     def registry_dump(self) -> dict[str, dict[str, Any]]:
-        """``{id: {"uid": …, "spec": {…}, "nodes": [{name, role, state, pid, epoch, restarts, …}]}}``, sorted by id."""
+        """``{id: {"uid": …, "spec": {…}, "nodes": [{name, role, state, pid, epoch, restarts, …}]}}``, sorted by id.
+
+        Those that a request has started have ``"onDemand": True``, too.
+        """
         return {
-            child_id: {"uid": record.uid, "spec": record.spec.to_dict(), "nodes": msgspec.to_builtins(record.nodes)}
+            child_id: {
+                "uid": record.uid,
+                "spec": record.spec.to_dict(),
+                **({"onDemand": True} if record.on_demand else {}),
+                "nodes": msgspec.to_builtins(record.nodes),
+            }
             for child_id, record in sorted(self._records.items())
         }
 

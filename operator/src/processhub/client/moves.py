@@ -11,19 +11,20 @@ from processhub.api.drained import format_drained, parse_drained
 from processhub.api.hub import Hub, MemberStatus
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import Role
+from processhub.client.annotations import Annotations, change_annotations
 from processhub.client.childsets import find_owner, list_sets
 from processhub.client.errors import HubError, Partitioned, Timeout, names
-from processhub.client.orders import OnChild, OnSet
+from processhub.client.orders import OnChild, OnHub, OnSet
 from processhub.client.records import Record
 from processhub.client.resolve import find_children, list_children
 from processhub.client.session import Session
-from processhub.client.writes import with_retries
-from processhub.cluster.errors import ConflictError
 from processhub.cluster.kinds import HUBS
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED
 
-_ATTEMPTS = 10
 _LOOK_SECONDS = 0.3  # between reads of the Child while its move is awaited
+
+
+Order = OnChild | OnHub | OnSet
 
 
 class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +80,18 @@ async def move_child(session: Session, child_id: str, member: str, *, wait: bool
         await _moved(session, order, member, timeout, ordered=ordered)
 
 
-async def _order_of(session: Session, child_id: str) -> OnChild | OnSet:
+async def _order_of(session: Session, child_id: str) -> Order:
     child = (await find_children(session, [child_id])).get(child_id)
     record = session.registry.records.get(child_id)
     if child is not None and (record is None or record.uid == child.metadata.uid):
         return OnChild(session, child)
+    if record is not None and session.on_demand(child_id):
+        if not record.on_record:
+            raise HubError(
+                f"child {child_id!r} was started by {record.nodes[0].name} and is not on record yet; move it when the "
+                "operator has put it there"
+            )
+        return OnHub(session, child_id)
     if owner := await find_owner(session, child_id):
         return OnSet(session, owner, child_id)
     if child is not None:
@@ -110,7 +118,7 @@ def known_member(hub: Hub, name: str) -> MemberStatus:
     return found
 
 
-def _check(hub: Hub, order: OnChild | OnSet, record: Record | None, name: str, *, guided: bool) -> None:
+def _check(hub: Hub, order: Order, record: Record | None, name: str, *, guided: bool) -> None:
     if hub.partitioned:
         raise Partitioned(f"hub {hub.metadata.name} has lost its quorum: {hub.partitioned}")
     member = known_member(hub, name)
@@ -139,25 +147,16 @@ def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
 
 async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str, bool]]) -> bool:
     """Change the drained members in the hub's annotation; returns whether the annotation changed."""
-    for _ in range(_ATTEMPTS):
-        hub = await with_retries(lambda: session.client.get(HUBS, session.namespace, session.name))
-        before = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+
+    def changed(annotations: Mapping[str, str]) -> Annotations:
+        before = parse_drained(annotations.get(ANNOTATION_DRAINED, ""))
         after = change(before)
-        if after == before:
-            return False
-        text = format_drained(after) or None
-        patch = {
-            "metadata": {
-                "resourceVersion": hub.metadata.resource_version,
-                "annotations": {ANNOTATION_DRAINED: text},
-            }
-        }
-        try:
-            session.hub = await session.client.patch(HUBS, session.namespace, session.name, patch)
-        except ConflictError:
-            continue  # the Hub was written after it was read: its status, or a drain of another member
-        return True
-    raise HubError(f"hub {session.name} changes too quickly; try again")
+        return {} if after == before else {ANNOTATION_DRAINED: format_drained(after) or None}
+
+    hub = await change_annotations(session, HUBS, session.name, changed)
+    if hub is not None:
+        session.hub = hub
+    return hub is not None
 
 
 async def _bound_on(session: Session, member: str) -> dict[str, str]:
@@ -175,7 +174,7 @@ async def _bound_on(session: Session, member: str) -> dict[str, str]:
     return {child_id: reasons[child_id] for child_id in sorted(reasons)}
 
 
-async def _moved(session: Session, order: OnChild | OnSet, member: str, timeout: float, *, ordered: bool) -> None:
+async def _moved(session: Session, order: Order, member: str, timeout: float, *, ordered: bool) -> None:
     """Wait until the child runs on the member.
 
     If nothing was ``ordered``, a refusal belongs to an earlier order, and is ignored. Raises HubError, Timeout.

@@ -1,23 +1,23 @@
-"""Orders to move a child. They are annotations of its Child, or of the ChildSet that it belongs to, never its spec."""
+"""Orders to move a child. They are annotations of its Child, or of the ChildSet or Hub that it belongs to."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic
 
 import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
 from processhub.api.movednodes import format_moved_nodes, guided_nodes
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO, ANNOTATION_NODES
 from processhub.api.setorders import SetOrderError, format_set_orders, parse_set_orders
+from processhub.client.annotations import Annotated, Annotations, change_annotations
 from processhub.client.errors import HubError
 from processhub.client.session import Session
 from processhub.client.writes import with_retries
-from processhub.cluster.errors import ConflictError
-from processhub.cluster.kinds import CHILD_SETS, CHILDREN
-
-_ATTEMPTS = 10
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, Kind
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -73,40 +73,60 @@ class OnChild:
         return Outcome(ANNOTATION_MOVE_TO in annotations, annotations.get(ANNOTATION_MOVE_REFUSED, ""))
 
 
-class OnSet:
-    """Orders for a child of a ChildSet."""
+class OnGroup(Generic[Annotated]):
+    """Orders for a child without an object of its own: it belongs to a ChildSet, or a request has started it."""
 
-    def __init__(self, session: Session, owner: ChildSet, child_id: str) -> None:
-        self._session, self._owner, self.id = session, owner, child_id
+    nodes: tuple[str, ...] = ()
+    """The members that run the child on a Guided hub."""
+    spec: ChildSpec = ChildSpec()
+    """What the object says of where the child may run."""
 
-    @property
-    def spec(self) -> ChildSpec:
-        """The child's spec: the template of the set."""
-        return self._owner.spec.template
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The members that run the children of the set on a Guided hub."""
-        return self._owner.spec.template.nodes
+    def __init__(self, session: Session, kind: Kind[Annotated], owner: Annotated, child_id: str) -> None:
+        self._session, self.id = session, child_id
+        self._kind: Kind[Annotated] = kind
+        self._owner: Annotated = owner
 
     async def give(self, member: str) -> None:
         """Order the child to be moved to ``member``. Raises HubError, ApiError."""
-        for _ in range(_ATTEMPTS):
-            now = await self._look()
-            orders, refused = _read(now, ANNOTATION_MOVE_TO), _read(now, ANNOTATION_MOVE_REFUSED)
+
+        def ordered(annotations: Mapping[str, str]) -> Annotations:
+            orders, refused = _read(annotations, ANNOTATION_MOVE_TO), _read(annotations, ANNOTATION_MOVE_REFUSED)
             refused.pop(self.id, None)
-            annotations = {
+            return {
                 ANNOTATION_MOVE_TO: format_set_orders({**orders, self.id: member}),
                 ANNOTATION_MOVE_REFUSED: format_set_orders(refused),
             }
-            version = {"uid": now.metadata.uid, "resourceVersion": now.metadata.resource_version}
-            patch = {"metadata": {**version, "annotations": annotations}}
-            try:
-                await self._session.client.patch(CHILD_SETS, *now.metadata.key, patch)
-            except ConflictError:
-                continue  # the ChildSet was written after it was read: its status, or another child's order
-            return
-        raise HubError(f"childset/{self._owner.metadata.name} changes too quickly; try again")
+
+        await change_annotations(self._session, self._kind, self._owner.metadata.name, ordered)
+
+    async def map_to(self, nodes: tuple[str, ...]) -> None:
+        """Raise HubError, because the object names the members of no single child."""
+        raise HubError(f"child {self.id!r} can't be mapped to members of its own")
+
+    async def outcome(self) -> Outcome:
+        """The present state of the child's order. Raises ApiError."""
+        metadata = self._owner.metadata
+        now = await with_retries(lambda: self._session.client.get(self._kind, metadata.namespace, metadata.name))
+        annotations = now.metadata.annotations
+        return Outcome(
+            self.id in _read(annotations, ANNOTATION_MOVE_TO),
+            _read(annotations, ANNOTATION_MOVE_REFUSED).get(self.id, ""),
+        )
+
+
+class OnHub(OnGroup[Hub]):
+    """Orders for a child that a request has started. They are on its Hub."""
+
+    def __init__(self, session: Session, child_id: str) -> None:
+        super().__init__(session, HUBS, session.living_hub(), child_id)
+
+
+class OnSet(OnGroup[ChildSet]):
+    """Orders for a child of a ChildSet."""
+
+    def __init__(self, session: Session, owner: ChildSet, child_id: str) -> None:
+        super().__init__(session, CHILD_SETS, owner, child_id)
+        self.spec, self.nodes = owner.spec.template, owner.spec.template.nodes
 
     async def map_to(self, nodes: tuple[str, ...]) -> None:
         """Raise HubError, because all children of a ChildSet share its spec.nodes."""
@@ -115,18 +135,9 @@ class OnSet:
             "of its children are; edit that"
         )
 
-    async def outcome(self) -> Outcome:
-        """The present state of the child's order. Raises ApiError."""
-        now = await self._look()
-        return Outcome(self.id in _read(now, ANNOTATION_MOVE_TO), _read(now, ANNOTATION_MOVE_REFUSED).get(self.id, ""))
 
-    async def _look(self) -> ChildSet:
-        metadata = self._owner.metadata
-        return await with_retries(lambda: self._session.client.get(CHILD_SETS, metadata.namespace, metadata.name))
-
-
-def _read(item: ChildSet, annotation: str) -> dict[str, str]:
+def _read(annotations: Mapping[str, str], name: str) -> dict[str, str]:
     try:
-        return parse_set_orders(item.metadata.annotations.get(annotation, ""))
+        return parse_set_orders(annotations.get(name, ""))
     except SetOrderError:
         return {}  # the operator can't read it either

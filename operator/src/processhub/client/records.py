@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import KeysView, Sequence
 from typing import Any
 
 import msgspec
@@ -87,7 +87,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     ``pid`` is that of the active copy, or None. ``alive`` says whether that copy runs, ``running`` whether every copy
     runs that should. ``locked`` is true while the child changes its owner: a target waits, or an earlier incarnation
     has not ended yet. ``on_demand``: a request has started the child, and no object describes it. ``on_record`` is
-    false as long as only the member that has started it by itself says so.
+    false as long as only the member that has started it by itself says so. ``epoch`` is the newest of its copies.
     """
 
     uid: str
@@ -100,6 +100,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     locked: bool
     on_demand: bool = False
     on_record: bool = True
+    epoch: int = 0
 
 
 def node_of(copy: SliceCopy) -> Node:
@@ -140,7 +141,7 @@ def spec_of(hub: str, child_id: str, entry: Assignment, workload: Workload) -> S
     )
 
 
-def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
+def record_of(copies: Sequence[SliceCopy]) -> Record | None:
     """The record of the copies, or None if no slice's spec names the id, and no member has started it by itself.
 
     If one member has several entries, the one with the highest epoch counts, as it does for the agent.
@@ -161,7 +162,7 @@ def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
         for copy in copies:
             if copy.self_started and copy.report is not None:
                 owners[copy.member] = copy
-                uid, spec, on_demand = copy.report.uid, copy.spec, True
+                uid, spec, on_demand, newest = copy.report.uid, copy.spec, True, copy.report.epoch
     if spec is None:
         return None
     nodes = tuple(node_of(copy) for copy in owners.values())
@@ -179,6 +180,7 @@ def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
         locked=any(_in_transition(copy) for copy in copies if on_record or not copy.self_started),
         on_demand=on_demand,
         on_record=on_record,
+        epoch=newest,
     )
 
 

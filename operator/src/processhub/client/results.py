@@ -76,6 +76,8 @@ class StopResult:
         """By id: why the child was not stopped."""
         self.objects: dict[str, str] = {}
         """By id: the name of the Child object that was deleted."""
+        self.on_demand: set[str] = set()
+        """Those of the stopped ids that the next request starts again (spec.onDemand of the Hub)."""
 
     @property
     def ok(self) -> bool:

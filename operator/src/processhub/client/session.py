@@ -14,6 +14,7 @@ from processhub.api.hub import Hub
 from processhub.api.naming import LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
+from processhub.client.records import Record
 from processhub.client.registry import Registry
 from processhub.cluster.client import Client, Undecodable
 from processhub.cluster.config import ConfigError, Overrides
@@ -72,6 +73,11 @@ class Session:
         if self.hub is None:
             raise HubNotFound(f"hub {self.name} in namespace {self.namespace} was deleted; create it again")
         return self.hub
+
+    def on_demand(self, child_id: str) -> Record | None:
+        """The record of a child that a request has started, and that no object describes; None for any other."""
+        record = self.registry.records.get(child_id)
+        return record if record is not None and record.on_demand and record.uid == self.registry.hub_uid else None
 
     async def _run(self, informer: Informer[Any]) -> None:
         while True:

@@ -24,7 +24,7 @@ from processhub.client.errors import (
 ChildLike = Mapping[str, Any] | ChildSpec
 
 _ID_BYTES = 253
-_WORKLOADS = ("exec", "python", "pod", "onDemand")
+_WORKLOADS = ("exec", "python", "pod")
 _FIELDS = {field.encode_name for field in msgspec.structs.fields(ChildSpec)}
 _SNAKE = {field.name: field.encode_name for field in msgspec.structs.fields(ChildSpec)}
 
@@ -94,7 +94,7 @@ def parse_child(given: ChildLike, where: str) -> ChildSpec:
     else:
         raise InvalidChild(f'{where}: expected a mapping such as {{"id": "a", "exec": {{…}}}}, got {given!r}')
     check_id(spec.id, f"{where}.id")
-    chosen = [name for name in _WORKLOADS if getattr(spec, "on_demand" if name == "onDemand" else name)]
+    chosen = [name for name in _WORKLOADS if getattr(spec, name)]
     if len(chosen) != 1:
         found = f"has {' and '.join(chosen)}" if chosen else "has none"
         raise InvalidChild(f"{where} ({spec.id!r}): exactly one of {', '.join(_WORKLOADS)} is needed; it {found}")

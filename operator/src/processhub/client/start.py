@@ -73,6 +73,13 @@ class StartCall:
                 )
             elif existing is not None and existing.metadata.deletion_timestamp is None:
                 self._exists(child_id, existing)
+            elif self._check_existing and existing is None and self._session.on_demand(child_id):
+                self._fail(
+                    child_id,
+                    Reason.ALREADY_STARTED,
+                    "a request has started it; stop it first, take another id, or create a Child of this id "
+                    "(check_existing=False, kubectl apply), which takes it over",
+                )
             else:
                 await self._create(child_id)
 

@@ -1,4 +1,7 @@
-"""Stops children: finds their Child objects by id, whatever their names, and deletes them."""
+"""Stops children: finds their Child objects by id, whatever their names, and deletes them.
+
+Children that requests have started have no objects: they are stopped by an order on the Hub.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from collections.abc import Iterable
 
 from processhub.api.naming import child_object_name
 from processhub.client.childsets import list_sets, not_stopped, owner_among
+from processhub.client.demand import outlook
+from processhub.client.demandstop import DemandStop
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.removal import Removal
 from processhub.client.resolve import find_children
@@ -21,20 +26,27 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
     Raises NoChildren, InvalidChild, ApiError.
     """
     wanted = checked_ids(ids)
-    deadline = asyncio.get_running_loop().time() + timeout if wait else None
+    latest = asyncio.get_running_loop().time() + timeout
+    deadline = latest if wait else None
     hub = session.living_hub()
     static = {spec.id for spec in hub.spec.children}
     records = session.registry.records
     result, removal = StopResult(), Removal(session)
+    runs = {child_id: run.epoch for child_id in wanted if (run := session.on_demand(child_id))}
+    on_demand = DemandStop(session, runs)
 
     # A child on record under the name that clients derive costs one request. The others are looked up first.
     quick = {
         child_id: (child_object_name(child_id), records[child_id].uid)
         for child_id in wanted
-        if child_id in records and child_id not in static
+        if child_id in records and child_id not in static and child_id not in on_demand.runs
     }
     await removal.delete(quick)
-    open_ids = [child_id for child_id in wanted if child_id not in quick or child_id in removal.absent]
+    open_ids = [
+        child_id
+        for child_id in wanted
+        if child_id not in on_demand.runs and (child_id not in quick or child_id in removal.absent)
+    ]
     found = await find_children(session, open_ids) if open_ids else {}
     sets = await list_sets(session) if open_ids else []
     for child_id in open_ids:
@@ -55,12 +67,15 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
                 f"is a static child of hub {session.name}; remove it from the hub's spec.children",
             )
     await removal.delete({child_id: (child.metadata.name, child.metadata.uid) for child_id, child in found.items()})
+    await on_demand.order(latest)
     if wait:
         await removal.wait(deadline)
+        await on_demand.wait(latest)
+    result.on_demand = on_demand.runs.keys() - on_demand.errors.keys()
     names = {child_id: name for child_id, (name, _) in quick.items()}
     names |= {child_id: child.metadata.name for child_id, child in found.items()}
     result.objects = {child_id: names[child_id] for child_id in removal.ordered}
-    result.errors.update(removal.errors)
+    result.errors |= removal.errors | on_demand.errors
     result.stopped = [child_id for child_id in wanted if child_id not in result.errors]
     return result
 
@@ -70,4 +85,6 @@ def _unknown(session: Session, child_id: str, *, on_record: bool) -> ChildError:
         return ChildError(
             ClientReason.NOT_FOUND, "runs without a Child object of its own; change the object that it belongs to"
         )
-    return ChildError(ClientReason.NOT_FOUND, f"no child {child_id!r} in hub {session.name}")
+    found = outlook(session, child_id)
+    more = f"; {found.says}" if found is not None else ""
+    return ChildError(ClientReason.NOT_FOUND, f"no child {child_id!r} in hub {session.name}{more}")

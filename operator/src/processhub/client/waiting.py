@@ -15,6 +15,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.meta import find_condition
 from processhub.api.reasons import Reason, State
 from processhub.client.childsets import find_owner
+from processhub.client.demand import outlook
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Node, Processes, Record
 from processhub.client.resolve import find_children
@@ -37,18 +38,24 @@ _FINAL = {
 
 
 async def why_not_running(session: Session, child_id: str) -> str:
-    """Why the child does not run, by its object or its ChildSet; empty if nothing is known. Raises ApiError.
+    """Why the child does not run, by its object, its ChildSet or its hub; "" if nothing is known. Raises ApiError.
 
     The registry is asked first, because the status of an object follows it.
     """
     record = session.registry.records.get(child_id)
     if record is not None and record.alive:
         return ""
+    if record is not None and session.on_demand(child_id):
+        error = _failure(record.nodes[0])
+        return str(error) if error is not None else ""
     child = (await find_children(session, (child_id,))).get(child_id)
     if child is not None:
         found = _refusal(child) or _hint_of(child)
         return str(found) if found else ""
     owner = await find_owner(session, child_id)
+    if owner is None and record is None:
+        would = outlook(session, child_id)
+        return would.says if would is not None and not would.member else ""
     conditions = owner.status.conditions if owner is not None else ()
     refused = find_condition(conditions, "Accepted")
     return f"{refused.reason}: {refused.message}" if refused is not None and refused.status == "False" else ""
@@ -175,11 +182,16 @@ class Start:
         hub = self._session.hub
         static = {spec.id for spec in hub.spec.children} if hub else set()
         for child_id in self._unclaimed & self.pending.keys():
-            if child_id not in static and child_id not in self._session.registry.records:
-                self.failed[child_id] = ChildError(
-                    ClientReason.NOT_FOUND, f"no child {child_id!r} in hub {self._session.name}; start it first"
-                )
-                self._done(child_id)
+            if child_id in static or child_id in self._session.registry.records:
+                continue
+            found = outlook(self._session, child_id) if hub is not None else None
+            if found is not None and found.asked:
+                self.hints[child_id] = ChildError(Reason.WAITING, found.says)
+                continue
+            what = found.says if found is not None else "start it first"
+            text = f"no child {child_id!r} in hub {self._session.name}; {what}"
+            self.failed[child_id] = ChildError(ClientReason.NOT_FOUND, text)
+            self._done(child_id)
         self._progress.set()
 
 

@@ -41,7 +41,7 @@ def is_at_rest(round: Round, memory: HubMemory, observation: Observation, plan: 
         hub.spec.keeps_copies
         or hub.spec.migration.hands_over
         or any(known.leaving or known.claims for known in slices.values())
-        or memory.observe.rollouts.under_way
+        or memory.observe.sets.rollouts.under_way
     )
     return not (
         not plan.empty

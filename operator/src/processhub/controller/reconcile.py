@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from processhub.api.reasons import Reason
-from processhub.api.slice import Activation
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
 from processhub.controller.execute.callrights import CallRights, used_accounts, wanted_accounts
 from processhub.controller.execute.earlierhubs import remove_leftovers
-from processhub.controller.execute.endedorders import remove_ended_cancellations, remove_ended_moves
+from processhub.controller.execute.endedorders import (
+    remove_ended_cancellations,
+    remove_ended_moves,
+    remove_ended_stops,
+)
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memberlabels import label_pods
@@ -43,7 +46,7 @@ from processhub.controller.observe.facts import learn, members_now
 from processhub.controller.observe.lookagain import look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.observe.views import orders_for, template_workload
+from processhub.controller.observe.views import ViewOrders, must_close, orders_for, template_workload
 from processhub.controller.quietrounds import is_at_rest, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
@@ -197,14 +200,40 @@ class Reconciler:
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
-        observation, plan, orders = self._plan(round, memory, members)
+        observation, plan, views = self._plan(round, memory, members)
+        plan = await self._execute(round, memory, pods, observation, plan, views)
+        await self._deal_with_orders(round, memory, observation, plan)
+        plan, refused = await self._keep_objects(round, memory, observation, plan)
+        refusal = memory.refused_edit or refused
+        reporting = msgspec.structs.replace(round, requeue=Requeue())
+        self._report(reporting, memory, observation, plan, refusal)
+        look_again(round, memory.observe, plan, members)
+        if views.settled:
+            self._rest(round, memory, observation, plan, refusal)
+        if reporting.requeue.after is not None:
+            round.again_in(reporting.requeue.after)
+
+    async def _execute(
+        self,
+        round: Round,
+        memory: HubMemory,
+        pods: PodChildren,
+        observation: Observation,
+        plan: Plan,
+        views: ViewOrders,
+    ) -> Plan:
+        """Write the slices, and have the Pods of pod children follow them; returns what of the plan is on record."""
+        members, partitioned = observation.members, observation.quorum.partitioned
         await make_leases(round, members)
-        partitioned = observation.quorum.partitioned
-        tls = HubTls(round, self._keeper, observation.members)
-        memory.execute.tls_required = tls.required
-        fingerprint = observation.fingerprint
+        tls = HubTls(round, self._keeper, members)
+        memory.execute.tls_required, memory.report.tls = tls.required, tls.status
         writer = SliceWriter(
-            round, memory.execute, fingerprint=fingerprint, partitioned=partitioned, tls=tls.of, orders=orders
+            round,
+            memory.execute,
+            fingerprint=observation.fingerprint,
+            partitioned=partitioned,
+            tls=tls.of,
+            orders=views.orders,
         )
         executed = await Executor(round, writer).execute(observation, plan, workload_texts(observation))
         await pods.follow(members, observation.owner, partitioned=partitioned)
@@ -212,34 +241,34 @@ class Reconciler:
         # Children made here are placed in the next round: a slow API server must not delay a failover.
         await sync_static_children(round)
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
-        plan = msgspec.structs.replace(executed.plan, unplaced=unplaced)
-        await MoveRequests(round, memory.observe.applied_moves).record_results(observation, plan.move_results)
+        return msgspec.structs.replace(executed.plan, unplaced=unplaced)
+
+    async def _deal_with_orders(self, round: Round, memory: HubMemory, observation: Observation, plan: Plan) -> None:
+        """Answer users' orders, and end what is over."""
+        await MoveRequests(round, memory.observe.sets.applied_moves).record_results(observation, plan.move_results)
         await remove_ended_moves(round)
         await remove_ended_cancellations(round, memory.accepted)
+        await remove_ended_stops(round)
         await Lifetimes(round, memory.execute, memory.report).delete_expired(observation)
-        await retire(round, memory.execute, members)
+        await retire(round, memory.execute, observation.members)
         await end_quorum_reset(round, memory.observe.quorum)
+
+    async def _keep_objects(
+        self, round: Round, memory: HubMemory, observation: Observation, plan: Plan
+    ) -> tuple[Plan, Refusal | None]:
+        """Keep the objects that the hub owns; returns the plan with the members' troubles, and what is refused."""
         replicas = replicas_of(round.hub, observation, plan)
         authorities = self._keeper.trusted if self._keeper is not None else ""
         refused = await keep_members(round, self._settings, memory.execute, replicas, authorities)
         troubles = await member_troubles(round, memory.execute.looks, self._members(round, memory))
         unmade = round.steps.trouble() if not round.state.pods else None
         unplaced = with_troubles(plan.unplaced, troubles, unmade[0] if unmade else "")
-        plan = msgspec.structs.replace(plan, unplaced=unplaced)
-        await label_pods(round, members.values())
+        await label_pods(round, observation.members.values())
         await put_marks_back(round, memory.execute)
         await remove_leftovers(round)
         memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
-        memory.report.tls = tls.status
-        refusal = memory.refused_edit or refused
-        reporting = msgspec.structs.replace(round, requeue=Requeue())
-        self._report(reporting, memory, observation, plan, refusal)
-        look_again(round, memory.observe, plan, members)
-        if not orders:
-            self._rest(round, memory, observation, plan, refusal)
-        if reporting.requeue.after is not None:
-            round.again_in(reporting.requeue.after)
+        return msgspec.structs.replace(plan, unplaced=unplaced), refused
 
     def _rest(
         self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, refusal: Refusal | None
@@ -258,7 +287,7 @@ class Reconciler:
 
     def _plan(
         self, round: Round, memory: HubMemory, members: dict[str, Member]
-    ) -> tuple[Observation, Plan, dict[str, Activation]]:
+    ) -> tuple[Observation, Plan, ViewOrders]:
         """Observe the hub and make a plan. ``memory`` keeps what later rounds need of both."""
         hub, now = round.hub, round.now()
         strategy = strategy_of(hub.spec.distribution.strategy, self._custom.distribution)
@@ -277,7 +306,10 @@ class Reconciler:
         observation = msgspec.structs.replace(
             observation, workloads={**observation.workloads, **views.workloads, **template_workload(hub)}
         )
-        orders, plan = orders_for(hub, members, snapshot, plan, views, left.grants)
+        orders = orders_for(
+            hub, members, snapshot, plan, views, left.grants, close=left.close or must_close(views, round.state.slices)
+        )
+        plan = msgspec.structs.replace(plan, next_epoch=orders.next_epoch)
         memory.report.many_changes = many_changes(plan, members)
         self.reporter.throttle(hub.metadata.key, memory.report.many_changes)
         emit_strategy_failure(round, memory.report, strategy, migration, rules)

@@ -64,15 +64,14 @@ def refuse_child(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     return next((refusal for check in _CHILD_CHECKS if (refusal := check(spec, hub))), None)
 
 
-def on_demand_spec(spec: ChildSpec, template: OnDemand) -> ChildSpec:
-    """The spec of a child with ``onDemand: true``: the template gives the workload, and the limits if it has none."""
-    return msgspec.structs.replace(
-        spec,
+def spec_on_demand(template: OnDemand) -> ChildSpec:
+    """The spec of each child that is started on demand."""
+    return ChildSpec(
         exec=template.exec,
         python=template.python,
         pod=template.pod,
-        ttl_seconds=template.ttl_seconds if spec.ttl_seconds is None else spec.ttl_seconds,
-        idle_seconds=template.idle_seconds if spec.idle_seconds is None else spec.idle_seconds,
+        ttl_seconds=template.ttl_seconds,
+        idle_seconds=template.idle_seconds,
     )
 
 
@@ -133,7 +132,7 @@ def _on_demand(spec: HubSpec) -> Refusal | None:
         )
     if template.exec is None and template.python is None and template.pod is None:
         return Refusal(Reason.INVALID, "spec.onDemand names no workload; give one of exec, python or pod")
-    refusal = _pod(on_demand_spec(ChildSpec(on_demand=True), template), spec)
+    refusal = _pod(spec_on_demand(template), spec)
     return refusal and Refusal(refusal.reason, refusal.message.replace("spec.pod", "spec.onDemand.pod"))
 
 
@@ -184,14 +183,6 @@ def _static_children(spec: HubSpec) -> Refusal | None:
 
 
 def _workload(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
-    if spec.on_demand:
-        if hub.on_demand is not None:
-            return None
-        return Refusal(
-            Reason.INVALID,
-            "spec.onDemand is true, but the hub has no spec.onDemand to take the workload from; give it one, or use"
-            " exec, python or pod here",
-        )
     if spec.exec is None and spec.python is None and spec.pod is None:
         return Refusal(Reason.INVALID, "spec names no workload; give one of exec, python or pod")
     return None

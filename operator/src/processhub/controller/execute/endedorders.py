@@ -1,6 +1,7 @@
-"""Orders that an edit of the spec ended: moves by nodes, and cancelled hooks. They are removed from their annotations.
+"""Orders that have no effect any more, and are removed from their annotations.
 
-They have no effect any more. They are removed so that the edit can be undone without the order coming back.
+An edit of the spec ends moves by nodes and cancelled hooks: it can be undone without the order coming back. An order to
+stop a child on demand ends with that run.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.hub import Hub
 from processhub.api.movednodes import problem_of
-from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES
+from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES, ANNOTATION_STOP
 from processhub.api.reasons import EventReason
 from processhub.api.registeredhooks import RegisteredHooksError, format_registered_hooks, parse_registered_hooks
+from processhub.api.stoporders import StopOrderError, format_stop_orders, parse_stop_orders
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS, Kind
@@ -52,6 +54,38 @@ async def remove_ended_cancellations(round: Round, accepted: Hub | None) -> None
         what = f"the cancelled hooks that spec.hooks has ended can't be removed from annotation {ANNOTATION_HOOKS}"
         text = format_registered_hooks(left)
         await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_HOOKS, text))
+
+
+async def remove_ended_stops(round: Round) -> None:
+    """Remove the orders to stop children on demand whose run has no entry and no report any more.
+
+    An order for a child that is declared is removed too: its object is deleted instead.
+    """
+    hub = round.store.hubs.get(round.hub.metadata.key)
+    if hub is None or ANNOTATION_STOP not in hub.metadata.annotations:
+        return
+    what = f"what was carried out can't be removed from annotation {ANNOTATION_STOP}"
+    try:
+        orders = parse_stop_orders(hub.metadata.annotations[ANNOTATION_STOP])
+    except StopOrderError as error:
+        if await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_STOP)):
+            round.events.about_hub(hub, EventReason.REJECTED, f"{ANNOTATION_STOP} is not read: {error}", warning=True)
+        return
+    slices, uncertain = round.state.slices, round.state.slices.uncertain()
+    there = {
+        (child_id, each.epoch)
+        for known in slices.values()
+        for given in (known.assignments, known.reports)
+        for child_id in given.keys() & orders.keys()
+        for each in (given[child_id],)
+        if each.uid == hub.metadata.uid
+    }
+    left = {
+        child_id: epoch for child_id, epoch in orders.items() if child_id in uncertain or (child_id, epoch) in there
+    }
+    if left != orders:
+        text = format_stop_orders(left)
+        await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_STOP, text))
 
 
 async def _replace(round: Round, kind: Kind[Ordered], item: Ordered, annotation: str, text: str | None = None) -> None:

@@ -1,14 +1,12 @@
 """Lifetimes: Children are deleted ttlSeconds after their first start, or when their member reports them idle.
 
-A child on demand must not outlast the request that made it. So one that never started is deleted ttlSeconds after this
-leader first saw it, and one that onDemand.max leaves no place for is deleted at once: its request is answered 429.
+Children on demand have no objects. They end in observe/ondemand.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from datetime import datetime
 
 from processhub.api.child import Child
@@ -43,19 +41,13 @@ class Lifetimes:
         due: list[tuple[Child, str]] = []
         ids = {state.children[name].child.id for name in state.children.expiring}
         copies = copies_by_id(ids, observation.members) if ids else {}
-        surplus = self._surplus(observation)
-        self._memory.waiting_since = {
-            known.metadata.uid: self._memory.waiting_since.get(known.metadata.uid, now)
-            for known in (state.children[name] for name in state.children.expiring)
-            if known.child.spec.on_demand
-        }
-        for name in state.children.expiring | surplus.keys():
+        for name in state.children.expiring:
             known = state.children[name]
             child = known.child
             chosen = observation.chosen.get(child.id)
             if chosen is None or chosen.child.metadata.uid != child.metadata.uid or child.metadata.deletion_timestamp:
                 continue
-            if why := surplus.get(name) or self._over(known, copies.get(child.id, [])):
+            if why := self._over(known, copies.get(child.id, [])):
                 due.append((child, why))
         deleted_at = self._memory.deleted_at
         for uid in [uid for uid, at in deleted_at.items() if now - at > _AGAIN_SECONDS]:
@@ -65,29 +57,14 @@ class Lifetimes:
                 self._round.again_in(at + _AGAIN_SECONDS - now)
         await gather_all(*(self._delete(child, why, now) for child, why in due if child.metadata.uid not in deleted_at))
 
-    def _surplus(self, observation: Observation) -> dict[str, str]:
-        """The names of the children on demand that onDemand.max leaves no place for, each with the reason."""
-        children = self._round.state.children
-        return {
-            name: "the hub has its children on demand (spec.onDemand.max)"
-            for name, refusal in observation.refusals.items()
-            if refusal.reason is Reason.CAPACITY_EXCEEDED and name in children and children[name].child.spec.on_demand
-        }
-
     def _over(self, known: KnownChild, copies: list[MemberCopy]) -> str:
         """Why the Child is to be deleted, or ""."""
-        if (ttl := known.spec.ttl_seconds) is not None:
-            if since := first_started(known.child, copies, self._reported):
-                left = datetime.fromisoformat(since).timestamp() + ttl - utc_now().timestamp()
-                why = f"its ttlSeconds ({ttl}) are over"
-            else:
-                # By the leader's own clock: by the API server's, one that is wrong would end the child at once.
-                left = self._memory.waiting_since.get(known.metadata.uid, math.inf) + ttl - self._round.now()
-                why = f"it has not started within its ttlSeconds ({ttl})"
+        ttl = known.spec.ttl_seconds
+        if ttl is not None and (since := first_started(known.child, copies, self._reported)):
+            left = datetime.fromisoformat(since).timestamp() + ttl - utc_now().timestamp()
             if left <= 0:
-                return why
-            if left < math.inf:
-                self._round.again_in(left)
+                return f"its ttlSeconds ({ttl}) are over"
+            self._round.again_in(left)
         if known.spec.idle_seconds and any(_idle(copy, known.child.metadata.uid) for copy in copies):
             return f"it was idle for {known.spec.idle_seconds} s (idleSeconds)"
         return ""

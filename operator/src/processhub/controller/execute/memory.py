@@ -40,8 +40,6 @@ class ExecuteMemory:
             set()
         )  # Names of slices whose creation was not answered; they are not deleted.
         self.deleted_at: dict[str, float] = {}  # Uid of a Child whose lifetime is over → when its deletion was sent.
-        # Uid of a Child on demand with ttlSeconds → when this leader first saw it.
-        self.waiting_since: dict[str, float] = {}
         # By id and member: the epoch, the time of the next try, and why the Pod was refused.
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
         self.looked_for_pods = False  # Whether this leader has read the Pods that the slices ask for.

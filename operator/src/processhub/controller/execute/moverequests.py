@@ -1,7 +1,8 @@
 """Move requests: annotations on Children, which are removed when the request is applied or refused.
 
 A crash in between does no harm, as a child that is on record at the requested member is not moved again. The children
-of a ChildSet have no object of their own. Their requests are on the ChildSet, and are removed one by one.
+of a ChildSet have no object of their own. Their requests are on the ChildSet, and are removed one by one. Those of
+children on demand are on the Hub in the same way.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from typing import Any, TypeVar
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.api.reasons import EventReason
 from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders, shortened
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
-from processhub.cluster.kinds import CHILD_SETS, CHILDREN, Kind
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, Kind
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.setmoverequests import AppliedMoves, refusal_of_id
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import SeenSet
 
-Ordered = TypeVar("Ordered", Child, ChildSet)
+Ordered = TypeVar("Ordered", Child, ChildSet, Hub)
 _SET_SECONDS = 1.0  # Between writes that remove some of a ChildSet's requests.
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class MoveRequests:
     """Records the results of one hub's move requests in one round: removes the annotations, posts refusals."""
 
     def __init__(self, round: Round, applied_moves: dict[str, AppliedMoves]) -> None:
-        """``applied_moves``, by ChildSet's uid, is kept between rounds."""
+        """``applied_moves``, by the uid of the ChildSet or the Hub, is kept between rounds."""
         self._round, self._applied_moves = round, applied_moves
 
     async def record_results(self, observation: Observation, results: Mapping[str, str]) -> None:
@@ -63,7 +65,7 @@ class MoveRequests:
         try:
             orders = parse_set_orders(text)
         except SetOrderError as error:
-            if await self._change(CHILD_SETS, item, text, {ANNOTATION_MOVE_TO: None}):
+            if await self._change_set(item, text, {ANNOTATION_MOVE_TO: None}):
                 self._emit(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
             return
         uid = item.metadata.uid
@@ -90,12 +92,17 @@ class MoveRequests:
         changed = {ANNOTATION_MOVE_TO: format_set_orders(left)}
         if others != before or refused:
             changed[ANNOTATION_MOVE_REFUSED] = format_set_orders(latest(others, refused))
-        if await self._change(CHILD_SETS, item, text, changed):
+        if await self._change_set(item, text, changed):
             for child_id, why in refused.items():
                 self._emit(item, f"child {child_id!r} is not moved to {why}")
             self._applied_moves[uid] = AppliedMoves(now)
 
-    def _emit(self, item: Child | ChildSet, message: str) -> None:
+    async def _change_set(self, item: ChildSet | Hub, order: str, annotations: Mapping[str, str | None]) -> bool:
+        if isinstance(item, ChildSet):
+            return await self._change(CHILD_SETS, item, order, annotations)
+        return await self._change(HUBS, item, order, annotations)
+
+    def _emit(self, item: Child | ChildSet | Hub, message: str) -> None:
         self._round.events.about_child(self._round.hub, item, EventReason.MOVE_REFUSED, message, warning=True)
 
     async def _change(

@@ -25,6 +25,7 @@ from typing import Any
 
 from processhub.api.child import Child, PodWorkload
 from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
@@ -75,7 +76,7 @@ _REFUSED_SECONDS = 10.0  # Until a Pod is tried again that the API server refuse
 _CONFIRM_SECONDS = 2.0  # Between two tries to read a Pod that may exist, at most.
 _CHANGED_SECONDS = 0.2  # Until a Pod is tried again that has changed since it was seen.
 log = logging.getLogger(__name__)
-Owner = Callable[[str, str], Child | ChildSet | None]  # By id and uid.
+Owner = Callable[[str, str], Child | ChildSet | Hub | None]  # By id and uid.
 
 
 class PodChildren:
@@ -217,7 +218,7 @@ class PodChildren:
         about = owner(annotations.get(ANNOTATION_CHILD_ID, ""), annotations.get(ANNOTATION_CHILD_UID, ""))
         await self._round.steps.take(f"pod {pod.metadata.name} can't be {what}", work, about=about)
 
-    async def _make_one(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
+    async def _make_one(self, item: Asked, owner: Child | ChildSet | Hub | None, now: float) -> None:
         await self._round.steps.take(_cant_make(item), lambda: self._make(item, owner, now), about=owner)
 
     def unplaced(self) -> dict[str, Unplaced]:
@@ -232,7 +233,7 @@ class PodChildren:
         self._round.again_in(until - now)
         return True
 
-    async def _make(self, item: Asked, owner: Child | ChildSet | None, now: float) -> None:
+    async def _make(self, item: Asked, owner: Child | ChildSet | Hub | None, now: float) -> None:
         place = item.place
         if owner is None:
             return  # The object that asked for it is gone, and its entry will be soon.

@@ -74,7 +74,9 @@ class SliceWriter:
             SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries, known.ending)
             for known in member.slices
         ]
-        changed = {content.index: content for content in pack(contents, changes, workloads)}
+        # The status of slice 0 has what the member starts by itself, and the ids that it asks for.
+        first = 0 if self._hub.spec.on_demand is None else 1
+        changed = {content.index: content for content in pack(contents, changes, workloads, first=first)}
         by_index = {known.index: known for known in member.slices}
         for index in self._required(member) - by_index.keys():
             changed.setdefault(index, SliceContent(index, {}, {}))

@@ -38,7 +38,10 @@ class _Recovery(msgspec.Struct):
 
 
 class Tracker:
-    """The last known state of one hub. The first view is the state that was found, so it gives no events."""
+    """The last known state of one hub. The first view is the state that was found, so it gives no events.
+
+    A child that a member has started by itself, and that no leader has put on record yet, counts as new all the same.
+    """
 
     def __init__(self) -> None:
         self._begun = False
@@ -127,6 +130,8 @@ class Tracker:
         events: list[HubEvent] = []
         lost = {name for name, member in view.members.items() if member.phase is Phase.GONE}
         for child_id, copies in view.copies.items():
+            if not self._begun:
+                copies = tuple(copy for copy in copies if not copy.self_started)
             before = self._children.get(child_id, _NOTHING)
             wanted = view.wanted.get(child_id)
             uid, why = wanted.uid if wanted else "", self._why.get(child_id, "")

@@ -13,7 +13,7 @@ from processhub.controller.observe.observation import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.model.snapshot import DesiredChild
-from processhub.registry.copies import HAS_PROCESS
+from processhub.registry.copies import HAS_PROCESS, of_a_child
 from processhub.registry.grammar import Assignment, Report
 
 
@@ -61,6 +61,11 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
         if self.phase is Phase.HELD:
             return False
         return self.report.state == State.STOPPED or self.report.reason == Reason.RESTARTS_EXCEEDED
+
+    @property
+    def self_started(self) -> bool:
+        """Whether its member has started it by itself, and no leader has put it on record yet."""
+        return self.entry is None and self.report is not None and bool(self.report.view)
 
     @property
     def epoch(self) -> int:
@@ -151,6 +156,7 @@ def _add(
     report: Report | None,
     partitioned: bool,
 ) -> None:
+    entry, report = of_a_child(entry), of_a_child(report)
     for uid in {entry.uid if entry else "", report.uid if report else ""} - {""}:
         copy = CopySeen(
             uid=uid,
@@ -161,7 +167,12 @@ def _add(
             partitioned=partitioned,
         )
         other = copies.get((uid, member.name))
-        if other is None or copy.epoch > other.epoch:
+        if other is not None and other.epoch == copy.epoch and other.self_started != copy.self_started:
+            # The run has its entry in one slice, and is still reported in slice 0.
+            ordered, started = (copy, other) if other.self_started else (other, copy)
+            copy = ordered if ordered.report is not None else msgspec.structs.replace(ordered, report=started.report)
+            copies[(uid, member.name)] = copy
+        elif other is None or copy.epoch > other.epoch:
             copies[(uid, member.name)] = copy
 
 

@@ -55,7 +55,7 @@ class PodPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def child_pod(
-    hub: Hub, owner: Child | ChildSet, place: PodPlace, workload: PodWorkload, *, tls: bool = False
+    hub: Hub, owner: Child | ChildSet | Hub, place: PodPlace, workload: PodWorkload, *, tls: bool = False
 ) -> dict[str, Any]:
     """The manifest of a pod child's Pod; ``owner`` is the object that describes the child.
 

@@ -111,4 +111,4 @@ def _candidate(child: DesiredChild, known: KnownChild | None, sets: Mapping[str,
     seen = sets.get(child.uid)
     if seen is None or seen.refusal is not None:
         return None
-    return StartCandidate(child, seen.known.object.spec.template, seen.known.workload)
+    return StartCandidate(child, seen.known.template, seen.known.workload)

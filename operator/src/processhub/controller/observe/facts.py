@@ -7,19 +7,16 @@ indexes, is written while the facts are learned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from processhub.api.hub import Hub
-from processhub.api.reasons import Reason
-from processhub.cluster.timestamps import utc_now
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member, observe_members
 from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.observe.rollouts import Rollout, of_set, on_demand
+from processhub.controller.observe.rollouts import Rollout, of_set
 from processhub.controller.observe.setmoverequests import AppliedMoves
 from processhub.controller.observe.views import ViewFacts, look_at_views
 from processhub.controller.rounds.round import Round
@@ -44,9 +41,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     - ``move_budget``: how many moves may begin now.
     - ``deferred``: the children that are not to be moved for a while.
     - ``rebalance_target``: the member that is to get children because loads differ, or "".
-    - ``applied_moves``: by ChildSet's uid, the move requests that are carried out already.
-    - ``rollouts``: the roll-outs of changed templates that are under way, by name.
-    - ``views``: what is known of views. ``ended``: the ids of children without an object that are to end.
+    - ``applied_moves``: by the uid of the ChildSet or the Hub, the move requests that are carried out already.
+    - ``rollouts``: the roll-outs of changed templates that are under way, by the uid of the ChildSet or the Hub.
+    - ``views``: what is known of views. ``demand``: the hub's children on demand, None without spec.onDemand.
     """
 
     hub: Hub
@@ -69,7 +66,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     applied_moves: Mapping[str, AppliedMoves]
     rollouts: Mapping[str, Rollout]
     views: ViewFacts
-    ended: frozenset[str]
+    demand: KnownSet | None
 
 
 def members_now(round: Round, memory: ObserveMemory, template: Mapping[str, Any] | None) -> dict[str, Member]:
@@ -104,6 +101,8 @@ def learn(
     for member in members.values():
         _take_proofs(member, state, memory)
     refusals, set_refusals = state.children.refusals(hub.spec), state.sets.refusals(hub.spec)
+    views = look_at_views(members, frozenset(memory.settled))
+    demand = memory.sets.demand.look(round, members, views)
     return Facts(
         hub=hub,
         state=state,
@@ -122,50 +121,26 @@ def learn(
         move_budget=memory.moves.available(hub.spec.distribution.rebalance.max_moves_per_second, now),
         deferred=memory.deferred_moves.still_deferred(now),
         rebalance_target=memory.rebalance_target,
-        applied_moves=memory.applied_moves,
-        rollouts=_rollouts(round, members, memory, refusals, set_refusals),
-        views=look_at_views(members, frozenset(memory.settled)),
-        ended=_ended_on_demand(round, members),
+        applied_moves=memory.sets.applied_moves,
+        rollouts=_rollouts(round, members, memory, set_refusals, demand),
+        views=views,
+        demand=demand,
     )
-
-
-def _ended_on_demand(round: Round, members: Mapping[str, Member]) -> frozenset[str]:
-    """The ids of children without an object whose time is over, or that their member reports as idle."""
-    template, now = round.hub.spec.on_demand, utc_now().timestamp()
-    ended: set[str] = set()
-    for member in members.values():
-        for known in member.slices:
-            for child_id, entry in known.assignments.items():
-                if entry.uid != round.hub.metadata.uid:
-                    continue
-                report = member.reports_in(known).get(child_id)
-                if template is None:
-                    ended.add(child_id)
-                elif report is not None and report.epoch == entry.epoch:
-                    if report.reason == Reason.IDLE:
-                        ended.add(child_id)
-                    elif template.ttl_seconds is not None and report.started_at:
-                        left = datetime.fromisoformat(report.started_at).timestamp() + template.ttl_seconds - now
-                        if left <= 0:
-                            ended.add(child_id)
-                        else:
-                            round.again_in(left)
-    return frozenset(ended)
 
 
 def _rollouts(
     round: Round,
     members: Mapping[str, Member],
     memory: ObserveMemory,
-    refusals: Mapping[str, Refusal | None],
     set_refusals: Mapping[str, Refusal | None],
+    demand: KnownSet | None,
 ) -> dict[str, Rollout]:
     """The roll-outs that are under way. The round is repeated when the next child of one is proven."""
     state = round.state
     templates = [of_set(known) for known in state.sets.values() if set_refusals[known.metadata.name] is None]
-    if (demand := on_demand(round.hub.spec, state.children, refusals)) is not None:
-        templates.append(demand)
-    found = memory.rollouts.look(templates, members, round.now())
+    if demand is not None:
+        templates.append(of_set(demand))
+    found = memory.sets.rollouts.look(templates, members, round.now())
     for rollout in found.values():
         if rollout.again_in is not None:
             round.again_in(rollout.again_in)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from processhub.api.slice import EPOCHS_PER_TERM
+from processhub.controller.observe.ondemand import OnDemandWatch
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.rollouts import RolloutWatch
 from processhub.controller.observe.setmoverequests import AppliedMoves
@@ -81,6 +82,15 @@ class MoveBudget:
         self._tokens -= moves
 
 
+class SetsMemory:
+    """The memory of ChildSets and of the hub's children on demand."""
+
+    def __init__(self) -> None:
+        self.applied_moves: dict[str, AppliedMoves] = {}  # by the uid of the ChildSet or the Hub
+        self.rollouts = RolloutWatch()
+        self.demand = OnDemandWatch()
+
+
 class ObserveMemory:
     """The memory of the observe stage for one hub. All times are monotonic seconds."""
 
@@ -97,8 +107,7 @@ class ObserveMemory:
         self.last_placed = ""  # The member to which the newest child went.
         self.moves = MoveBudget()
         self.deferred_moves = DeferredMoves()
-        self.applied_moves: dict[str, AppliedMoves] = {}  # by ChildSet's uid
-        self.rollouts = RolloutWatch()
+        self.sets = SetsMemory()
         self.cooldown = RebalanceCooldown()
         self.rebalance_target = ""  # The member that is to get children, because loads have differed for long.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from processhub.api.child import Child, ChildSpec
+from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.naming import (
@@ -31,7 +31,6 @@ from processhub.controller.observe.ownership import (
     winner_of,
     winners_of,
 )
-from processhub.controller.observe.rollouts import ON_DEMAND, Rollout
 from processhub.controller.observe.setmoverequests import move_requests_of_sets
 from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet
@@ -48,10 +47,8 @@ from processhub.core.model.snapshot import (
     HubSnapshot,
     MemberView,
     OnRecord,
-    desired_child,
 )
 from processhub.registry.copies import is_current
-from processhub.registry.workloads import encode_workload
 
 _NODES_OF_MOVE = f"annotation {ANNOTATION_NODES} (kubectl hub move)"
 
@@ -61,10 +58,9 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
     - ``refusals``: Child's object name → why it is not accepted.
     - ``chosen``: id → the Child that has the id.
-    - ``sets``: uid → ChildSet.
+    - ``sets``: uid → ChildSet, or the hub's children on demand.
     - ``held``: id → why the child is not placed, although it is accepted.
     - ``workloads``: hash → JSON of the workloads that a hook changed.
-    - ``demand``: the roll-out of spec.onDemand, or None if none is under way.
     - ``quorum``: whether enough members are live.
     - ``fingerprint``: of the strategy and weights by which members take their share.
     """
@@ -76,17 +72,24 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     sets: Mapping[str, SeenSet] = {}
     held: Mapping[str, Unplaced] = {}
     workloads: Mapping[str, str] = {}
-    demand: Rollout | None = None
     quorum: Verdict
     fingerprint: str = ""
 
-    def owner(self, child_id: str, uid: str) -> Child | ChildSet | None:
-        """The Child or ChildSet with this uid, or None if it is not the one that asks for the child."""
-        known = self.chosen.get(child_id)
-        if known is not None:
-            return known.child if known.child.metadata.uid == uid else None
-        seen = self.sets.get(uid)
-        return seen.known.object if seen is not None and child_id in seen.known.wanted else None
+    def owner(self, child_id: str, uid: str) -> Child | ChildSet | Hub | None:
+        """The object with this uid, or None if it is not the one that asks for the child."""
+        wanted = self.snapshot.children.get(child_id)
+        if wanted is not None and wanted.uid != uid:
+            return None
+        known, seen = self.chosen.get(child_id), self.sets.get(uid)
+        if known is not None and known.child.metadata.uid == uid:
+            return known.child
+        if seen is None or child_id not in seen.known.wanted:
+            return None
+        return seen.known.object if known is None or isinstance(seen.known.object, Hub) else None
+
+    def demand(self, hub: Hub) -> SeenSet | None:
+        """The hub's children on demand, None without spec.onDemand."""
+        return self.sets.get(hub.metadata.uid)
 
     def has_seen(self, child: Child) -> bool:
         """Whether the latest edit of the Child was observed."""
@@ -101,7 +104,7 @@ def observe(facts: Facts) -> Observation:
     hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
     wanted, refusals, chosen, sets = _wanted(facts, record)
-    uncertain = state.slices.uncertain() | facts.unconfirmed
+    uncertain = state.slices.uncertain() | facts.unconfirmed | facts.views.unread
     orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, facts.applied_moves)}
     snapshot = HubSnapshot(
         spec=hub.spec,
@@ -127,7 +130,6 @@ def observe(facts: Facts) -> Observation:
         chosen=chosen,
         sets=sets,
         held=_unanswered(uncertain, record),
-        demand=facts.rollouts.get(ON_DEMAND),
         quorum=facts.quorum,
         fingerprint=facts.fingerprint,
     )
@@ -242,11 +244,12 @@ def _wanted(
     """The wanted children by id, refusals by Child's object name, the Child of each id, and the ChildSets by uid."""
     hub, winners = facts.hub, winners_of(facts.state, facts.contested, record)
     wanted, refusals, chosen = _wanted_children(facts, record, winners)
-    _bound_demand(hub, record, wanted, refusals, chosen)
-    wanted.update(_started_by_members(facts, record, chosen))
     sets = seen_sets(facts, winners)
-    for seen in sets.values():
-        wanted.update(wanted_of(seen, hub, record))
+    if facts.demand is not None:
+        wanted = {**wanted_of(sets[hub.metadata.uid], hub, record), **wanted}
+    for uid, seen in sets.items():
+        if uid != hub.metadata.uid:
+            wanted.update(wanted_of(seen, hub, record))
     if hub.spec.suspend:
         wanted = {child_id: asleep(child) for child_id, child in wanted.items()}
     return wanted, refusals, chosen, sets
@@ -259,7 +262,6 @@ def _wanted_children(
     refusals: dict[str, Refusal] = {}
     chosen: dict[str, KnownChild] = {}
     hub, children = facts.hub, facts.state.children
-    demand = facts.rollouts.get(ON_DEMAND)
     guided, names_of_members = hub.spec.distribution.strategy == "Guided", MemberNames(facts.members)
     for child_id, names in facts.state.children.by_id.items():
         if len(names) == 1 and child_id not in winners:
@@ -292,47 +294,5 @@ def _wanted_children(
         elif hub.spec.suspend:
             refusals[name] = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
         if known.child.metadata.deletion_timestamp is None:
-            child = known.wanted
-            if child.on_demand and demand is not None and child_id in demand.held:
-                child = msgspec.structs.replace(child, workload=demand.held[child_id])
-            wanted[child_id] = asleep(child) if known.child.spec.suspend else child
+            wanted[child_id] = asleep(known.wanted) if known.child.spec.suspend else known.wanted
     return wanted, refusals, chosen
-
-
-def _started_by_members(facts: Facts, record: Record, chosen: Mapping[str, KnownChild]) -> dict[str, DesiredChild]:
-    """The children without an object, which members have started by themselves, as they are on record."""
-    hub, found = facts.hub, dict[str, DesiredChild]()
-    if hub.spec.on_demand is None:
-        return found
-    digest, _ = encode_workload(hub.spec.on_demand)
-    for child_id, places in record.items():
-        if child_id in chosen or child_id in facts.ended:
-            continue
-        if any(place.entry.uid == hub.metadata.uid for place in places):
-            spec = ChildSpec(on_demand=True, idle_seconds=hub.spec.on_demand.idle_seconds)
-            found[child_id] = desired_child(spec, child_id, hub.metadata.uid, digest)
-    return found
-
-
-def _bound_demand(
-    hub: Hub,
-    record: Record,
-    wanted: dict[str, DesiredChild],
-    refusals: dict[str, Refusal],
-    chosen: Mapping[str, KnownChild],
-) -> None:
-    """Take out the children on demand beyond the hub's onDemand.max. The latest that have no place yet go first."""
-    limit = hub.spec.on_demand.max if hub.spec.on_demand else None
-    if limit is None:
-        return
-    asked = [child for child in wanted.values() if child.on_demand and not (child.suspended and child.id not in record)]
-    if len(asked) <= limit:
-        return
-    asked.sort(key=lambda child: (child.id not in record, chosen[child.id].metadata.creation_timestamp or "", child.id))
-    for child in asked[limit:]:
-        if child.id not in record:
-            del wanted[child.id]
-            refusals[chosen[child.id].metadata.name] = Refusal(
-                Reason.CAPACITY_EXCEEDED,
-                f"the hub has its {limit} children on demand (spec.onDemand.max); raise it, or wait until one ends",
-            )

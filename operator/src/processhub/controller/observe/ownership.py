@@ -31,7 +31,10 @@ def winners_of(state: HubState, contested: Mapping[str, Sequence[KnownSet]], rec
 
 
 def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
-    """The ChildSets of this round by uid, the oldest first."""
+    """The ChildSets of this round by uid, the oldest first, and before them the hub's children on demand.
+
+    Every other object has an id before them, so they are wanted where nothing else is.
+    """
     taken: dict[str, dict[str, str]] = {}
     for child_id, (winner, rivals) in winners.items():
         for rival in rivals:
@@ -39,11 +42,12 @@ def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
                 taken.setdefault(rival.metadata.uid, {})[child_id] = winner.title
     hub, names = facts.hub, MemberNames(facts.members)
     guided, found = hub.spec.distribution.strategy == "Guided", {}
-    for known in sorted(facts.state.sets.values(), key=lambda known: known.metadata.creation_timestamp or ""):
-        refusal = facts.set_refusals[known.metadata.name]
-        if refusal is None and guided and (unknown := unknown_member(known.object.spec.template, names)):
+    known_sets = sorted(facts.state.sets.values(), key=lambda known: known.metadata.creation_timestamp or "")
+    for known in [facts.demand, *known_sets] if facts.demand is not None else known_sets:
+        refusal = None if known is facts.demand else facts.set_refusals[known.metadata.name]
+        if refusal is None and guided and (unknown := unknown_member(known.template, names)):
             refusal = of_template(unknown)
-        if refusal is None and known.object.spec.template.suspend:
+        if refusal is None and known.template.suspend:
             refusal = Refusal(Reason.SUSPENDED, "spec.template.suspend is true")
         elif refusal is None and hub.spec.suspend:
             refusal = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")

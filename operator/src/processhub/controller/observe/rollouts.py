@@ -24,30 +24,24 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from processhub.api.hub import HubSpec
 from processhub.api.reasons import Reason, State
 from processhub.controller.observe.members import Member
-from processhub.controller.store.children import Children
 from processhub.controller.store.childsets import KnownSet
-from processhub.core.acceptance import Refusal
 from processhub.registry.copies import is_current
 from processhub.registry.grammar import Assignment, Report
-from processhub.registry.workloads import encode_workload
 
-ON_DEMAND = ""  # The name of the roll-out of spec.onDemand; that of a ChildSet is its uid.
 _PERCENT = "%"
 
 
 class Templated(msgspec.Struct, frozen=True):
-    """The children of one template. ``ids``: those that are wanted. ``uids``: of the objects that ask for them.
+    """The children of one template. ``ids``: those that are wanted. ``uid``: of the ChildSet, or the Hub.
 
     ``digest``: the hash of the template's workload.
     """
 
-    name: str
+    uid: str
     digest: str
     ids: Collection[str]
-    uids: Collection[str]
     max_failed: int | str
     min_ready_seconds: int
 
@@ -60,20 +54,9 @@ class Templated(msgspec.Struct, frozen=True):
 
 
 def of_set(known: KnownSet) -> Templated:
-    """The children of a ChildSet."""
-    spec, uid = known.object.spec, known.metadata.uid
-    return Templated(uid, known.digest, known.wanted, (uid,), spec.max_failed, spec.min_ready_seconds)
-
-
-def on_demand(hub: HubSpec, children: Children, refusals: Mapping[str, Refusal | None]) -> Templated | None:
-    """The accepted children on demand of a hub. ``refusals``: by object name."""
-    template = hub.on_demand
-    if template is None or not children.on_demand:
-        return None
-    accepted = [children[name].child for name in children.on_demand if refusals[name] is None]
-    ids, uids = [child.id for child in accepted], [child.metadata.uid for child in accepted]
-    digest, _ = encode_workload(template)
-    return Templated(ON_DEMAND, digest, sorted(ids), uids, template.max_failed, template.min_ready_seconds)
+    """The children of a ChildSet, or those on demand of a Hub."""
+    max_failed, min_ready_seconds = known.pace
+    return Templated(known.metadata.uid, known.digest, known.wanted, max_failed, min_ready_seconds)
 
 
 class Rollout(msgspec.Struct, frozen=True):
@@ -119,25 +102,24 @@ class RolloutWatch:
         return any(not watch.done for watch in self._watched.values())
 
     def look(self, templates: Iterable[Templated], members: Mapping[str, Member], now: float) -> dict[str, Rollout]:
-        """The roll-outs that are under way, by name."""
-        watched = {each.name: (each, self._of(each)) for each in templates}
-        self._watched = {name: watch for name, (_, watch) in watched.items()}
-        rolling = {name: _Counts(each, watch) for name, (each, watch) in watched.items() if not watch.done}
+        """The roll-outs that are under way, by the uid of the ChildSet or the Hub."""
+        watched = {each.uid: (each, self._of(each)) for each in templates}
+        self._watched = {uid: watch for uid, (_, watch) in watched.items()}
+        rolling = {uid: _Counts(each, watch) for uid, (each, watch) in watched.items() if not watch.done}
         if not rolling:
             return {}
-        by_uid = {uid: rolling[name] for name in rolling for uid in watched[name][0].uids}
         for member in members.values():
             for known_slice in member.slices:
                 reports = {} if member.judgement.restarting else member.reports_in(known_slice)
                 for child_id, entry in known_slice.assignments.items():
-                    if (counts := by_uid.get(entry.uid)) is not None:
+                    if (counts := rolling.get(entry.uid)) is not None:
                         report = reports.get(child_id)
                         current = report if report is not None and is_current(entry, report) else None
                         counts.add(member.name, child_id, entry, current, now)
-        return {name: rollout for name, counts in rolling.items() if (rollout := counts.result(now)) is not None}
+        return {uid: rollout for uid, counts in rolling.items() if (rollout := counts.result(now)) is not None}
 
     def _of(self, template: Templated) -> _Watched:
-        watch = self._watched.get(template.name)
+        watch = self._watched.get(template.uid)
         return watch if watch is not None and watch.digest == template.digest else _Watched(template.digest)
 
 

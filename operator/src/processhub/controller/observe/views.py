@@ -5,7 +5,10 @@ Which hubs have views, and why the others have none, is in ``wanted_view`` (docs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
+from itertools import chain
 
 import msgspec
 import xxhash
@@ -14,7 +17,7 @@ from processhub.api.hooks import HookEvent
 from processhub.api.hub import Hub
 from processhub.api.slice import Activation, ViewMember
 from processhub.controller.observe.members import Member
-from processhub.controller.store.slices import KnownSlice
+from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.core.model.activation import (
     Standing,
     View,
@@ -27,11 +30,12 @@ from processhub.core.model.activation import (
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot
-from processhub.core.planning.underview import NotClosed
+from processhub.core.planning.underview import NotClosed, all_stay
 from processhub.registry.grammar import Assignment, EntryError, format_assignment, parse_assignment
 from processhub.registry.workloads import encode_workload
 
-BLOCK = 100_000  # epochs of a block
+_LARGEST_BLOCK, _SMALLEST_BLOCK = 10_000, 1_000  # epochs of a block
+_EPOCHS_OF_VIEW = 1_000_000  # of the 10^9 of a term: hubs with many members get smaller blocks
 _STRATEGIES = ("ConsistentHashing", "Modulo")
 
 
@@ -39,19 +43,22 @@ class ViewFacts(msgspec.Struct, frozen=True):
     """What is known of a hub's views in one round.
 
     ``recorded``: member → id → the entry of a child that the member has started by itself. ``workloads``: theirs.
+    ``unread``: the ids that are on record where a member has started them, and that it may not have read yet. Taken off
+    the record now, they would run on as started by the member (docs/protocol.md, rule 31).
     """
 
     standings: Mapping[str, Standing]
     not_closed: NotClosed | None
     recorded: Mapping[str, Mapping[str, Assignment]]
     workloads: Mapping[str, str]
+    unread: frozenset[str] = frozenset()
 
 
 def has_views(hub: Hub) -> bool:
     """Whether members of the hub may start children by themselves."""
     spec = hub.spec
     template = spec.on_demand
-    if template is None or template.pod is not None or template.max is not None or spec.suspend:
+    if template is None or template.pod is not None or spec.suspend:
         return False
     if template.on_owner_lost == "Local":
         return False
@@ -62,7 +69,12 @@ def has_views(hub: Hub) -> bool:
 
 def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> ViewFacts:
     """What the slices of the members say of views, and what was started by them."""
-    standings = {name: _standing(member) for name, member in members.items() if _first(member) is not None}
+    # A member that is not gone and has no slice 0 may still follow the one that somebody deleted.
+    standings = {
+        name: _standing(member)
+        for name, member in members.items()
+        if _first(member) is not None or member.phase is not Phase.GONE
+    }
     current = current_view(standings)
     if current is None or is_closed(current, standings):
         not_closed = None
@@ -85,7 +97,8 @@ def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> Vie
         if found := _started(member, order):
             recorded[name] = found
             workloads.update({entry.workload: order.workload for entry in found.values()})
-    return ViewFacts(standings, not_closed, recorded, workloads)
+    unread = frozenset(child_id for member in members.values() for child_id in _unread(member))
+    return ViewFacts(standings, not_closed, recorded, workloads, unread)
 
 
 def _first(member: Member) -> KnownSlice | None:
@@ -107,7 +120,7 @@ def _standing(member: Member) -> Standing:
     if order is None:
         return Standing(present=present, answered=answered, gone=gone)
     members = tuple((known.name, known.weight) for known in order.members)
-    view = View(order.view, order.strategy, members, _digest(order.entry, order.workload))
+    view = View(order.view, order.strategy, members, _digest(order.entry, order.workload, order.most))
     return Standing(
         view=view,
         phase=ViewPhase(order.phase),
@@ -118,8 +131,8 @@ def _standing(member: Member) -> Standing:
     )
 
 
-def _digest(entry: str, workload: str) -> str:
-    return xxhash.xxh3_64_hexdigest(f"{entry}\n{workload}".encode())
+def _digest(entry: str, workload: str, most: int) -> str:
+    return xxhash.xxh3_64_hexdigest(f"{entry}\n{most}\n{workload}".encode())
 
 
 def _started(member: Member, order: Activation) -> dict[str, Assignment]:
@@ -145,6 +158,20 @@ def _started(member: Member, order: Activation) -> dict[str, Assignment]:
     }
 
 
+def _unread(member: Member) -> set[str]:
+    """The ids on record that the member still reports as started by itself."""
+    first = _first(member)
+    if first is None:
+        return set()
+    own = {child_id: report for child_id, report in member.reports_in(first).items() if report.view}
+    return {
+        child_id
+        for known in member.slices
+        for child_id in known.assignments.keys() & own.keys()
+        if own[child_id].epoch in (known.assignments[child_id].epoch, known.assignments[child_id].started_with)
+    }
+
+
 def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, number: int) -> View | None:
     """The view that the hub should have: of all members that take children, or restart and are waited for."""
     if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
@@ -155,7 +182,8 @@ def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, 
         if member.wanted and member.phase is not Phase.GONE and not member.judgement.draining
     )
     entry, workload = _template(hub)
-    return View(number, hub.spec.distribution.strategy, there, _digest(entry, workload)) if there else None
+    digest = _digest(entry, workload, hub.spec.on_demand.max or 0)
+    return View(number, hub.spec.distribution.strategy, there, digest) if there else None
 
 
 def _template(hub: Hub) -> tuple[str, str]:
@@ -174,49 +202,126 @@ def _template(hub: Hub) -> tuple[str, str]:
 
 
 def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
-    """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30)."""
-    if plan.entries or facts.recorded or snapshot.uncertain:
+    """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30).
+
+    What stays on record while it is moved or restarted is no obstacle.
+    """
+    record = snapshot.record
+    if facts.recorded or snapshot.uncertain or not all_stay(plan, record):
         return False
     return all(
-        member.settled and (member.phase is Phase.GONE or not member.possibly_running) for member in snapshot.members
+        member.phase is Phase.GONE or (member.settled and member.possibly_running <= record.keys())
+        for member in snapshot.members
     )
 
 
+def must_close(facts: ViewFacts, slices: Slices) -> bool:
+    """Whether the open view is to be closed because somebody deleted a slice of one of its members.
+
+    The other members start none of its children until the next view (docs/protocol.md, rule 27).
+    """
+    if facts.not_closed is None or not facts.not_closed.open:
+        slices.lost.clear()
+        return False
+    return not slices.lost.isdisjoint(name for name, _ in facts.not_closed.view.members)
+
+
+class ViewOrders(msgspec.Struct, frozen=True):
+    """What slice 0 of each member is to say about views now, where it differs.
+
+    ``next_epoch``: the first epoch that is not given away. ``settled``: the hub has the view that it should have.
+    """
+
+    orders: Mapping[str, Activation]
+    next_epoch: int
+    settled: bool
+
+
 def orders_for(
-    hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, plan: Plan, facts: ViewFacts, grants: frozenset[str]
-) -> tuple[dict[str, Activation], Plan]:
-    """What slice 0 of each member is to say now, where it differs, and the plan with the epochs that were given."""
+    hub: Hub,
+    members: Mapping[str, Member],
+    snapshot: HubSnapshot,
+    plan: Plan,
+    facts: ViewFacts,
+    grants: frozenset[str] = frozenset(),
+    *,
+    close: bool = False,
+) -> ViewOrders:
+    """What is to be written about views. ``grants``: the members that need a new block. ``close``: no view may stay."""
     epoch = plan.next_epoch
-    wanted = wanted_view(hub, members, snapshot, epoch + 1)
-    step = view_step(wanted, facts.standings, ready=is_ready(snapshot, plan, facts))
+    wanted = None if close else wanted_view(hub, members, snapshot, epoch + 1)
+    ready = wanted is not None and facts.not_closed is None and is_ready(snapshot, plan, facts)
+    if ready and hub.spec.on_demand is not None and hub.spec.on_demand.max is not None:
+        ready = not _moves(members)
+    step = view_step(wanted, facts.standings, ready=ready)
     orders: dict[str, Activation] = {}
-    if step.open is wanted and wanted is not None:
-        epoch = wanted.number + 1
     if step.current is not None:
         for name in step.close:
             order = _order(members[name])
             before = order if order is not None and order.view == step.current.number else None
             orders[name] = msgspec.structs.replace(before or _bare(step.current), phase=ViewPhase.CLOSING)
-    if step.open is not None and hub.spec.on_demand is not None:
-        entry, workload = _template(hub)
-        limit, counts = hub.spec.on_demand.max or 0, _counts(members)
-        names = [name for name, _ in step.open.members]
-        parts = shares(limit, counts, names) if limit else {}
-        for name in sorted({*step.grant, *(grants & set(names))}):
-            order = _order(members[name])
-            same = order is not None and order.view == step.open.number
-            orders[name] = msgspec.structs.replace(
-                _bare(step.open),
-                phase=ViewPhase.OPEN,
-                holder=members[name].holder,
-                first_epoch=epoch,
-                last_epoch=epoch + BLOCK - 1,
-                share=order.share if order is not None and same else parts.get(name, 0),
-                entry=entry,
-                workload=workload,
-            )
-            epoch += BLOCK
-    return orders, msgspec.structs.replace(plan, next_epoch=epoch)
+    if step.open is not None:
+        if step.open is wanted:
+            epoch = step.open.number + 1
+        used_up = {name for name, _ in step.open.members if _block_is_used_up(members.get(name), step.open)}
+        names = {*step.grant, *used_up, *(grants & {name for name, _ in step.open.members})}
+        granted = _granted(hub, members, step.open, sorted(names), epoch, snapshot)
+        orders.update(granted)
+        epoch = max((order.last_epoch + 1 for order in granted.values()), default=epoch)
+    nothing_left = step.current is None if wanted is None else step.open is not None and step.open is not wanted
+    return ViewOrders(orders, epoch, nothing_left and not orders)
+
+
+def _granted(
+    hub: Hub, members: Mapping[str, Member], view: View, names: list[str], epoch: int, snapshot: HubSnapshot
+) -> dict[str, Activation]:
+    """The orders of members that get a new block of epochs under the view, from ``epoch`` on."""
+    if not names:
+        return {}
+    entry, workload = _template(hub)
+    limit = hub.spec.on_demand.max or 0 if hub.spec.on_demand is not None else 0
+    present = {
+        name: order
+        for name, member in members.items()
+        if (order := _order(member)) is not None and order.view == view.number
+    }
+    own = {name: order.share for name, order in present.items()}
+    parts = shares(limit, _counts(members), [name for name, _ in view.members], own)
+    block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
+    found: dict[str, Activation] = {}
+    for name in names:
+        if limit and name not in own and snapshot.uncertain:
+            continue  # another member may get a share by a write that is not answered
+        found[name] = msgspec.structs.replace(
+            _bare(view),
+            phase=ViewPhase.OPEN,
+            holder=members[name].holder,
+            first_epoch=epoch,
+            last_epoch=epoch + block - 1,
+            share=own.get(name, parts.get(name, 0)) if limit else 0,
+            most=limit,
+            entry=entry,
+            workload=workload,
+        )
+        epoch += block
+    return found
+
+
+def _block_is_used_up(member: Member | None, view: View) -> bool:
+    """Whether the member has given half of its block away: it gets the next one before it needs it."""
+    order = _order(member) if member is not None else None
+    if member is None or order is None or order.view != view.number or order.holder != member.holder:
+        return False
+    half, slices = (order.first_epoch + order.last_epoch) // 2, member.slices
+    return any(
+        known.derived("epoch", order.last_epoch, partial(_highest_epoch, known, order)) > half for known in slices
+    )
+
+
+def _highest_epoch(known: KnownSlice, order: Activation) -> int:
+    """The highest epoch in the slice that may be of the block."""
+    given = [entry.epoch for entry in known.assignments.values()] + [report.epoch for report in known.reports.values()]
+    return max((epoch for epoch in given if epoch <= order.last_epoch), default=0)
 
 
 def _bare(view: View) -> Activation:
@@ -229,6 +334,15 @@ def _counts(members: Mapping[str, Member]) -> dict[str, int]:
         name: sum(entry.on_demand for known in member.slices for entry in known.assignments.values())
         for name, member in members.items()
     }
+
+
+def _moves(members: Mapping[str, Member]) -> bool:
+    """Whether a child on demand is on record on two members. It would count for the shares of both."""
+    own = (
+        {child_id for known in member.slices for child_id, entry in known.assignments.items() if entry.on_demand}
+        for member in members.values()
+    )
+    return any(count > 1 for count in Counter(chain.from_iterable(own)).values())
 
 
 def template_workload(hub: Hub) -> dict[str, str]:

@@ -174,6 +174,7 @@ def child_set_status(
     ``selector``: the label selector of the hub's member pods.
     """
     item = seen.known.object
+    assert isinstance(item, ChildSet)
     suspended = seen.refusal is not None and seen.refusal.reason is Reason.SUSPENDED
     desired = 0 if suspended else len(seen.known.wanted)
     running, failed = tally.count(State.RUNNING), tally.count(State.FAILED)
@@ -223,7 +224,7 @@ def _abnormal(seen: SeenSet, tally: Tally, ready: Condition) -> Condition | None
     generation, refusal = ready.observed_generation, seen.refusal
     if refusal is not None and refusal.reason is not Reason.SUSPENDED:
         return of_refusal(refusal, generation)
-    temporary = seen.known.object.spec.template.restart_policy == "Temporary"
+    temporary = seen.known.template.restart_policy == "Temporary"
     if seen.failing:
         return stalled(ready.reason, ready.message, generation)
     if lost := [it for it in tally.failed if temporary or tally.reason(it) == Reason.RESTARTS_EXCEEDED]:
@@ -248,7 +249,7 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
         message = f"{len(seen.taken)} of {desired} ids belong to others: {those}; started when those are deleted"
         return condition(False, Reason.ALREADY_STARTED, message)
     if seen.failing:
-        maximum = seen.known.object.spec.max_failed
+        maximum, _ = seen.known.pace
         return condition(
             False,
             GroupReason.ROLLOUT_STOPPED,

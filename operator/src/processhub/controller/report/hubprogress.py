@@ -59,7 +59,7 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if former:
         message = f"{len(former)} members still have the former template: {listed(former, _NAMED)}"
         return reconciling(Reason.UPDATING, message, generation)
-    if (demand := work.observation.demand) is not None and demand.held:
+    if (demand := work.observation.demand(hub)) is not None and demand.held:
         message = f"{len(demand.held)} children on demand still run the former spec.onDemand"
         return reconciling(Reason.UPDATING, message, generation)
     if _was_done(hub) or hub.spec.suspend:
@@ -69,15 +69,15 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
 
 def _stopped_demand(hub: Hub, observation: Observation) -> str | None:
     """Why the roll-out of spec.onDemand has stopped, as a sentence; None if it has not."""
-    demand, template = observation.demand, hub.spec.on_demand
-    if demand is None or template is None or not demand.stopped:
+    demand, template = observation.demand(hub), hub.spec.on_demand
+    if demand is None or template is None or not demand.failing:
         return None
-    shown = demand.failed[:_NAMED]
+    shown = demand.failing[:_NAMED]
     copies = copies_by_id(set(shown), observation.members)
     failed = listed([_described(child_id, copies.get(child_id, [])) for child_id in shown])
-    more = f" and {len(demand.failed) - _NAMED} more" if len(demand.failed) > _NAMED else ""
+    more = f" and {len(demand.failing) - _NAMED} more" if len(demand.failing) > _NAMED else ""
     return (
-        f"{len(demand.failed)} children on demand fail with the changed spec.onDemand (maxFailed"
+        f"{len(demand.failing)} children on demand fail with the changed spec.onDemand (maxFailed"
         f" {template.max_failed}): {failed}{more}; {len(demand.held)} run on with the former one; edit spec.onDemand"
     )
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from processhub.api.child import Child, ChildStatus
-from processhub.api.childset import ChildSetStatus
+from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
 from processhub.api.reasons import GroupReason, Reason
 from processhub.cluster.client import Client
@@ -143,13 +143,15 @@ class Reporter:
         observation, _ = self._observed[key]
 
         def compute() -> dict[str, ChildSetStatus]:
-            counted = tallies(observation.sets, observation.members, len(observation.snapshot.record))
+            sets = {uid: seen for uid, seen in observation.sets.items() if isinstance(seen.known.object, ChildSet)}
+            counted = tallies(sets, observation.members, len(observation.snapshot.record))
             return {
                 uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds(), selector_of(round.hub))
-                for uid, seen in observation.sets.items()
+                for uid, seen in sets.items()
             }
 
-        self._writer.sets.report(key, [seen.known.object for seen in observation.sets.values()], compute, round.requeue)
+        objects = (seen.known.object for seen in observation.sets.values())
+        self._writer.sets.report(key, [it for it in objects if isinstance(it, ChildSet)], compute, round.requeue)
 
     # Without a round.
 
@@ -206,7 +208,7 @@ class Reporter:
         return hub_not_found(key)
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal, requeue: Requeue) -> None:
-        items = [known.object for known in state.sets.values()]
+        items = [known.object for known in state.sets.values() if isinstance(known.object, ChildSet)]
 
         def compute() -> dict[str, ChildSetStatus]:
             return {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}

@@ -56,19 +56,26 @@ class EventRecorder:
         else:
             self._skipped_of_hubs[key] = self._skipped_of_hubs.get(key, 0) + 1
 
-    def about_set(self, item: ChildSet, reason: EventReason, count: int) -> None:
-        """Post one Event for so many of a ChildSet's children. Those above the rate are added to the next Event."""
+    def about_set(self, item: ChildSet | Hub, reason: EventReason, count: int) -> None:
+        """Post one Event for so many of a ChildSet's children, or of a Hub's on demand.
+
+        Those above the rate are added to the next Event.
+        """
         key = (item.metadata.uid, reason)
         self._of_sets[key] = self._of_sets.get(key, 0) + count
         now = asyncio.get_running_loop().time()
         if self._of_sets[key] and self._sums.of(item.metadata.uid, now).take(now):
             count = self._of_sets.pop(key)
-            self._put("ChildSet", item, reason, f"{count} children: {str(reason).lower()}", warning=False)
+            what = "children" if isinstance(item, ChildSet) else "children on demand"
+            self._put(item.kind, item, reason, f"{count} {what}: {str(reason).lower()}", warning=False)
 
     def about_child(
-        self, hub: Hub, child: Child | ChildSet, reason: EventReason, message: str, *, warning: bool = False
+        self, hub: Hub, child: Child | ChildSet | Hub, reason: EventReason, message: str, *, warning: bool = False
     ) -> None:
-        """Post an Event on a Child, or count it if there are too many for its hub. A repeated message is not posted."""
+        """Post an Event on what asks for a child, or count it if there are too many for its hub.
+
+        A repeated message is not posted.
+        """
         key = (child.metadata.uid, str(reason))
         if self._last.get(key) == message:
             return

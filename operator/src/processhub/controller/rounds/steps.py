@@ -68,7 +68,7 @@ class Failure(msgspec.Struct):
 
 
 Failures = dict[str, Failure]  # By ``what``. Kept between the rounds of a hub.
-Subject = Child | ChildSet | None  # None stands for the Hub.
+Subject = Child | ChildSet | Hub | None  # None stands for the Hub.
 
 
 class Steps:

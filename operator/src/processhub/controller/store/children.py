@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import msgspec
 
 from processhub.api.child import Child, ChildSpec
-from processhub.api.hub import HubSpec, OnDemand
+from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.movednodes import moved_nodes
 from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_NODES
-from processhub.core.acceptance import Refusal, on_demand_spec, refuse_child, refuse_size
+from processhub.core.acceptance import Refusal, refuse_child, refuse_size
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
 
@@ -19,8 +19,7 @@ from processhub.registry.workloads import encode_workload
 class KnownChild(msgspec.Struct, frozen=True):
     """A Child with what is derived from its spec: the planner's view and the workload's JSON.
 
-    ``spec`` is the Child's. If the Child is on demand, it has the workload and lifetimes of the Hub's template. If it
-    was moved on a Guided hub, it has the nodes of the move, and ``moved`` is true.
+    ``spec`` is the Child's. If it was moved on a Guided hub, it has the nodes of the move, and ``moved`` is true.
     """
 
     child: Child
@@ -44,7 +43,6 @@ class Children(dict[str, KnownChild]):
     """The Children of one hub, by object name.
 
     - ``by_id``: child's id → object names.
-    - ``on_demand``: the names of the Children whose workload is the Hub's spec.onDemand.
     - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
     - ``move_requests``: object name → the member of its move request.
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
@@ -53,11 +51,9 @@ class Children(dict[str, KnownChild]):
     def __init__(self) -> None:
         super().__init__()
         self.by_id: dict[str, set[str]] = {}
-        self.on_demand: set[str] = set()
         self.expiring: set[str] = set()
         self.move_requests: dict[str, str] = {}
         self.ended_moves: set[str] = set()
-        self._template: OnDemand | None = None
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
@@ -90,7 +86,6 @@ class Children(dict[str, KnownChild]):
         if known is None or known.child.metadata.uid != child.metadata.uid:
             return False
         del self[name]
-        self.on_demand.discard(name)
         self.expiring.discard(name)
         self._refusals.pop(name, None)
         self.move_requests.pop(name, None)
@@ -102,14 +97,13 @@ class Children(dict[str, KnownChild]):
         return True
 
     def take_hub(self, hub: HubSpec) -> None:
-        """Take the Hub's spec: the workload of children on demand, and whether moves by nodes are in effect."""
-        template, guided = hub.on_demand, hub.distribution.strategy == "Guided"
-        changed, self._template = template != self._template, template
+        """Take the Hub's spec: whether moves by nodes are in effect."""
+        guided = hub.distribution.strategy == "Guided"
         turned, self._guided = guided != self._guided, guided
-        if not changed and not turned:
+        if not turned:
             return
         for known in list(self.values()):
-            if (changed and known.child.spec.on_demand) or (turned and _move_of(known.child)):
+            if _move_of(known.child):
                 self._derive(known.child)
                 self._refusals.pop(known.child.metadata.name, None)
 
@@ -127,8 +121,7 @@ class Children(dict[str, KnownChild]):
 
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
-        known = self[name] = _known(child, self._template, moved_nodes(child) if self._guided else None)
-        (self.on_demand.add if child.spec.on_demand else self.on_demand.discard)(name)
+        known = self[name] = _known(child, moved_nodes(child) if self._guided else None)
         self.expiring.discard(name)
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
             self.expiring.add(name)
@@ -138,12 +131,8 @@ def _move_of(child: Child) -> str:
     return child.metadata.annotations.get(ANNOTATION_NODES, "")
 
 
-def _known(child: Child, template: OnDemand | None, moved: tuple[str, ...] | None) -> KnownChild:
+def _known(child: Child, moved: tuple[str, ...] | None) -> KnownChild:
     spec = child.spec if moved is None else msgspec.structs.replace(child.spec, nodes=moved)
-    if spec.on_demand and template is not None:
-        spec = on_demand_spec(spec, template)
     digest, text = encode_workload(spec)
     desired = desired_child(spec, child.id, child.metadata.uid, digest)
-    if spec.on_demand:
-        desired = msgspec.structs.replace(desired, paced=True)  # A changed template is for all of them.
     return KnownChild(child, desired, text, spec, moved is not None)

@@ -1,4 +1,7 @@
-"""ChildSets in the planner's terms: each is expanded once a generation, whatever the number of its children."""
+"""ChildSets in the planner's terms: each is expanded once a generation, whatever the number of its children.
+
+The children that requests have started are a set too. Their object is the Hub, and their ids are those on record.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ import msgspec
 
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
-from processhub.api.hub import HubSpec
+from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason
-from processhub.core.acceptance import Refusal, refuse_child, refuse_size
+from processhub.core.acceptance import Refusal, refuse_child, refuse_size, spec_on_demand
 from processhub.core.model.placement import child_key
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
@@ -23,9 +26,12 @@ _TEMPLATE_FIELDS = re.compile(
 
 
 class KnownSet(msgspec.Struct, frozen=True):
-    """A ChildSet with its children as the planner sees them, by id; ``digest`` is the hash of their workload."""
+    """A ChildSet, or a Hub with its children on demand. ``wanted``: the children as the planner sees them, by id.
 
-    object: ChildSet
+    ``digest`` is the hash of their workload.
+    """
+
+    object: ChildSet | Hub
     wanted: Mapping[str, DesiredChild]
     digest: str
     workload: str  # JSON.
@@ -38,7 +44,22 @@ class KnownSet(msgspec.Struct, frozen=True):
     @property
     def title(self) -> str:
         """The object's name in messages."""
-        return f"childset/{self.object.metadata.name}"
+        return f"{self.object.kind.lower()}/{self.object.metadata.name}"
+
+    @property
+    def template(self) -> ChildSpec:
+        """The spec of each child."""
+        if isinstance(self.object, ChildSet):
+            return self.object.spec.template
+        assert self.object.spec.on_demand is not None
+        return spec_on_demand(self.object.spec.on_demand)
+
+    @property
+    def pace(self) -> tuple[int | str, int]:
+        """The ``maxFailed`` and ``minReadySeconds`` of roll-outs of the template."""
+        spec = self.object.spec if isinstance(self.object, ChildSet) else self.object.spec.on_demand
+        assert spec is not None
+        return spec.max_failed, spec.min_ready_seconds
 
 
 class SeenSet(msgspec.Struct, frozen=True):
@@ -108,11 +129,40 @@ def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
     if before is not None and before.metadata.uid == item.metadata.uid:
         if before.metadata.generation == item.metadata.generation:
             return KnownSet(item, before.wanted, before.digest, before.workload)
-        if before.object.spec.template == item.spec.template:
+        if before.template == item.spec.template:
             wanted = _expanded(item, before.digest, before.wanted)
             return KnownSet(item, wanted, before.digest, before.workload)
     digest, text = encode_workload(item.spec.template)
     return KnownSet(item, _expanded(item, digest, {}), digest, text)
+
+
+def known_on_demand(hub: Hub, origins: Mapping[str, str], before: KnownSet | None) -> KnownSet:
+    """The children on demand of a Hub, which has a template.
+
+    ``origins``: id → the member that was asked, "" if unknown. What ``before`` has is kept, so that a round in which
+    none comes or goes costs little.
+    """
+    template = hub.spec.on_demand
+    assert template is not None
+    wanted = before.wanted if before is not None else {}
+    if before is not None and isinstance(before.object, Hub) and before.object.spec.on_demand == template:
+        digest, text = before.digest, before.workload
+        if wanted.keys() == origins.keys():
+            return KnownSet(hub, wanted, digest, text)
+        reusable = wanted
+    else:
+        digest, text = encode_workload(template)
+        reusable = {}
+    model = desired_child(spec_on_demand(template), "", hub.metadata.uid, digest)
+    model = msgspec.structs.replace(model, paced=True, on_demand=True)
+    replace = msgspec.structs.replace
+
+    def child(child_id: str, origin: str) -> DesiredChild:
+        former = wanted[child_id].origin if child_id in wanted else ""
+        return replace(model, id=child_id, key=child_key(child_id), origin=origin or former)
+
+    found = {child_id: reusable.get(child_id) or child(child_id, origins[child_id]) for child_id in sorted(origins)}
+    return KnownSet(hub, found, digest, text)
 
 
 def shared_ids(sets: Iterable[KnownSet]) -> dict[str, list[KnownSet]]:
@@ -129,7 +179,7 @@ def shared_ids(sets: Iterable[KnownSet]) -> dict[str, list[KnownSet]]:
 
 def refuse_set(known: KnownSet, hub: HubSpec) -> Refusal | None:
     """Why a hub with this spec does not accept the ChildSet, or None."""
-    template = known.object.spec.template
+    template = known.template
     refusal = _unfit(template) or refuse_child(template, hub) or refuse_size(known.workload)
     return None if refusal is None else of_template(refusal)
 
@@ -148,11 +198,6 @@ def _unfit(template: ChildSpec) -> Refusal | None:
                 f"spec.{field}: the children of a ChildSet stay as long as it asks for them; leave it out, or create "
                 "a Child for each that shall end by itself",
             )
-    if template.on_demand:
-        return Refusal(
-            Reason.INVALID,
-            "spec.onDemand: what requests start are Children of their own; write exec, python or pod in spec.template",
-        )
     return None
 
 

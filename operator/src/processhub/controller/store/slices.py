@@ -34,6 +34,7 @@ class KnownSlice:
     - ``asked``: the ids whose entry a hook changed.
     - ``leaving``: the ids whose entry orders a handover.
     - ``claims``: the ids that the member runs although they are on record at another.
+    - ``by_view``: the ids that the member reports to have started by itself.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class KnownSlice:
         self.asked: set[str] = set()
         self.leaving: set[str] = set()
         self.claims: set[str] = set()
+        self.by_view: set[str] = set()
         self._reported_only: set[str] = set()  # ids in the status that are not in the spec
         self._derived: dict[str, tuple[object, Any]] = {}
 
@@ -93,6 +95,8 @@ class KnownSlice:
         self.leaving |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].to}
         self.claims -= reported
         self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
+        self.by_view -= reported
+        self.by_view |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].view}
         self.object = new
         self._derived.clear()
         self._reported_only = new.status.entries.keys() - new.spec.entries.keys()
@@ -127,10 +131,16 @@ class KnownSlice:
         return entry is not None and (entry.role == Role.PASSIVE or entry.wait)
 
     def _ended(self, child_id: str) -> bool:
-        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone."""
+        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone.
+
+        What the member has started by itself since is another one: an entry is removed only when its member has read it
+        (docs/protocol.md, rule 31).
+        """
         report, entry = self.reports.get(child_id), self.assignments.get(child_id)
         if report is None:
             return child_id not in self.present.status.entries
+        if entry is None and report.view:
+            return True
         return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
 
     def possibly_running(self, holder: str) -> set[str]:
@@ -158,6 +168,7 @@ class Slices(dict[str, KnownSlice]):
 
     - ``older``: those of an earlier Hub of its name.
     - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
+    - ``lost``: the members that had them, until the view that they are in begins to close.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 
@@ -165,6 +176,7 @@ class Slices(dict[str, KnownSlice]):
         super().__init__()
         self.older: dict[str, RegistrySlice] = {}
         self.unaccounted: dict[str, set[str]] = {}
+        self.lost: set[str] = set()
         self.creating: dict[str, Creation] = {}
 
     def put(self, item: RegistrySlice) -> set[str]:
@@ -184,6 +196,7 @@ class Slices(dict[str, KnownSlice]):
         ids = known.assignments.keys() | known.reports.keys()
         if lost := ids | known.unproven.keys() | known.uncertain.keys():
             self.unaccounted.setdefault(item.spec.member, set()).update(lost)
+            self.lost.add(item.spec.member)
         del self[item.metadata.name]
         return ids
 

@@ -15,6 +15,7 @@ import msgspec
 import xxhash
 
 _WORD = 2**64 - 1
+_NONE: Mapping[str, int] = {}
 
 
 class ViewPhase(StrEnum):
@@ -44,10 +45,10 @@ class View(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What slice 0 of a member says about views, and what its member has proven.
 
-    ``view`` is None where the slice says nothing. ``holder``: the Lease holder that the block of epochs was granted to.
-    ``present``: the present holder of the Lease. ``answered``: the present holder has acknowledged slice 0 as it is,
-    with a status that lists all that it has started by itself. ``gone``: the member is proven gone by a read of its
-    Lease that was made after slice 0 was last written.
+    ``view`` is None where the slice says nothing, or somebody has deleted it. ``holder``: the Lease holder that the
+    block of epochs was granted to. ``present``: the present holder of the Lease. ``answered``: the present holder has
+    acknowledged slice 0 as it is, with a status that lists all that it has started by itself. ``gone``: the member is
+    proven gone by a read of its Lease that was made after slice 0 was last written.
     """
 
     view: View | None = None
@@ -104,7 +105,7 @@ def is_closed(view: View, standings: Mapping[str, Standing]) -> bool:
 
 def _has_closed(view: View, standing: Standing | None) -> bool:
     if standing is None:
-        return True  # The operator deletes slice 0 of members that are proven gone, and of no others.
+        return True  # it is gone: the operator deletes slice 0 of such members, and of no others
     if standing.view is None or standing.view.number != view.number or standing.phase is not ViewPhase.CLOSING:
         return False
     return standing.answered or standing.gone
@@ -158,12 +159,16 @@ def _to_be_closed(view: View, standings: Mapping[str, Standing]) -> tuple[str, .
     return tuple(found)
 
 
-def shares(limit: int, counts: Mapping[str, int], members: Sequence[str]) -> dict[str, int]:
+def shares(
+    limit: int, counts: Mapping[str, int], members: Sequence[str], granted: Mapping[str, int] = _NONE
+) -> dict[str, int]:
     """How many children on demand each member of a view may have. The sum over all members never exceeds ``limit``.
 
     ``counts``: how many each member of the hub has on record, whether it is in the view or not. A member keeps what it
-    has. What is left is divided evenly, and the first members get one more.
+    has. What is left is divided evenly, and the first members get one more. ``granted``: the shares that members of the
+    view have already. They stay, and the others get theirs of the rest.
     """
-    left = max(0, limit - sum(counts.values()))
-    each, more = divmod(left, len(members)) if members else (0, 0)
-    return {name: counts.get(name, 0) + each + (position < more) for position, name in enumerate(members)}
+    others = [name for name in members if name not in granted]
+    taken = sum(granted.values()) + sum(count for name, count in counts.items() if name not in granted)
+    each, more = divmod(max(0, limit - taken), len(others)) if others else (0, 0)
+    return {name: counts.get(name, 0) + each + (position < more) for position, name in enumerate(others)}

@@ -211,7 +211,6 @@ def desired_child(spec: ChildSpec, child_id: str, uid: str, workload: str) -> De
         pinned=spec.pinned,
         restart_policy=spec.restart_policy,
         idle_seconds=spec.idle_seconds or 0,
-        on_demand=bool(spec.on_demand),
         tags=spec.tags,
         metadata=frozen_metadata(spec.metadata),
     )

@@ -110,6 +110,36 @@ class PlanBuilder:
                 Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
             )
 
+    def follows_earlier(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
+        """Whether an earlier child of the same id is on record, which is dealt with here.
+
+        A child that a request has started is adopted by the object that has its id now: with the same workload it runs
+        on, with another one it is restarted in place (docs/protocol.md, rule 31).
+        """
+        if all(place.entry.uid == child.uid for place in places):
+            return False
+        if self._may_adopt(child, places):
+            for place in places:
+                same = place.entry.workload == child.workload
+                run = place.entry.started_with if same else 0
+                state = place.entry.state if same and not place.came_up else ""
+                self.put(place.member, child.id, self.assignment(child, role=place.entry.role, run=run, state=state))
+                self.load[place.member] += 1
+        else:
+            self.forget_earlier(child, places)
+        return True
+
+    def _may_adopt(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
+        """Whether each copy can get the child's entry where it is: none is moved or has a Pod of its own."""
+        if child.on_demand or child.suspended or child.id in self.snapshot.pods:
+            return False
+        return all(
+            place.entry.on_demand
+            and not (place.entry.wait or place.entry.to or self.lost(place.member))
+            and (not child.nodes or place.member in child.nodes)
+            for place in places
+        )
+
     def loses_its_place(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether a suspended child has no place to resume at, because its member is gone or being emptied.
 

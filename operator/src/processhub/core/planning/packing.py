@@ -36,12 +36,14 @@ def pack(
     *,
     max_entries: int = MAX_ENTRIES,
     max_bytes: int = MAX_BYTES,
+    first: int = 0,
 ) -> list[SliceContent]:
     """The slices of one member that must be written: changed ones as a whole, and new ones.
 
     ``changes`` is id → entry (None removes it); ``workloads`` holds the JSON for every hash that ``changes`` names. An
     entry that grows stays in its slice up to twice ``max_bytes``, which etcd still accepts (1.5 MiB). Beyond that it is
-    removed. Its child stops, and is placed again once its end is proven.
+    removed. Its child stops, and is placed again once its end is proven. ``first``: slices with lower numbers take no
+    new entries. Their status has room for what the member starts by itself.
     """
     if not changes:
         return []
@@ -59,20 +61,22 @@ def pack(
             slice_.put(child_id, entry, workloads)
     for child_id, entry in fresh:
         with_room = [
-            slice_ for slice_ in open_slices if slice_.has_room(child_id, entry, workloads, max_entries, max_bytes)
+            slice_
+            for slice_ in open_slices
+            if slice_.index >= first and slice_.has_room(child_id, entry, workloads, max_entries, max_bytes)
         ]
         if with_room:
             target = min(with_room, key=lambda slice_: (not slice_.changed, slice_.index))
         else:
-            target = _Open(SliceContent(_free_index(open_slices), {}, {}))
+            target = _Open(SliceContent(_free_index(open_slices, first), {}, {}))
             open_slices.append(target)
         target.put(child_id, entry, workloads)
     return [slice_.content() for slice_ in open_slices if slice_.changed]
 
 
-def _free_index(slices: Sequence[_Open]) -> int:
+def _free_index(slices: Sequence[_Open], first: int) -> int:
     taken = {slice_.index for slice_ in slices}
-    return next(index for index in range(len(taken) + 1) if index not in taken)
+    return next(index for index in range(first, first + len(taken) + 1) if index not in taken)
 
 
 def _size(key: str, text: str) -> int:

@@ -168,8 +168,7 @@ class ReplicaPlanner(Roles):
         return active == (1 if self.standby else len(places))
 
     def _follow(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
-        if any(place.entry.uid != child.uid for place in places):
-            self.forget_earlier(child, places)
+        if self.follows_earlier(child, places):
             return
         if self._leaves_pods(child, places):
             # Its agent can't see when they are gone, so the edit makes it another child (docs/protocol.md, rule 23).
@@ -214,8 +213,7 @@ class ReplicaPlanner(Roles):
 
     def _sleep(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> None:
         """Stop all copies of a suspended child. They keep their places, and the active one its role."""
-        if any(place.entry.uid != child.uid for place in places):
-            self.forget_earlier(child, places)
+        if self.follows_earlier(child, places):
             return
         for place in places:
             if self.loses_its_place(child, place) or self._is_former_target(child, place):

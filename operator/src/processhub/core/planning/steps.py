@@ -124,9 +124,9 @@ class ChildSteps(PlanBuilder):
         # The target of a move becomes active. Any other waiting copy was asleep, beside another copy, when the hub kept
         # several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
-        if any(place.entry.uid != child.uid for place in places):
-            self.forget_earlier(child, places)
-        elif handed := _handed_over(running):
+        if self.follows_earlier(child, places):
+            return
+        if handed := _handed_over(running):
             self._finish_move(child, *handed)
         elif waiting:
             self._continue_move(child, running, waiting[0])
@@ -146,8 +146,7 @@ class ChildSteps(PlanBuilder):
 
         After the commit of a handover both ends are kept, until the target is known to have taken the state.
         """
-        if any(place.entry.uid != child.uid for place in places):
-            self.forget_earlier(child, places)
+        if self.follows_earlier(child, places):
             return
         source, keeper = _kept_asleep([place for place in places if not self.loses_its_place(child, place)])
         self.load.update([source.member] if source is not None else [])

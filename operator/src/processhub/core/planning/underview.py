@@ -47,6 +47,15 @@ def under_view(snapshot: HubSnapshot, plan: Plan, state: NotClosed | None) -> Re
     return Restricted(plan) if state is None else _Restriction(snapshot, plan, state).result()
 
 
+def all_stay(plan: Plan, record: Mapping[str, tuple[OnRecord, ...]]) -> bool:
+    """Whether each id that is on record stays so when the plan is carried out, and no other comes onto it."""
+    for child_id in {child_id for changes in plan.entries.values() for child_id in changes}:
+        places = record.get(child_id, ())
+        if all(plan.entries.get(place.member, {}).get(child_id, place.entry) is None for place in places):
+            return False
+    return True
+
+
 def with_recorded(
     plan: Plan, recorded: Mapping[str, Mapping[str, Assignment]], record: Mapping[str, tuple[OnRecord, ...]]
 ) -> Plan:
@@ -58,15 +67,25 @@ def with_recorded(
     for member, found in recorded.items():
         for child_id, entry in found.items():
             elsewhere = any(place.member != member for place in record.get(child_id, ()))
-            if not elsewhere and (child_id not in planned or child_id in plan.entries.get(member, ())):
-                entries.setdefault(member, {})[child_id] = entry
+            if elsewhere or (child_id in planned and child_id not in plan.entries.get(member, ())):
+                continue
+            declared = plan.entries.get(member, {}).get(child_id)
+            entries.setdefault(member, {})[child_id] = entry if declared is None else _adopting(declared, entry)
     return msgspec.structs.replace(plan, entries=entries)
+
+
+def _adopting(declared: Assignment, run: Assignment) -> Assignment:
+    """The entry of a child that was declared while its member started it: with the same workload it runs on."""
+    same = declared.workload == run.workload and not declared.wait
+    return msgspec.structs.replace(declared, run=run.epoch) if same else declared
 
 
 class _Restriction:
     def __init__(self, snapshot: HubSnapshot, plan: Plan, state: NotClosed) -> None:
         self._snapshot, self._plan, self._state = snapshot, plan, state
         self._members = {member.name: member for member in snapshot.members}
+        template = snapshot.spec.on_demand
+        self._shared = template is not None and template.max is not None
         self._next_epoch = plan.next_epoch
         self._unplaced = dict(plan.unplaced)
         self._held: set[str] = set()
@@ -96,6 +115,13 @@ class _Restriction:
         if not places:
             return self._comes(child_id, changes)
         if any(changes.get(place.member, place.entry) is not None for place in places):
+            there = {place.member for place in places}
+            if self._shared and any(
+                entry is not None and entry.on_demand for name, entry in changes.items() if name not in there
+            ):
+                return self._hold(
+                    child_id, close=True
+                )  # the share there has no place for it (docs/protocol.md, rule 33)
             return changes  # it is on record all along
         if any(entry is not None for entry in changes.values()):
             return self._hold(child_id)  # it would be on no record for a moment
@@ -109,12 +135,11 @@ class _Restriction:
         chosen = chosen_member(self._state.view, child_id)
         if not self._state.open:
             return self._hold(child_id)
+        child, (entry, *more) = self._snapshot.children[child_id], changes.values()
+        if child.nodes or more or entry is None or (child.on_demand and self._shared):
+            return self._hold(child_id, close=True)
         if changes.keys() == {chosen}:
             return changes
-        child, (entry, *more) = self._snapshot.children[child_id], changes.values()
-        if child.nodes or more or entry is None:
-            self._close = True
-            return self._hold(child_id)
         if not _takes(self._members.get(chosen)):
             return self._hold(child_id)
         return {chosen: entry}
@@ -130,8 +155,7 @@ class _Restriction:
                 place.entry, uid=NOBODY, epoch=self._next_epoch - 1, wait=True, asleep=False, run=0, to=""
             )
             return {place.member: waits}
-        proven = member is None or (child_id not in member.possibly_running and member.settled)
-        if place.member != chosen and not proven:
+        if not all(self._is_proven(child_id, other) for name, other in self._members.items() if name != chosen):
             return {}
         if self._state.blocks.get(chosen, 0) <= place.entry.epoch:
             if self._state.open:
@@ -139,7 +163,12 @@ class _Restriction:
             return {}
         return {place.member: None}
 
-    def _hold(self, child_id: str) -> Changes:
+    def _is_proven(self, child_id: str, member: MemberView) -> bool:
+        """Whether no run of the child is left on the member, but one by an entry that is on record."""
+        return member.phase is Phase.GONE or (child_id not in member.possibly_running and member.settled)
+
+    def _hold(self, child_id: str, *, close: bool = False) -> Changes:
+        self._close = self._close or close
         self._held.add(child_id)
         if child_id in self._snapshot.children:
             self._unplaced.setdefault(child_id, _WAITS)

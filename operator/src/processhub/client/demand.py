@@ -1,0 +1,91 @@
+"""What a request for a child does that runs nowhere, in a hub that starts children on demand (spec.onDemand)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from processhub.api.hub import Hub, OnDemand
+from processhub.api.slice import Activation
+from processhub.client.session import Session
+from processhub.core.model.activation import View, ViewPhase, chosen_member
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """What the next request for a child would do.
+
+    ``says`` is that as a clause. ``member`` is the member that would start the child now, "" if none would, or if the
+    operator chooses it. ``asked``: requests wait for the child already.
+    """
+
+    says: str
+    member: str = ""
+    asked: bool = False
+
+
+def outlook(session: Session, child_id: str) -> Outlook | None:
+    """What the next request for this child would do, if it is on no record; None in a hub without spec.onDemand."""
+    hub = session.living_hub()
+    template = hub.spec.on_demand
+    if template is None:
+        return None
+    if hub.spec.suspend:
+        return Outlook(f"a request waits, because spec.suspend of hub {session.name} is true")
+    if hub.partitioned:
+        return Outlook(f"a request is refused, because the hub has lost its quorum: {hub.partitioned}")
+    if waiting := sorted(name for name, ids in session.registry.asks.items() if child_id in ids):
+        return Outlook(f"requests wait for it ({', '.join(waiting)}); the operator has not placed it yet", asked=True)
+    count = sum(record.on_demand for record in session.registry.records.values())
+    if template.max is not None and count >= template.max:
+        return Outlook(
+            f"a request is answered 429, because the hub has its {template.max} children on demand (spec.onDemand.max)"
+        )
+    return _by_view(session, child_id, template) or Outlook(_by_operator(hub))
+
+
+def view_of(session: Session) -> Activation | None:
+    """The newest view that a slice names, as one of its members has it."""
+    return max(session.registry.activations.values(), key=lambda order: order.view, default=None)
+
+
+def chosen_by(order: Activation, child_id: str) -> str:
+    """The member that the view chooses for the id."""
+    members = tuple((member.name, member.weight) for member in order.members)
+    return chosen_member(View(order.view, order.strategy, members), child_id)
+
+
+def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | None:
+    """What the view has its members do; None if the hub has no view."""
+    newest = view_of(session)
+    if newest is None:
+        return None
+    registry, view = session.registry, newest.view
+    orders = {name: order for name, order in registry.activations.items() if order.view == view}
+    if any(order.phase != ViewPhase.OPEN for order in orders.values()):
+        return Outlook(
+            f"a request waits until the next view is open: view {view} closes, because the members or the Hub's spec "
+            "have changed"
+        )
+    chosen = chosen_by(newest, child_id)
+    by = "its number" if newest.strategy == "Modulo" else "the hash"
+    whose = f"{chosen}, which view {view} has for its id by {by}"
+    known = next((member for member in session.living_hub().status.members if member.name == chosen), None)
+    if chosen not in orders or (known is not None and not known.ready):
+        why = f" ({known.message})" if known is not None and known.message else ""
+        return Outlook(f"a request waits for {whose}, and which is not ready{why}")
+    share = orders[chosen].share
+    here = sum(
+        record.on_demand and any(node.name == chosen for node in record.nodes) for record in registry.records.values()
+    )
+    if share and here >= share:
+        return Outlook(
+            f"a request is answered 429, because {chosen} has its {share} children on demand, its share of "
+            f"spec.onDemand.max ({template.max})"
+        )
+    return Outlook(f"a request would start it on {whose}", chosen)
+
+
+def _by_operator(hub: Hub) -> str:
+    strategy = hub.spec.distribution.strategy
+    if strategy == "Local":
+        return "a request would have the operator place it on the member that is asked (Local)"
+    return f"a request would have the operator place it by {strategy}"

@@ -1,0 +1,172 @@
+"""The children on demand: those that requests have started, or that members ask for, and when each is to end.
+
+They have no objects. Their entries have the Hub's uid, and are followed as those of a ChildSet whose ids are on record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from processhub.api.hub import Hub
+from processhub.api.naming import ANNOTATION_STOP, is_child_id
+from processhub.api.reasons import Reason, State
+from processhub.api.stoporders import StopOrderError, parse_stop_orders
+from processhub.cluster.timestamps import utc_now
+from processhub.controller.observe.members import Member
+from processhub.controller.observe.views import ViewFacts
+from processhub.controller.rounds.round import Round
+from processhub.controller.store.childsets import KnownSet, known_on_demand
+from processhub.controller.store.slices import KnownSlice
+from processhub.core.model.activation import chosen_member
+from processhub.core.model.membership import Phase
+from processhub.registry.copies import is_current
+from processhub.registry.grammar import Assignment, Report
+
+_ENDED_STATES = {"Temporary": (State.STOPPED, State.FAILED), "Transient": (State.STOPPED,)}
+
+
+class _InSlice(msgspec.Struct, frozen=True):
+    """What one slice says of children on demand.
+
+    ``epochs``: id → the epoch of its entry. ``idle``: those that their member reports idle. ``over``: those that are
+    not started again by their restart policy. ``started``: id → when its present run was started (Unix time).
+    """
+
+    epochs: Mapping[str, int]
+    idle: frozenset[str]
+    over: frozenset[str]
+    started: Mapping[str, float]
+
+
+class _Since(msgspec.Struct, frozen=True):
+    """Since when (monotonic seconds) a child has run; before its first start, since when it has been on record."""
+
+    at: float
+    started: bool
+
+
+class OnDemandWatch:
+    """The children on demand of one hub, as a leader knows them."""
+
+    def __init__(self) -> None:
+        self._known: KnownSet | None = None
+        self._since: dict[str, _Since] = {}
+
+    def look(self, round: Round, members: Mapping[str, Member], views: ViewFacts) -> KnownSet | None:
+        """The children on demand that the hub should have, or None without spec.onDemand.
+
+        Another round is asked for when the next one's ttlSeconds are over.
+        """
+        hub = round.hub
+        if hub.spec.on_demand is None:
+            self._known, self._since = None, {}
+            return None
+        found = [_in_slice(hub, member, known) for member in members.values() for known in member.slices]
+        copies = Counter(child_id for each in found for child_id in each.epochs)
+        ended = {child_id for each in found for child_id in each.idle} | _stopped(hub, found)
+        ended |= _over(found, copies)
+        if hub.spec.on_demand.ttl_seconds is not None:
+            started = {child_id: at for each in found for child_id, at in each.started.items()}
+            ended |= self._expired(round, hub.spec.on_demand.ttl_seconds, copies, started)
+        origins = dict.fromkeys(copies.keys() - ended, "")
+        origins.update(_asked(round, members, views, copies))
+        self._known = known_on_demand(hub, origins, self._known)
+        return self._known
+
+    def _expired(self, round: Round, ttl: int, ids: Mapping[str, int], started: Mapping[str, float]) -> set[str]:
+        """The ids whose ttlSeconds are over since their first start.
+
+        One that has not started has them from when this leader saw it first.
+        """
+        now, clock = round.now(), utc_now().timestamp()
+        since: dict[str, _Since] = {}
+        for child_id in ids:
+            known = self._since.get(child_id)
+            if child_id in started and not (known is not None and known.started):
+                known = _Since(now - max(0.0, clock - started[child_id]), True)
+            since[child_id] = known or _Since(now, False)
+        self._since = since
+        left = {child_id: known.at + ttl - now for child_id, known in since.items()}
+        if later := [seconds for seconds in left.values() if seconds > 0]:
+            round.again_in(min(later))
+        return {child_id for child_id, seconds in left.items() if seconds <= 0}
+
+
+def stop_orders(hub: Hub) -> dict[str, int]:
+    """The orders to stop children on demand: id → epoch. Orders that can't be read are none."""
+    try:
+        return parse_stop_orders(hub.metadata.annotations.get(ANNOTATION_STOP, ""))
+    except StopOrderError:
+        return {}
+
+
+def _in_slice(hub: Hub, member: Member, known: KnownSlice) -> _InSlice:
+    reports, uid = member.reports_in(known), hub.metadata.uid
+
+    def compute() -> _InSlice:
+        own = {child_id: entry for child_id, entry in known.assignments.items() if entry.uid == uid}
+        current = {
+            child_id: report
+            for child_id, entry in own.items()
+            if (report := reports.get(child_id)) is not None and not entry.wait and is_current(entry, report)
+        }
+        return _InSlice(
+            {child_id: entry.epoch for child_id, entry in own.items()},
+            frozenset(child_id for child_id, report in current.items() if report.reason == Reason.IDLE),
+            frozenset(child_id for child_id, report in current.items() if _is_over(own[child_id], report)),
+            {
+                child_id: datetime.fromisoformat(report.started_at).timestamp()
+                for child_id, report in current.items()
+                if report.started_at
+            },
+        )
+
+    return known.derived("on demand", (uid, bool(reports)), compute)
+
+
+def _is_over(entry: Assignment, report: Report) -> bool:
+    """Whether the child has ended, and its restart policy starts it no more."""
+    return report.state in _ENDED_STATES.get(entry.restart_policy, ())
+
+
+def _over(found: list[_InSlice], copies: Mapping[str, int]) -> set[str]:
+    """The ids of which every copy is over."""
+    over = Counter(child_id for each in found for child_id in each.over)
+    return {child_id for child_id, count in over.items() if count == copies[child_id]}
+
+
+def _stopped(hub: Hub, found: list[_InSlice]) -> set[str]:
+    """The ids that a user has ordered to stop, and that still have the epoch of the order."""
+    orders = stop_orders(hub)
+    return {child_id for child_id, epoch in orders.items() if any(each.epochs.get(child_id) == epoch for each in found)}
+
+
+def _asked(
+    round: Round, members: Mapping[str, Member], views: ViewFacts, on_record: Mapping[str, int]
+) -> dict[str, str]:
+    """The ids that members ask for and that may be placed, each with the first member that asks for it.
+
+    While a view is not closed, only the member that may start an id asks for it: it can't, for want of room.
+    """
+    state, template = round.state, round.hub.spec.on_demand
+    if round.hub.spec.suspend or template is None:
+        return {}
+    found: dict[str, str] = {}
+    for name, member in members.items():
+        first = next((known for known in member.slices if known.index == 0), None)
+        if first is None or member.phase is not Phase.LIVE or first.present.status.holder != member.holder:
+            continue
+        for child_id in first.present.status.asks:
+            declared = child_id in state.children.by_id or any(child_id in item.wanted for item in state.sets.values())
+            if child_id in on_record or declared or not is_child_id(child_id):
+                continue
+            if views.not_closed is None or chosen_member(views.not_closed.view, child_id) == name:
+                found.setdefault(child_id, name)
+    if template.max is not None:
+        room = template.max - len(on_record) - sum(map(len, views.recorded.values()))
+        found = dict(list(found.items())[: max(0, room)])
+    return found
