@@ -107,6 +107,29 @@ async def test_a_restart_of_a_member_is_sent_as_a_recovery_and_not_as_a_loss(
     assert (await ears.once("ChildPidUpdated"))["data"]["previousPid"] == pid
 
 
+async def test_a_child_that_its_member_starts_while_no_operator_runs_is_sent_once(
+    product: Live, ears: Receiver
+) -> None:
+    told = ears.hooks("ChildRegistered", "ChildStarted", "ChildUnregistered", "ChildStopped")
+    hub = await product.hub(replicas=1, hooks=told, onDemand={"python": {"target": "processhub.examples:Counter"}})
+    async with product.connect(hub) as client:
+        await client.call("early", {"op": "get"})
+        await ears.once("ChildRegistered", child="early")
+        await product.operator.stop()
+        await client.call("late", {"op": "get"})
+        await product.operator.start()
+        await ears.once("ChildRegistered", child="late")
+        await client.stop_children(["early"], wait=True, timeout=40)
+        await ears.once("ChildStopped", child="early")
+
+    assert sorted(ears.summary()) == sorted(
+        [*(f"{kind} {child}" for kind in ("ChildRegistered", "ChildStarted") for child in ("early", "late")),
+         "ChildUnregistered early", "ChildStopped early"]
+    )  # fmt: skip
+    registered = await ears.once("ChildRegistered", child="late")
+    assert registered["data"]["member"] == f"{hub}-0"
+
+
 async def test_a_completed_child_is_sent_with_its_reason(product: Live, ears: Receiver) -> None:
     hub = await product.hub(replicas=1, hooks=ears.hooks("ChildStopped", "ChildUnregistered"))
 

@@ -15,8 +15,9 @@ import pytest
 import pytest_asyncio
 from agentharness import token_of
 from hubcalls import Caller, Reply
+from hubcli import Cli
 from livehub import Live, live, places, shared
-from waiting import eventually, until
+from waiting import alive, eventually, until
 
 from localcluster.cluster import Cluster
 from localcluster.faults import Faults
@@ -117,6 +118,47 @@ async def test_the_ttl_ends_a_child_despite_restarts_and_the_next_request_starts
 
         # The request at hand is completed, although the time ends during it.
         assert (await hub.call("u", {"sleep": 4.5}))["served"] == 1
+
+
+async def test_the_command_line_handles_a_child_that_a_request_has_started(product: Live) -> None:
+    name = await product.hub(onDemand={"python": {"target": "processhub.examples:Counter"}, "ttlSeconds": 600})
+    cli = Cli(product, name)
+
+    async def expected() -> str | None:
+        found: str | None = (await cli("explain cart/7 -o json")).json["wouldStartOn"]
+        return found
+
+    member = await eventually(expected, "a view is open")
+    asked = await cli("call cart/7", '{"op": "add"}')
+    assert asked.code == 0, asked.err
+
+    async def recorded() -> bool:
+        return bool((await cli("explain cart/7 -o json")).json["onRecord"])
+
+    await eventually(recorded, "on record")
+    ((found, here, pod, _, _, state, pid, on_demand),) = (await cli("where cart/7")).rows
+    assert (found, here, pod, state, on_demand) == ("cart/7", member, member, "Running", "True")
+    assert alive(int(pid))
+    assert [row[0] for row in (await cli("list")).rows] == ["cart/7"]
+    assert (await cli("list -o name")).out == f"hub/{name}\n"
+    explained = (await cli("explain cart/7")).out
+    assert f"has {member} for its id by the hash" in explained
+    assert "600 s after its first start (spec.onDemand.ttlSeconds)" in explained
+    assert (await cli("exec cart/7 -- sh -c", "echo $HUB_CHILD_ID")).out == "cart/7\n"
+    assert (await cli("logs cart/7")).code == 0
+    assert (await cli("await cart/7")).out == f"cart/7 running on {member} (pid {pid})\n"
+
+    other = ({f"{name}-0", f"{name}-1"} - {member}).pop()
+    moved = await cli(f"move cart/7 {other} --wait")
+    assert (moved.code, moved.out) == (0, f"cart/7 running on {other}\n"), moved.err
+    (row,) = (await cli("where cart/7")).rows
+    assert row[1] == other
+    stopped = await cli("stop cart/7 --wait")
+    assert (stopped.code, stopped.out) == (0, "cart/7 stopped; the next request starts it again\n"), stopped.err
+    assert (await cli("list")).rows == []
+    assert (await cli("explain cart/7 -o json")).json["member"] is None
+    assert (await cli("call cart/7", '{"op": "add"}')).out == asked.out, "it starts anew"
+    assert await product.children(name) == {}
 
 
 def epoch_of(hub: Hub, child_id: str) -> int:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
-from builders import HUB_UID, make_child, make_hub, make_slice
+from builders import HUB_UID, make_child, make_client, make_hub, make_slice
 from processhub.api.child import Child
 from processhub.api.hub import Hub
+from processhub.api.slice import Activation, ViewMember
+from processhub.cli.demandplace import by_choice, how_started, when_it_ends
 from processhub.cli.explain import candidates, why
 from processhub.cli.show import pod_of
 from processhub.cli.whatif import changed, forecast, from_cluster
+from processhub.client.records import Record
 from processhub.client.registry import Registry
+from processhub.client.session import Session
 from processhub.core.model.placement import Candidate, rank
 from processhub.registry.grammar import Assignment, Report
 
@@ -186,3 +191,59 @@ def test_modulo_is_explained_by_the_members_number() -> None:
 
     assert why(asked, child("4"), records["4"], []) == ["h-1 is the member of its number (Modulo)"]
     assert "its member by number is h-2" in why(asked, child("5"), records["5"], [])[0]
+
+
+def on_demand(of: Hub, **report: Any) -> tuple[Record, Session]:
+    """The child ``a``, which a request has started on its best member."""
+    known = registry({"a": BEST})
+    entry = Assignment(uid=HUB_UID, epoch=1, workload="w", on_demand=True)
+    shown = Report(**{"uid": HUB_UID, "epoch": 1, "state": "Running", "started_at": "2026-01-01T00:00:00Z", **report})
+    texts = {"w": '{"exec":{"command":["sleep"]}}'}
+    known.put(make_slice({"a": entry}, {"a": shown}, hub="h", member=BEST, workloads=texts))
+    session = Session(make_client(), "ns", of)
+    session.registry = known
+    return known.records["a"], session
+
+
+def demand(command: str = "sleep", **limits: Any) -> Hub:
+    return hub(onDemand={"exec": {"command": [command]}, **limits})
+
+
+def test_the_end_of_a_child_on_demand_is_explained_by_its_limits() -> None:
+    record, _ = on_demand(demand())
+    again, _ = on_demand(demand(), restarts=2)
+    idle, _ = on_demand(demand(), reason="Idle")
+
+    assert when_it_ends(demand(), record) == [
+        "it runs until it is stopped: spec.onDemand has neither ttlSeconds nor idleSeconds"
+    ]
+    (ends,) = when_it_ends(demand(ttlSeconds=90), record)
+    assert ends.startswith("it ends at 2026-01-01T00:01:30Z, 90 s after its first start (spec.onDemand.ttlSeconds)")
+    assert when_it_ends(demand(ttlSeconds=90), again) == [
+        "it ends 90 s after its first start (spec.onDemand.ttlSeconds)"
+    ]
+    assert when_it_ends(demand(idleSeconds=5), idle) == ["it is ended, because no request came for 5 s"]
+    assert when_it_ends(hub(), record) == ["it is ended, because the hub has no spec.onDemand any more"]
+    former = "it runs the former spec.onDemand, and is restarted with the present one when its turn comes"
+    assert when_it_ends(demand("other", idleSeconds=5), record)[0] == former
+
+
+def test_the_first_start_of_a_child_on_demand_is_distinguished_from_its_present_run() -> None:
+    assert how_started(on_demand(demand())[0]) == ["a request has started it at 2026-01-01T00:00:00Z"]
+    assert how_started(on_demand(demand(), restarts=1)[0]) == [
+        "a request has started it; its present run began at 2026-01-01T00:00:00Z"
+    ]
+    assert how_started(on_demand(demand(), state="Starting", started_at="")[0]) == ["a request has started it"]
+
+
+def test_the_view_explains_the_place_of_a_child_on_demand_as_long_as_it_chooses_its_member() -> None:
+    record, session = on_demand(demand())
+    assert by_choice(session, "a", record) == "", "there is no view"
+
+    weights = {LAST: 0, SECOND: 0, BEST: 1}
+    order = Activation(view=3, phase="Open", members=tuple(ViewMember(name=n, weight=w) for n, w in weights.items()))
+    session.registry.activations[BEST] = order
+    assert by_choice(session, "a", record) == f"view 3 has {BEST} for its id by the hash, whatever the load"
+    members = tuple(ViewMember(name=name, weight=int(name == LAST)) for name in weights)
+    session.registry.activations[BEST] = msgspec.structs.replace(order, members=members)
+    assert by_choice(session, "a", record) == "", "it was moved, or the view is another one now"

@@ -30,7 +30,7 @@ def slices(cluster: Cluster) -> list[dict[str, Any]]:
 def recorded(cluster: Cluster, *ids: str) -> bool:
     """Whether these children are on record, and reported to run without a view."""
     entries = {child_id for item in slices(cluster) for child_id in item["spec"]["entries"]}
-    reports = {id_: text for item in slices(cluster) for id_, text in item["status"].get("entries", {}).items()}
+    reports = {id_: text for item in slices(cluster) for id_, text in item.get("status", {}).get("entries", {}).items()}
     return set(ids) <= entries and all(" Running " in reports.get(id_, "") for id_ in ids)
 
 
@@ -38,8 +38,8 @@ async def asked(cluster: Cluster, *ids: str) -> dict[str, str]:
     """Start the children by requests; returns the member of each when all are on record."""
 
     def view_is_open() -> bool:
-        orders = [item["spec"].get("activation", {}) for item in slices(cluster)]
-        return len(orders) == 3 and all(order.get("phase") == "Open" for order in orders)
+        orders = [order for item in slices(cluster) if (order := item["spec"].get("activation"))]
+        return [order["phase"] for order in orders] == ["Open"] * 3
 
     await cluster.until(view_is_open, "a view is open")
     places = {child_id: cluster.ask(child_id) for child_id in ids}
@@ -78,6 +78,10 @@ def test_children_that_requests_have_started_are_listed_and_found_as_such(
             assert printed.text() == "hub/hub\n"
         await listing.list_children(NAMES)
         assert printed.text() == "hub/hub\nchild/declared\n"
+        assert await stop.await_children(["cart 7"], HUB, timeout="5s") == DONE
+        assert printed.text() == f"'cart 7' running on {places['cart 7']} (pid 7)\n"
+        assert await stop.await_children(["cart 7"], NAMES, timeout="5s") == DONE
+        assert printed.text() == "hub/hub\n"
         await listing.dump(JSON)
         assert json.loads(printed.text())["b"]["onDemand"] is True
 
@@ -117,7 +121,9 @@ def test_a_child_that_only_its_member_knows_yet_is_shown_while_no_operator_runs(
         member = cluster.ask("a")
 
         def reported() -> bool:
-            return any(" Running " in item["status"].get("entries", {}).get("a", "") for item in slices(cluster))
+            return any(
+                " Running " in item.get("status", {}).get("entries", {}).get("a", "") for item in slices(cluster)
+            )
 
         await cluster.until(reported, "its member reports it")
         await listing.list_children(HUB)
@@ -168,3 +174,93 @@ def test_for_an_id_that_nobody_has_asked_for_the_effect_of_a_request_is_explaine
         assert found["wouldStartOn"] is None
 
     with_cluster(tmp_path, monkeypatch, test, **DEMAND)
+
+
+def test_a_child_that_a_request_has_started_is_stopped_until_the_next_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("declared")
+        places = await asked(cluster, "a", "cart 7")
+        printed.text()
+
+        assert await stop.stop_children(["a", "declared", "cart 7"], HUB, wait=True, timeout="30s") == DONE
+        assert printed.text().splitlines() == [
+            "a stopped; the next request starts it again",
+            "declared stopped",
+            "'cart 7' stopped; the next request starts it again",
+        ]
+        assert not any(cluster.runs_on().values())
+        await cluster.until(
+            lambda: "processhub.dev/stop" not in cluster.api.get("hubs", "hub")["metadata"].get("annotations", {}),
+            "the orders are removed",
+        )
+        await cluster.until(lambda: cluster.ask("a") == places["a"], "the next request starts it again")
+        await cluster.until(lambda: recorded(cluster, "a"), "it is on record")
+        assert await stop.stop_children(["a"], JSON, wait=False, timeout="30s") == DONE
+        assert json.loads(printed.text()) == {"stopped": ["a"], "onDemand": ["a"], "errors": {}}
+
+    with_cluster(tmp_path, monkeypatch, test, **DEMAND)
+
+
+def test_a_child_that_a_request_has_started_is_moved_and_leaves_a_drained_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        places = await asked(cluster, *(f"cart-{number}" for number in range(8)))
+        there = next(name for name in MEMBERS if name != places["cart-0"])
+        printed.text()
+
+        assert await moves.move("cart-0", there, HUB, wait=True, timeout="30s") == DONE
+        assert printed.text() == f"cart-0 running on {there}\n"
+        assert cluster.runs_on()["cart-0"] == {there}
+        assert await plan.plan(JSON, add=0, remove=(there,), files=()) == DONE
+        planned = {move["id"] for move in json.loads(printed.text())["moves"]}
+        assert planned == {child_id for child_id, on in cluster.runs_on().items() if there in on}
+        assert await moves.drain(there, HUB, force=False, wait=True, timeout="60s") == DONE
+        assert not any(there in on for on in cluster.runs_on().values())
+        await cluster.until(lambda: recorded(cluster, *places), "all run elsewhere")
+        assert sum(bool(on) for on in cluster.runs_on().values()) == 8
+        with pytest.raises(Exception, match=f"member {there} is drained"):
+            await moves.move("cart-0", there, NAMES, wait=False, timeout="30s")
+
+    with_cluster(tmp_path, monkeypatch, test, **DEMAND)
+
+
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [
+        ({"distribution": {"strategy": "LeastLoaded"}}, "was the least loaded member when it was placed (LeastLoaded)"),
+        ({"distribution": {"strategy": "Local"}}, "hub-1 was asked for it, or the hash chose it because"),
+        ({"redundancy": {"strategy": "Replication", "replicationModel": "ActivePassive"}}, "has the highest score"),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else "",
+)
+def test_a_child_that_the_operator_places_for_a_request_is_handled_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed, spec: dict[str, Any], place: str
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        strategy = spec.get("distribution", {}).get("strategy", "ConsistentHashing")
+        await explain.explain("a", HUB)
+        assert f"a request would have the operator place it {'on' if strategy == 'Local' else 'by'} " in printed.text()
+        with cluster.agents["hub-1"]._parts.requests.router._asks.ask("a") as ask:
+            ask.make()
+            await cluster.until(lambda: recorded(cluster, "a"), "it is on record")
+        await stop.await_children(["a"], HUB, timeout="30s")
+        printed.text()
+
+        await listing.list_children(HUB)
+        rows = printed.rows()
+        assert {row[-1] for row in rows} == {"True"}
+        await explain.explain("a", HUB)
+        text = printed.text()
+        assert "a request has started it at 2040-01-01T" in text
+        assert place in text
+        assert not [key for key in cluster.api.objects if key.plural == "children"]
+        assert await stop.stop_children(["a"], HUB, wait=True, timeout="30s") == DONE
+        await listing.list_children(HUB)
+        assert printed.rows() == []
+        with pytest.raises(CliError, match="no child 'a' in hub hub of namespace ns; a request would have"):
+            await show.lookup("a", HUB)
+
+    with_cluster(tmp_path, monkeypatch, test, **DEMAND, **spec)

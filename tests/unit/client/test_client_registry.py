@@ -296,7 +296,7 @@ def test_a_child_of_a_view_that_its_slice_no_longer_has_is_found_without_a_workl
 def test_a_slice_that_is_gone_allows_nothing_and_asks_for_nothing(registry: Registry) -> None:
     item = by_view({})
     registry.put(msgspec.structs.replace(item, status=msgspec.structs.replace(item.status, asks=("b",))))
-    assert dict(registry.asks) == {item.metadata.name: ("b",)}
+    assert dict(registry.asks) == {"my-hub-0": ("b",)}
 
     registry.drop(item.metadata.name)
 
@@ -304,7 +304,10 @@ def test_a_slice_that_is_gone_allows_nothing_and_asks_for_nothing(registry: Regi
 
 
 def test_an_entry_of_nobody_is_no_child(registry: Registry) -> None:
-    registry.put(by_view({"a": reported(UID, 3)}, {"a": assigned(NOBODY, 9, wait=True)}))
+    nobody = assigned(NOBODY, 9, wait=True)
+    registry.put(
+        by_view({"a": reported(UID, 3), "b": reported(NOBODY, 9, state="Pending")}, {"a": nobody, "b": nobody})
+    )
 
     assert registry.records == {}
     assert [child_id for child_id, _ in registry.ending()] == ["a"]

@@ -23,11 +23,11 @@ from processhub.controller.report.child import life_of
 from processhub.controller.report.eventrules import emit, emit_changed_pods
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.rounds.events import EventRecorder
-from processhub.controller.store.childsets import SeenSet, known_set
+from processhub.controller.store.childsets import SeenSet, known_on_demand, known_set
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
-from processhub.core.model.plan import Move, Plan
+from processhub.core.model.plan import Move, Plan, Unplaced
 from processhub.core.model.snapshot import OnRecord
 from processhub.registry.grammar import Assignment, Kept, Report
 
@@ -275,9 +275,37 @@ async def test_children_on_demand_that_keep_ending_are_announced_together_and_on
     assert loops == (
         "Hub",
         "BackOff",
-        "2 children on demand keep ending and are restarted with back-off: b (Exited, b), d (Exited, d)",
+        "children on demand keep ending and are restarted with back-off: 'b' (Exited, b), 'd' (Exited, d)",
         "Warning",
     )
     assert posted({"b": looping("b", 4), "d": looping("d", 8, state="Running")}) == []
     assert posted({"b": looping("b", 5), "d": looping("d", 9)}) == []
     assert len(posted({"b": looping("b", 3, epoch=6)})) == 1, "another run of it"
+
+
+async def test_ids_that_requests_ask_for_and_that_get_no_place_are_announced_together_and_once() -> None:
+    hub = make_hub(spec={"onDemand": {"exec": {"command": ["x"]}}})
+    leader = Leader(hub)
+    leader.members(one=Phase.LIVE)
+    wanted = known_on_demand(hub, dict.fromkeys("bcdefg", ""), None)
+
+    def posted(unplaced: Mapping[str, Unplaced]) -> list[tuple[str, str, str, str]]:
+        record = {"f": (OnRecord("one", Assignment(uid=HUB_UID, epoch=5, workload="w")),)}
+        seen = leader.observation(record=record, sets={HUB_UID: SeenSet(wanted)})
+        found = leader.round(seen, msgspec.structs.replace(plan_of(), unplaced=unplaced))
+        leader.memory.unplaced = dict(unplaced)
+        return found
+
+    denied = Unplaced(Reason.HOOK_DENIED, "no eu")
+    waits = Unplaced(Reason.WAITING, "waiting for the answer of hook h")
+    every = {**dict.fromkeys("abcdef", denied), "g": waits}
+    assert posted(every) == [
+        (
+            "Hub",
+            "Rejected",
+            "not started although requests ask for it: 'b', 'c', 'd' and 1 more: HookDenied: no eu",
+            "Warning",
+        )
+    ]
+    assert posted(every) == []
+    assert len(posted({**every, "c": Unplaced(Reason.NO_MEMBERS, "no member")})) == 1

@@ -1,6 +1,6 @@
-"""Children that members start by themselves, while anything happens: no id runs twice, and all are on record in the end.
+"""Children that members start by themselves, while anything happens: none runs twice, all are on record in the end.
 
-The operator and the agents run in one thread, by a seed. More seeds by hand: ``VIEW_SEEDS=0:300 pytest`` with this file.
+The operator and the agents run in one thread, by a seed. More seeds by hand: VIEW_SEEDS=0:300 in the environment.
 """
 
 from __future__ import annotations

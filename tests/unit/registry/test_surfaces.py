@@ -26,7 +26,7 @@ from processhub.controller.report.childset import tallies
 from processhub.controller.report.hub import registry_of
 from processhub.controller.store.childsets import SeenSet, known_set
 from processhub.core.model.membership import Phase
-from processhub.registry.copies import Copy, is_running
+from processhub.registry.copies import Copy, is_current, is_running
 from processhub.registry.grammar import NOBODY, Assignment, Report, format_assignment, format_report
 
 NOW = "2026-01-01T00:00:00Z"
@@ -54,6 +54,7 @@ class Placed(msgspec.Struct, frozen=True):
     phase: Phase = Phase.LIVE
     restarting: bool = False
     holder: str = HOLDER  # who wrote the report
+    apart: bool = False  # the report is in slice 0, where the member has started the child, and the entry in slice 1
 
     @property
     def heard(self) -> bool:
@@ -64,6 +65,11 @@ class Placed(msgspec.Struct, frozen=True):
     def shown(self) -> Assignment | None:
         """The entry, if it stands for a child."""
         return self.entry if self.entry is not None and self.entry.uid != NOBODY else None
+
+    @property
+    def told(self) -> Report | None:
+        """The report, if it is of a child."""
+        return self.report if self.report is not None and self.report.uid != NOBODY else None
 
     @property
     def self_started(self) -> bool:
@@ -100,8 +106,15 @@ def placed(draw: st.DrawFn) -> Placed:
     entry, report = draw(st.none() | entries | nobody), draw(st.none() | reports)
     if entry is None and report is not None:
         report = msgspec.structs.replace(report, **draw(st.sampled_from([{}, {"claim": "hub-9"}, {"view": 4}])))
+    if entry is not None and entry.uid == NOBODY and draw(st.booleans()):
+        report = Report(uid=NOBODY, epoch=entry.epoch)
     phase, restarting = draw(judgements)
-    return Placed(entry, report, phase, restarting, draw(st.sampled_from([HOLDER, HOLDER, HOLDER, "pod/0"])))
+    found = Placed(entry, report, phase, restarting, draw(st.sampled_from([HOLDER, HOLDER, HOLDER, "pod/0"])))
+    if found.shown and report is not None and is_current(found.shown, report) and draw(st.booleans()):
+        report = msgspec.structs.replace(report, view=4)
+        entry = msgspec.structs.replace(found.shown, wait=False, asleep=False)
+        return msgspec.structs.replace(found, entry=entry, report=report, apart=True)
+    return found
 
 
 hubs = st.lists(placed(), min_size=1, max_size=3).map(
@@ -109,22 +122,23 @@ hubs = st.lists(placed(), min_size=1, max_size=3).map(
 )
 
 
-def slice_of(name: str, item: Placed) -> RegistrySlice:
-    return make_slice(
-        {"a": item.entry} if item.entry else {},
-        {"a": item.report} if item.report else {},
-        member=name,
-        workloads={"w": '{"exec":{"command":["sleep"]}}'},
-        holder=item.holder,
-    )
+def slices_of(name: str, item: Placed) -> list[RegistrySlice]:
+    entries = {"a": item.entry} if item.entry else {}
+    reports = {"a": item.report} if item.report else {}
+    workloads = {"w": '{"exec":{"command":["sleep"]}}'}
+    if item.apart:
+        first = make_slice({}, reports, member=name, holder=item.holder)
+        return [first, make_slice(entries, {}, member=name, index=1, workloads=workloads, holder=item.holder)]
+    return [make_slice(entries, reports, member=name, workloads=workloads, holder=item.holder)]
 
 
 def member_of(name: str, item: Placed) -> Member:
-    return make_member(name, slice_of(name, item), phase=item.phase, restarting=item.restarting, holder=HOLDER)
+    found = slices_of(name, item)
+    return make_member(name, *found, phase=item.phase, restarting=item.restarting, holder=HOLDER)
 
 
 def slices(hub: Mapping[str, Placed]) -> list[RegistrySlice]:
-    return [slice_of(name, item) for name, item in hub.items()]
+    return [found for name, item in hub.items() for found in slices_of(name, item)]
 
 
 def members(hub: Mapping[str, Placed]) -> dict[str, Member]:
@@ -133,14 +147,14 @@ def members(hub: Mapping[str, Placed]) -> dict[str, Member]:
 
 def by_slices(hub: Mapping[str, Placed]) -> dict[str, str]:
     """Return the state of each copy by its slice."""
-    return {name: Copy(name, item.shown, item.report).state for name, item in hub.items() if item.shown or item.report}
+    return {name: Copy(name, item.shown, item.told).state for name, item in hub.items() if item.shown or item.told}
 
 
 def by_operator(hub: Mapping[str, Placed]) -> dict[str, str]:
     """Return the state of each copy for the operator, which knows which members are gone or restart."""
     found = {}
     for name, item in hub.items():
-        report = item.report if item.heard else None
+        report = item.told if item.heard else None
         if item.shown is None and report is None:
             continue
         if item.restarting:
@@ -154,6 +168,11 @@ def test_each_difference_has_a_reason() -> None:
     assert all(reason.endswith(".") for reason in DIFFERENCES.values())
 
 
+APART = {
+    "hub-0": Placed(
+        Assignment(uid="u", epoch=2, workload="w"), Report(uid="u", epoch=2, state="Running", view=4), apart=True
+    )
+}
 STALE = {"hub-0": Placed(Assignment(uid="u", epoch=2, workload="w"), Report(uid="u", epoch=1, state="Running"))}
 OTHER_UID = {"hub-0": Placed(Assignment(uid="u", epoch=1, workload="w"), Report(uid="v", epoch=1, state="Running"))}
 SUSPENDED = {
@@ -164,6 +183,7 @@ SUSPENDED = {
 
 
 @given(hubs)
+@example(APART)
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
@@ -184,6 +204,7 @@ def test_look_ups_over_http_show_the_state_of_the_slices(hub: dict[str, Placed])
 
 
 @given(hubs)
+@example(APART)
 @example(SUSPENDED)
 def test_requests_are_sent_to_copies_that_run_according_to_the_slices(hub: dict[str, Placed]) -> None:
     expected = by_slices(hub)
@@ -196,6 +217,7 @@ def test_requests_are_sent_to_copies_that_run_according_to_the_slices(hub: dict[
 
 
 @given(hubs)
+@example(APART)
 @example(SUSPENDED)
 def test_the_client_shows_the_state_of_the_slices(hub: dict[str, Placed]) -> None:
     registry = Registry("hub", HUB_UID)
@@ -216,6 +238,7 @@ def test_the_client_shows_the_state_of_the_slices(hub: dict[str, Placed]) -> Non
 
 
 @given(hubs)
+@example(APART)
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
@@ -235,6 +258,7 @@ def test_child_status_shows_the_state_of_slices_and_leases(hub: dict[str, Placed
 
 
 @given(hubs)
+@example(APART)
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
@@ -251,6 +275,7 @@ def test_hub_status_shows_the_state_of_slices_and_leases(hub: dict[str, Placed])
 
 
 @given(hubs)
+@example(APART)
 @example(STALE)
 @example(OTHER_UID)
 @example(SUSPENDED)
@@ -273,6 +298,7 @@ def test_child_set_status_counts_by_the_state_of_slices_and_leases(hub: dict[str
 
 
 @given(hubs)
+@example(APART)
 def test_hooks_follow_the_processes_that_live_members_report(hub: dict[str, Placed]) -> None:
     seen = copies_seen(members(hub), {"a"}, partitioned=False)["a"]
 
@@ -283,6 +309,8 @@ def test_hooks_follow_the_processes_that_live_members_report(hub: dict[str, Plac
         for name, item in hub.items()
         if item.report and item.report.state == State.RUNNING and item.heard and item.phase is Phase.LIVE
     }
+    registered = {(copy.uid, copy.member) for copy in seen if copy.registered}
+    assert registered == {(item.shown.uid, name) for name, item in hub.items() if item.shown and not item.shown.wait}
     for name, state in by_operator(hub).items():
         uid = uid_of(hub[name])
         assert state != State.RUNNING or hub[name].phase is not Phase.LIVE or (uid, name) in running

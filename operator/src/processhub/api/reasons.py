@@ -129,9 +129,10 @@ class EventReason(StrEnum):
     """Reasons of the Events that the operator posts (``kubectl get events``)."""
 
     PLACED = "Placed"
-    """Child: it was placed for the first time. ChildSet: the number of children that were."""
+    """Child: it was placed for the first time. ChildSet, and Hub for children on demand: the number that were."""
     MOVED = "Moved"
-    """Child: it moves from one member to another, and why. ChildSet: the number of children that do."""
+    """Child: it moves from one member to another, and why. ChildSet, and Hub for children on demand: the number that
+    do."""
     MEMBER_LOST = "MemberLost"
     """Hub: a member is proven gone, by which proof, and how many children were placed on others."""
     MEMBER_JOINED = "MemberJoined"
@@ -143,9 +144,11 @@ class EventReason(StrEnum):
     HEALED = "Healed"
     """Hub with Divergence: a member that was cut off is back, and ends its copies of children that run elsewhere."""
     BACK_OFF = "BackOff"
-    """Child: it keeps ending, and is restarted with back-off. The message has the cause; a new cause is a new Event."""
+    """Child: it keeps ending, and is restarted with back-off. The message has the cause; a new cause is a new Event.
+    Hub: the children on demand that have begun to keep ending, with the cause of each."""
     REJECTED = "Rejected"
-    """Child or ChildSet: it is not accepted, with the condition's reason and message."""
+    """Child or ChildSet: it is not accepted, with the condition's reason and message. Hub: children that requests ask
+    for are not started, and why."""
     PAUSED = "Paused"
     """Hub: it has the annotation ``processhub.dev/paused``, and is not reconciled any more."""
     RESUMED = "Resumed"
@@ -153,7 +156,7 @@ class EventReason(StrEnum):
     STRATEGY_FAILED = "StrategyFailed"
     """Hub: a user's own strategy raised an error, and what is used instead."""
     MOVE_REFUSED = "MoveRefused"
-    """Child or ChildSet: a request to move a child (``kubectl hub move``) can't be carried out, and why."""
+    """Child, ChildSet or Hub: a request to move a child (``kubectl hub move``) can't be carried out, and why."""
     MOVE_DEFERRED = "MoveDeferred"
     """Child: it stays where it is instead of handing its state over, and why."""
     POD_CHANGED = "PodChanged"

@@ -92,7 +92,10 @@ def start(
 @command()
 @on_hub()
 def stop(target: Target, ids: IdsArgument, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
-    """Stop children; with --wait, until their processes have ended."""
+    """Stop children; with --wait, until their processes have ended.
+
+    A child that a request has started (the Hub's spec.onDemand) is started again by the next request.
+    """
     from processhub.cli.stop import stop_children
 
     return stop_children(ids, target, wait=wait, timeout=timeout)
@@ -124,7 +127,8 @@ def list_(
 ) -> Work:
     """List the children on record, and those that have not ended yet.
 
-    UPTIME is the time since the child's process was started.
+    UPTIME is the time since the child's process was started. ON-DEMAND, in hubs with spec.onDemand, says whether a
+    request has started the child.
     """
     from processhub.cli.listing import Selection, list_children
 
@@ -179,7 +183,10 @@ def dump(target: Target) -> Work:
 @command()
 @on_hub()
 def explain(target: Target, child: IdArgument) -> Work:
-    """Explain why a child is where it is: candidates, scores, cap, pin, conditions, history."""
+    """Explain why a child is where it is: candidates, scores, cap, pin, conditions, history.
+
+    For an id that nothing runs for, in a hub with spec.onDemand: what a request for it would do.
+    """
     from processhub.cli.explain import explain as explain_child
 
     return explain_child(child, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,12 +11,14 @@ from processhub.api.naming import child_object_name, natural_order
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
 from processhub.cli.files import child_spec, documents
-from processhub.cli.output import named, out, say, structured
+from processhub.cli.output import named, out, quoted, say, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.hub import Hub
 from processhub.client.results import Result
+
+_NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -79,18 +82,20 @@ def hub_of(specs: list[dict[str, Any]], named: str | None) -> str | None:
     return hubs[0] if hubs else None
 
 
-def report(result: Result, output: Output, *, wait: bool) -> int:
-    """Print each child's outcome: started ones to stdout, errors to stderr; returns the exit code."""
+def report(result: Result, output: Output, *, wait: bool, of_hub: Mapping[str, str] = _NONE) -> int:
+    """Print each child's outcome: started ones to stdout, errors to stderr; returns the exit code.
+
+    ``of_hub``: the children that requests have started, by id the name of their Hub.
+    """
     if output in (Output.JSON, Output.YAML):
         structured(_plain(result), output)
     else:
         for child_id, processes in result.started.items():
             name = result.objects.get(child_id) or child_object_name(child_id)
             places = ", ".join(f"{member} (pid {pid})" if pid else member for member, pid in processes)
-            if output is Output.NAME:
-                out(f"child/{name}")
-            else:
-                out(f"{named(child_id, name)} {f'running on {places}' if places else 'created'}")
+            known = f"hub/{of_hub[child_id]}" if child_id in of_hub else f"child/{name}"
+            words = quoted(child_id) if child_id in of_hub else named(child_id, name)
+            out(known if output is Output.NAME else f"{words} {f'running on {places}' if places else 'created'}")
     failures(result.errors, "started")
     if result.rollback is not None:
         say(f"rolled back: {len(result.rollback.removed)} children removed again")

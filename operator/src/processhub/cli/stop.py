@@ -22,7 +22,8 @@ async def stop_children(ids: list[str], target: Target, *, wait: bool, timeout: 
             child_id: {"reason": error.reason, "message": error.message} for child_id, error in result.errors.items()
         }
         again = [child_id for child_id in result.stopped if child_id in result.on_demand]
-        structured({"stopped": result.stopped, "onDemand": again, "errors": errors}, target.output)
+        demand = {"onDemand": again} if again else {}
+        structured({"stopped": result.stopped, **demand, "errors": errors}, target.output)
     else:
         done = "stopped" if wait else "stopping"
         for child_id in result.stopped:
@@ -49,4 +50,5 @@ async def await_children(ids: list[str], target: Target, *, timeout: str) -> int
             if error.result is None:
                 raise
             result = error.result
-    return report(result, target.output, wait=True)
+        of_hub = {child_id: session.name for child_id in ids if session.on_demand(child_id)}
+    return report(result, target.output, wait=True, of_hub=of_hub)

@@ -32,7 +32,7 @@ def outlook(session: Session, child_id: str) -> Outlook | None:
         return Outlook(f"a request waits, because spec.suspend of hub {session.name} is true")
     if hub.partitioned:
         return Outlook(f"a request is refused, because the hub has lost its quorum: {hub.partitioned}")
-    if waiting := sorted({name.rpartition(".")[0] for name, ids in session.registry.asks.items() if child_id in ids}):
+    if waiting := sorted(name for name, ids in session.registry.asks.items() if child_id in ids):
         return Outlook(f"requests wait for it ({', '.join(waiting)}); the operator has not placed it yet", asked=True)
     count = sum(record.on_demand for record in session.registry.records.values())
     if template.max is not None and count >= template.max:

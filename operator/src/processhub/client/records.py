@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import KeysView
+from collections.abc import KeysView, Sequence
 from typing import Any
 
 import msgspec
@@ -141,7 +141,7 @@ def spec_of(hub: str, child_id: str, entry: Assignment, workload: Workload) -> S
     )
 
 
-def record_of(copies: tuple[SliceCopy, ...]) -> Record | None:
+def record_of(copies: Sequence[SliceCopy]) -> Record | None:
     """The record of the copies, or None if no slice's spec names the id, and no member has started it by itself.
 
     If one member has several entries, the one with the highest epoch counts, as it does for the agent.

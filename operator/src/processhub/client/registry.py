@@ -16,7 +16,7 @@ from processhub.api.reasons import State
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.api.wording import wrong_json
 from processhub.client.records import Node, Processes, Record, SliceCopy, Spec, node_of, record_of, spec_of
-from processhub.registry.copies import of_a_child
+from processhub.registry.copies import joined, of_a_child
 from processhub.registry.grammar import Assignment, EntryError, Report, parse_assignment
 from processhub.registry.slices import SliceView
 
@@ -27,20 +27,22 @@ _workload_decoder = msgspec.json.Decoder(Workload)
 
 
 class _ParsedSlice(msgspec.Struct):
-    """A slice as last seen. Its workloads are decoded when they are needed. ``activates``: it says what may start."""
+    """A slice as last seen. Its workloads are decoded when they are needed.
+
+    ``first``: it says what its member may start by itself, or what that asks for, as only slice 0 does.
+    """
 
     member: str
     view: SliceView
     texts: Mapping[str, str] = {}
     workloads: dict[str, Workload] = {}
-    activates: bool = False
+    first: bool = False
 
 
 class Registry:
     """All children of one hub, by id. ``records``, ``lookups`` and ``pids`` may only be read, and are never replaced.
 
-    ``activations``: what each member may start by itself, by its name. ``asks``: the ids that the members' requests
-    wait for, by slice.
+    ``activations``: what each member may start by itself. ``asks``: the ids that requests wait for at each member.
 
     One thread feeds the registry. Look-ups may come from any thread.
     """
@@ -76,10 +78,13 @@ class Registry:
         parsed.texts = texts
         if spec.activation is not msgspec.UNSET:
             self.activations[spec.member] = spec.activation
-        elif parsed.activates:
+        elif parsed.first:
             self.activations.pop(spec.member, None)
-        parsed.activates = spec.activation is not msgspec.UNSET
-        self.asks[name] = item.status.asks
+        if asks := item.status.asks:
+            self.asks[spec.member] = asks
+        elif parsed.first:
+            self.asks.pop(spec.member, None)
+        parsed.first = spec.activation is not msgspec.UNSET or bool(asks)
         changed = change.entries | change.reports
         for child_id in changed:
             self._set(child_id, name, self._copy(child_id, item, parsed))
@@ -90,9 +95,9 @@ class Registry:
         parsed = self._slices.pop(name, None)
         if parsed is None:
             return
-        self.asks.pop(name, None)
-        if parsed.activates:
+        if parsed.first:
             self.activations.pop(parsed.member, None)
+            self.asks.pop(parsed.member, None)
         changed = parsed.view.ids
         for child_id in changed:
             self._set(child_id, name, None)
@@ -132,7 +137,7 @@ class Registry:
         """The copies that are off record and have not ended yet."""
         for child_id, copies in tuple(self._copies.items()):
             record = self.records.get(child_id)
-            for copy in copies:
+            for copy in joined(copies):
                 if copy.entry is None and not (copy.self_started and record is not None and not record.on_record):
                     yield child_id, node_of(copy)
 
@@ -148,8 +153,8 @@ class Registry:
 
     def _copy(self, child_id: str, item: RegistrySlice, parsed: _ParsedSlice) -> SliceCopy | None:
         """The copy of the id in this slice. Its spec is made again if the entry changed."""
-        name, report = item.metadata.name, parsed.view.reports.get(child_id)
-        entry = of_a_child(parsed.view.entries.get(child_id))
+        name, view = item.metadata.name, parsed.view
+        entry, report = of_a_child(view.entries.get(child_id)), of_a_child(view.reports.get(child_id))
         if entry is None and report is None:
             return None
         known = next((copy for copy in self._copies.get(child_id, ()) if copy.slice == name), None)
@@ -182,7 +187,7 @@ class Registry:
             self._copies[child_id] = copies
         else:
             self._copies.pop(child_id, None)
-        self._index(child_id, self.records.get(child_id), record_of(copies))
+        self._index(child_id, self.records.get(child_id), record_of(joined(copies)))
 
     def _index(self, child_id: str, before: Record | None, record: Record | None) -> None:
         old_tags = before.spec.tags if before else ()

@@ -13,17 +13,22 @@ from here, so that all of them agree.
 | none                 | of a child with an earlier entry | Stopping: the process must end   |
 | none                 | of a run that is not on record   | as reported                      |
 
-A member runs a child that is not on record after a local takeover, and where it has started the child by itself.
+A member runs a child that is not on record after a local takeover, and where it has started the child by itself. It
+reports the latter in its slice 0. The entry may come into another of its slices: until it reports the child there, the
+report in slice 0 is that of the entry (``joined``).
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 
 from processhub.api.reasons import State
 from processhub.registry.grammar import (
+    NOBODY,
     Assignment,
     EntryError,
     Report,
@@ -34,12 +39,13 @@ from processhub.registry.grammar import (
     waits,
 )
 
+Known = TypeVar("Known", Assignment, Report)
 HAS_PROCESS = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
-def of_a_child(entry: Assignment | None) -> Assignment | None:
-    """The entry, or None if it stands for no child: then only a report may be left to show."""
-    return None if entry is None or entry.of_nobody else entry
+def of_a_child(known: Known | None) -> Known | None:
+    """The entry or the report, or None if it stands for no child and so is not to be shown."""
+    return None if known is None or known.uid == NOBODY else known
 
 
 def is_current(entry: Assignment, report: Report | None) -> bool:
@@ -52,6 +58,9 @@ def is_current(entry: Assignment, report: Report | None) -> bool:
     if report is None or report.uid != entry.uid:
         return False
     return report.epoch == entry.epoch or report.epoch == entry.started_with
+
+
+AnyCopy = TypeVar("AnyCopy", bound="Copy")
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -106,6 +115,25 @@ class Copy(msgspec.Struct, frozen=True):
         return (self.entry is not None and self.entry.uid == uid) or (
             self.report is not None and self.report.uid == uid
         )
+
+
+def joined(copies: Sequence[AnyCopy]) -> Sequence[AnyCopy]:
+    """The copies of one child, those of a run by its entry and by the report of the member that has started it as one.
+
+    There is one copy for each slice in ``copies``.
+    """
+    if len(copies) < 2 or not any(copy.self_started for copy in copies):
+        return copies
+    started = {copy.member: copy for copy in copies if copy.self_started}
+    found: list[AnyCopy] = []
+    used: set[str] = set()
+    for copy in copies:
+        own = started.get(copy.member)
+        if copy.entry is not None and copy.report is None and own is not None and is_current(copy.entry, own.report):
+            copy = msgspec.structs.replace(copy, report=own.report)
+            used.add(copy.member)
+        found.append(copy)
+    return [copy for copy in found if not (copy.self_started and copy.member in used)]
 
 
 def parse_copy(member: str, entry: str | None, report: str | None) -> Copy | None:

@@ -11,7 +11,7 @@ import msgspec
 from processhub.api.addresses import authority
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
-from processhub.registry.copies import Copy, is_running, parse_copy
+from processhub.registry.copies import Copy, is_running, joined, of_a_child, parse_copy
 from processhub.registry.grammar import (
     EntryError,
     Given,
@@ -63,16 +63,13 @@ def state_sources(slices: Iterable[RegistrySlice], child_id: str, target: str) -
 def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[RoutedCopy]:
     """The child's copies in registry order: the active one first, then by member. Of each member only the newest."""
     found: dict[str, RoutedCopy] = {}
-    for item in slices:
-        if child_id not in item.spec.entries:
-            continue
-        copy = _copy(item, child_id)
-        if copy is None or copy.entry is None:
+    for copy in joined(_copies(slices, child_id)):
+        if copy.entry is None:
             continue
         entry, known = copy.entry, found.get(copy.member)
         if known is None or known.epoch <= entry.epoch:
             found[copy.member] = RoutedCopy(
-                copy.member, _address(item), entry.role, entry.epoch, entry.wait, copy.running
+                copy.member, _address(copy.item), entry.role, entry.epoch, entry.wait, copy.running
             )
     return sorted(found.values(), key=lambda copy: (copy.role, copy.member))
 
@@ -104,26 +101,20 @@ def _address(item: RegistrySlice) -> str:
 
 def child(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
     """One child as in Hub.status.registry, with its tags; None if the hub has no such child."""
-    nodes: list[Entry] = []
-    tags: list[str] = []
-    for item in slices:
-        if child_id in item.spec.entries or child_id in item.status.entries:
-            _add(item, child_id, nodes, tags)
-    return _entry(child_id, nodes, tags) if nodes else None
+    return _entry(child_id, _copies(slices, child_id))
 
 
 def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = "") -> list[Entry]:
     """All children, sorted by id; only those with the tag, or with a copy on the member, if one is given."""
-    found: dict[str, tuple[list[Entry], list[str]]] = {}
+    found: dict[str, list[RegistrySlice]] = {}
     for item in slices:
         for child_id in item.spec.entries.keys() | item.status.entries.keys():
-            nodes, tags = found.setdefault(child_id, ([], []))
-            _add(item, child_id, nodes, tags)
-    listed = (_entry(child_id, *found[child_id]) for child_id in sorted(found))
+            found.setdefault(child_id, []).append(item)
+    listed = (_entry(child_id, _copies(found[child_id], child_id)) for child_id in sorted(found))
     return [
         entry
         for entry in listed
-        if entry["nodes"]
+        if entry is not None
         and (not tag or tag in entry["tags"])
         and (not member or any(node["name"] == member for node in entry["nodes"]))
     ]
@@ -131,41 +122,67 @@ def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = ""
 
 def members(slices: Iterable[RegistrySlice]) -> list[Entry]:
     """The members that have slices, each with the number of its children and how many of them run."""
-    found: dict[str, Entry] = {}
+    modes: dict[str, str] = {}
+    children: dict[str, set[str]] = {}
+    running: dict[str, set[str]] = {}
     for item in slices:
-        name, entries = item.spec.member, item.spec.entries
-        pod = {"pod": name} if item.spec.mode == "Replicas" else {}
-        children = {known for known, text in entries.items() if not is_of_nobody(text)}
-        children |= {known for known, text in item.status.entries.items() if known not in entries and is_by_view(text)}
-        member = found.setdefault(name, {"name": name, **pod, "children": 0, "running": 0})
-        member["children"] += len(children)
-        member["running"] += sum(is_running(entries.get(known), text) for known, text in item.status.entries.items())
-    return [found[name] for name in sorted(found)]
+        name, entries, reports = item.spec.member, item.spec.entries, item.status.entries
+        modes[name] = item.spec.mode
+        there = children.setdefault(name, set())
+        there.update(known for known, text in entries.items() if not is_of_nobody(text))
+        there.update(known for known, text in reports.items() if known not in entries and is_by_view(text))
+        runs = running.setdefault(name, set())
+        runs.update(known for known, text in reports.items() if is_running(entries.get(known), text))
+    return [
+        {
+            "name": name,
+            **({"pod": name} if modes[name] == "Replicas" else {}),
+            "children": len(children[name]),
+            "running": len(running[name]),
+        }
+        for name in sorted(modes)
+    ]
 
 
-def _copy(item: RegistrySlice, child_id: str) -> Copy | None:
-    return parse_copy(item.spec.member, item.spec.entries.get(child_id), item.status.entries.get(child_id))
+class _SliceCopy(Copy, frozen=True):
+    """A copy with the slice that names it."""
+
+    item: RegistrySlice
 
 
-def _entry(child_id: str, nodes: list[Entry], tags: list[str]) -> Entry:
+def _copies(slices: Iterable[RegistrySlice], child_id: str) -> list[_SliceCopy]:
+    """The copies of a child, as each slice names it."""
+    found = []
+    for item in slices:
+        entry, report = item.spec.entries.get(child_id), item.status.entries.get(child_id)
+        if (entry or report) and (copy := parse_copy(item.spec.member, entry, report)) is not None:
+            found.append(_SliceCopy(copy.member, copy.entry, copy.report, item))
+    return found
+
+
+def _entry(child_id: str, copies: list[_SliceCopy]) -> Entry | None:
+    """The copies as in Hub.status.registry, with the tags; None if there is nothing to show."""
+    shown = [
+        msgspec.structs.replace(copy, entry=entry, report=report)
+        for copy in copies
+        for entry, report in ((of_a_child(copy.entry), of_a_child(copy.report)),)
+        if entry is not None or report is not None
+    ]
+    if not shown:
+        return None
+    nodes = [_node(copy) for copy in joined(shown)]
+    tags = [tag for copy in shown if copy.entry is not None for tag in copy.entry.tags]
     # As everywhere, the active copy is first.
-    return {"id": child_id, "nodes": sorted(nodes, key=lambda node: (node["role"], node["name"])), "tags": tags}
+    nodes.sort(key=lambda node: (node["role"], node["name"]))
+    return {"id": child_id, "nodes": nodes, "tags": list(dict.fromkeys(tags))}
 
 
-def _add(item: RegistrySlice, child_id: str, nodes: list[Entry], tags: list[str]) -> None:
-    """Add this slice's copy of the child, and its tags."""
-    copy = _copy(item, child_id)
-    if copy is not None and copy.entry is not None and copy.entry.of_nobody:
-        copy = Copy(copy.member, None, copy.report) if copy.report is not None else None
-    if copy is None:
-        return
-    if copy.entry is not None:
-        tags.extend(tag for tag in copy.entry.tags if tag not in tags)
+def _node(copy: _SliceCopy) -> Entry:
     shown = copy.shown
     known = shown or copy.entry
     assert known is not None
     node: Entry = {"name": copy.member}
-    if item.spec.mode == "Replicas":
+    if copy.item.spec.mode == "Replicas":
         node["pod"] = copy.member
     pid = shown.pid if shown is not None else 0
-    nodes.append(node | {"role": known.role, "state": copy.state, "pid": pid, "epoch": known.epoch})
+    return node | {"role": known.role, "state": copy.state, "pid": pid, "epoch": known.epoch}

@@ -156,7 +156,7 @@ def _add(
     report: Report | None,
     partitioned: bool,
 ) -> None:
-    entry = of_a_child(entry)
+    entry, report = of_a_child(entry), of_a_child(report)
     for uid in {entry.uid if entry else "", report.uid if report else ""} - {""}:
         copy = CopySeen(
             uid=uid,
@@ -167,7 +167,12 @@ def _add(
             partitioned=partitioned,
         )
         other = copies.get((uid, member.name))
-        if other is None or copy.epoch > other.epoch:
+        if other is not None and other.epoch == copy.epoch and other.self_started != copy.self_started:
+            # The run has its entry in one slice, and is still reported in slice 0.
+            ordered, started = (copy, other) if other.self_started else (other, copy)
+            copy = ordered if ordered.report is not None else msgspec.structs.replace(ordered, report=started.report)
+            copies[(uid, member.name)] = copy
+        elif other is None or copy.epoch > other.epoch:
             copies[(uid, member.name)] = copy
 
 

@@ -28,6 +28,7 @@ from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.leases import KnownLease
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
+from processhub.registry.copies import is_current
 from processhub.registry.grammar import Report
 
 LABEL_ZONE = "topology.kubernetes.io/zone"
@@ -86,9 +87,23 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return parse_usage(self.lease.lease.metadata.annotations.get(ANNOTATION_LOAD, "")) if self.lease else None
 
     def reports_in(self, known: KnownSlice) -> Mapping[str, Report]:
-        """The member's reports in one of its slices. A member that is gone, or a former Lease holder, has none."""
-        speaks = self.phase is not Phase.GONE and known.present.status.holder == self.holder
-        return known.reports if speaks else {}
+        """The member's reports on the entries of one of its slices; none if it is gone, or a former Lease holder's.
+
+        What the member has started by itself is reported in slice 0 until it has read the entry in another.
+        """
+        if self.phase is Phase.GONE:
+            return {}
+        reports = known.reports if known.present.status.holder == self.holder else {}
+        first = self.slices[0] if self.slices else known
+        if first is known or not first.by_view or first.present.status.holder != self.holder:
+            return reports
+        entries = known.assignments
+        started = {
+            child_id: report
+            for child_id in (first.by_view & entries.keys()) - reports.keys()
+            if is_current(entries[child_id], report := first.reports[child_id])
+        }
+        return {**reports, **started} if started else reports
 
     @property
     def ready(self) -> bool:

@@ -30,7 +30,7 @@ from processhub.core.model.activation import (
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot
-from processhub.core.planning.underview import NotClosed
+from processhub.core.planning.underview import NotClosed, all_stay
 from processhub.registry.grammar import Assignment, EntryError, format_assignment, parse_assignment
 from processhub.registry.workloads import encode_workload
 
@@ -43,12 +43,15 @@ class ViewFacts(msgspec.Struct, frozen=True):
     """What is known of a hub's views in one round.
 
     ``recorded``: member → id → the entry of a child that the member has started by itself. ``workloads``: theirs.
+    ``unread``: the ids that are on record where a member has started them, and that it may not have read yet. Taken off
+    the record now, they would run on as started by the member (docs/protocol.md, rule 31).
     """
 
     standings: Mapping[str, Standing]
     not_closed: NotClosed | None
     recorded: Mapping[str, Mapping[str, Assignment]]
     workloads: Mapping[str, str]
+    unread: frozenset[str] = frozenset()
 
 
 def has_views(hub: Hub) -> bool:
@@ -94,7 +97,8 @@ def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> Vie
         if found := _started(member, order):
             recorded[name] = found
             workloads.update({entry.workload: order.workload for entry in found.values()})
-    return ViewFacts(standings, not_closed, recorded, workloads)
+    unread = frozenset(child_id for member in members.values() for child_id in _unread(member))
+    return ViewFacts(standings, not_closed, recorded, workloads, unread)
 
 
 def _first(member: Member) -> KnownSlice | None:
@@ -154,6 +158,20 @@ def _started(member: Member, order: Activation) -> dict[str, Assignment]:
     }
 
 
+def _unread(member: Member) -> set[str]:
+    """The ids on record that the member still reports as started by itself."""
+    first = _first(member)
+    if first is None:
+        return set()
+    own = {child_id: report for child_id, report in member.reports_in(first).items() if report.view}
+    return {
+        child_id
+        for known in member.slices
+        for child_id in known.assignments.keys() & own.keys()
+        if own[child_id].epoch in (known.assignments[child_id].epoch, known.assignments[child_id].started_with)
+    }
+
+
 def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, number: int) -> View | None:
     """The view that the hub should have: of all members that take children, or restart and are waited for."""
     if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
@@ -184,11 +202,16 @@ def _template(hub: Hub) -> tuple[str, str]:
 
 
 def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
-    """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30)."""
-    if plan.entries or facts.recorded or snapshot.uncertain:
+    """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30).
+
+    What stays on record while it is moved or restarted is no obstacle.
+    """
+    record = snapshot.record
+    if facts.recorded or snapshot.uncertain or not all_stay(plan, record):
         return False
     return all(
-        member.settled and (member.phase is Phase.GONE or not member.possibly_running) for member in snapshot.members
+        member.phase is Phase.GONE or (member.settled and member.possibly_running <= record.keys())
+        for member in snapshot.members
     )
 
 

@@ -56,7 +56,7 @@ def copies_by_id(ids: Set[str], members: Mapping[str, Member]) -> dict[str, list
         for known in member.slices:
             reports = member.reports_in(known)
             for child_id in (ids & known.assignments.keys()) | (ids & reports.keys()):
-                entry, report = of_a_child(known.assignments.get(child_id)), reports.get(child_id)
+                entry, report = of_a_child(known.assignments.get(child_id)), of_a_child(reports.get(child_id))
                 if entry is not None or report is not None:
                     copies.setdefault(child_id, []).append(MemberCopy(member.name, entry, report, member))
     for found in copies.values():

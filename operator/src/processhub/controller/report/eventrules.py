@@ -14,6 +14,7 @@ from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
+from processhub.controller.report.demandevents import LOOP_RESTARTS, emit_on_demand
 from processhub.controller.report.memory import Away, ReportMemory
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Round
@@ -28,7 +29,6 @@ from processhub.registry.copies import is_current
 from processhub.registry.grammar import Kept
 
 _QUIET = (Reason.SUSPENDED,)
-_LOOP_RESTARTS = 3  # restarts of one incarnation from which on a failure is called a crash loop
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +61,7 @@ def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemor
                 events.about_child(hub, known.child, EventReason.PLACED, f"on {member_name}")
     _emit_deferred(events, hub, observation, plan)
     _emit_crash_loops(round, observation)
-    _emit_crash_loops_on_demand(round, observation, memory)
+    emit_on_demand(round, observation, plan, memory)
     for (uid, reason), count in of_sets.items():
         events.about_set(observation.sets[uid].known.object, reason, count)
     for uid, seen in observation.sets.items():
@@ -129,37 +129,10 @@ def _emit_crash_loops(round: Round, observation: Observation) -> None:
                 entry = known.assignments.get(child_id)
                 if entry is None or entry.uid != child.metadata.uid or not is_current(entry, report):
                     continue
-                if report.state == State.FAILED and report.restarts >= _LOOP_RESTARTS:
+                if report.state == State.FAILED and report.restarts >= LOOP_RESTARTS:
                     cause = ", ".join(text for text in (report.reason, report.last_exit) if text)
                     message = f"it keeps ending on {member.name} and is restarted with back-off: {cause}"
                     round.events.about_child(round.hub, child, EventReason.BACK_OFF, message, warning=True)
-
-
-def _emit_crash_loops_on_demand(round: Round, observation: Observation, memory: ReportMemory) -> None:
-    """Post which children on demand have begun to keep ending, in one Event on the Hub: they have no object."""
-    new: dict[str, str] = {}
-    for member in observation.members.values():
-        for known in member.slices:
-            reports = member.reports_in(known)
-            for child_id in round.changed & reports.keys():
-                report, entry = reports[child_id], known.assignments.get(child_id)
-                if entry is None or entry.uid != round.hub.metadata.uid or not is_current(entry, report):
-                    continue
-                ends = report.state == State.FAILED and report.restarts >= _LOOP_RESTARTS
-                if ends and memory.looping.get(child_id) != report.epoch:
-                    memory.looping[child_id] = report.epoch
-                    cause = ", ".join(text for text in (report.reason, report.last_exit) if text)
-                    new[child_id] = f"{child_id} ({cause})" if cause else child_id
-    for child_id in round.changed & memory.looping.keys():
-        if child_id not in observation.snapshot.record:
-            del memory.looping[child_id]
-    if new:
-        are = "child on demand keeps" if len(new) == 1 else "children on demand keep"
-        back = "is" if len(new) == 1 else "are"
-        message = (
-            f"{len(new)} {are} ending and {back} restarted with back-off: {listed([new[key] for key in sorted(new)])}"
-        )
-        round.events.about_hub(round.hub, EventReason.BACK_OFF, message, warning=True)
 
 
 def _announced_with(plan: Plan, move: Move) -> str:

@@ -43,9 +43,7 @@ class ReportMemory:
         self.unplaced: dict[str, Unplaced] = {}  # by child's id
         self.refusals: Mapping[str, Refusal] = {}  # Child's object name → why it was refused in the round before.
         self.first_started: dict[str, str] = {}  # Child's uid → when it was first seen to run, until its status has it.
-        self.looping: dict[
-            str, int
-        ] = {}  # Child on demand that keeps ending → the epoch of the run that was announced.
+        self.looping: dict[str, int] = {}  # Child on demand that keeps ending → the announced run's epoch.
         self.strategy_failure = ""  # The text of the latest Event about a custom strategy.
         self.template = ""  # The digest of the pod template that members shall have.
         self.hooks: HookStatus | None = None  # For the Hub's status.

@@ -34,6 +34,7 @@ class KnownSlice:
     - ``asked``: the ids whose entry a hook changed.
     - ``leaving``: the ids whose entry orders a handover.
     - ``claims``: the ids that the member runs although they are on record at another.
+    - ``by_view``: the ids that the member reports to have started by itself.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class KnownSlice:
         self.asked: set[str] = set()
         self.leaving: set[str] = set()
         self.claims: set[str] = set()
+        self.by_view: set[str] = set()
         self._reported_only: set[str] = set()  # ids in the status that are not in the spec
         self._derived: dict[str, tuple[object, Any]] = {}
 
@@ -93,6 +95,8 @@ class KnownSlice:
         self.leaving |= {child_id for child_id in changed & self.assignments.keys() if self.assignments[child_id].to}
         self.claims -= reported
         self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
+        self.by_view -= reported
+        self.by_view |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].view}
         self.object = new
         self._derived.clear()
         self._reported_only = new.status.entries.keys() - new.spec.entries.keys()
@@ -129,7 +133,8 @@ class KnownSlice:
     def _ended(self, child_id: str) -> bool:
         """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone.
 
-        What the member has started by itself is not the removed incarnation: that one has no view.
+        What the member has started by itself since is another one: an entry is removed only when its member has read it
+        (docs/protocol.md, rule 31).
         """
         report, entry = self.reports.get(child_id), self.assignments.get(child_id)
         if report is None:

@@ -1,0 +1,59 @@
+"""Events about children on demand. They have no objects, so the Events are on the Hub, one for many children."""
+
+from __future__ import annotations
+
+from processhub.api.reasons import EventReason, Reason, State
+from processhub.controller.observe.observation import Observation
+from processhub.controller.report.memory import ReportMemory
+from processhub.controller.rounds.round import Round
+from processhub.core.listing import listed
+from processhub.core.model.plan import Plan
+from processhub.registry.copies import is_current
+
+LOOP_RESTARTS = 3  # restarts of one incarnation from which on a failure is called a crash loop
+_NAMED = 3  # ids that a message names
+_FOR_A_MOMENT = (Reason.WAITING, Reason.SUSPENDED, Reason.PARTITIONED)
+
+
+def emit_on_demand(round: Round, observation: Observation, plan: Plan, memory: ReportMemory) -> None:
+    """Post which children on demand have begun to keep ending, and which are not started although requests ask."""
+    _emit_crash_loops(round, observation, memory)
+    _emit_unplaced(round, observation, plan, memory)
+
+
+def _emit_crash_loops(round: Round, observation: Observation, memory: ReportMemory) -> None:
+    new: dict[str, str] = {}
+    for member in observation.members.values():
+        for known in member.slices:
+            reports = member.reports_in(known)
+            for child_id in round.changed & reports.keys():
+                report, entry = reports[child_id], known.assignments.get(child_id)
+                if entry is None or entry.uid != round.hub.metadata.uid or not is_current(entry, report):
+                    continue
+                ends = report.state == State.FAILED and report.restarts >= LOOP_RESTARTS
+                if ends and memory.looping.get(child_id) != report.epoch:
+                    memory.looping[child_id] = report.epoch
+                    cause = ", ".join(text for text in (report.reason, report.last_exit) if text)
+                    new[child_id] = f"{child_id!r} ({cause})" if cause else repr(child_id)
+    for child_id in round.changed & memory.looping.keys():
+        if child_id not in observation.snapshot.record:
+            del memory.looping[child_id]
+    if new:
+        names = listed([new[child_id] for child_id in sorted(new)], _NAMED)
+        message = f"children on demand keep ending and are restarted with back-off: {names}"
+        round.events.about_hub(round.hub, EventReason.BACK_OFF, message, warning=True)
+
+
+def _emit_unplaced(round: Round, observation: Observation, plan: Plan, memory: ReportMemory) -> None:
+    demand = observation.demand(round.hub)
+    if demand is None or not plan.unplaced:
+        return
+    causes: dict[str, list[str]] = {}
+    for child_id, why in plan.unplaced.items():
+        if child_id not in demand.known.wanted or child_id in observation.snapshot.record:
+            continue
+        if why.reason not in _FOR_A_MOMENT and memory.unplaced.get(child_id) != why:
+            causes.setdefault(f"{why.reason}: {why.message}", []).append(repr(child_id))
+    for cause, ids in causes.items():
+        message = f"not started although requests ask for it: {listed(sorted(ids), _NAMED)}: {cause}"
+        round.events.about_hub(round.hub, EventReason.REJECTED, message, warning=True)
