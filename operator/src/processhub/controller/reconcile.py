@@ -307,7 +307,13 @@ class Reconciler:
             observation, workloads={**observation.workloads, **views.workloads, **template_workload(hub)}
         )
         orders = orders_for(
-            hub, members, snapshot, plan, views, left.grants, close=left.close or must_close(views, round.state.slices)
+            hub,
+            members,
+            snapshot,
+            plan,
+            views,
+            left.grants,
+            close=left.close or must_close(views, members, round.state.slices),
         )
         plan = msgspec.structs.replace(plan, next_epoch=orders.next_epoch)
         memory.report.many_changes = many_changes(plan, members)

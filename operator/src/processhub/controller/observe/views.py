@@ -36,6 +36,7 @@ from processhub.registry.workloads import encode_workload
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 10_000, 1_000  # epochs of a block
 _EPOCHS_OF_VIEW = 1_000_000  # of the 10^9 of a term: hubs with many members get smaller blocks
+_PLACES_OF_MEMBER = 10  # onDemand.max for each member of a view, at least
 _STRATEGIES = ("ConsistentHashing", "Modulo")
 
 
@@ -173,7 +174,10 @@ def _unread(member: Member) -> set[str]:
 
 
 def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, number: int) -> View | None:
-    """The view that the hub should have: of all members that take children, or restart and are waited for."""
+    """The view that the hub should have: of all members that take children, or restart and are waited for.
+
+    It has none where onDemand.max is so small that the shares would hardly be of use: there the operator is asked.
+    """
     if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
         return None
     there = tuple(
@@ -181,9 +185,11 @@ def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, 
         for name, member in members.items()
         if member.wanted and member.phase is not Phase.GONE and not member.judgement.draining
     )
+    limit = hub.spec.on_demand.max or 0
+    if not there or (limit and limit < _PLACES_OF_MEMBER * len(there)):
+        return None
     entry, workload = _template(hub)
-    digest = _digest(entry, workload, hub.spec.on_demand.max or 0)
-    return View(number, hub.spec.distribution.strategy, there, digest) if there else None
+    return View(number, hub.spec.distribution.strategy, there, _digest(entry, workload, limit))
 
 
 def _template(hub: Hub) -> tuple[str, str]:
@@ -215,15 +221,32 @@ def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
     )
 
 
-def must_close(facts: ViewFacts, slices: Slices) -> bool:
-    """Whether the open view is to be closed because somebody deleted a slice of one of its members.
+def must_close(facts: ViewFacts, members: Mapping[str, Member], slices: Slices) -> bool:
+    """Whether the open view is to be replaced although it names the members that it should.
 
-    The other members start none of its children until the next view (docs/protocol.md, rule 27).
+    Somebody deleted a slice of one of its members: the others start none of its children until the next view
+    (docs/protocol.md, rule 27). Or a member's share is used up, and the next view would leave each member more places.
     """
     if facts.not_closed is None or not facts.not_closed.open:
         slices.lost.clear()
         return False
-    return not slices.lost.isdisjoint(name for name, _ in facts.not_closed.view.members)
+    view = facts.not_closed.view
+    return not slices.lost.isdisjoint(name for name, _ in view.members) or _share_is_used_up(view, members, facts)
+
+
+def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFacts) -> bool:
+    orders = {name: order for name, member in members.items() if (order := _order(member)) is not None}
+    limit = max((order.most for order in orders.values() if order.view == view.number), default=0)
+    if not limit:
+        return False
+    counts = _counts(members)
+    for name, found in facts.recorded.items():
+        counts[name] = counts.get(name, 0) + len(found)
+    used_up = any(
+        name in orders and orders[name].view == view.number and counts.get(name, 0) >= orders[name].share
+        for name, _ in view.members
+    )
+    return used_up and limit - sum(counts.values()) >= len(view.members)
 
 
 class ViewOrders(msgspec.Struct, frozen=True):
@@ -286,7 +309,9 @@ def _granted(
         if (order := _order(member)) is not None and order.view == view.number
     }
     own = {name: order.share for name, order in present.items()}
-    parts = shares(limit, _counts(members), [name for name, _ in view.members], own)
+    counts = _counts(members)
+    starts = [name for name, weight in view.members if weight > 0 or view.strategy == "Modulo"]
+    parts = {**counts, **shares(limit, counts, starts, own)}
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
     found: dict[str, Activation] = {}
     for name in names:
