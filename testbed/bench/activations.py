@@ -27,6 +27,7 @@ from processhub.cluster.kinds import CHILD_SETS, SLICES
 _PYTHON = {"python": {"target": "processhub.examples:Counter"}}
 _MEMBERS, _SECONDS, _PATIENCE_SECONDS = 3, 4, 300.0
 _MANY = 21 * _MEMBERS  # callers, as many at each member
+_ASKED_BY_ONE, _ASKED_BY_MANY = 2000, 10_000  # new names; a member's report has room for some 5,000 not on record
 _CALLED = 200  # children of each thread that plain calls go to
 # Each thread asks for names of its own, in turn, at one member; after ``most`` answers it stops.
 _SCRIPT = """
@@ -114,19 +115,16 @@ class _Callers:
 
 
 async def activate(lab: Lab, on_record: int = 20_000) -> Sequence[Value]:
-    """Ask for new names: in a hub without children, in one with many on record, and while no operator runs.
-
-    While no operator runs, fewer names are asked for: a member reports only so many that are not on record.
-    """
+    """Ask for new names: in a hub without children, in one with many on record, and while no operator runs."""
     if shutil.which("wrk") is None:
         raise BenchError("this figure needs the load generator wrk: install the package wrk")
     values = []
     async with _hub(lab) as callers:
-        values += await _measured(callers, "", 2000, 10_000)
+        values += await _measured(callers, "")
     async with _hub(lab, on_record) as callers:
-        values += await _measured(callers, f", {on_record:,} on record", 2000, 10_000)
+        values += await _measured(callers, f", {on_record:,} on record")
     async with _hub(lab) as callers, without_operator(await lab.cluster()):
-        values += await _measured(callers, ", no operator", 600, 2100)
+        values += await _measured(callers, ", no operator")
     return values
 
 
@@ -168,12 +166,12 @@ async def _until_open(client: Client, namespace: str) -> None:
         await asyncio.sleep(0.2)
 
 
-async def _measured(callers: _Callers, where: str, few: int, many: int) -> list[Value]:
+async def _measured(callers: _Callers, where: str) -> list[Value]:
     await callers.load("warm", _MANY, 10 * _MANY)  # modules are imported and connections opened
-    new_one = await callers.load("one", 1, few)
-    new_many = await callers.load("many", _MANY, many)
-    call_one = await callers.load("one", 1, few, known=_CALLED)
-    call_many = await callers.load("many", _MANY, many, known=_CALLED)
+    new_one = await callers.load("one", 1, _ASKED_BY_ONE)
+    new_many = await callers.load("many", _MANY, _ASKED_BY_MANY)
+    call_one = await callers.load("one", 1, _ASKED_BY_ONE, known=_CALLED)
+    call_many = await callers.load("many", _MANY, _ASKED_BY_MANY, known=_CALLED)
 
     def higher(name: str, unit: str, value: float, goal: float | None = None, *, x: int = 0) -> Value:
         point = Point(series=f"new names{where}", x=x) if x else None

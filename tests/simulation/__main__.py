@@ -19,6 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
+    parser.add_argument(
+        "--step", type=int, default=1, help="2: only seeds with, or only seeds without children on demand"
+    )
     parser.add_argument("--trace", action="store_true", help="print the whole trace of each seed")
     parser.add_argument(
         "--shrink", type=int, default=0, help="leave out acts of a seed with a violation, so many tries"
@@ -32,7 +35,7 @@ def main() -> None:
         (MUTANTS | RARE)[arguments.mutant].put_in()
     gc.freeze()  # so that each collection visits the objects of a run, and not all modules
     began, outcomes = time.monotonic(), []
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds * arguments.step, arguments.step):
         outcome = run_seed(seed)
         outcomes.append(outcome)
         if arguments.trace:

@@ -11,7 +11,7 @@ from memoryapi import Json
 from memoryrequests import Key
 
 from processhub.api.reasons import Reason, State
-from processhub.registry.grammar import parse_assignment, parse_report
+from processhub.registry.grammar import Assignment, parse_assignment, parse_report
 
 from .machines import Run
 from .trace import Trace
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # Reasons for which a declared child may be at rest without a process.
 _GOOD_REASONS = {Reason.SUSPENDED, Reason.NO_MEMBERS, Reason.CAPACITY_EXCEEDED, Reason.MEMBER_UNAVAILABLE}
+
+# Codes of answers to requests that no child has executed.
+_UNBEGUN = ("400", "401", "403", "404", "409", "429", "503")
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Checks:
         self._ups: dict[str, list[_Up]] = defaultdict(list)  # by id
         self._left: dict[bytes, int] = {}  # state → how many of the child's runs had been up when it was left
         self._terms: dict[str, int] = {}  # agent → the highest term that it has read
+        self._executed: dict[int, str] = {}  # request → where it was executed
+        self._unbegun: dict[int, str] = {}  # request → the answer that says that it was not begun
 
     def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
         """Check a change at the API server."""
@@ -54,13 +59,14 @@ class Checks:
         if before is not None and before["spec"] == spec:
             return
         for child_id, text in spec["entries"].items():
-            entry = parse_assignment(text)
-            known = self._owner_of.setdefault(entry.epoch, (child_id, spec["member"]))
-            if known != (child_id, spec["member"]):
-                self._trace.break_promise(
-                    f"epoch {entry.epoch} was given to {known[0]} on {known[1]}, "
-                    f"and is given to {child_id} on {spec['member']}"
-                )
+            self._note_epoch(parse_assignment(text).epoch, child_id, spec["member"])
+
+    def _note_epoch(self, epoch: int, child_id: str, member: str) -> None:
+        known = self._owner_of.setdefault(epoch, (child_id, member))
+        if known != (child_id, member):
+            self._trace.break_promise(
+                f"epoch {epoch} was given to {known[0]} on {known[1]}, and is given to {child_id} on {member}"
+            )
 
     def _note_reports(self, reports: Mapping[str, str]) -> None:
         for child_id, text in reports.items():
@@ -84,6 +90,8 @@ class Checks:
         self.runs[run] = None
         if begins:
             self._check_term(run, read)
+            if not run.desired.claim:  # a takeover starts under the epoch of the lost owner
+                self._note_epoch(run.desired.assignment.started_with, run.child_id, run.machine.member)
         if not self._one_owner:
             return
         if begins and run.state:
@@ -97,6 +105,30 @@ class Checks:
             if run.epoch < highest:
                 self._trace.break_promise(f"child {run.child_id} is active with epoch {run.epoch}, after {highest}")
             self._active[run.child_id] = max(highest, run.epoch)
+
+    def executes(self, run: Run, number: int) -> None:
+        """Check that a request is executed once at most, alone, and not after an answer that says that it was not."""
+        where = f"{run.child_id} on {run.machine.agent.name}"
+        self._trace.note(run.machine.member, f"child {run.child_id} handles request {number}")
+        if number in self._executed:
+            self._trace.break_promise(f"request {number} is executed by {self._executed[number]}, and by {where}")
+        if number in self._unbegun:
+            self._trace.break_promise(f"request {number} is executed by {where}, after {self._unbegun[number]}")
+        if run.handles:
+            self._trace.break_promise(f"request {number} is executed by {where} beside {run.handles}")
+        self._executed[number] = where
+
+    def answered(self, number: int, child_id: str, answer: str) -> None:
+        """Check the answer to a request."""
+        code = answer.partition(" ")[0]
+        if code == "200" and number not in self._executed:
+            self._trace.break_promise(f"request {number} for {child_id} was executed by nobody: {answer}")
+        if code in _UNBEGUN:
+            if number in self._executed:
+                self._trace.break_promise(
+                    f"request {number} for {child_id} was executed by {self._executed[number]}: {answer}"
+                )
+            self._unbegun[number] = answer
 
     def _check_state(self, run: Run, state: bytes) -> None:
         if not state.startswith(run.incarnation):
@@ -146,6 +178,9 @@ def unrest(world: World) -> list[str]:
         if key.plural == "registryslices"
         for child_id, text in item["spec"]["entries"].items()
     }
+    found += _demand_unrest(world, hub, declared, entries)
+    demanded = {child_id for (_, child_id), entry in entries.items() if entry.uid == hub["metadata"]["uid"]}
+    declared.update(dict.fromkeys(demanded, hub))
     for run in world.checks.runs:
         entry = entries.get((run.machine.member, run.child_id))
         if entry is None or entry.epoch != run.epoch:
@@ -218,6 +253,52 @@ def _set_unrest(item: Json, ids: list[str], runs: list[Run], copies: int) -> lis
         if len(own) != copies or sum(run.role_now == "Active" for run in own) != 1:
             found.append(f"child {child_id} of set {name} runs on {[run.machine.agent.name for run in own]}")
         found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
+    return found
+
+
+def _demand_unrest(
+    world: World, hub: Json, declared: Mapping[str, Json], entries: Mapping[tuple[str, str], Assignment]
+) -> list[str]:
+    """Return what is wrong with the children that requests have started."""
+    template, uid, found = hub["spec"].get("onDemand"), hub["metadata"]["uid"], []
+    own = {place: entry for place, entry in entries.items() if entry.uid == uid}
+    for (member, child_id), entry in own.items():
+        runs = [run for run in world.checks.runs if run.child_id == child_id and run.machine.member == member]
+        if child_id in declared:
+            found.append(f"child {child_id} is declared, and is on record on {member} as one that a request started")
+        if template is None:
+            found.append(f"child {child_id} is on record on {member}, and the hub has no onDemand")
+        elif len(runs) != 1:
+            found.append(f"child {child_id} is on record on {member}, and runs {len(runs)} times there: {entry}")
+        elif list(runs[0].command) != template["exec"]["command"]:
+            found.append(f"child {child_id} runs {runs[0].command} on {member}, and onDemand has another command")
+    found += [
+        f"child {child_id} is on record on {member} and waits: {entry}"
+        for (member, child_id), entry in entries.items()
+        if entry.uid == "-"
+    ]
+    ids, most = {child_id for _, child_id in own}, (template or {}).get("max")
+    if most is not None and len(ids) > most:
+        found.append(f"{len(ids)} children run on demand, and onDemand.max is {most}")
+    for key, item in world.server.objects.items():
+        if key.plural == "registryslices" and item.get("status", {}).get("asks"):
+            found.append(f"{key.name} asks for {item['status']['asks']}")
+    for annotation in ("processhub.dev/stop", "processhub.dev/move-to"):
+        if (orders := hub["metadata"].get("annotations", {}).get(annotation)) is not None:
+            found.append(f"the orders of {annotation} are not answered: {orders}")
+    if template is not None:
+        found += _count_unrest(hub, entries, len(list(world.checks.runs)))
+    return found
+
+
+def _count_unrest(hub: Json, entries: Mapping[tuple[str, str], Assignment], runs: int) -> list[str]:
+    status = hub.get("status", {})
+    ids, counts = {child_id for _, child_id in entries}, status.get("children", {})
+    found = []
+    if status.get("registrySize", 0) != len(ids):
+        found.append(f"{len(ids)} children are on record, and the hub's registrySize is {status.get('registrySize')}")
+    if _copies(hub) == 1 and counts.get("running") != runs:
+        found.append(f"{runs} children run, and the hub's status says {counts}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from random import Random
 
@@ -14,6 +15,7 @@ from .kubelet import Pod
 from .world import HUB, NODES, World, add_condition
 
 CHILDREN = tuple(f"c{number}" for number in range(8))
+DEMANDED = tuple(f"d{number}" for number in range(10))  # ids that requests start
 _WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
 
 
@@ -26,6 +28,8 @@ class Hands:
         # With MajorityQuorum fewer than half of the members stay stopped until somebody resets the quorum.
         strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
         self._least = 3 if strategy == "MajorityQuorum" else 2
+        self._demands = "onDemand" in world.server.objects[HUB]["spec"]
+        self.names = (*CHILDREN, *DEMANDED) if self._demands else CHILDREN
         acts: tuple[tuple[int, Callable[[], None]], ...] = (
             (8, self._change_weather),
             (3, self._kill_agent),
@@ -58,9 +62,13 @@ class Hands:
             (1, self._replace_hub),
             (3, self._change_set),
         )
+        if self._demands:
+            acts = (*acts, *self._demanding())
         # Half of them in each run, and some often: what needs the same kind of fault twice would be rare otherwise.
         chosen = [(weight * self.rng.choice((1, 1, 4)), act) for weight, act in acts if self.rng.random() < 0.5]
         self._acts = chosen or acts
+        if self._demands:
+            self._acts = (*self._acts, (15, self._ask))
 
     def act(self, number: int) -> None:
         """Do one act. Its choices depend only on its number and the seed, so that others can be left out."""
@@ -235,7 +243,7 @@ class Hands:
     # Users.
 
     def _create(self) -> None:
-        if absent := [name for name in CHILDREN if name not in self._children()]:
+        if absent := [name for name in self.names if name not in self._children()]:
             self.create(self.rng.choice(absent))
 
     def _change(self, patch: Json) -> None:
@@ -308,6 +316,85 @@ class Hands:
         else:
             part = self.rng.choice(("replicas", "template"))
             self.world.edit(key, {"spec": {part: spec[part]}})
+
+    # Callers, and users of a hub that starts children on demand.
+
+    def _demanding(self) -> tuple[tuple[int, Callable[[], None]], ...]:
+        return (
+            (5, self._ask_much),
+            (5, self._ask_everywhere),
+            (3, self._part_members),
+            (2, self._edit_template),
+            (1, self._end_demand),
+            (3, self._stop_demanded),
+            (3, self._move_demanded),
+        )
+
+    def _ask(self) -> None:
+        """Send a request for an id that may be unknown, or is a child's."""
+        self.world.callers.call(self.rng.choice((*DEMANDED, *DEMANDED, *CHILDREN, "s-0", "s-3")), self.rng)
+
+    def _ask_much(self) -> None:
+        """Send many requests for one id, to any members."""
+        name, rng = self.rng.choice(DEMANDED), self.rng
+        for _ in range(rng.choice((5, 20))):
+            self._after(0.0, 1.0, lambda: self.world.callers.call(name, rng))
+
+    def _ask_everywhere(self) -> None:
+        """Send requests for all ids."""
+        rng = self.rng
+        for name in DEMANDED:
+            self._after(0.0, 3.0, lambda name=name: self.world.callers.call(name, rng))
+
+    def _part_members(self) -> None:
+        """Cut two members off from each other."""
+        pair, parted = frozenset(f"hub-{number}" for number in self.rng.sample(range(4), 2)), self.world.network.parted
+        self.world.trace.fault("network", f"parts {' and '.join(sorted(pair))}")
+        parted.add(pair)
+        self._after(1.0, 40.0, lambda: parted.discard(pair))
+
+    def _edit_template(self) -> None:
+        self._edits += 1
+        change = self.rng.choice(
+            (
+                {"exec": {"command": [f"v{self._edits}"]}},
+                {"exec": {"command": [f"v{self._edits}"]}},
+                {"ttlSeconds": self.rng.choice((None, 5, 30))},
+                {"idleSeconds": self.rng.choice((None, 2, 10))},
+                {"max": None},
+            )
+        )
+        if self._template() is not None:
+            self.world.edit(HUB, {"spec": {"onDemand": change}})
+
+    def _end_demand(self) -> None:
+        """Take onDemand out of the hub, and soon put it back."""
+        if (template := self._template()) is not None:
+            self.world.edit(HUB, {"spec": {"onDemand": None}})
+            self._after(0.5, 20.0, lambda: self.world.edit(HUB, {"spec": {"onDemand": template}}))
+
+    def _template(self) -> Json | None:
+        hub = self.world.server.objects.get(HUB)
+        template: Json | None = hub["spec"].get("onDemand") if hub is not None else None
+        return template
+
+    def _stop_demanded(self) -> None:
+        """Order the end of a child that a request has started."""
+        epochs = self.world.epochs_on_demand()
+        if epochs:
+            name = self.rng.choice(sorted(epochs))
+            self._order_demanded("processhub.dev/stop", name, epochs[name])
+
+    def _move_demanded(self) -> None:
+        """Order a move of a child that a request has started."""
+        if epochs := self.world.epochs_on_demand():
+            member = f"hub-{self.rng.randrange(self._replicas())}"
+            self._order_demanded("processhub.dev/move-to", self.rng.choice(sorted(epochs)), member)
+
+    def _order_demanded(self, annotation: str, name: str, value: object) -> None:
+        orders = json.loads(self.world.server.objects[HUB]["metadata"].get("annotations", {}).get(annotation, "{}"))
+        text = json.dumps(orders | {name: value})
+        self.world.edit(HUB, {"metadata": {"annotations": {annotation: text}}})
 
     def _replicas(self) -> int:
         hub = self.world.server.objects.get(HUB)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memoryapi import Json, MemoryClient, Wire
 from memoryrequests import Key
-from onethread import BOOTED, NoMeter, NoServer, SameLoop
+from onethread import BOOTED, NoMeter, SameLoop
 
 from processhub.agent.app import EXIT_FAILED, Agent
 from processhub.agent.children.launchers import Launchers
@@ -23,21 +23,17 @@ from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import Exec
 from processhub.api.slice import Settings
 
+from .callers import BROKEN
 from .machines import Machine, Run
 from .peers import Peers
 from .processes import BEGIN, Process
+from .serving import MemberServer
+from .sockets import Socket
 
 if TYPE_CHECKING:
     from .world import World
 
 _LOOK_SECONDS = 0.5
-
-
-class _Probed(NoServer):
-    """Reports whether the agent is ready."""
-
-    def __init__(self, served: Served) -> None:
-        self.served = served
 
 
 class Container:
@@ -49,14 +45,16 @@ class Container:
         self.code: int | None = None
         self._told_to_end = False
         self._agent: Agent | None = None
-        self._probed: _Probed | None = None
+        self.server: MemberServer | None = None
+        self.sockets: dict[Socket, None] = {}
+        self.calls: dict[asyncio.Future[str], None] = {}  # requests of callers that are not answered yet
         self._terms: Callable[[], list[int]] = list
         member = pod["metadata"]["name"]
 
         def changed(run: Run, what: str) -> None:
             world.checks.changed(run, what, self._terms())
 
-        self.machine = Machine(self.process, member, world.rng, world.trace, changed)
+        self.machine = Machine(self.process, member, world.rng, world.trace, changed, world.checks.executes)
         self.process.begin(self._run(folder))
 
     @property
@@ -67,7 +65,12 @@ class Container:
     @property
     def ready(self) -> bool:
         """The response to the readiness probe."""
-        return self.process.runs and self._probed is not None and not self._probed.served.ready()
+        return self.process.runs and self.server is not None and not self.server.served.ready()
+
+    @property
+    def listens(self) -> bool:
+        """Whether its agent accepts connections; a paused one accepts them too."""
+        return not self.process.dead and self.server is not None and self.server.listens
 
     @property
     def address(self) -> str:
@@ -76,9 +79,16 @@ class Container:
 
     def take(self, batch: Batch) -> tuple[Receipt, ...]:
         """Accept states that another member has sent."""
-        if self._probed is None:
+        if self.server is None:
             return (Receipt(0, "connection refused"),) * len(batch.states)
-        return self._probed.served.states(batch)
+        return self.server.served.states(batch)
+
+    def accept(self, socket: Socket) -> None:
+        """Accept a connection of another member."""
+        if self.server is None:
+            socket.shut()
+        else:
+            asyncio.get_running_loop().create_task(self.server.accept(socket))
 
     def terminate(self) -> None:
         """Send SIGTERM."""
@@ -92,6 +102,11 @@ class Container:
         """Send SIGKILL to the agent. All processes that it started end with it."""
         self.process.kill()
         self.machine.close()
+        for socket in list(self.sockets):
+            socket.shut()
+        for answer in self.calls:
+            if not answer.done():
+                answer.set_result(BROKEN)
 
     async def _run(self, folder: Path) -> None:
         world, loop, metadata = self.world, asyncio.get_running_loop(), self.pod["metadata"]
@@ -110,21 +125,23 @@ class Container:
         def clock() -> float:
             return BOOTED + loop.time()
 
-        def server(served: Served) -> _Probed:
-            self._probed = _Probed(served)
-            return self._probed
+        def server(served: Served) -> MemberServer:
+            self.server = MemberServer(served)
+            return self.server
+
+        tls = MemberTls(env)
 
         around = Surroundings(
             env=env,
             client=world.network.client(self.process.name, self.wire),
             lease=LeaseKeeper(env, Settings(), self.machine, connect=connect, place=SameLoop(), clock=clock),
-            peers=Peers(world, self),  # type: ignore[arg-type]
+            peers=Peers(world, self, env, tls),
             watchdog=self.machine,
             launchers=lambda *_: Launchers({Exec: self.machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
             meter=NoMeter,
             server=server,
             lines_dropped=int,
-            tls=MemberTls(env),
+            tls=tls,
         )
         self._agent = Agent(around)
         informer = self._agent._parts.slices.informer

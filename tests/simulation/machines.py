@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import msgspec
 from onethread import BOOTED
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.listeners import Listeners
 from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason
 
 from .processes import Process, SimulatedLoop
+from .serving import Asked
 from .trace import Trace
 
 Ended = Callable[["Run"], None]
@@ -26,14 +29,20 @@ class Machine:
     """The processes of a member's container. They keep running while its agent is paused, and end when it is killed."""
 
     def __init__(
-        self, agent: Process, member: str, rng: Random, trace: Trace, changed: Callable[[Run, str], None]
+        self,
+        agent: Process,
+        member: str,
+        rng: Random,
+        trace: Trace,
+        changed: Callable[[Run, str], None],
+        executes: Callable[[Run, int], None],
     ) -> None:
         self.agent, self.member, self.lost = agent, member, Listeners[()]()
         self.runs: dict[Run, None] = {}
         self.closed = False
         self._left = 0
         self.loop: SimulatedLoop = asyncio.get_running_loop()  # type: ignore[assignment]
-        self._rng, self._trace, self._changed = rng, trace, changed
+        self._rng, self._trace, self._changed, self.executes = rng, trace, changed, executes
         self._deadlines: list[asyncio.TimerHandle] = []
 
     # For the agent.
@@ -103,11 +112,14 @@ class Run:
         self.ending = False
         self.state = state.read_bytes() if isinstance(state, Path) else state
         self.left: bytes | None = None
+        self.handles = 0  # the number of the request that it handles; 0: none
+        self._answer: asyncio.Future[Response] | None = None
 
     @property
     def incarnation(self) -> bytes:
         """The beginning of the name of each state of its child."""
-        return f"{self.child_id}/{self.desired.assignment.uid} ".encode()
+        desired = self._child.desired or self.desired  # a Child may have been declared for it since
+        return f"{self.child_id}/{desired.assignment.uid} ".encode()
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -148,6 +160,8 @@ class Run:
             del self.machine.runs[self]
             self.left = status.state
             self.machine.note(self, f"ends: {status.text}" + (f", leaves {status.state!r}" if status.state else ""))
+            if self._answer is not None:
+                self.machine.agent.call(_fail, self._answer, OutcomeUnknownError(status.text))
             self.machine.agent.call(self._child.ended, status)
 
     # For the agent.
@@ -168,9 +182,41 @@ class Run:
         status = ExitStatus(Reason.EXITED, "killed by SIGTERM", state=left)
         self.machine.loop.later(self.machine.seconds(0.01, 4.0), self._end, status)
 
-    async def request(self, request: object) -> None:
-        raise AssertionError("nobody sends requests in a simulation")
+    async def request(self, request: Request) -> Response:
+        """Handle a request, as soon as the process has it."""
+        asked = msgspec.json.decode(await request.content(), type=Asked)
+        if not self.runs:
+            raise OutcomeUnknownError("it has ended")
+        request.handed_over.set()
+        answer = self._answer = asyncio.get_running_loop().create_future()
+        self.machine.loop.later(self.machine.seconds(0.0, 0.002), self._handle, asked, answer)
+        return await answer
+
+    def _handle(self, asked: Asked, answer: asyncio.Future[Response]) -> None:
+        if not self.runs:
+            return
+        self.machine.executes(self, asked.number)
+        self.handles = asked.number
+        if asked.crashes:
+            self.machine.loop.later(asked.seconds, self.crash)
+        else:
+            self.machine.loop.later(asked.seconds, self._handled, answer)
+
+    def _handled(self, answer: asyncio.Future[Response]) -> None:
+        if self.runs:
+            self.handles = 0
+            self.machine.agent.call(_settle, answer, Response(200, b"done"))
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
         self.role_now, self.epoch = role, epoch
         self.machine.note(self, f"is {role} now, of epoch {epoch}")
+
+
+def _settle(answer: asyncio.Future[Response], response: Response) -> None:
+    if not answer.done():
+        answer.set_result(response)
+
+
+def _fail(answer: asyncio.Future[Response], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)

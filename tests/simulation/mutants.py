@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,23 +16,30 @@ from processhub.agent.handover.transfer import Handovers
 from processhub.agent.lease.record import LeaseRecord
 from processhub.agent.lease.validity import Renewal, Validity
 from processhub.agent.permit import Permit
+from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
+from processhub.agent.requests.activation import Activations
 from processhub.agent.supervisor import Supervisor
+from processhub.api.slice import Activation
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
-from processhub.controller import engine
+from processhub.controller import engine, reconcile
 from processhub.controller.execute import executor, slicewriter
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.lead.election import Election
 from processhub.controller.lead.terms import TermsRaised
-from processhub.controller.observe import members
+from processhub.controller.observe import members, views
 from processhub.controller.observe.memory import Epochs
 from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 from processhub.controller.store.slices import KnownSlice, Slices
+from processhub.core.model import activation
+from processhub.core.model.activation import ViewPhase
 from processhub.core.model.membership import Judgement, MemberFacts, judge
+from processhub.core.model.snapshot import OnRecord
+from processhub.core.planning import underview
 
 
 class Mutant(NamedTuple):
@@ -76,6 +83,7 @@ _no: Callable[..., None] = lambda *_: None  # noqa: E731
 _resolve, _prove, _possibly_running = SliceWatcher._resolve, KnownSlice.prove, KnownSlice.possibly_running
 _mark, _continued, _renew = ChildStatuses.mark, Child.set_desired, Validity.renew
 
+_owner, _activation = Activations.owner, Activations._activation
 _event, _take, _record = Informer._event, Informer._take, LeaseRecord.__init__
 
 
@@ -152,6 +160,30 @@ async def _stop_some(self: Supervisor, grace: float, _max_wait: float) -> None:
         child.stop(grace)
 
 
+def _start_here(self: Activations, child_id: str) -> RoutedCopy | None:
+    if child_id not in self._slices.made and self._routing_view() is not None:
+        self._start(child_id)
+    return _owner(self, child_id)
+
+
+def _open_for_all(self: Activations) -> Activation | None:
+    order = _activation(self)
+    return order and msgspec.structs.replace(order, phase=ViewPhase.OPEN)
+
+
+def _granted_to_all(self: Activations) -> Activation | None:
+    order = _activation(self)
+    return order and msgspec.structs.replace(order, holder=self._identity)
+
+
+def _leave_at_once(_self: object, _child_id: str, place: OnRecord) -> dict[str, None]:
+    return {place.member: None}
+
+
+def _share_all(limit: int, _counts: object, members: Sequence[str], *_: object) -> dict[str, int]:
+    return dict.fromkeys(members, limit)
+
+
 MUTANTS = {
     "lease-of-another-pod": Mutant(
         "an agent waits for the Lease that another pod of its member holds (docs/protocol.md, rule 9)",
@@ -207,6 +239,54 @@ MUTANTS = {
     ),
     "status-marked-once": Mutant(
         "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once
+    ),
+    "started-anywhere": Mutant(
+        "only the member that the view names for an id starts it (docs/protocol.md, rule 27)",
+        Activations, "owner", _start_here,
+    ),
+    "closing-starts": Mutant(
+        "nothing is started under a view that closes (docs/protocol.md, rule 27)",
+        Activations, "_activation", _open_for_all,
+    ),
+    "block-of-another": Mutant(
+        "a block of epochs is for one holder of the Lease (docs/protocol.md, rule 28)",
+        Activations, "_activation", _granted_to_all,
+    ),
+    "made-kept": Mutant(
+        "what is on no record ends when its Lease was lost and its view is over (docs/protocol.md, rule 29)",
+        Activations, "retake", _no,
+    ),
+    "closed-at-once": Mutant(
+        "each member acknowledges that a view closes (docs/protocol.md, rule 30)",
+        activation, "_has_closed", lambda *_: True,
+    ),
+    "opened-unready": Mutant(
+        "the next view is opened when all that was started is on record (docs/protocol.md, rule 30)",
+        views, "is_ready", lambda *_: True,
+    ),
+    "reports-unrecorded": Mutant(
+        "what members have started is put on record (docs/protocol.md, rule 31)",
+        reconcile, "with_recorded", lambda plan, *_: plan,
+    ),
+    "placed-anywhere": Mutant(
+        "a new entry is for the member that the view names (docs/protocol.md, rule 31)",
+        underview._Restriction, "_comes", lambda _self, _child, changes: changes,
+    ),
+    "left-at-once": Mutant(
+        "an entry leaves the record after its end, and after the next block (docs/protocol.md, rules 28 and 32)",
+        underview._Restriction, "_leaves", _leave_at_once,
+    ),
+    "shares-of-all": Mutant(
+        "the shares of the members add up to onDemand.max at most (docs/protocol.md, rule 33)",
+        views, "shares", _share_all,
+    ),
+    "deleted-unnoted": Mutant(
+        "what a deleted slice had is not started before the next view (docs/protocol.md, rule 27)",
+        Activations, "registry_changed", _no,
+    ),
+    "registry-behind": Mutant(
+        "a member starts nothing that it may not have read of others (docs/protocol.md, rule 27)",
+        SliceWatcher, "reads_others_as_own", True,
     ),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
@@ -22,6 +22,9 @@ from processhub.cluster.sending import Answer
 from .processes import SimulatedLoop
 from .server import Server
 from .trace import Trace
+
+if TYPE_CHECKING:
+    from .kubelet import Container
 
 _SILENCE_SECONDS = 90.0  # after which a client ends a watch
 _REFUSALS = {
@@ -117,10 +120,16 @@ class Network:
         self.weather = Weather()
         self.requests = 0
         self.kill: Callable[[str], None] = lambda _: None  # kills a process, by its name
+        self.parted: set[frozenset[str]] = set()  # pairs of members that do not reach each other
 
     def client(self, name: str, wire: Wire) -> SimulatedClient:
         """The client of a process of this name."""
         return SimulatedClient(self, name, wire)
+
+    def connects(self, one: Container, other: Container) -> bool:
+        """Whether two members reach each other."""
+        whole = one.wire.whole.is_set() and other.wire.whole.is_set()
+        return whole and frozenset((one.machine.member, other.machine.member)) not in self.parted
 
     def meets_fault(self, name: str, what: str, url: str) -> bool:
         """Return whether a request of this process, or a line of its watch, meets a fault."""

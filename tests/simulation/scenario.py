@@ -11,6 +11,7 @@ from random import Random
 from memoryapi import Json
 
 from .checks import unrest
+from .demand import all_asked, demanding
 from .hands import CHILDREN, Hands
 from .running import Outcome, run
 from .trace import Trace
@@ -19,6 +20,11 @@ from .world import World
 _REST_SECONDS = 240.0  # the hub must be at rest within this time after the last fault
 _STEADY_SECONDS = 20.0  # and must stay so for this time
 _TURNS = 3
+
+
+def demands(seed: int) -> bool:
+    """Whether the hub of this seed starts children on demand."""
+    return seed % 2 == 1
 
 
 def run_seed(seed: int, skipped: frozenset[int] = frozenset()) -> Outcome:
@@ -33,6 +39,8 @@ def run_seed(seed: int, skipped: frozenset[int] = frozenset()) -> Outcome:
 async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -> int:
     rng = Random(f"{seed}/scenario")
     spec = _hub(rng)
+    if demands(seed):
+        demanding(spec, Random(f"{seed}/demand"))
     trace.note("seed", f"{seed}: hub {spec}")
     world = World(seed, spec, trace, folder)
     hands = Hands(world, seed)
@@ -52,6 +60,9 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
         world.mend()
         trace.note("seed", "no more faults for now")
         await rest(world)
+        if demands(seed) and trace.violation is None:
+            await all_asked(world, hands)
+            await rest(world)
         if trace.violation is not None:
             break
     return world.network.requests

@@ -3,73 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-from memoryapi import Json
 
 from processhub.api.reasons import State
 from processhub.registry.grammar import has_state
 
-from .hands import Hands
-from .running import run
-from .scenario import rest
-from .trace import Trace
-from .world import HUB, World
+from .stories import Story, hub, tell
+from .world import HUB
 
 pytestmark = pytest.mark.no_cover
-
-
-class Story:
-    """A world with some children at rest, and the acts on it."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-
-    async def until(self, check: Callable[[], Any], seconds: float = 60.0) -> None:
-        """Wait until this holds."""
-        async with asyncio.timeout(seconds):
-            while not check():  # noqa: ASYNC110 anything may be waited for
-                await asyncio.sleep(0.01)
-
-    def pod(self, name: str) -> Any:
-        """The pod of a member."""
-        return next(pod for pod in self.world.running_pods if pod.name == name)
-
-    def running(self, member: str) -> int:
-        """The number of children that run on a member."""
-        return sum(run.machine.member == member for run in self.world.checks.runs)
-
-
-def tell(spec: Json, children: int, story: Callable[[Story], Awaitable[None]], seed: int = 0) -> None:
-    """Run a story, and let the world come to rest. Raises AssertionError if a promise was broken."""
-
-    async def scenario(seed: int, trace: Trace, folder: Path) -> int:
-        world = World(seed, spec, trace, folder)
-        hands = Hands(world, seed)
-        for number in range(children):
-            hands.create(f"c{number}")
-        await rest(world)
-        await story(Story(world))
-        world.mend()
-        await rest(world)
-        return 0
-
-    outcome = run(seed, scenario)
-    assert not outcome.violation, "\n".join([*outcome.trace[-80:], outcome.violation])
-
-
-def hub(**spec: Any) -> Json:
-    """The spec of a hub with fencing and short times."""
-    return {
-        "members": {"replicas": 2},
-        "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1},
-        "migration": {"onRestart": "Hold", "holdSeconds": 30},
-        "timeouts": {"leaseSeconds": 9, "stopSeconds": 10},
-        **spec,
-    }
 
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])

@@ -16,7 +16,9 @@ from processhub.controller.errors import DeposedError
 from processhub.controller.lead.election import Election
 from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings
+from processhub.registry.grammar import parse_assignment
 
+from .callers import Callers
 from .checks import Checks
 from .kubelet import Container, Pod
 from .network import Network
@@ -98,6 +100,7 @@ class World:
         self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
         self.network.kill = self._kill
         self.pods: list[Pod] = []
+        self.callers = Callers(self)
         self.skews: dict[str, float] = {}
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         for name in NODES:
@@ -116,6 +119,15 @@ class World:
         """Return the container of the pod with this address."""
         host = address.partition(":")[0]
         return next((pod.container for pod in self.running_pods if pod.container.address == host), None)
+
+    def epochs_on_demand(self) -> dict[str, int]:
+        """Return the epochs of the children on record that requests have started, by id."""
+        if (hub := self.server.objects.get(HUB)) is None:
+            return {}
+        slices = [item for key, item in self.server.objects.items() if key.plural == "registryslices"]
+        entries = {child_id: text for item in slices for child_id, text in item["spec"]["entries"].items()}
+        own = {child_id: text for child_id, text in entries.items() if text.startswith(f"{hub['metadata']['uid']} ")}
+        return {child_id: parse_assignment(text).epoch for child_id, text in own.items()}
 
     def edit(self, key: Key, patch: Json, who: str = "user") -> None:
         """Change an object by a merge patch, as a user does, if it exists."""
@@ -141,6 +153,7 @@ class World:
     def mend(self) -> None:
         """End all ongoing faults."""
         self.network.weather.clear()
+        self.network.parted.clear()
         for node in NODES:
             self.cordon(node, unschedulable=False)
             self.set_ready(node, ready=True)

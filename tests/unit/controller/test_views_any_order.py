@@ -1,6 +1,6 @@
-"""Children that members start by themselves, while anything happens: no id runs twice, and all are on record in the end.
+"""Children that members start by themselves, while anything happens: none runs twice, all are on record in the end.
 
-The operator and the agents run in one thread, by a seed. More seeds by hand: ``VIEW_SEEDS=0:300 pytest`` with this file.
+The operator and the agents run in one thread, by a seed. More seeds by hand: VIEW_SEEDS=0:300 in the environment.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from memoryapi import Key
 from onethread import Cluster, running_hub
 from test_views_one_thread import ask, drain, is_open, on_record, running
 
+from processhub.agent.app import Agent
 from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_STOP
+from processhub.controller.observe import views
 
 IDS = [f"cart-{number}" for number in range(12)]
 HUB = Key("hubs", "ns", "hub")
 SEEDS = range(*map(int, os.environ.get("VIEW_SEEDS", "0:4").split(":")))
+
+
+def template(most: int) -> dict[str, Any]:
+    """What a request starts."""
+    return {"exec": {"command": ["x"]}, "maxFailed": "50%", "minReadySeconds": 0} | ({"max": most} if most else {})
 
 
 class Trouble:
@@ -31,14 +38,16 @@ class Trouble:
     def __init__(self, cluster: Cluster, chance: random.Random, most: int) -> None:
         self.cluster, self.chance, self.most = cluster, chance, most
         self.declared: set[str] = set()
-        self.replicas, self.leaders = 3, 1
+        self.ever_declared: set[str] = set()
+        self.replicas, self.leaders, self.highest = 3, 1, most
+        self.requests: set[asyncio.Task[None]] = set()
 
     async def step(self) -> None:
         """Let one thing happen."""
         cluster, chance = self.cluster, self.chance
         member, child = chance.choice(sorted(cluster.agents)), chance.choice(IDS)
         wire = cluster.wires[member].whole
-        what = chance.randrange(22)
+        what = chance.randrange(24)
         if what == 0:
             wire.clear()
         elif what == 1:
@@ -47,6 +56,7 @@ class Trouble:
             await self.change_the_leader()
         elif what == 3 and child not in self.declared:
             self.declared.add(child)
+            self.ever_declared.add(child)
             workload = "x" if chance.randrange(2) else "other"
             cluster.api.create(
                 "children",
@@ -62,10 +72,11 @@ class Trouble:
             self.edit(lambda hub: hub["spec"].update(members={"replicas": self.replicas}))
         elif what == 7:
             command = chance.choice("xyz")
-            self.edit(lambda hub: hub["spec"]["onDemand"].update(exec={"command": [command]}))
+            self.edit(lambda hub: hub["spec"].get("onDemand", {}).update(exec={"command": [command]}))
         elif what == 8 and self.most:
-            self.most = chance.choice((2, 5, 9))
-            self.edit(lambda hub: hub["spec"]["onDemand"].update(max=self.most))
+            self.most = chance.choice((2, 4, 7))
+            self.highest = max(self.most, self.highest)
+            self.edit(lambda hub: hub["spec"].get("onDemand", {}).update(max=self.most))
         elif what == 9:
             self.order(ANNOTATION_MOVE_TO, {child: member})
         elif what == 10:
@@ -75,10 +86,29 @@ class Trouble:
         elif what == 12:
             suspend = not chance.randrange(3)
             self.edit(lambda hub: hub["spec"].update(suspend=suspend))
+        elif what == 13:
+            strategy = chance.choice(("ConsistentHashing", "LeastLoaded"))
+            self.edit(lambda hub: hub["spec"]["distribution"].update(strategy=strategy))
+        elif what == 14:
+            self.edit(lambda hub: hub["spec"].pop("onDemand", None))
+        elif what == 15:
+            self.edit(lambda hub: hub["spec"].setdefault("onDemand", template(self.most)))
         else:
             for each in chance.sample(IDS, 4):
-                ask(cluster, each)
-        cluster.runs_on()
+                self.request(each)
+        demanded = running(cluster).keys() - self.ever_declared
+        assert not self.most or len(demanded) <= self.highest, demanded
+
+    def request(self, child: str) -> bool:
+        """Have every member asked for the child; returns whether one has it."""
+        if ask(self.cluster, child):
+            return True
+        for agent in self.cluster.agents.values():
+            if agent._parts.slices.settings.on_demand and agent._parts.requests.activations.asks:
+                task = asyncio.create_task(_wait_for_a_place(agent, child))
+                self.requests.add(task)
+                task.add_done_callback(self.requests.discard)
+        return False
 
     def edit(self, change: Any) -> None:
         """Edit the Hub."""
@@ -119,18 +149,27 @@ class Trouble:
         for wire in self.cluster.wires.values():
             wire.whole.set()
         self.edit(lambda hub: drain(hub, ""))
-        self.edit(lambda hub: hub["spec"].update(suspend=False, members={"replicas": 3}))
-        if self.most:
-            self.edit(lambda hub: hub["spec"]["onDemand"].update(max=len(IDS) * 3))
+        self.most = self.most and len(IDS) * 3
+        healthy = {"suspend": False, "members": {"replicas": 3}, "onDemand": template(self.most)}
+        self.edit(lambda hub: hub["spec"].update(healthy))
+        self.edit(lambda hub: hub["spec"]["distribution"].update(strategy="ConsistentHashing"))
+
+
+async def _wait_for_a_place(agent: Agent, child: str) -> None:
+    with agent._parts.requests.asks.ask(child) as asked:
+        asked.make()
+        await asyncio.sleep(5.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_path: Path, seed: int) -> None:
+def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(views, "_PLACES_OF_MEMBER", 1)
     chance = random.Random(seed)
     most = chance.choice((0, 0, 5))
     spec = {
-        "onDemand": {"exec": {"command": ["x"]}, "maxFailed": "50%", "minReadySeconds": 0}
-        | ({"max": most} if most else {}),
+        "onDemand": template(most),
         "distribution": {"strategy": "ConsistentHashing", "loadCapPercent": 100},
         "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1},
         "migration": chance.choice(({"onRestart": "Hold"}, {"onRestart": "Move"})),
@@ -146,7 +185,7 @@ def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_
             await trouble.end()
             await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), f"a view: {seed}", within=240)
             for child in IDS:
-                await cluster.until(lambda child=child: bool(ask(cluster, child)), f"{child} runs: {seed}", within=90)
+                await cluster.until(lambda child=child: trouble.request(child), f"{child} runs: {seed}", within=90)
             await cluster.until(
                 lambda: {child: {member} for child, member in on_record(cluster).items()} == running(cluster),
                 f"all is on record: {seed}",

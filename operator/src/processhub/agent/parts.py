@@ -222,6 +222,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     slices.desired_changed.listen(supervisor.set_desired)
     slices.own_changed.listen(own_slice_changed)
     slices.registry_changed.listen(requests.takeover.registry_changed)
+    slices.registry_changed.listen(requests.activations.registry_changed)
     slices.registry_changed.listen(parts.handovers.registry_changed)
     slices.registry_changed.listen(requests.router.watch.changed)
     slices.read_on.listen(requests.router.watch.look_again)

@@ -46,7 +46,7 @@ from processhub.controller.observe.facts import learn, members_now
 from processhub.controller.observe.lookagain import look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.observe.views import ViewOrders, orders_for, template_workload
+from processhub.controller.observe.views import ViewOrders, must_close, orders_for, template_workload
 from processhub.controller.quietrounds import is_at_rest, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
@@ -306,7 +306,15 @@ class Reconciler:
         observation = msgspec.structs.replace(
             observation, workloads={**observation.workloads, **views.workloads, **template_workload(hub)}
         )
-        orders = orders_for(hub, members, snapshot, plan, views, left.grants, close=left.close)
+        orders = orders_for(
+            hub,
+            members,
+            snapshot,
+            plan,
+            views,
+            left.grants,
+            close=left.close or must_close(views, members, round.state.slices),
+        )
         plan = msgspec.structs.replace(plan, next_epoch=orders.next_epoch)
         memory.report.many_changes = many_changes(plan, members)
         self.reporter.throttle(hub.metadata.key, memory.report.many_changes)

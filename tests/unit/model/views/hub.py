@@ -9,7 +9,7 @@ from .leader import Leader
 from .rules import with_member
 from .states import NO_ONE, Agent, Known, Lease, Member, Operator, Seen, Slice, State, Status, Zero, canonical, put_at
 
-_HERE = ("idle", "unanswered", "ahead")  # trouble that is part of other steps
+_HERE = ("idle", "move", "unanswered", "ahead")  # trouble that is part of other steps
 
 
 class ViewHub(Leader, Agents):

@@ -66,12 +66,15 @@ class Leader(Checked):
             yield "take over", self.take_over(state)
             return
         yield "plan", self.plan(state)
-        if "idle" in self.kinds and state.left[self.kinds.index("idle")]:
-            at = self.kinds.index("idle")
-            for id_ in self.ids:
-                after = self.plan(state, idle=id_)
+        for kind in ("idle", "move"):
+            at = self.kinds.index(kind) if kind in self.kinds else -1
+            for id_ in self.ids if at >= 0 and state.left[at] else ():
+                after = self.plan(state, **{kind: id_})
                 if after != self.plan(state):
-                    yield f"idle {self.rules.ids[id_]}", after._replace(left=put_at(after.left, at, after.left[at] - 1))
+                    yield (
+                        f"{kind} {self.rules.ids[id_]}",
+                        after._replace(left=put_at(after.left, at, after.left[at] - 1)),
+                    )
 
     # what is known
 
@@ -152,13 +155,15 @@ class Leader(Checked):
 
     # a round
 
-    def plan(self, state: State, idle: int | None = None) -> State:
-        """Begin a round: what is decided becomes writes. ``idle``: the id that is to end."""
+    def plan(self, state: State, idle: int | None = None, move: int | None = None) -> State:
+        """Begin a round: what is decided becomes writes. ``idle``: the id that is to end, ``move``: one to be moved."""
         state = self._note_proofs(state)
         round = _Round(self, state)
         certain = not any(any(known.unsure) for known in state.operator.known)
         for id_ in self.ids if certain else ():
             self._decide(round, id_, ends=id_ == idle)
+            if id_ == move:
+                self._begin_move(round, id_)
         puts: list[Put] = []
         for index in self.indexes:
             member, known = state.members[index], state.operator.known[index]
@@ -168,7 +173,7 @@ class Leader(Checked):
             if known.unsure[0]:
                 puts.append(Put(index, member.zero.gen, zero=member.zero._replace(gen=member.zero.gen + 1)))
         if certain:
-            puts += self._views(round, quiet=not puts or not self.keeps("on record before"))
+            puts += self._views(round, quiet=self._all_stay(round) or not self.keeps("on record before"))
         operator = state.operator._replace(pending=tuple(puts), next=round.next)
         return state._replace(operator=operator)
 
@@ -186,7 +191,7 @@ class Leader(Checked):
             round.entries[index][id_] = (
                 Entry(uid, round.number() * PARTS, run=run.epoch) if declared else Entry(uid, run.epoch)
             )
-        if activated:
+        if activated or self._is_unconfirmed(round, id_) or self._continue_move(round, id_, ends=ends):
             return
         for index in places:
             entry = round.entries[index][id_]
@@ -197,6 +202,64 @@ class Leader(Checked):
                 self._remove(round, index, id_, entry)
         if declared and not places:
             self._place(round, id_, declared)
+
+    def _is_unconfirmed(self, round: _Round, id_: int) -> bool:
+        """Whether a member still reports as its own what is on record: it may not have read the entry."""
+        for index in self.indexes if self.keeps("confirmed") else ():
+            member, entry = round.state.members[index], round.entries[index][id_]
+            run = member.status.runs[id_] if member.status.holder == member.lease.holder else None
+            if entry and run and run.view and run.epoch in (entry.epoch, entry.run) and not round.gone[index]:
+                return True
+        return False
+
+    def _begin_move(self, round: _Round, id_: int) -> None:
+        """Put a waiting entry on another member, beside the one by which the child runs."""
+        state = round.state
+        places = [index for index in self.indexes if round.entries[index][id_] is not None]
+        if self._is_unconfirmed(round, id_):
+            return
+        entry = round.entries[places[0]][id_] if len(places) == 1 else None
+        if entry is None or entry.wait or round.gone[places[0]] or state.members[places[0]].slice.entries[id_] != entry:
+            return
+        if self.rules.most and round.view is not None and not round.closed and self.keeps("no move into a share"):
+            return  # the view is to be closed before
+        for index in self.indexes:
+            if index not in places and not round.gone[index] and not state.members[index].leaves:
+                round.entries[index][id_] = Entry(entry.uid, round.number() * PARTS, wait=True, comes=True)
+                return
+
+    def _continue_move(self, round: _Round, id_: int, *, ends: bool) -> bool:
+        """Take the next step of a move: the source's entry goes, and the target starts once its end is proven."""
+        entries, declared = round.entries, round.state.declared[id_]
+        target = next((index for index in self.indexes if (it := entries[index][id_]) and it.comes), None)
+        if target is None:
+            return False
+        entry = entries[target][id_]
+        assert entry is not None
+        others = [index for index in self.indexes if index != target and entries[index][id_] is not None]
+        if round.gone[target] or ends or entry.uid != declared:
+            if others:
+                entries[target][id_] = None
+            else:
+                self._remove(round, target, id_, entry)
+        elif others:
+            entries[others[0]][id_] = None
+        elif all(self._is_proven(round, index, id_) for index in self.indexes if index != target):
+            entries[target][id_] = Entry(entry.uid, round.number() * PARTS)
+        return True
+
+    def _is_proven(self, round: _Round, index: int, id_: int) -> bool:
+        return round.gone[index] or (not self._unproven(round.state, index, id_) and self._settled(round.state, index))
+
+    def _all_stay(self, round: _Round) -> bool:
+        """Whether each id that is on record stays so in this round, and no other comes onto it."""
+        for id_ in self.ids:
+            before = [member.slice.entries[id_] for member in round.state.members]
+            after = [entries[id_] for entries in round.entries]
+            stays = any(old is not None and new is not None for old, new in zip(before, after, strict=True))
+            if before != after and not stays:
+                return False
+        return True
 
     def _place(self, round: _Round, id_: int, uid: int) -> None:
         state = round.state
@@ -227,12 +290,13 @@ class Leader(Checked):
             return
         if round.gone[index] and index == chosen:
             return  # the view is to be closed before
-        if index != chosen and self.keeps("waits before it leaves"):
-            if not entry.wait:
-                round.entries[index][id_] = entry._replace(wait=True)
-                return
-            if self._unproven(round.state, index, id_) or not self._settled(round.state, index):
-                return
+        if index != chosen and not entry.wait and self.keeps("waits before it leaves"):
+            round.entries[index][id_] = entry._replace(wait=True)
+            return
+        if self.keeps("proven elsewhere") and not all(
+            self._is_proven(round, other, id_) for other in self.indexes if other != chosen
+        ):
+            return
         round.entries[index][id_] = None
 
     # views
@@ -242,8 +306,12 @@ class Leader(Checked):
         members = tuple(index for index in self.indexes if not round.gone[index] and not state.members[index].leaves)
         number = 1 if not self.keeps("number rises") else round.next
         wanted = view_of(number, members) if members else None
+        ready = quiet and self._ready(state, round.view)
+        if self.rules.most and self.keeps("no share for a move"):
+            # It would count for the shares of both members.
+            ready = ready and all(sum(entries[id_] is not None for entries in round.entries) < 2 for id_ in self.ids)
         if self.keeps("closed by each"):
-            step = view_step(wanted, round.standings, ready=quiet and self._ready(state, round.view))
+            step = view_step(wanted, round.standings, ready=ready)
         elif round.closed and quiet and wanted is not None:
             step = ViewStep(wanted, wanted, grant=tuple(name for name, _ in wanted.members))
         else:
@@ -254,12 +322,15 @@ class Leader(Checked):
             f"m{index}": sum(entry is not None and entry.uid == HUB for entry in entries)
             for index, entries in enumerate(round.entries)
         }
-        parts = shares(self.rules.most, counts, [f"m{index}" for index in members]) if self.rules.most else {}
+        names = [name for name, _ in step.open.members] if step.open is not None else []
+        zeros = {f"m{index}": state.members[index].zero for index in self.indexes}
+        own = {name: zeros[name].share for name in names if step.open and zeros[name].view == step.open.number}
+        parts = shares(self.rules.most, counts, names, own) if self.rules.most else {}
         puts = []
         for index in self.indexes:
             name, zero = f"m{index}", state.members[index].zero
             if step.open is not None and (name in step.grant or index in round.grants):
-                share = zero.share if zero.view == step.open.number else parts.get(name, 9)
+                share = own.get(name, parts.get(name, 9))
                 holder = state.members[index].lease.holder
                 new = Zero(zero.gen + 1, step.open.number, _members(step.open), True, holder, round.number(), share)
                 puts.append(Put(index, zero.gen, zero=new))
@@ -275,7 +346,8 @@ class Leader(Checked):
             if not self._settled(state, index):
                 return False
             for id_ in self.ids:
-                if self._unproven(state, index, id_):
+                on_record = any(member.slice.entries[id_] is not None for member in state.members)
+                if self._unproven(state, index, id_) and not on_record:
                     return False
                 run = self._activated(state, index, id_)
                 if run is not None and self._is_of(view, run) and self.keeps("on record before"):

@@ -18,8 +18,9 @@ class ViewRules(msgspec.Struct, frozen=True, kw_only=True):
 
     ``later``: the last member is in no view at first. ``most``: onDemand.max, 0 for no limit. ``trouble``: kind → how
     often: die, cut (a member), turn (one leaves or joins the views), depose (the leader), unanswered (a write that may
-    land now or later), declare, delete (a Child), idle (a child on record without an object is to end), ahead (a member
-    reads its own slices before those of others). ``without``: rules to leave out, to see that they are needed.
+    land now or later), declare, delete (a Child), idle (a child on record without an object is to end), move (a child
+    on record), ahead (a member reads its own slices before those of others). ``without``: rules to leave out, to see
+    that they are needed.
     """
 
     ids: tuple[str, ...] = ("a",)

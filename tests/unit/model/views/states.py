@@ -26,12 +26,16 @@ class Zero(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry of a member's slice 1. ``run``: the epoch of what runs on under it."""
+    """An entry of a member's slice 1. ``run``: the epoch of what runs on under it.
+
+    ``wait``: nothing is started by it. ``comes``: it waits because the child is on its way there.
+    """
 
     uid: int
     epoch: int
     wait: bool = False
     run: int = 0
+    comes: bool = False
 
 
 class Slice(NamedTuple):

@@ -50,6 +50,8 @@ class Activations:
         self._block = self._used = 0  # the first epoch of the block, and the last one that was given
         self._template: DesiredRun | None = None
         self._taken: Activation | None = None
+        # By id: what a slice said that was deleted is unknown until a newer view than this is open.
+        self._lost: dict[str, int] = {}
         # What the slices said of views at the last look, and at which of their changes that was.
         self._looked_at = -1
         self._view: View | None = None
@@ -111,6 +113,19 @@ class Activations:
         chosen = chosen_member(view, child_id)
         return f"member {chosen}, which has to start it, does not start any child now"
 
+    def registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
+        """Note the children of a deleted slice: its member may still run them (docs/protocol.md, rule 27).
+
+        The operator closes the view then. One that has an entry again leaves the record as any other does.
+        """
+        if new is not None:
+            for child_id in self._lost.keys() & new.spec.entries.keys():
+                del self._lost[child_id]
+        elif old is not None and (ids := old.spec.entries.keys() | old.status.entries.keys()):
+            orders = (_activation_in(item) for item in (old, *self._slices.registry()))
+            newest = max((order.view for order in orders if order is not None), default=0)
+            self._lost.update(dict.fromkeys(ids, newest))
+
     def retake(self) -> None:
         """End what nobody else is kept from starting: the Lease was taken again (docs/protocol.md, rule 29).
 
@@ -167,6 +182,7 @@ class Activations:
         before, self._taken = self._taken, order
         if order == before:
             return
+        self._lost = {child_id: view for child_id, view in self._lost.items() if view >= order.view}
         if order.first_epoch != self._block:
             self._block, self._used = order.first_epoch, order.first_epoch - 1
         self._template = None
@@ -191,6 +207,8 @@ class Activations:
         if order.holder != self._identity or not self._may_start():
             return None
         if child_id in self._children or self._used >= order.last_epoch:
+            return None
+        if order.view <= self._lost.get(child_id, 0):
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
             return None

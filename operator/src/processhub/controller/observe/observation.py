@@ -104,7 +104,7 @@ def observe(facts: Facts) -> Observation:
     hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
     wanted, refusals, chosen, sets = _wanted(facts, record)
-    uncertain = state.slices.uncertain() | facts.unconfirmed
+    uncertain = state.slices.uncertain() | facts.unconfirmed | facts.views.unread
     orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, facts.applied_moves)}
     snapshot = HubSnapshot(
         spec=hub.spec,

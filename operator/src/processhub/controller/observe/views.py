@@ -5,8 +5,10 @@ Which hubs have views, and why the others have none, is in ``wanted_view`` (docs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from itertools import chain
 
 import msgspec
 import xxhash
@@ -15,7 +17,7 @@ from processhub.api.hooks import HookEvent
 from processhub.api.hub import Hub
 from processhub.api.slice import Activation, ViewMember
 from processhub.controller.observe.members import Member
-from processhub.controller.store.slices import KnownSlice
+from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.core.model.activation import (
     Standing,
     View,
@@ -28,12 +30,13 @@ from processhub.core.model.activation import (
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot
-from processhub.core.planning.underview import NotClosed
+from processhub.core.planning.underview import NotClosed, all_stay
 from processhub.registry.grammar import Assignment, EntryError, format_assignment, parse_assignment
 from processhub.registry.workloads import encode_workload
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 10_000, 1_000  # epochs of a block
 _EPOCHS_OF_VIEW = 1_000_000  # of the 10^9 of a term: hubs with many members get smaller blocks
+_PLACES_OF_MEMBER = 10  # onDemand.max for each member of a view, at least
 _STRATEGIES = ("ConsistentHashing", "Modulo")
 
 
@@ -41,12 +44,15 @@ class ViewFacts(msgspec.Struct, frozen=True):
     """What is known of a hub's views in one round.
 
     ``recorded``: member → id → the entry of a child that the member has started by itself. ``workloads``: theirs.
+    ``unread``: the ids that are on record where a member has started them, and that it may not have read yet. Taken off
+    the record now, they would run on as started by the member (docs/protocol.md, rule 31).
     """
 
     standings: Mapping[str, Standing]
     not_closed: NotClosed | None
     recorded: Mapping[str, Mapping[str, Assignment]]
     workloads: Mapping[str, str]
+    unread: frozenset[str] = frozenset()
 
 
 def has_views(hub: Hub) -> bool:
@@ -64,7 +70,12 @@ def has_views(hub: Hub) -> bool:
 
 def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> ViewFacts:
     """What the slices of the members say of views, and what was started by them."""
-    standings = {name: _standing(member) for name, member in members.items() if _first(member) is not None}
+    # A member that is not gone and has no slice 0 may still follow the one that somebody deleted.
+    standings = {
+        name: _standing(member)
+        for name, member in members.items()
+        if _first(member) is not None or member.phase is not Phase.GONE
+    }
     current = current_view(standings)
     if current is None or is_closed(current, standings):
         not_closed = None
@@ -87,7 +98,8 @@ def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> Vie
         if found := _started(member, order):
             recorded[name] = found
             workloads.update({entry.workload: order.workload for entry in found.values()})
-    return ViewFacts(standings, not_closed, recorded, workloads)
+    unread = frozenset(child_id for member in members.values() for child_id in _unread(member))
+    return ViewFacts(standings, not_closed, recorded, workloads, unread)
 
 
 def _first(member: Member) -> KnownSlice | None:
@@ -147,8 +159,25 @@ def _started(member: Member, order: Activation) -> dict[str, Assignment]:
     }
 
 
+def _unread(member: Member) -> set[str]:
+    """The ids on record that the member still reports as started by itself."""
+    first = _first(member)
+    if first is None:
+        return set()
+    own = {child_id: report for child_id, report in member.reports_in(first).items() if report.view}
+    return {
+        child_id
+        for known in member.slices
+        for child_id in known.assignments.keys() & own.keys()
+        if own[child_id].epoch in (known.assignments[child_id].epoch, known.assignments[child_id].started_with)
+    }
+
+
 def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, number: int) -> View | None:
-    """The view that the hub should have: of all members that take children, or restart and are waited for."""
+    """The view that the hub should have: of all members that take children, or restart and are waited for.
+
+    It has none where onDemand.max is so small that the shares would hardly be of use: there the operator is asked.
+    """
     if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
         return None
     there = tuple(
@@ -156,9 +185,11 @@ def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, 
         for name, member in members.items()
         if member.wanted and member.phase is not Phase.GONE and not member.judgement.draining
     )
+    limit = hub.spec.on_demand.max or 0
+    if not there or (limit and limit < _PLACES_OF_MEMBER * len(there)):
+        return None
     entry, workload = _template(hub)
-    digest = _digest(entry, workload, hub.spec.on_demand.max or 0)
-    return View(number, hub.spec.distribution.strategy, there, digest) if there else None
+    return View(number, hub.spec.distribution.strategy, there, _digest(entry, workload, limit))
 
 
 def _template(hub: Hub) -> tuple[str, str]:
@@ -177,12 +208,45 @@ def _template(hub: Hub) -> tuple[str, str]:
 
 
 def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
-    """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30)."""
-    if plan.entries or facts.recorded or snapshot.uncertain:
+    """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30).
+
+    What stays on record while it is moved or restarted is no obstacle.
+    """
+    record = snapshot.record
+    if facts.recorded or snapshot.uncertain or not all_stay(plan, record):
         return False
     return all(
-        member.settled and (member.phase is Phase.GONE or not member.possibly_running) for member in snapshot.members
+        member.phase is Phase.GONE or (member.settled and member.possibly_running <= record.keys())
+        for member in snapshot.members
     )
+
+
+def must_close(facts: ViewFacts, members: Mapping[str, Member], slices: Slices) -> bool:
+    """Whether the open view is to be replaced although it names the members that it should.
+
+    Somebody deleted a slice of one of its members: the others start none of its children until the next view
+    (docs/protocol.md, rule 27). Or a member's share is used up, and the next view would leave each member more places.
+    """
+    if facts.not_closed is None or not facts.not_closed.open:
+        slices.lost.clear()
+        return False
+    view = facts.not_closed.view
+    return not slices.lost.isdisjoint(name for name, _ in view.members) or _share_is_used_up(view, members, facts)
+
+
+def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFacts) -> bool:
+    orders = {name: order for name, member in members.items() if (order := _order(member)) is not None}
+    limit = max((order.most for order in orders.values() if order.view == view.number), default=0)
+    if not limit:
+        return False
+    counts = _counts(members)
+    for name, found in facts.recorded.items():
+        counts[name] = counts.get(name, 0) + len(found)
+    used_up = any(
+        name in orders and orders[name].view == view.number and counts.get(name, 0) >= orders[name].share
+        for name, _ in view.members
+    )
+    return used_up and limit - sum(counts.values()) >= len(view.members)
 
 
 class ViewOrders(msgspec.Struct, frozen=True):
@@ -209,7 +273,10 @@ def orders_for(
     """What is to be written about views. ``grants``: the members that need a new block. ``close``: no view may stay."""
     epoch = plan.next_epoch
     wanted = None if close else wanted_view(hub, members, snapshot, epoch + 1)
-    step = view_step(wanted, facts.standings, ready=is_ready(snapshot, plan, facts))
+    ready = wanted is not None and facts.not_closed is None and is_ready(snapshot, plan, facts)
+    if ready and hub.spec.on_demand is not None and hub.spec.on_demand.max is not None:
+        ready = not _moves(members)
+    step = view_step(wanted, facts.standings, ready=ready)
     orders: dict[str, Activation] = {}
     if step.current is not None:
         for name in step.close:
@@ -232,6 +299,8 @@ def _granted(
     hub: Hub, members: Mapping[str, Member], view: View, names: list[str], epoch: int, snapshot: HubSnapshot
 ) -> dict[str, Activation]:
     """The orders of members that get a new block of epochs under the view, from ``epoch`` on."""
+    if not names:
+        return {}
     entry, workload = _template(hub)
     limit = hub.spec.on_demand.max or 0 if hub.spec.on_demand is not None else 0
     present = {
@@ -240,7 +309,9 @@ def _granted(
         if (order := _order(member)) is not None and order.view == view.number
     }
     own = {name: order.share for name, order in present.items()}
-    parts = shares(limit, _counts(members), [name for name, _ in view.members], own)
+    counts = _counts(members)
+    starts = [name for name, weight in view.members if weight > 0 or view.strategy == "Modulo"]
+    parts = {**counts, **shares(limit, counts, starts, own)}
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
     found: dict[str, Activation] = {}
     for name in names:
@@ -288,6 +359,15 @@ def _counts(members: Mapping[str, Member]) -> dict[str, int]:
         name: sum(entry.on_demand for known in member.slices for entry in known.assignments.values())
         for name, member in members.items()
     }
+
+
+def _moves(members: Mapping[str, Member]) -> bool:
+    """Whether a child on demand is on record on two members. It would count for the shares of both."""
+    own = (
+        {child_id for known in member.slices for child_id, entry in known.assignments.items() if entry.on_demand}
+        for member in members.values()
+    )
+    return any(count > 1 for count in Counter(chain.from_iterable(own)).values())
 
 
 def template_workload(hub: Hub) -> dict[str, str]:

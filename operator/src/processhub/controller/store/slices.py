@@ -131,10 +131,16 @@ class KnownSlice:
         return entry is not None and (entry.role == Role.PASSIVE or entry.wait)
 
     def _ended(self, child_id: str) -> bool:
-        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone."""
+        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone.
+
+        What the member has started by itself since is another one: an entry is removed only when its member has read it
+        (docs/protocol.md, rule 31).
+        """
         report, entry = self.reports.get(child_id), self.assignments.get(child_id)
         if report is None:
             return child_id not in self.present.status.entries
+        if entry is None and report.view:
+            return True
         return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
 
     def possibly_running(self, holder: str) -> set[str]:
@@ -162,6 +168,7 @@ class Slices(dict[str, KnownSlice]):
 
     - ``older``: those of an earlier Hub of its name.
     - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
+    - ``lost``: the members that had them, until the view that they are in begins to close.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 
@@ -169,6 +176,7 @@ class Slices(dict[str, KnownSlice]):
         super().__init__()
         self.older: dict[str, RegistrySlice] = {}
         self.unaccounted: dict[str, set[str]] = {}
+        self.lost: set[str] = set()
         self.creating: dict[str, Creation] = {}
 
     def put(self, item: RegistrySlice) -> set[str]:
@@ -188,6 +196,7 @@ class Slices(dict[str, KnownSlice]):
         ids = known.assignments.keys() | known.reports.keys()
         if lost := ids | known.unproven.keys() | known.uncertain.keys():
             self.unaccounted.setdefault(item.spec.member, set()).update(lost)
+            self.lost.add(item.spec.member)
         del self[item.metadata.name]
         return ids
 

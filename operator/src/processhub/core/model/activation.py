@@ -45,10 +45,10 @@ class View(msgspec.Struct, frozen=True):
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What slice 0 of a member says about views, and what its member has proven.
 
-    ``view`` is None where the slice says nothing. ``holder``: the Lease holder that the block of epochs was granted to.
-    ``present``: the present holder of the Lease. ``answered``: the present holder has acknowledged slice 0 as it is,
-    with a status that lists all that it has started by itself. ``gone``: the member is proven gone by a read of its
-    Lease that was made after slice 0 was last written.
+    ``view`` is None where the slice says nothing, or somebody has deleted it. ``holder``: the Lease holder that the
+    block of epochs was granted to. ``present``: the present holder of the Lease. ``answered``: the present holder has
+    acknowledged slice 0 as it is, with a status that lists all that it has started by itself. ``gone``: the member is
+    proven gone by a read of its Lease that was made after slice 0 was last written.
     """
 
     view: View | None = None
@@ -105,7 +105,7 @@ def is_closed(view: View, standings: Mapping[str, Standing]) -> bool:
 
 def _has_closed(view: View, standing: Standing | None) -> bool:
     if standing is None:
-        return True  # The operator deletes slice 0 of members that are proven gone, and of no others.
+        return True  # it is gone: the operator deletes slice 0 of such members, and of no others
     if standing.view is None or standing.view.number != view.number or standing.phase is not ViewPhase.CLOSING:
         return False
     return standing.answered or standing.gone

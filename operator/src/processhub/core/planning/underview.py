@@ -47,6 +47,15 @@ def under_view(snapshot: HubSnapshot, plan: Plan, state: NotClosed | None) -> Re
     return Restricted(plan) if state is None else _Restriction(snapshot, plan, state).result()
 
 
+def all_stay(plan: Plan, record: Mapping[str, tuple[OnRecord, ...]]) -> bool:
+    """Whether each id that is on record stays so when the plan is carried out, and no other comes onto it."""
+    for child_id in {child_id for changes in plan.entries.values() for child_id in changes}:
+        places = record.get(child_id, ())
+        if all(plan.entries.get(place.member, {}).get(child_id, place.entry) is None for place in places):
+            return False
+    return True
+
+
 def with_recorded(
     plan: Plan, recorded: Mapping[str, Mapping[str, Assignment]], record: Mapping[str, tuple[OnRecord, ...]]
 ) -> Plan:

@@ -1,0 +1,110 @@
+"""Stories: a world at rest, some acts on it, and rest again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from memoryapi import Json
+from memoryrequests import Key
+
+from processhub.registry.grammar import Assignment, parse_assignment
+
+from .hands import Hands
+from .machines import Run
+from .running import run
+from .scenario import rest
+from .trace import Trace
+from .world import World
+
+
+class Story:
+    """A world with some children at rest, and the acts on it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def until(self, check: Callable[[], Any], seconds: float = 60.0) -> None:
+        """Wait until this holds."""
+        async with asyncio.timeout(seconds):
+            while not check():  # noqa: ASYNC110 anything may be waited for
+                await asyncio.sleep(0.01)
+
+    def pod(self, name: str) -> Any:
+        """The pod of a member."""
+        return next(pod for pod in self.world.running_pods if pod.name == name)
+
+    def running(self, member: str) -> int:
+        """The number of children that run on a member."""
+        return sum(run.machine.member == member for run in self.world.checks.runs)
+
+    def run(self, child_id: str) -> Run | None:
+        """The only run of a child, if it runs."""
+        runs = [run for run in self.world.checks.runs if run.child_id == child_id]
+        assert len(runs) <= 1
+        return runs[0] if runs else None
+
+    def entry(self, child_id: str) -> Assignment | None:
+        """The entry of a child."""
+        slices = [item for key, item in self.world.server.objects.items() if key.plural == "registryslices"]
+        texts = [item["spec"]["entries"][child_id] for item in slices if child_id in item["spec"]["entries"]]
+        return parse_assignment(texts[0]) if texts else None
+
+    def slices_of(self, child_id: str) -> list[Key]:
+        """The slices that have an entry of a child."""
+        slices = {key: item for key, item in self.world.server.objects.items() if key.plural == "registryslices"}
+        return [key for key, item in slices.items() if child_id in item["spec"]["entries"]]
+
+    def order(self, member: str) -> Json:
+        """What slice 0 of the member says of a view."""
+        activation: Json = self.world.server.get("registryslices", f"hub.{member}.0")["spec"].get("activation") or {}
+        return activation
+
+    def view_is_open(self) -> bool:
+        """Whether all members of the hub may start children."""
+        members = range(self.world.server.get("hubs", "hub")["spec"]["members"]["replicas"])
+        orders = [self.order(f"hub-{number}") for number in members]
+        return all(order.get("phase") == "Open" for order in orders) and len({order["view"] for order in orders}) == 1
+
+    def call(self, child_id: str, member: str = "") -> Awaitable[str]:
+        """Send a request to a member, or to any; returns its answer."""
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.world.callers.call(child_id, Random(child_id), answer.set_result, calm=True, member=member)
+        return answer
+
+    async def answered(self, child_id: str, member: str = "") -> None:
+        """Send a request, and wait for the answer of the child."""
+        answer = await self.call(child_id, member)
+        assert answer.startswith("200 "), answer
+
+
+def tell(spec: Json, children: int, story: Callable[[Story], Awaitable[None]], seed: int = 0) -> None:
+    """Run a story, and let the world come to rest. Raises AssertionError if a promise was broken."""
+
+    async def scenario(seed: int, trace: Trace, folder: Path) -> int:
+        world = World(seed, spec, trace, folder)
+        hands = Hands(world, seed)
+        for number in range(children):
+            hands.create(f"c{number}")
+        await rest(world)
+        await story(Story(world))
+        world.mend()
+        await rest(world)
+        return 0
+
+    outcome = run(seed, scenario)
+    assert not outcome.violation, "\n".join([*outcome.trace[-80:], outcome.violation])
+
+
+def hub(**spec: Any) -> Json:
+    """The spec of a hub with fencing and short times."""
+    return {
+        "members": {"replicas": 2},
+        "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1},
+        "migration": {"onRestart": "Hold", "holdSeconds": 30},
+        "timeouts": {"leaseSeconds": 9, "stopSeconds": 10},
+        **spec,
+    }

@@ -1,0 +1,138 @@
+"""Faults of children that requests start, each as the shortest run that shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from memoryapi import Json
+from memoryrequests import Key
+
+from processhub.core.model.activation import View, chosen_member
+
+from .stories import Story, hub, tell
+from .world import HUB
+
+pytestmark = pytest.mark.no_cover
+CHILD = Key("children", "ns", "c0")
+
+
+def demand(**template: Any) -> Json:
+    """The spec of a hub whose members start children on demand."""
+    return hub(onDemand={"exec": {"command": ["x"]}, **template})
+
+
+def ids_of(view: Json, member: str) -> Iterator[str]:
+    """The ids that the member may start under a view."""
+    found = View(view["view"], view["strategy"], tuple((each["name"], each["weight"]) for each in view["members"]))
+    return (child_id for number in itertools.count() if chosen_member(found, child_id := f"d{number}") == member)
+
+
+def test_a_child_that_is_started_again_where_it_has_just_ended_is_put_on_record() -> None:
+    """It ended by ttlSeconds, and a request that waited for it started it again before its end was reported.
+
+    The operator waited for a report of the end, which never came, and put the child on record never again.
+    """
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        await told.answered("d")
+        await told.until(lambda: told.entry("d"))
+        first = told.run("d")
+        assert first is not None
+        await told.until(lambda: first.ending)
+
+        await told.answered("d")
+
+        second = told.run("d")
+        assert second is not first
+        await told.until(lambda: told.entry("d"))
+        await told.until(lambda: not told.entry("d"))
+
+    tell(demand(ttlSeconds=2), 0, story)
+
+
+def test_a_drained_member_sends_requests_for_new_ids_to_the_members_with_the_view() -> None:
+    async def story(told: Story) -> None:
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
+        await told.until(lambda: told.order("hub-0").get("members") == [{"name": "hub-0", "weight": 1}])
+
+        await told.answered("d", "hub-1")
+
+        assert not [key for key in told.world.server.objects if key.plural == "children"]
+
+    tell(demand(), 0, story)
+
+
+def test_an_id_whose_record_somebody_deleted_is_not_started_beside_what_runs() -> None:
+    """Its slice was deleted, so no slice named it, and the member that the view names for it started it."""
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        run = told.run("c0")
+        assert run is not None
+        here = run.machine.member
+        there = "hub-1" if here == "hub-0" else "hub-0"
+        told.world.edit(CHILD, {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+        await told.until(lambda: (moved := told.run("c0")) and moved.machine.member == there)
+        await told.until(told.view_is_open)
+        told.world.network.weather.stall(there, "registryslices")
+        for operator in told.world.operators:
+            operator.process.pause()
+        told.world.server.end(told.slices_of("c0")[0])
+
+        answer = told.call("c0", here)
+        await asyncio.sleep(5)
+
+        told.world.mend()
+        assert (await answer).startswith("200 ")
+
+    tell(demand(), 1, story)
+
+
+def test_a_view_is_not_closed_for_a_member_whose_slice_somebody_deleted() -> None:
+    """The member was cut off with the view. Its slice was gone, so the view counted as closed there."""
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        view = told.order("hub-0")["view"]
+        told.pod("hub-1").wire.whole.clear()
+        told.world.edit(HUB, {"spec": {"onDemand": {"exec": {"command": ["y"]}}}})
+        await told.until(lambda: told.order("hub-0")["phase"] == "Closing")
+        await asyncio.sleep(2)
+
+        told.world.server.end(Key("registryslices", "ns", "hub.hub-1.0"))
+
+        await asyncio.sleep(2)
+        assert told.order("hub-0")["view"] == view
+
+    tell(demand(), 0, story)
+
+
+@pytest.mark.parametrize("migration", ["ColdSwap", "HotSwap"])
+def test_a_move_leaves_no_room_for_more_children_than_max(migration: str) -> None:
+    """The child counted for the share of its former member, which had room for another when it was gone.
+
+    With HotSwap the next view is opened while the child is on record on both members.
+    """
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        first, second = itertools.islice(ids_of(told.order("hub-0"), "hub-0"), 2)
+        await told.answered(first)
+        await told.answered(next(ids_of(told.order("hub-0"), "hub-1")))
+        await told.until(lambda: told.entry(first))
+        order = json.dumps({first: "hub-1"})
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/move-to": order}}})
+        await told.until(lambda: (run := told.run(first)) and run.machine.member == "hub-1")
+        await told.until(lambda: len(told.slices_of(first)) == 1 and told.view_is_open())
+
+        answer = await told.call(second)
+
+        assert answer.startswith("429 "), answer
+
+    tell(demand(max=2) | {"migration": {"strategy": migration}}, 0, story)
