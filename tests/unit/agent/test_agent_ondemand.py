@@ -326,7 +326,7 @@ async def test_a_forwarded_request_waits_for_what_keeps_this_member_from_a_start
 
 async def test_a_share_that_is_used_up_rejects_the_ids_of_this_member(world: World) -> None:
     world.settings = msgspec.structs.replace(ON_DEMAND, on_demand_max=5)
-    world.put("hub-1", Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True), view=view(share=1))
+    world.put("hub-1", Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True), view=view(share=1, most=5))
 
     for refused in (
         call(world, MINE),

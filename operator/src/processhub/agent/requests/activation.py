@@ -208,6 +208,8 @@ class Activations:
             return None
         if child_id in self._children or self._used >= order.last_epoch:
             return None
+        if any(child_id in known.spec.entries for known in self._slices.registry()):
+            return None
         if order.view <= self._lost.get(child_id, 0):
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
