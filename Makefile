@@ -127,8 +127,8 @@ integration: setup ## Run the tests on a separate local cluster
 	@$(PYTEST) tests/integration
 
 .PHONY: simulate
-simulate: setup ## Run operator and agents in virtual time, with the faults of SEEDS seeds (100) from SEED (0) (TRACE=1, SHRINK=30)
-	@PYTHONPATH=tests:tests/unit $(BIN)/python -m simulation --seeds $(or $(SEEDS),100) --seed $(or $(SEED),0) \
+simulate: setup ## Run operator and agents in virtual time, with the faults of SEEDS seeds (100) from SEED (0) (STEP=2, TRACE=1, SHRINK=30)
+	@PYTHONPATH=tests:tests/unit $(BIN)/python -m simulation --seeds $(or $(SEEDS),100) --seed $(or $(SEED),0) --step $(or $(STEP),1) \
 		$(if $(filter-out 0,$(TRACE)),--trace) $(if $(MUTANT),--mutant $(MUTANT)) $(if $(SHRINK),--shrink $(SHRINK))
 
 .PHONY: search

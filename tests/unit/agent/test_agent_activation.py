@@ -139,6 +139,12 @@ def test_an_id_that_any_slice_names_is_not_started_by_the_router(started: Starte
     assert started.slices.made == {}
 
 
+def test_an_id_that_a_slice_of_another_member_names_is_not_started(started: Started) -> None:
+    started.put(member="h-1", entries={"a": Assignment(uid="uid", epoch=50, workload=DIGEST)})
+
+    assert started.start("a") is None
+
+
 def test_nothing_is_started_while_the_own_slice_is_ahead_of_what_was_read_of_others(started: Started) -> None:
     started.slices.informer.seen -= 1
     assert started.start("a") is None

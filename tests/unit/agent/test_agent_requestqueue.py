@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -36,6 +37,7 @@ class World:
         self.asked: list[tuple[Request, asyncio.Future[Response]]] = []
         self.stopped: list[float] = []
         self.accepts = self.may_serve = True
+        self.takes_early = False
 
     # a supervisor
 
@@ -73,9 +75,9 @@ class World:
 
     # for tests
 
-    def set_desired(self, role: str = "Active", epoch: int = 1, idle: int = 0) -> None:
+    def set_desired(self, role: str = "Active", epoch: int = 1, idle: int = 0, view: int = 0) -> None:
         entry = Assignment(uid="u", epoch=epoch, workload="w", role=role, idle_seconds=idle)
-        self.child.set_desired(DesiredRun(entry, Exec(command=("x",)), "s", 1, startable=True))
+        self.child.set_desired(DesiredRun(entry, Exec(command=("x",)), "s", 1, startable=True, view=view))
 
     def begin(self, **desired: object) -> None:
         self.set_desired(**desired)  # type: ignore[arg-type]
@@ -333,3 +335,88 @@ async def test_a_child_without_requests_for_its_idle_time_is_idle(world: World) 
 async def _idle(child: Child) -> None:
     while not child.idle:
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(("view", "early"), [(7, True), (7, False), (0, True)])
+async def test_the_request_that_a_child_is_started_for_is_handed_over_with_the_start(
+    world: World, view: int, early: bool
+) -> None:
+    world.takes_early = early
+    world.set_desired(view=view)
+    first, second = world.serve(1), world.serve(2)
+    await settle()
+    assert [request.body for request, _ in world.asked] == ([b"1"] if view and early else [])
+
+    world.child.running(7)
+    await settle()
+    assert [request.body for request, _ in world.asked] == [b"1"]
+    await world.answer(0)
+    await world.answer(1)
+    assert [(await task).body for task in (first, second)] == [b"1", b"2"]
+
+
+async def test_a_request_whose_body_another_member_keeps_is_not_handed_over_before_the_child_is_up(
+    world: World,
+) -> None:
+    """That member decides with its body that the request may have run."""
+    fetched: list[None] = []
+
+    async def fetch() -> bytes:
+        fetched.append(None)
+        return b"1"
+
+    world.takes_early = True
+    world.set_desired(view=7)
+    serving = asyncio.create_task(world.queue.serve("a", Request("call", None, fetch=fetch)))
+    await settle()
+    assert fetched == []
+
+    world.child.running(7)
+    await settle()
+    await world.answer(0)
+    assert (await serving).body == b"1"
+
+
+async def test_a_request_of_a_start_that_failed_goes_to_the_next_incarnation(world: World) -> None:
+    put_off: list[None] = []
+    world.takes_early = True
+    world.set_desired(view=7)
+    request = Request("call", b"1", put_off=lambda: put_off.append(None))
+    serving = asyncio.create_task(world.queue.serve("a", request))
+    await settle()
+    assert request.begun
+    put_off.clear()
+
+    request.handed_over.clear()  # as the launcher does where the actor was not up
+    world.asked[0][1].set_exception(OutcomeUnknownError("ImportError"))
+    world.child.ended(ExitStatus(Reason.IMPORT_ERROR, "not started"))
+    await settle()
+    assert put_off == [None], "its sender knows that it has not run"
+    assert not serving.done()
+
+    async with asyncio.timeout(10):
+        while len(world.asked) < 2:
+            await asyncio.sleep(0.01)
+    world.child.running(7)
+    await world.answer(1)
+    assert (await serving).body == b"1"
+
+
+@pytest.mark.parametrize("up", [True, False])
+async def test_the_time_for_an_answer_counts_from_when_the_child_is_up(world: World, up: bool) -> None:
+    world.takes_early = True
+    world.set_desired(view=7)
+    serving = world.serve(1)
+    await settle()
+    queue = world.queue._queues["a"]
+    assert queue.answer_by == math.inf
+
+    if up:
+        world.child.running(7)
+    else:
+        world.child._start_timed_out()  # it is not up, and what it does with the request is unknown
+
+    assert queue.answer_by <= asyncio.get_running_loop().time() + SETTINGS.request_seconds
+    with pytest.raises(Problem) as late:
+        await serving
+    assert late.value.status == 504

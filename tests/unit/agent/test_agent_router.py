@@ -47,6 +47,8 @@ DIGEST, WORKLOAD = encode_workload(ChildSpec(hub="hub", python=Python(target="mo
 class Launcher:
     """Starts nothing."""
 
+    takes_early = False
+
     def launch(self, child: object, desired: DesiredRun, state: Content | None) -> Launcher:
         return self
 

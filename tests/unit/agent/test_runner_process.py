@@ -134,6 +134,14 @@ class Late(processhub.Actor):
     async def terminate(self, reason):
         pathlib.Path(self.id).write_text(reason)
 
+class Ends(processhub.Actor):
+    async def handle_call(self, request):
+        return "first"
+
+    async def terminate(self, reason):
+        with open(self.id, "a") as file:
+            print(reason, file=file)
+
 class Awaits(processhub.Actor):
     async def init(self, args):
         task = asyncio.create_task(self.fail())
@@ -257,6 +265,32 @@ async def test_what_init_leaves_on_the_loop_or_in_the_context_is_there_for_messa
         assert await runner.answer(key, None) == [f"child-{key}", "unset", what != "nothing"]
     for key in ("3", "4"):
         assert await runner.answer(key, None) == [f"child-{key}", "unset", False]
+
+
+@pytest.mark.parametrize("what", ["nothing", "loop", "future", "timer", "weak", "handler"])
+async def test_an_actor_handles_a_request_that_came_with_its_start_once_it_is_up(runner: Runner, what: str) -> None:
+    """It may sleep after that, as one without a request does after its start."""
+    keys = [str(number) for number in range(6)]
+    for key in keys:
+        runner.start(key, "Keeps", what=what)
+        assert await runner.answer(key, None) == [f"child-{key}", "unset", what != "nothing"]
+        events = [message["ev"] for message in runner._heard if key in _subjects(message)]
+        assert events == ["running", "answer"]
+
+    for key in keys:
+        runner.order("stop", key, grace=10, reason="stop")
+        ended = await until(lambda key=key: runner.hear("ended", key), "its end")
+        assert (ended["reason"], ended["text"]) == ("Exited", "stopped")
+
+
+async def test_an_actor_that_sleeps_after_its_first_request_ends_once(runner: Runner, tmp_path: Path) -> None:
+    runner.start("1", "Ends")
+    assert await runner.answer("1", None) == "first"
+
+    runner.order("stop", "1", grace=10, reason="stop")
+
+    await until(lambda: runner.hear("ended", "1"), "its end")
+    assert (tmp_path / "child-1").read_text() == "stop\n"
 
 
 async def test_actors_that_block_as_they_start_delay_no_report_of_others(runner: Runner, tmp_path: Path) -> None:

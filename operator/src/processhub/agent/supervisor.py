@@ -207,6 +207,8 @@ def _log_restart(child: Child) -> None:
 class _Nothing:
     """The run of a child that can't be started. The child's end is reported at once."""
 
+    takes_early = False
+
     def stop(self, grace: float) -> None:
         """Do nothing: the run ends by itself."""
 

@@ -79,6 +79,8 @@ class ExecStarter:
 class ExecRun:
     """The run of one incarnation of an exec child."""
 
+    takes_early = False
+
     def __init__(
         self, starter: ExecStarter, child: Child, desired: DesiredRun, workload: Exec, state: Content | None
     ) -> None:

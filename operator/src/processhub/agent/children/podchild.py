@@ -117,6 +117,8 @@ class PodStarter:
 class PodRun:
     """The run of one incarnation of a pod child, as this agent follows it."""
 
+    takes_early = False
+
     def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
         self._uid, self._run = desired.assignment.uid, str(desired.assignment.started_with)

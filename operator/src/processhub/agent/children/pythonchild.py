@@ -156,6 +156,7 @@ class ModuleRunner(RunnerProcess):
         if message["ev"] == "running":
             for key in message["keys"]:
                 if (run := self.runs.get(key)) is not None:
+                    run.early = None
                     run.child.running(self.pid)
             return
         run = self.runs.get(message.get("key", ""))
@@ -175,6 +176,8 @@ class ModuleRunner(RunnerProcess):
         elif message["ev"] == "ended":
             self._remove(run)
             reason = Reason.IMPORT_ERROR if message["reason"] == "ImportError" else Reason.EXITED
+            if run.early is not None:
+                run.early.handed_over.clear()  # an actor handles no request before the event that it is up
             run.ended(ExitStatus(reason, message["text"], message=message["message"]))
 
     def process_ended(self, what: str, reason: Reason, *, fenced: bool) -> None:
@@ -227,6 +230,7 @@ class ActorRun:
         self._numbers = itertools.count()
         self._requests: dict[int, asyncio.Future[Response]] = {}  # handed over and not answered yet
         self._liveness = workload.liveness
+        self.early: Request | None = None  # a request that the actor got before it was up
         self._asks: dict[int, asyncio.Task[None]] = {}  # the actor's requests to other children
         entry = desired.assignment
         order: Message = {"op": "start", "key": key, "id": child.id, "epoch": entry.epoch, "role": entry.role}
@@ -268,8 +272,15 @@ class ActorRun:
         """Send the changed role to the actor."""
         self._runner.send({"op": "role", "key": self.key, "role": role, "epoch": epoch, "signal": notify})
 
+    @property
+    def takes_early(self) -> bool:
+        """Whether the actor may get a request before it is up. In a process that is not up itself, it might be lost."""
+        return self._runner.up and self._liveness is None
+
     def request(self, request: Request) -> asyncio.Future[Response]:
         """Pass the request to the actor, which handles one message at a time."""
+        if self.child.takes_first:
+            self.early = request
         number = next(self._numbers)
         answer: asyncio.Future[Response] = self._loop.create_future()
         self._requests[number] = answer

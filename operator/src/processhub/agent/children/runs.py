@@ -36,6 +36,10 @@ def out_of_memory(memory: tuple[int, int]) -> str:
 class RunHandle(Protocol):
     """The handle of a started incarnation, for all kinds of workload."""
 
+    @property
+    def takes_early(self) -> bool:
+        """Whether a request may be handed over before the child is up. It begins when the child is, or never."""
+
     def stop(self, grace: float) -> None:
         """Ask the run to end; kill it after ``grace`` seconds. A later call may shorten the grace."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from processhub.agent.listeners import Signal
@@ -17,6 +17,8 @@ class RegistryWatch:
     def __init__(self, registry: Callable[[], Iterable[RegistrySlice]]) -> None:
         self._registry = registry
         self._copies: dict[str, list[RoutedCopy]] = {}
+        # The entries of each slice, until the next change. An id that none of them has costs no more than this look.
+        self._entries: list[Mapping[str, str]] | None = None
         self._waiting: dict[str, set[Signal]] = {}
         self._unowned: set[Signal] = set()
 
@@ -24,6 +26,10 @@ class RegistryWatch:
         """The child's copies on record, as ``lookup.copies`` finds them. Kept until the next change of a slice."""
         found = self._copies.get(child_id)
         if found is None:
+            if self._entries is None:
+                self._entries = [item.spec.entries for item in self._registry()]
+            if not any(child_id in entries for entries in self._entries):
+                return []
             found = lookup.copies(self._registry(), child_id)
             if found:  # of an id that nobody knows nothing is kept: callers could name any number of them
                 self._copies[child_id] = found
@@ -53,6 +59,7 @@ class RegistryWatch:
     def changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Wake the tasks whose child has changed with this slice."""
         self._copies.clear()
+        self._entries = None
         for child_id, events in self._waiting.items():
             if _said(old, child_id) != _said(new, child_id):
                 for event in events:

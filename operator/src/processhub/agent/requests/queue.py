@@ -2,20 +2,22 @@
 
 A request leaves the queue for the child only while the child is up. If the child restarts, waiting requests go to its
 next incarnation. If the child leaves this member, they go back to the router that sent them. A request that was handed
-over is never handed over again.
+over is never handed over again. The request for which a child is started may be handed over with the start: it is not
+begun before the child is up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 
 from processhub.agent.children.child import Child
 from processhub.agent.problems import Problem
 from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response, WithdrawnError
-from processhub.api.reasons import Role
+from processhub.api.reasons import Role, State
 from processhub.api.slice import Settings
 
 log = logging.getLogger(__name__)
@@ -164,6 +166,8 @@ class RequestQueue:
         for entry in [entry for entry in queue.waiting if not _serves(child, entry.request)]:
             queue.waiting.remove(entry)
             entry.fail(MovedError())
+        if queue.current is not None and queue.answer_by == math.inf and child.status.state != State.STARTING:
+            self._begun(child.id, queue)
         if child.given_up:
             while queue.waiting:
                 queue.waiting.popleft().fail(_given_up(child))
@@ -252,7 +256,9 @@ class RequestQueue:
             return
         child = self._child_of(child_id)
         run = child.run if child is not None else None
-        if child is None or run is None or not child.serving or not self._may_serve():
+        if child is None or run is None or not self._may_serve():
+            return
+        if not child.serving and not (child.takes_first and queue.waiting[0].request.body is not None):
             return
         now = self._loop.time()
         if queue.pause_until > now:
@@ -271,7 +277,11 @@ class RequestQueue:
         work.add_done_callback(lambda _: self._ended(child, queue, entry, work))
 
     def _begun(self, child_id: str, queue: _ChildQueue) -> None:
-        """Limit the time for the answer: the child has the current request."""
+        """Limit the time for the answer: the child has the current request. The time counts from when it is up."""
+        child = self._child_of(child_id)
+        if child is not None and child.status.state == State.STARTING:
+            queue.answer_by = math.inf
+            return
         queue.answer_by = self._loop.time() + self._settings().request_seconds
         self._wake_by(child_id, queue, queue.answer_by)
 
@@ -310,6 +320,7 @@ class RequestQueue:
             queue.pause_until = self._loop.time() + _AFTERMATH_SECONDS
         if not entry.future.done():
             queue.waiting.appendleft(entry)
+            entry.request.put_off()
 
     def _wake_by(self, child_id: str, queue: _ChildQueue, at: float) -> None:
         """Look at the time limits of the queue's requests at that time of the loop, or before it."""
@@ -325,7 +336,7 @@ class RequestQueue:
         now, current, limits = self._loop.time(), queue.current, list[float]()
         if current is not None and current.request.begun and not current.future.done():
             if queue.answer_by > now:
-                limits.append(queue.answer_by)
+                limits += [queue.answer_by] if math.isfinite(queue.answer_by) else []
             else:
                 self._not_answered(child_id, current)
         waiting = [entry for entry in queue.waiting if entry.moved is None]

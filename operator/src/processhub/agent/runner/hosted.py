@@ -86,7 +86,8 @@ class Hosted(Strand):
 
     An event loop costs more than all else that an actor needs at first. So an actor *sleeps* once it is up, if its
     ``init`` has left nothing on the loop: no task, timer or descriptor, nor any other reference to it. The loop then
-    goes to the next actor that starts, and the actor gets one again with its first message. Its context stays its own.
+    goes to the next actor that starts, and the actor gets one again with its next message. Its context stays its own.
+    An actor that was started for a request sleeps after that, in the same way.
     """
 
     __slots__ = (
@@ -185,12 +186,15 @@ class Hosted(Strand):
     async def _live(self, kind: type[Actor] | None) -> None:
         """Run the actor; ``kind`` is its class if it has not come up yet."""
         try:
-            if kind is not None and not await self._come_up(kind):
-                return
+            holders = None
+            if kind is not None:
+                holders = await self._come_up(kind)
+                if holders is None:
+                    return
             actor = self._actor
             assert actor is not None
-            await self._serve(actor)
-            if self._stop is not None:
+            await self._serve(actor, holders)
+            if self._stop is not None and not self.sleeps:
                 await actor.terminate(self._stop[1])
         except asyncio.CancelledError as error:
             if self._stop is None and self._end is _STOPPED:
@@ -202,11 +206,11 @@ class Hosted(Strand):
                 self._cleaning = True
                 await self._clean_up()
 
-    async def _come_up(self, kind: type[Actor]) -> bool:
-        """Initialise the actor; returns whether there is more to do for it now."""
+    async def _come_up(self, kind: type[Actor]) -> tuple[int, int] | None:
+        """Initialise the actor; returns what held the loop before, or None if there is nothing to do for it now."""
         CURRENT.set(self._child)
         if self._stop is not None:
-            return False
+            return None
         loop, order = asyncio.get_running_loop(), self._order
         before = _holders(loop)
         actor = self._make(kind)
@@ -217,9 +221,15 @@ class Hosted(Strand):
             await actor.redundancy_signal(actor.role)
         self._actor, self._order = actor, {}
         self._host.came_up(self.key)
-        if _CAN_SLEEP and _holders(loop) == before and not self._mailbox and self._stop is None:
+        if not self._mailbox and self._falls_asleep(loop, before, _holders(loop)):
+            return None
+        return before
+
+    def _falls_asleep(self, loop: asyncio.AbstractEventLoop, before: tuple[int, int], now: tuple[int, int]) -> bool:
+        """Whether the actor goes to sleep: what holds the loop is what held it before, and it is not to stop."""
+        if _CAN_SLEEP and now == before and self._stop is None:
             self.sleeps = _is_plain(loop)
-        return not self.sleeps
+        return self.sleeps
 
     def _inherited(self) -> str | None:
         """The JSON text of the state that the actor starts with, or None."""
@@ -250,11 +260,17 @@ class Hosted(Strand):
             self._requests = OutgoingRequests(self.key, self._child[0], self._host.send)
         return self._requests
 
-    async def _serve(self, actor: Actor) -> None:
+    async def _serve(self, actor: Actor, holders: tuple[int, int] | None) -> None:
+        """Handle messages until the actor is to stop; ``holders`` of the loop: until it sleeps after the first ones."""
         arrived = self._arrived = asyncio.Event()
+        loop = asyncio.get_running_loop()
         while self._stop is None:
             mailbox = self._mailbox
             if not mailbox:
+                if holders is not None and self._falls_asleep(loop, holders, _holders(loop)):
+                    self._arrived = None
+                    return
+                holders = None
                 arrived.clear()
                 await arrived.wait()
                 continue
