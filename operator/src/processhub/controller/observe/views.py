@@ -279,7 +279,7 @@ def orders_for(
     wanted = None if close else wanted_view(hub, members, snapshot, epoch + 1)
     ready = wanted is not None and facts.not_closed is None and is_ready(snapshot, plan, facts)
     if ready and hub.spec.on_demand is not None and hub.spec.on_demand.max is not None:
-        ready = not _moves(members)
+        ready = not plan.entries and not _moves(members)
     step = view_step(wanted, facts.standings, ready=ready)
     orders: dict[str, Activation] = {}
     if step.current is not None:
