@@ -325,8 +325,8 @@ async def test_a_forwarded_request_waits_for_what_keeps_this_member_from_a_start
 
 
 async def test_a_share_that_is_used_up_rejects_the_ids_of_this_member(world: World) -> None:
-    world.settings = msgspec.structs.replace(ON_DEMAND, on_demand_max=5)
-    world.put("hub-1", Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True), view=view(share=1, most=5))
+    world.settings = msgspec.structs.replace(ON_DEMAND, on_demand_max=2)
+    world.put("hub-1", Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True), view=view(share=1, most=2))
 
     for refused in (
         call(world, MINE),
@@ -336,3 +336,19 @@ async def test_a_share_that_is_used_up_rejects_the_ids_of_this_member(world: Wor
             await asyncio.wait_for(refused, WAITS)
         assert (busy.value.status, busy.value.kind) == (429, "busy")
         assert "has its share, 1, of the on-demand children that spec.onDemand.max allows" in busy.value.detail
+
+
+async def test_a_request_waits_where_a_member_with_a_used_up_share_is_to_get_more(world: World) -> None:
+    world.settings = msgspec.structs.replace(ON_DEMAND, on_demand_max=50)
+    world.put("hub-1", Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True), view=view(share=1, most=50))
+    task = call(world, MINE)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not task.done()
+    assert not world.slices.made
+
+    entry = Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True)
+    world.put("hub-1", entry, view=view(8, share=24, most=50))
+
+    await until(lambda: world.slices.made.keys() == {MINE})
+    await end(task)

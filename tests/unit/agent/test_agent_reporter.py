@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -12,12 +13,17 @@ from waiting import until
 from builders import make_slice
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.metrics import Metrics
+from processhub.agent.reporting.noise import NoiseBudget
+from processhub.agent.reporting.pace import Pace
 from processhub.agent.reporting.reporter import StatusReporter
 from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.api.reasons import Reason, State
-from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceStatus
+from processhub.api.slice import MAX_ENTRIES, Activation, RegistrySlice, SliceStatus
 from processhub.cluster.config import ConfigError
 from processhub.registry.grammar import parse_report
+
+OPEN = Activation(view=7, phase="Open", holder="pod/nonce")
+ORDERS = (OPEN, OPEN, msgspec.structs.replace(OPEN, phase="Closing"))
 
 
 class Server:
@@ -94,3 +100,76 @@ async def test_a_status_without_room_for_all_running_children_keeps_its_observed
     await until(lambda: server.status.observed_generation == 3, "an answer once there is room")
     assert "new-2" in server.status.entries
     await reporter.flush(5)
+
+
+class Slices(Server):
+    """Stores the asks of each slice's last status."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asks: dict[str, tuple[str, ...]] = {}
+
+    async def replace(
+        self, kind: object, namespace: str, name: str, body: dict[str, Any], **more: Any
+    ) -> RegistrySlice:
+        self.asks[name] = body["status"].asks
+        return make_slice(status=body["status"], name=name)
+
+
+async def test_asks_are_written_into_slice_0_alone_until_they_are_withdrawn() -> None:
+    server, asks = Slices(), [("a", "b")]
+    writer = WriterIdentity(
+        server,  # type: ignore[arg-type]
+        *("pod/nonce", "", 8080),
+        lambda: 1,
+        Metrics(),
+        lambda item: reporter.slice_changed(item, item.metadata.name),
+        lambda: False,
+        lambda: 1,
+        asks=lambda: asks[-1],
+    )
+    reporter = StatusReporter(writer)
+    reporter.open()
+    for index in range(2):
+        reporter.slice_changed(make_slice(name=f"s.{index}"), f"s.{index}")
+    await until(lambda: server.asks == {"s.0": ("a", "b"), "s.1": ()}, "both statuses")
+
+    asks.append(("b",))
+    reporter.asks_changed("s.0", False)
+    await until(lambda: server.asks["s.0"] == ("b",), "one ask less")
+
+
+async def test_the_pace_of_reports_does_not_hold_back_asks() -> None:
+    """Requests wait for them. Reports have used up the writes that the pace allows at once."""
+    pace = Pace(NoiseBudget(lambda: 1), lambda: False)
+    now = asyncio.get_running_loop().time()
+    while pace._bucket.take(now):
+        pass
+    pace.kick(pressing=True)
+    pace.hurry()
+    due = asyncio.create_task(pace.due())
+    await asyncio.sleep(0)
+
+    pace.hurry(awaited=True)
+    await due
+
+    assert not pace._awaited_bucket.full(now), "the write has taken a token of its own"
+
+
+async def test_the_pace_of_reports_does_not_hold_back_that_a_view_closes() -> None:
+    """Requests for new ids wait until all members have acknowledged that."""
+    server = Slices()
+    reporter = reporter_of(server)
+    slices = [make_slice(name="s.0", generation=1 + index, activation=order) for index, order in enumerate(ORDERS)]
+    for item in slices[:2]:
+        reporter.slice_changed(item, "s.0")
+    pace = reporter._statuses["s.0"]._pace
+    now = asyncio.get_running_loop().time()
+    assert pace._awaited_bucket.full(now)
+    assert not pace._awaited.is_set()
+
+    reporter.slice_changed(slices[2], "s.0")
+
+    assert pace._awaited.is_set()
+    await reporter.flush(10)
+    assert server.asks.keys() == {"s.0"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import virtualtime
 from memoryapi import Key
 from onethread import Cluster, running_hub
 
-from processhub.api.naming import ANNOTATION_DRAINED
+from processhub.api.naming import ANNOTATION_DRAINED, ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO, ANNOTATION_STOP
 
-DEMAND = {"onDemand": {"exec": {"command": ["x"]}}}
+HUB = Key("hubs", "ns", "hub")
+DEMAND: dict[str, Any] = {"onDemand": {"exec": {"command": ["x"]}}}
 
 
 def orders(cluster: Cluster) -> dict[str, Any]:
@@ -100,60 +101,104 @@ def test_a_declared_child_of_an_id_that_a_member_has_started_runs_once(tmp_path:
     virtualtime.run(main())
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(tmp_path: Path, seed: int) -> None:
-    """Requests, while members are cut off or restart, Children come and go, and leaders change."""
-    chance = random.Random(seed)
-    ids = [f"cart-{number}" for number in range(12)]
+def epoch_of(cluster: Cluster, child: str) -> int:
+    """The epoch on record of a child."""
+    slices = [item for key, item in cluster.api.objects.items() if key.plural == "registryslices"]
+    (text,) = (item["spec"]["entries"][child] for item in slices if child in item["spec"]["entries"])
+    return int(text.split()[1])
 
+
+def order(cluster: Cluster, annotation: str, text: str) -> None:
+    """Write an order onto the Hub."""
+    annotated = {annotation: text}
+    cluster.api.update(HUB, lambda hub: hub["metadata"].setdefault("annotations", {}).update(annotated))
+
+
+def annotations(cluster: Cluster) -> dict[str, str]:
+    """The Hub's annotations."""
+    found: dict[str, str] = cluster.api.get("hubs", "hub")["metadata"].get("annotations", {})
+    return found
+
+
+def test_an_order_on_the_hub_ends_one_run_and_the_id_may_be_started_anew(tmp_path: Path) -> None:
     async def main() -> None:
-        spec = {
-            **DEMAND,
-            "distribution": {"strategy": "ConsistentHashing", "loadCapPercent": 100},
-            "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1},
-            "timeouts": {"leaseSeconds": 6},
-        }
-        async with running_hub(tmp_path, **spec) as cluster:
-            declared: set[str] = set()
-            for number in range(80):
-                await asyncio.sleep(chance.choice((0.0, 0.01, 0.05, 0.3, 2.0, 9.0)))
-                trouble = chance.randrange(14)
-                member, child = f"hub-{chance.randrange(3)}", chance.choice(ids)
-                wire = cluster.wires[member].whole
-                if trouble == 0 and wire.is_set():
-                    wire.clear()
-                elif trouble == 1:
-                    wire.set()
-                elif trouble == 2:
-                    leader = next(iter(cluster.stops))
-                    cluster.stops.pop(leader).set()
-                    assert await cluster.tasks.pop(leader) == 0
-                    cluster.start_replica(f"operator-{number + 1}")
-                elif trouble == 3 and child not in declared:
-                    declared.add(child)
-                    body = {"hub": "hub", "exec": {"command": ["other"]}}
-                    cluster.api.create("children", {"metadata": {"name": child}, "spec": body})
-                elif trouble == 4 and child in declared:
-                    declared.discard(child)
-                    cluster.api.delete("children", child)
-                elif trouble == 5:
-                    drained = f"hub-{chance.randrange(3)}" if chance.randrange(2) else ""
-                    cluster.api.update(Key("hubs", "ns", "hub"), lambda hub, drained=drained: drain(hub, drained))
-                else:
-                    for each in chance.sample(ids, 4):
-                        ask(cluster, each)
-                cluster.runs_on()
-            for each_wire in cluster.wires.values():
-                each_wire.whole.set()
-            cluster.api.update(Key("hubs", "ns", "hub"), lambda hub: drain(hub, ""))
-            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open", within=120)
-            for child in ids:
-                await cluster.until(lambda child=child: bool(ask(cluster, child)), f"{child} runs", within=60)
-            await cluster.until(
-                lambda: {child: {member} for child, member in on_record(cluster).items()} == running(cluster),
-                f"all is on record: {seed}",
-                within=120,
-            )
+        async with running_hub(tmp_path, **DEMAND) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            members = {child: ask(cluster, child) for child in ("a", "b")}
+            await cluster.until(lambda: on_record(cluster) == members, "both are on record")
+            first = epoch_of(cluster, "a")
+
+            order(cluster, ANNOTATION_STOP, json.dumps({"a": first, "b": 1, "never-was": 1}))
+
+            await cluster.until(lambda: on_record(cluster) == {"b": members["b"]}, "one has left the record")
+            await cluster.until(lambda: ANNOTATION_STOP not in annotations(cluster), "the orders are done")
+            await cluster.until(lambda: running(cluster).keys() == {"b"}, "it has ended")
+            assert ask(cluster, "a") == members["a"]
+            await cluster.until(lambda: on_record(cluster) == members, "it is on record again")
+            assert epoch_of(cluster, "a") > first
+
+            order(cluster, ANNOTATION_STOP, "a")
+            await cluster.until(lambda: ANNOTATION_STOP not in annotations(cluster), "what can't be read is removed")
+            assert on_record(cluster) == members
+
+    virtualtime.run(main())
+
+
+def test_an_order_on_the_hub_moves_what_a_request_has_started(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path, **DEMAND) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            member = ask(cluster, "a")
+            await cluster.until(lambda: on_record(cluster) == {"a": member}, "it is on record")
+            target = next(name for name in cluster.agents if name != member)
+
+            order(cluster, ANNOTATION_MOVE_TO, json.dumps({"a": target, "b": target}))
+
+            await cluster.until(lambda: running(cluster) == {"a": {target}}, "it runs there")
+            await cluster.until(lambda: ANNOTATION_MOVE_TO not in annotations(cluster), "the order is done")
+            refused = json.loads(annotations(cluster)[ANNOTATION_MOVE_REFUSED])
+            assert refused == {"b": f"{target}: hub/hub has no such child"}
+            assert ask(cluster, "a") == target
+
+    virtualtime.run(main())
+
+
+def test_a_childs_time_is_over_after_its_ttl_wherever_it_runs_by_then(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path, onDemand={**DEMAND["onDemand"], "ttlSeconds": 20}) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            began = asyncio.get_running_loop().time()
+            member = ask(cluster, "a")
+            await cluster.until(lambda: on_record(cluster) == {"a": member}, "it is on record")
+            target = next(name for name in cluster.agents if name != member)
+            order(cluster, ANNOTATION_MOVE_TO, json.dumps({"a": target}))
+            await cluster.until(lambda: running(cluster) == {"a": {target}}, "it runs there")
+
+            await cluster.until(lambda: not running(cluster), "it has ended")
+
+            assert 19.0 <= asyncio.get_running_loop().time() - began <= 22.0
+            await cluster.until(lambda: not on_record(cluster), "it has left the record")
+
+    virtualtime.run(main())
+
+
+@pytest.mark.parametrize(("command", "starts"), [("x", 1), ("other", 2)])
+def test_a_child_that_is_declared_later_is_taken_over_where_it_runs(tmp_path: Path, command: str, starts: int) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path, **DEMAND) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            member = ask(cluster, "a")
+            await cluster.until(lambda: on_record(cluster) == {"a": member}, "it is on record")
+
+            body = {"hub": "hub", "exec": {"command": [command]}}
+            cluster.api.create("children", {"metadata": {"name": "a"}, "spec": body})
+
+            await cluster.until(lambda: cluster.reported_running("a"), "it is reported")
+            await asyncio.sleep(5.0)
+            assert running(cluster) == {"a": {member}}
+            assert len([begins for *_, begins in cluster.log if begins]) == starts
+            cluster.api.delete("children", "a")
+            await cluster.until(lambda: not on_record(cluster), "it has left the record")
 
     virtualtime.run(main())
 

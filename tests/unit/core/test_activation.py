@@ -139,11 +139,28 @@ def test_a_hub_that_is_to_have_no_view_closes_the_one_that_it_has() -> None:
     st.lists(st.sampled_from(["h-0", "h-1", "h-2"]), unique=True),
 )
 def test_shares_never_exceed_the_limit(limit: int, counts: dict[str, int], members: list[str]) -> None:
-    """What members outside of the view have counts too; nobody's share is below what it has."""
+    """What members outside of the view have counts too; nobody's share is below what it has, if all have a place."""
     given = shares(limit, counts, members)
 
     outside = sum(count for name, count in counts.items() if name not in given)
-    assert sum(given.values()) + outside <= max(limit, sum(counts.values()))
-    assert all(share >= counts.get(name, 0) for name, share in given.items())
+    assert sum(given.values()) + outside <= max(limit, outside)
     if members and sum(counts.values()) <= limit:
         assert sum(given.values()) + outside == limit
+        assert all(share >= counts.get(name, 0) for name, share in given.items())
+
+
+@given(
+    st.integers(0, 50), st.dictionaries(st.sampled_from(["h-0", "h-1", "h-2"]), st.integers(0, 9)), st.integers(0, 9)
+)
+def test_a_late_share_is_of_what_the_others_left(limit: int, counts: dict[str, int], ended: int) -> None:
+    """A member whose slice 0 was written later: meanwhile children of the others may have ended."""
+    members = ["h-0", "h-1", "h-2"]
+    first = shares(limit, counts, members)
+    late = first.pop("h-2")
+    now = {name: max(0, count - ended) for name, count in counts.items()}
+
+    again = shares(limit, now, members, first)
+
+    assert again.keys() == {"h-2"}
+    assert sum(first.values()) + again["h-2"] <= limit
+    assert again["h-2"] >= late or sum(counts.values()) > limit

@@ -62,6 +62,15 @@ def test_a_new_entry_fills_the_first_slice_with_room() -> None:
     assert [(slice_.index, set(slice_.entries)) for slice_ in written] == [(1, {"e", "new"})]
 
 
+def test_new_entries_leave_the_slices_free_that_are_kept_for_what_a_member_starts() -> None:
+    slices = [content(0, "a", "b")]
+
+    first = pack(slices, {"new": entry(), "a": entry(2)}, WORKLOADS, first=1)
+    assert {slice_.index: set(slice_.entries) for slice_ in first} == {0: {"a", "b"}, 1: {"new"}}
+    again = pack([*slices, first[1]], {"next": entry()}, WORKLOADS, first=1)
+    assert [(slice_.index, set(slice_.entries)) for slice_ in again] == [(1, {"new", "next"})]
+
+
 def test_a_new_entry_is_added_to_a_slice_that_is_written_anyway() -> None:
     slices = [content(0, "a"), content(1, "b"), content(2, "c")]
 

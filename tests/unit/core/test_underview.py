@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from planned_hub import child, hub_spec
 
+from processhub.api.hub import OnDemand
 from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.underview import NotClosed, Restricted, under_view
+from processhub.core.planning.underview import NotClosed, Restricted, all_stay, under_view, with_recorded
 from processhub.registry.grammar import NOBODY, Assignment
 
 VIEW = View(5, "ConsistentHashing", (("m0", 1), ("m1", 1)))
@@ -28,13 +30,18 @@ def restricted(
     state: NotClosed,
     record: dict[str, Assignment] | None = None,
     members: tuple[MemberView, ...] = (MemberView(name="m0"), MemberView(name="m1")),
+    demand: bool = False,
+    most: int | None = None,
 ) -> Restricted:
-    """What is left of these changes of child "a", which has this record; both by member."""
+    """What is left of these changes of child "a", which has this record; both by member.
+
+    ``demand``: the child is on demand. ``most``: the hub's onDemand.max.
+    """
     places = tuple(OnRecord(member, placed) for member, placed in (record or {}).items())
     snapshot = HubSnapshot(
-        spec=hub_spec(),
+        spec=msgspec.structs.replace(hub_spec(), on_demand=OnDemand(max=most)),
         members=members,
-        children={"a": child("a")},
+        children={"a": child("a", on_demand=demand)},
         record={"a": places} if places else {},
         next_epoch=200,
     )
@@ -92,3 +99,64 @@ def test_a_move_that_keeps_the_id_on_record_goes_on() -> None:
 
     assert left(restricted({OTHER: waits}, OPEN, {CHOSEN: entry(50)})) == {OTHER: waits}
     assert left(restricted({CHOSEN: None}, CLOSING, {CHOSEN: entry(50), OTHER: waits})) == {CHOSEN: None}
+
+
+def test_what_may_run_elsewhere_stays_on_record() -> None:
+    """It was moved to the member that may start it, which has not started it, and its former member still ends it."""
+    coming = entry(60, wait=True)
+    ends = tuple(
+        MemberView(name=name, possibly_running=frozenset({"a"} if name == OTHER else ())) for name in ("m0", "m1")
+    )
+
+    assert left(restricted({CHOSEN: None}, OPEN, {CHOSEN: coming}, ends)) == {}
+    assert left(restricted({CHOSEN: None}, OPEN, {CHOSEN: coming})) == {CHOSEN: None}
+
+
+def test_what_counts_for_shares_is_neither_placed_nor_moved_under_an_open_view() -> None:
+    new, there = entry(250, on_demand=True), {CHOSEN: entry(50, on_demand=True)}
+    moved = {OTHER: entry(250, on_demand=True, wait=True)}
+
+    for found in (
+        restricted({CHOSEN: new}, OPEN, demand=True, most=9),
+        restricted(moved, OPEN, there, demand=True, most=9),
+    ):
+        assert left(found) == {}
+        assert found.close
+    for found in (
+        restricted({CHOSEN: new}, OPEN, demand=True),
+        restricted(moved, OPEN, there, demand=True),
+        restricted({CHOSEN: entry(250, on_demand=True)}, OPEN, there, demand=True, most=9),
+    ):
+        assert left(found) != {}
+        assert not found.close
+
+
+def test_a_child_that_is_declared_as_it_is_started_runs_on_with_the_same_workload() -> None:
+    run = entry(101, uid="h", on_demand=True)
+    for workload, started_with in (("w", 101), ("other", 0)):
+        declared = entry(250, workload=workload)
+        plan = Plan(entries={"m0": {"a": declared}}, unplaced={}, next_epoch=300)
+
+        found = with_recorded(plan, {"m0": {"a": run}}, {})
+
+        assert found.entries == {"m0": {"a": msgspec.structs.replace(declared, run=started_with)}}
+
+
+def test_what_a_member_started_is_recorded_as_it_runs_where_no_other_has_it() -> None:
+    nothing, run = Plan(entries={}, unplaced={}, next_epoch=300), entry(101, uid="h")
+
+    assert with_recorded(nothing, {"m0": {"a": run}}, {}).entries == {"m0": {"a": run}}
+    assert with_recorded(nothing, {"m0": {"a": run}}, {"a": (OnRecord("m1", entry(250)),)}) == nothing
+
+
+def test_all_stay_on_record_that_are_moved_or_restarted() -> None:
+    record = {"a": (OnRecord("m0", entry(50)),)}
+    for changes, stays in (
+        ({}, True),
+        ({"m0": {"a": entry(51)}}, True),
+        ({"m1": {"a": entry(51, wait=True)}}, True),
+        ({"m0": {"a": None}}, False),
+        ({"m0": {"a": None}, "m1": {"a": entry(51)}}, False),
+        ({"m1": {"new": entry(51)}}, False),
+    ):
+        assert all_stay(Plan(entries=changes, unplaced={}, next_epoch=300), record) is stays, changes

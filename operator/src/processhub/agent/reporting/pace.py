@@ -10,7 +10,7 @@ from processhub.agent.reporting.noise import NoiseBudget
 from processhub.cluster.tokenbucket import TokenBucket
 
 _BURST, _PER_SECOND = 10, 1.0  # writes at once, and writes a second after that
-_ASKS_BURST, _ASKS_PER_SECOND = 20, 5.0  # the same of writes with new asks, for which requests wait
+_AWAITED_BURST, _AWAITED_PER_SECOND = 20, 5.0  # the same of writes that requests wait for
 _GATHER_SECONDS = 0.1  # between two writes while many children change
 _GATHER_FEW, _FEW = 0.01, 8  # between two writes after a write of few changes
 _GATHER_MAX = 0.3  # the longest of these pauses, after a slow write
@@ -25,8 +25,8 @@ class Pace:
     def __init__(self, budget: NoiseBudget, busy: Callable[[], bool]) -> None:
         self._budget, self._busy = budget, busy
         self._bucket = TokenBucket(_PER_SECOND, _BURST)
-        self._asks_bucket = TokenBucket(_ASKS_PER_SECOND, _ASKS_BURST)
-        self._asked = asyncio.Event()  # set if new asks are to be written
+        self._awaited_bucket = TokenBucket(_AWAITED_PER_SECOND, _AWAITED_BURST)
+        self._awaited = asyncio.Event()  # set too if requests wait for it
         self._wake = asyncio.Event()  # a change is to be written
         self._urgent = asyncio.Event()  # set too if a client may wait for it
         self._pressing = asyncio.Event()  # set too if it is more than a crash loop's noise
@@ -44,10 +44,10 @@ class Pace:
         """Whether nothing is left to write, and nothing will follow."""
         return self._closing and not self._wake.is_set()
 
-    def hurry(self, *, asks: bool = False) -> None:
-        """Record that a client may wait for a change. ``asks``: that a request waits for an ask to be written."""
-        if asks:
-            self._asked.set()
+    def hurry(self, *, awaited: bool = False) -> None:
+        """Record that a client may wait for a change. ``awaited``: that requests wait until it is written."""
+        if awaited:
+            self._awaited.set()
         self._urgent.set()
 
     def kick(self, *, pressing: bool) -> None:
@@ -74,7 +74,7 @@ class Pace:
         await self._wake.wait()
         await self._gather()
         pressing = self._pressing.is_set()
-        for event in (self._wake, self._urgent, self._pressing, self._asked):
+        for event in (self._wake, self._urgent, self._pressing, self._awaited):
             event.clear()
         return pressing
 
@@ -88,8 +88,8 @@ class Pace:
                 await _up_to(rest, self._pressing)
                 continue
             tokens = self._bucket.wait(now)
-            if self._asked.is_set():
-                tokens = min(tokens, self._asks_bucket.wait(now))
+            if self._awaited.is_set():
+                tokens = min(tokens, self._awaited_bucket.wait(now))
             rest = max(tokens, self._last + self._gap - now)
             if not self._urgent.is_set():
                 rest = max(rest, self._since + _LINGER_SECONDS - now)
@@ -100,12 +100,12 @@ class Pace:
                 rest = _LOOK_SECONDS
             if rest <= 0:
                 break
-            if tokens > 0 and not self._asked.is_set():
-                await _up_to(rest, self._asked)
+            if tokens > 0 and not self._awaited.is_set():
+                await _up_to(rest, self._awaited)
             else:
                 await asyncio.sleep(rest)
         await asyncio.sleep(0)  # changes that the same event made are written with it
-        (self._asks_bucket if self._asked.is_set() else self._bucket).take(loop.time())
+        (self._awaited_bucket if self._awaited.is_set() else self._bucket).take(loop.time())
 
     def gathered(self, changes: int) -> None:
         """Set the pause after a write of so many changes: with many children, the next one carries more."""

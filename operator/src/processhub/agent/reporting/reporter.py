@@ -108,6 +108,8 @@ class _SliceStatus:
         if before is not None and before.metadata.generation == item.metadata.generation:
             return
         self.reports.measure(item)
+        if before is not None and before.spec.activation != item.spec.activation:
+            self._pace.hurry(awaited=True)  # the next view is opened when all members have acknowledged that one closes
         if open_:
             # Not urgent by itself: a child that starts or ends because of it is urgent some milliseconds later, and one
             # write then reports both.
@@ -131,7 +133,7 @@ class _SliceStatus:
     def ask(self, *, urgent: bool) -> None:
         """Have changed asks written."""
         if urgent:
-            self._pace.hurry(asks=True)
+            self._pace.hurry(awaited=True)
         self.kick()
 
     def close(self) -> None:

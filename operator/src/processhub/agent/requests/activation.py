@@ -19,6 +19,7 @@ from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
+from processhub.agent.requests.demandcount import DemandCount
 from processhub.api.reasons import Role
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.core.model.activation import View, ViewPhase, chosen_member
@@ -47,6 +48,7 @@ class Activations:
     ) -> None:
         self._env, self._identity, self._slices, self._children = env, identity, slices, children
         self._may_start = may_start
+        self.count = DemandCount(slices)
         self._block = self._used = 0  # the first epoch of the block, and the last one that was given
         self._template: DesiredRun | None = None
         self._taken: Activation | None = None
@@ -96,11 +98,15 @@ class Activations:
         return now - self._awaited_since > _CLOSING_SECONDS
 
     def check_share(self, child_id: str) -> None:
-        """Raise Problem if the id is this member's to start, and its share is used up (docs/protocol.md, rule 33)."""
+        """Raise Problem if the id is this member's to start, and its share is used up (docs/protocol.md, rule 33).
+
+        Where each member would get more, the operator opens another view, and the request waits for that.
+        """
         order, view = self._order(), self._routing_view()
         if order is None or view is None or not self._is_used_up(order):
             return
-        if chosen_member(view, child_id) == self._env.member:
+        left = order.most - self.count.entries - len(self._slices.made)
+        if left < len(view.members) and chosen_member(view, child_id) == self._env.member:
             raise full(child_id, f"member {self._env.member} has its share, {order.share},")
 
     def why(self, child_id: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
@@ -12,11 +11,9 @@ from processhub.agent.requests.activation import Activations, full
 from processhub.agent.requests.asks import Ask
 from processhub.api.child import Child
 from processhub.api.naming import child_object_names
-from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.registry.grammar import is_on_demand
 
 _LOOKED_SECONDS = 0.5  # how long a look-up of an id is remembered
 
@@ -26,9 +23,9 @@ class UnplacedIds:
 
     def __init__(self, env: Environment, client: Client, slices: SliceWatcher, activations: Activations) -> None:
         self._env, self._client, self._slices, self._activations = env, client, slices, activations
+        self._count = activations.count
         self._found: dict[str, float] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
-        self._counts: dict[str, tuple[tuple[str, int], int]] = {}  # by slice: its uid and generation, and the count
 
     async def expect(self, child_id: str, ask: Ask) -> None:
         """Return if the request may wait for an owner, which it asks for where the hub needs that. Raises Problem."""
@@ -64,25 +61,8 @@ class UnplacedIds:
         limit = self._slices.settings.on_demand_max
         if limit:
             self._activations.check_share(child_id)
-            if self._is_full(limit):
+            if self._count.is_full(limit):
                 raise full(child_id, f"hub {self._env.hub} has all {limit}")
-
-    def _is_full(self, limit: int) -> bool:
-        """Whether so many ids on demand are on record. They are listed only if their entries are as many."""
-        items = list(self._slices.registry())
-        if sum(self._count(item) for item in items) < limit:
-            return False
-        ids = {known for item in items for known in _on_demand(item)}
-        return len(ids) >= limit
-
-    def _count(self, item: RegistrySlice) -> int:
-        """The number of the slice's entries of children on demand. They are counted again only for a changed spec."""
-        of_now = item.metadata.uid, item.metadata.generation
-        counted, count = self._counts.get(item.metadata.name, (None, 0))
-        if counted != of_now:
-            count = sum(1 for _ in _on_demand(item))
-            self._counts[item.metadata.name] = of_now, count
-        return count
 
     # Children with an object.
 
@@ -118,7 +98,3 @@ class UnplacedIds:
             if (child.spec.hub, child.id) == (self._env.hub, child_id):
                 return child
         return None
-
-
-def _on_demand(item: RegistrySlice) -> Iterable[str]:
-    return (child_id for child_id, text in item.spec.entries.items() if is_on_demand(text))

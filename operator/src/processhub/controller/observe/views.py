@@ -120,16 +120,20 @@ def _standing(member: Member) -> Standing:
     gone = member.phase is Phase.GONE
     if order is None:
         return Standing(present=present, answered=answered, gone=gone)
-    members = tuple((known.name, known.weight) for known in order.members)
-    view = View(order.view, order.strategy, members, _digest(order.entry, order.workload, order.most))
+    assert first is not None
     return Standing(
-        view=view,
+        view=first.derived("view", None, partial(_view, order)),
         phase=ViewPhase(order.phase),
         holder=order.holder,
         present=present,
         answered=answered,
         gone=gone,
     )
+
+
+def _view(order: Activation) -> View:
+    members = tuple((known.name, known.weight) for known in order.members)
+    return View(order.view, order.strategy, members, _digest(order.entry, order.workload, order.most))
 
 
 def _digest(entry: str, workload: str, most: int) -> str:
@@ -275,7 +279,7 @@ def orders_for(
     wanted = None if close else wanted_view(hub, members, snapshot, epoch + 1)
     ready = wanted is not None and facts.not_closed is None and is_ready(snapshot, plan, facts)
     if ready and hub.spec.on_demand is not None and hub.spec.on_demand.max is not None:
-        ready = not _moves(members)
+        ready = not plan.entries and not _moves(members)
     step = view_step(wanted, facts.standings, ready=ready)
     orders: dict[str, Activation] = {}
     if step.current is not None:
@@ -314,11 +318,12 @@ def _granted(
     parts = {**counts, **shares(limit, counts, starts, own)}
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
     found: dict[str, Activation] = {}
+    bare = _bare(view)
     for name in names:
         if limit and name not in own and snapshot.uncertain:
             continue  # another member may get a share by a write that is not answered
         found[name] = msgspec.structs.replace(
-            _bare(view),
+            bare,
             phase=ViewPhase.OPEN,
             holder=members[name].holder,
             first_epoch=epoch,

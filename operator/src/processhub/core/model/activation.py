@@ -165,10 +165,19 @@ def shares(
     """How many children on demand each member of a view may have. The sum over all members never exceeds ``limit``.
 
     ``counts``: how many each member of the hub has on record, whether it is in the view or not. A member keeps what it
-    has. What is left is divided evenly, and the first members get one more. ``granted``: the shares that members of the
-    view have already. They stay, and the others get theirs of the rest.
+    has. What is left is divided evenly, and the first members get one more. If they have more than ``limit``, the last
+    shares are below what the member has, so that it starts none until enough have ended. ``granted``: the shares that
+    members of the view have already. They stay, and the others get theirs of the rest.
     """
     others = [name for name in members if name not in granted]
-    taken = sum(granted.values()) + sum(count for name, count in counts.items() if name not in granted)
-    each, more = divmod(max(0, limit - taken), len(others)) if others else (0, 0)
+    outside = sum(count for name, count in counts.items() if name not in granted and name not in others)
+    room = max(0, limit - sum(granted.values()) - outside)
+    left = room - sum(counts.get(name, 0) for name in others)
+    if left < 0:
+        found = {}
+        for name in others:
+            found[name] = min(room, counts.get(name, 0))
+            room -= found[name]
+        return found
+    each, more = divmod(left, len(others)) if others else (0, 0)
     return {name: counts.get(name, 0) + each + (position < more) for position, name in enumerate(others)}
