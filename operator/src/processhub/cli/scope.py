@@ -152,4 +152,5 @@ def say_unplaced(session: Session) -> None:
     if unplaced > 0:
         are = "child is" if unplaced == 1 else "children are"
         why = f"kubectl get children,childsets -n {session.namespace} says why"
-        say(f"{unplaced} more {are} not placed in hub {session.name}: {why}")
+        more = ", for those that requests ask for kubectl hub explain ID" if hub.spec.on_demand is not None else ""
+        say(f"{unplaced} more {are} not placed in hub {session.name}: {why}{more}")
