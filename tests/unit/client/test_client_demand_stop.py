@@ -110,6 +110,20 @@ def test_other_orders_stay_and_a_run_that_a_request_starts_meanwhile_is_left_alo
     run(test)
 
 
+def test_a_child_that_has_not_taken_the_run_over_yet_is_deleted_with_it() -> None:
+    async def test(site: Site) -> None:
+        site.runs = {"a": 1}
+        site.show()
+        site.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", "exec": {"command": ["x"]}}})
+
+        result = await site.hub.stop_children(["a"])
+
+        assert (result.stopped, result.objects, site.orders) == (["a"], {"a": "a"}, {"a": 1})
+        assert not [key for key in site.api.objects if key.plural == "children"]
+
+    run(test)
+
+
 def test_a_run_that_was_moved_before_the_order_was_read_is_ordered_to_stop_again() -> None:
     async def test(site: Site) -> None:
         site.runs = {"a": 1}

@@ -6,7 +6,7 @@ Children that requests have started have no objects: they are stopped by an orde
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from processhub.api.naming import child_object_name
 from processhub.client.childsets import list_sets, not_stopped, owner_among
@@ -27,26 +27,40 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
     """
     wanted = checked_ids(ids)
     latest = asyncio.get_running_loop().time() + timeout
-    deadline = latest if wait else None
-    hub = session.living_hub()
-    static = {spec.id for spec in hub.spec.children}
-    records = session.registry.records
     result, removal = StopResult(), Removal(session)
     runs = {child_id: run.epoch for child_id in wanted if (run := session.on_demand(child_id))}
     on_demand = DemandStop(session, runs)
+    names = await _delete_objects(session, wanted, runs, removal, result)
+    await on_demand.order(latest)
+    if wait:
+        await removal.wait(latest)
+        await on_demand.wait(latest)
+    result.on_demand = on_demand.runs.keys() - on_demand.errors.keys()
+    result.objects = {child_id: names[child_id] for child_id in removal.ordered}
+    result.errors |= removal.errors | on_demand.errors
+    result.stopped = [child_id for child_id in wanted if child_id not in result.errors]
+    return result
+
+
+async def _delete_objects(
+    session: Session, wanted: Iterable[str], runs: Collection[str], removal: Removal, result: StopResult
+) -> dict[str, str]:
+    """Delete the Child objects of these ids; returns their names by id. Raises ApiError.
+
+    ``runs``: those that requests have started. They may have a Child that has not taken the run over yet.
+    """
+    hub = session.living_hub()
+    static = {spec.id for spec in hub.spec.children}
+    records = session.registry.records
 
     # A child on record under the name that clients derive costs one request. The others are looked up first.
     quick = {
         child_id: (child_object_name(child_id), records[child_id].uid)
         for child_id in wanted
-        if child_id in records and child_id not in static and child_id not in on_demand.runs
+        if child_id in records and child_id not in static and child_id not in runs
     }
     await removal.delete(quick)
-    open_ids = [
-        child_id
-        for child_id in wanted
-        if child_id not in on_demand.runs and (child_id not in quick or child_id in removal.absent)
-    ]
+    open_ids = [child_id for child_id in wanted if child_id not in quick or child_id in removal.absent]
     found = await find_children(session, open_ids) if open_ids else {}
     sets = await list_sets(session) if open_ids else []
     for child_id in open_ids:
@@ -57,7 +71,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
             removal.ordered.pop(child_id, None)
             result.errors[child_id] = not_stopped(owner)
         elif child is None:
-            if child_id not in removal.ordered:
+            if child_id not in removal.ordered and child_id not in runs:
                 result.errors[child_id] = _unknown(session, child_id, on_record=child_id in records)
         elif child.metadata.owned_by(hub.metadata.uid):
             del found[child_id]
@@ -67,17 +81,8 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
                 f"is a static child of hub {session.name}; remove it from the hub's spec.children",
             )
     await removal.delete({child_id: (child.metadata.name, child.metadata.uid) for child_id, child in found.items()})
-    await on_demand.order(latest)
-    if wait:
-        await removal.wait(deadline)
-        await on_demand.wait(latest)
-    result.on_demand = on_demand.runs.keys() - on_demand.errors.keys()
     names = {child_id: name for child_id, (name, _) in quick.items()}
-    names |= {child_id: child.metadata.name for child_id, child in found.items()}
-    result.objects = {child_id: names[child_id] for child_id in removal.ordered}
-    result.errors |= removal.errors | on_demand.errors
-    result.stopped = [child_id for child_id in wanted if child_id not in result.errors]
-    return result
+    return names | {child_id: child.metadata.name for child_id, child in found.items()}
 
 
 def _unknown(session: Session, child_id: str, *, on_record: bool) -> ChildError:
