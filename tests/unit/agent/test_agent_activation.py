@@ -48,6 +48,7 @@ class Started:
         self.slices = SliceWatcher(make_client(), ENV, ME)
         self.slices.desired_changed.listen(self._set)
         self.activations = Activations(ENV, ME, self.slices, {}, lambda: self.held)
+        self.slices.registry_changed.listen(self.activations.registry_changed)
 
     def _set(self, changes: dict[str, DesiredRun | None]) -> None:
         for child, desired in changes.items():

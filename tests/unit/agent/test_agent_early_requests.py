@@ -49,7 +49,7 @@ async def test_a_request_has_not_run_where_the_actor_ends_without_having_been_up
     child: Any = SimpleNamespace(
         id="a",
         limits=SimpleNamespace(notifies=lambda _: False),
-        takes_first=True,
+        status=SimpleNamespace(state="Starting"),
         begun=lambda: None,
         running=lambda _: None,
         ended=lambda _: None,

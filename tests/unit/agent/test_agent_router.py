@@ -77,6 +77,7 @@ class World:
         )
         self.slices.settings_changed.listen(self.supervisor.apply)
         self.slices.desired_changed.listen(self.supervisor.set_desired)
+        self.slices.registry_changed.listen(activations.registry_changed)
         self.slices.registry_changed.listen(self.router.watch.changed)
         self.slices.read_on.listen(self.router.watch.look_again)
         self.takeover.desired_changed.listen(self.supervisor.set_desired)

@@ -228,9 +228,8 @@ def test_the_end_of_a_child_on_demand_is_explained_by_its_limits() -> None:
     assert when_it_ends(demand("other", idleSeconds=5), record)[0] == former
 
 
-def test_the_first_start_of_a_child_on_demand_is_distinguished_from_its_present_run() -> None:
-    assert how_started(on_demand(demand())[0]) == ["a request has started it at 2026-01-01T00:00:00Z"]
-    assert how_started(on_demand(demand(), restarts=1)[0]) == [
+def test_the_start_of_a_child_on_demand_is_explained_with_its_present_run() -> None:
+    assert how_started(on_demand(demand())[0]) == [
         "a request has started it; its present run began at 2026-01-01T00:00:00Z"
     ]
     assert how_started(on_demand(demand(), state="Starting", started_at="")[0]) == ["a request has started it"]

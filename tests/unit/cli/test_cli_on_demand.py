@@ -98,7 +98,7 @@ def test_the_place_and_the_end_of_a_child_that_a_request_has_started_are_explain
         assert await explain.explain("a", HUB) == DONE
         text = printed.text()
         assert "On demand: yes" in text
-        assert "a request has started it at 2040-01-01T" in text
+        assert "a request has started it; its present run began at 2040-01-01T" in text
         assert f"has {places['a']} for its id by the hash, whatever the load" in text
         assert "it ends at 2040-01-01T" in text
         assert "600 s after its first start (spec.onDemand.ttlSeconds)" in text
@@ -254,7 +254,7 @@ def test_a_child_that_the_operator_places_for_a_request_is_handled_alike(
         assert {row[-1] for row in rows} == {"True"}
         await explain.explain("a", HUB)
         text = printed.text()
-        assert "a request has started it at 2040-01-01T" in text
+        assert "a request has started it; its present run began at 2040-01-01T" in text
         assert place in text
         assert not [key for key in cluster.api.objects if key.plural == "children"]
         assert await stop.stop_children(["a"], HUB, wait=True, timeout="30s") == DONE

@@ -179,6 +179,19 @@ def test_a_view_is_replaced_when_a_share_is_used_up_and_each_would_get_more() ->
     assert not closes(10, 10)
 
 
+def test_no_shares_are_made_while_a_child_counts_for_two_of_them() -> None:
+    limited, there = hub(onDemand={**EXEC, "max": 20}), {"hub-0": {"a": demanded(7)}}
+    record = {"a": (OnRecord("hub-0", demanded(7)),)}
+    seen = snapshot(limited, record=record)
+    begins = plan(**{"hub-1": {"a": msgspec.structs.replace(demanded(8), wait=True)}})
+
+    assert written(limited, members_with({}, there), seen=seen).orders
+    assert not written(limited, members_with({}, there), begins, seen).orders
+    assert written(hub(), members_with({}, there), begins, seen).orders, "without a limit there are no shares"
+    both = {**there, "hub-1": {"a": demanded(8)}}
+    assert not written(limited, members_with({}, both), seen=seen).orders
+
+
 def test_a_changed_limit_is_another_view() -> None:
     limited = hub(onDemand={**EXEC, "max": 20})
     orders = dict(written(limited, members_with({})).orders)

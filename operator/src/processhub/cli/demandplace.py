@@ -18,9 +18,7 @@ def how_started(record: Record) -> list[str]:
         return [f"a request had {node.name} start it by itself; the operator has not put it on record yet"]
     if not node.started_at:
         return ["a request has started it"]
-    began = "" if node.restarts else f" at {node.started_at}"
-    again = f"; its present run began at {node.started_at}" if node.restarts else ""
-    return [f"a request has started it{began}{again}"]
+    return [f"a request has started it; its present run began at {node.started_at}"]
 
 
 def by_choice(session: Session, child_id: str, record: Record) -> str:
@@ -48,7 +46,7 @@ def when_it_ends(hub: Hub, record: Record) -> list[str]:
         seconds = f"{template.ttl_seconds} s after its first start (spec.onDemand.ttlSeconds)"
         if node.started_at and not node.restarts:
             ends = datetime.fromisoformat(node.started_at) + timedelta(seconds=template.ttl_seconds)
-            sentences.append(f"it ends at {ends:%Y-%m-%dT%H:%M:%SZ}, {seconds}, unless it was moved or restarted")
+            sentences.append(f"it ends at {ends:%Y-%m-%dT%H:%M:%SZ}, {seconds}, or earlier if it has been moved")
         else:
             sentences.append(f"it ends {seconds}")
     if template.idle_seconds and node.reason == Reason.IDLE:

@@ -113,7 +113,7 @@ class _Printer:
             for child_id, nodes in listed:
                 self._note(session, child_id, nodes)
                 record = session.registry.records.get(child_id)
-                started = (str(record is not None and record.on_demand),) if self._on_demand else ()
+                started = (str(record.on_demand) if record is not None else "",) if self._on_demand else ()
                 rows += [(*place, child_id, *_cells(node, now), *started) for node in nodes]
         if rows:
             self._columns.print(rows)

@@ -34,8 +34,7 @@ def outlook(session: Session, child_id: str) -> Outlook | None:
         return Outlook(f"a request is refused, because the hub has lost its quorum: {hub.partitioned}")
     if waiting := sorted(name for name, ids in session.registry.asks.items() if child_id in ids):
         return Outlook(f"requests wait for it ({', '.join(waiting)}); the operator has not placed it yet", asked=True)
-    count = sum(record.on_demand for record in session.registry.records.values())
-    if template.max is not None and count >= template.max:
+    if template.max is not None and _count(session) >= template.max:
         return Outlook(
             f"a request is answered 429, because the hub has its {template.max} children on demand (spec.onDemand.max)"
         )
@@ -73,15 +72,20 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
         why = f" ({known.message})" if known is not None and known.message else ""
         return Outlook(f"a request waits for {whose}, and which is not ready{why}")
     share = orders[chosen].share
-    here = sum(
-        record.on_demand and any(node.name == chosen for node in record.nodes) for record in registry.records.values()
-    )
-    if share and here >= share:
+    if share and _count(session, chosen) >= share:
         return Outlook(
             f"a request is answered 429, because {chosen} has its {share} children on demand, its share of "
             f"spec.onDemand.max ({template.max})"
         )
     return Outlook(f"a request would start it on {whose}", chosen)
+
+
+def _count(session: Session, member: str = "") -> int:
+    """The number of children on demand, of the hub or of one member."""
+    return sum(
+        record.on_demand and (not member or any(node.name == member for node in record.nodes))
+        for record in session.registry.records.values()
+    )
 
 
 def _by_operator(hub: Hub) -> str:

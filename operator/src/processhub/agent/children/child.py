@@ -108,12 +108,6 @@ class Child:
         return self.run is not None and self.status.state == State.RUNNING and not away
 
     @property
-    def takes_first(self) -> bool:
-        """Whether the child, which a request starts just now, may have that request before it is up."""
-        starting = self.off_record and self.status.state == State.STARTING and not self.stopping
-        return starting and self.run is not None and self.run.takes_early
-
-    @property
     def _answers(self) -> bool:
         """Whether the child works on a request whose answer is awaited before the child is stopped."""
         return self.limits.answers_first and self.in_hand is not None and self.in_hand.begun
@@ -279,8 +273,7 @@ class Child:
         self.status.show(State.RUNNING, Reason.STARTED)
         self.handover.received = ""
         self._host.news.started.notify(self, self.history.up_since - self._attempt.began)
-        # Nobody waits to read of a child that a request has started: its answer says that it runs.
-        self.changed(urgent=not self.off_record)
+        self.changed(urgent=not self.off_record)  # the answer to a request says that the child runs
 
     def blocked(self, state: State, reason: Reason, message: str) -> None:
         """Record why the child is not up. It may still come up without a new start."""

@@ -33,7 +33,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request, Response
 from processhub.agent.watchdog.client import WatchdogClient
 from processhub.api.child import Python
-from processhub.api.reasons import Reason
+from processhub.api.reasons import Reason, State
 
 log = logging.getLogger(__name__)
 _SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the start that took the last one
@@ -279,7 +279,7 @@ class ActorRun:
 
     def request(self, request: Request) -> asyncio.Future[Response]:
         """Pass the request to the actor, which handles one message at a time."""
-        if self.child.takes_first:
+        if self.child.status.state == State.STARTING:
             self.early = request
         number = next(self._numbers)
         answer: asyncio.Future[Response] = self._loop.create_future()

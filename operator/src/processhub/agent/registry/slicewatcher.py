@@ -132,7 +132,6 @@ class SliceWatcher:
         self._env, self._client, self._identity = env, client, identity
         self._own: dict[str, _OwnSlice] = {}
         self.made: MadeRuns[DesiredRun] = MadeRuns()
-        self._labels = f"{LABEL_HUB}={label_value(env.hub)}"
         self.informer: Informer[RegistrySlice] = Informer(
             client,
             SLICES,
@@ -142,10 +141,13 @@ class SliceWatcher:
             on_rewound=self.rewound.notify,
             on_seen=self.read_on.notify,
         )
-        self.changes = 0  # how often a slice of the hub has changed
         self.settings = Settings()
         self._settings_term = -1
         self.highest_term = 0
+
+    @cached_property
+    def _labels(self) -> str:
+        return f"{LABEL_HUB}={label_value(self._env.hub)}"
 
     @cached_property
     def first_slice(self) -> str:
@@ -234,7 +236,6 @@ class SliceWatcher:
         item = new or old
         if item is None or not self._of_this_hub(item):
             return
-        self.changes += 1
         self._act_on(item, old, new)
         self.registry_changed.notify(old, new)
 

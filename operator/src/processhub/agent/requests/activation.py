@@ -54,10 +54,9 @@ class Activations:
         self._taken: Activation | None = None
         # By id: what a slice said that was deleted is unknown until a newer view than this is open.
         self._lost: dict[str, int] = {}
-        # What the slices said of views at the last look, and at which of their changes that was.
-        self._looked_at = -1
+        # What the slices say of views. It is looked up again when one of them has changed.
+        self._looked = False
         self._view: View | None = None
-        self._addresses: dict[str, str] = {}
         self._closes = False
         self._awaited_since: float | None = None  # the loop's time since when a request waits for the next view
 
@@ -73,7 +72,7 @@ class Activations:
                 return None
             chosen = chosen_member(view, child_id)
             if chosen != self._env.member:
-                address = self._address(chosen)
+                address = lookup.address_of(self._slices.registry(), chosen)
                 return RoutedCopy(chosen, address, Role.ACTIVE, BY_VIEW, wait=False, running=True) if address else None
             made = self._start(child_id)
             if made is None:
@@ -120,10 +119,12 @@ class Activations:
         return f"member {chosen}, which has to start it, does not start any child now"
 
     def registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
-        """Note the children of a deleted slice: its member may still run them (docs/protocol.md, rule 27).
+        """Look at the views again, and note the children of a deleted slice: its member may still run them.
 
-        The operator closes the view then. One that has an entry again leaves the record as any other does.
+        The operator closes the view then (docs/protocol.md, rule 27). A child that has an entry again leaves the record as
+        any other does.
         """
+        self._looked = False
         if new is not None:
             for child_id in self._lost.keys() & new.spec.entries.keys():
                 del self._lost[child_id]
@@ -148,26 +149,19 @@ class Activations:
         settings = self._slices.settings
         if settings.partitioned or not settings.on_demand:
             return None
-        if self._looked_at != self._slices.changes:
-            self._looked_at = self._slices.changes
+        if not self._looked:
+            self._looked = True
             self._look()
         return self._view
 
     def _look(self) -> None:
         orders = [order for item in self._slices.registry() if (order := _activation_in(item)) is not None]
-        self._addresses.clear()
         newest = max((order.view for order in orders), default=0)
         current = [order for order in orders if order.view == newest]
         self._closes = any(order.phase != ViewPhase.OPEN for order in current)
         if not self._closes:
             self._awaited_since = None
         self._view = _view(current[0]) if current and not self._closes else None
-
-    def _address(self, member: str) -> str:
-        known = self._addresses.get(member)
-        if known is None:
-            known = self._addresses[member] = lookup.address_of(self._slices.registry(), member)
-        return known
 
     def _activation(self) -> Activation | None:
         item = self._slices.own_slice(self._slices.first_slice)

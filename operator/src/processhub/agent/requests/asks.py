@@ -28,9 +28,9 @@ class Asks:
         """The ids to report, sorted."""
         return tuple(sorted(list(self._waiting)[:MAX_ASKS]))
 
-    def ask(self, child_id: str) -> Ask:
+    def ask(self, child_id: str) -> RequestedId:
         """An ask of one request, which asks for nothing yet."""
-        return Ask(self, child_id)
+        return RequestedId(self, child_id)
 
     def add(self, child_id: str) -> None:
         """Ask for the id on behalf of one more request."""
@@ -47,7 +47,7 @@ class Asks:
             self.changed.notify(len(self._waiting) >= MAX_ASKS)
 
 
-class Ask:
+class RequestedId:
     """The ask of one request for one id, withdrawn when the block ends."""
 
     __slots__ = ("_asks", "_child_id", "_stands")
@@ -55,7 +55,7 @@ class Ask:
     def __init__(self, asks: Asks, child_id: str) -> None:
         self._asks, self._child_id, self._stands = asks, child_id, False
 
-    def __enter__(self) -> Ask:
+    def __enter__(self) -> RequestedId:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -8,7 +8,7 @@ from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.requests.activation import Activations, full
-from processhub.agent.requests.asks import Ask
+from processhub.agent.requests.asks import RequestedId
 from processhub.api.child import Child
 from processhub.api.naming import child_object_names
 from processhub.cluster.client import Client
@@ -27,7 +27,7 @@ class UnplacedIds:
         self._found: dict[str, float] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
 
-    async def expect(self, child_id: str, ask: Ask) -> None:
+    async def expect(self, child_id: str, ask: RequestedId) -> None:
         """Return if the request may wait for an owner, which it asks for where the hub needs that. Raises Problem."""
         if not self._slices.settings.on_demand:
             ask.withdraw()

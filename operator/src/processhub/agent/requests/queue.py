@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.runs import RunHandle
 from processhub.agent.problems import Problem
 from processhub.agent.request import MovedError, OutcomeUnknownError, Request, Response, WithdrawnError
 from processhub.api.reasons import Role, State
@@ -258,7 +259,7 @@ class RequestQueue:
         run = child.run if child is not None else None
         if child is None or run is None or not self._may_serve():
             return
-        if not child.serving and not (child.takes_first and queue.waiting[0].request.body is not None):
+        if not child.serving and not (_takes_first(child, run) and queue.waiting[0].request.body is not None):
             return
         now = self._loop.time()
         if queue.pause_until > now:
@@ -395,3 +396,8 @@ def _serves(child: Child, request: Request) -> bool:
 def _given_up(child: Child) -> Problem:
     why = child.status.message or child.status.last_exit or child.status.reason
     return Problem(503, "no_owner", f"child {child.id!r} is {child.status.state} and is not started again: {why}")
+
+
+def _takes_first(child: Child, run: RunHandle) -> bool:
+    """Whether the child, which a request starts just now, may have that request before it is up."""
+    return child.off_record and child.status.state == State.STARTING and not child.stopping and run.takes_early

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -25,23 +25,14 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, MovedError, Request, Response
 from processhub.agent.requests.activation import BY_VIEW, Activations
-from processhub.agent.requests.asks import Ask, Asks
+from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.localtakeover import LocalTakeover
+from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
 from processhub.api.reasons import Role, State
 
 _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
 _HELD_SECONDS = 0.5  # time that a request spent at an owner does not count as waiting if it was longer than this
-
-
-class Unplaced(Protocol):
-    """Decides about ids that no slice names."""
-
-    async def expect(self, child_id: str, ask: Ask) -> None:
-        """Return if the request may wait for an owner, and ask for one if need be. Raises Problem if it may not."""
-
-    async def why(self, child_id: str) -> str:
-        """Why a child has no owner, as a clause; "" if nothing is known."""
 
 
 class Router:
@@ -54,7 +45,7 @@ class Router:
         children: Mapping[str, Child],
         queue: RequestQueue,
         peers: PeerLink,
-        unplaced: Unplaced,
+        unplaced: UnplacedIds,
         takeover: LocalTakeover,
         activations: Activations,
         asks: Asks,

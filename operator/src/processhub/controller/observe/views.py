@@ -279,7 +279,7 @@ def orders_for(
     wanted = None if close else wanted_view(hub, members, snapshot, epoch + 1)
     ready = wanted is not None and facts.not_closed is None and is_ready(snapshot, plan, facts)
     if ready and hub.spec.on_demand is not None and hub.spec.on_demand.max is not None:
-        ready = not plan.entries and not _moves(members)
+        ready = not _moves(members, plan)
     step = view_step(wanted, facts.standings, ready=ready)
     orders: dict[str, Activation] = {}
     if step.current is not None:
@@ -366,11 +366,12 @@ def _counts(members: Mapping[str, Member]) -> dict[str, int]:
     }
 
 
-def _moves(members: Mapping[str, Member]) -> bool:
-    """Whether a child on demand is on record on two members. It would count for the shares of both."""
+def _moves(members: Mapping[str, Member], plan: Plan) -> bool:
+    """Whether a child on demand is on record on two members, or will be by the plan: it counts for two shares."""
     own = (
         {child_id for known in member.slices for child_id, entry in known.assignments.items() if entry.on_demand}
-        for member in members.values()
+        | {child_id for child_id, entry in plan.entries.get(name, {}).items() if entry is not None and entry.on_demand}
+        for name, member in members.items()
     )
     return any(count > 1 for count in Counter(chain.from_iterable(own)).values())
 
