@@ -121,8 +121,8 @@ class Activations:
     def registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Look at the views again, and note the children of a deleted slice: its member may still run them.
 
-        The operator closes the view then (docs/protocol.md, rule 27). A child that has an entry again leaves the record as
-        any other does.
+        The operator closes the view then (docs/protocol.md, rule 27). A child that has an entry again leaves the record
+        as any other does.
         """
         self._looked = False
         if new is not None:
