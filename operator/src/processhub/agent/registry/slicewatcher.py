@@ -76,7 +76,7 @@ class _OwnSlice:
         change = self._view.update_entries(new)
         if change.entries:
             self.on_demand = sum(entry.on_demand for entry in self.entries.values())
-        self.room = room_by_view(spec)
+        self.room = 0 if spec.activation is msgspec.UNSET else room_by_view(spec)
         for child, error in change.unreadable:
             log.error("slice %s: %s: %s", new.metadata.name, child, error)
         touched = change.entries | self._take_workloads(new)
