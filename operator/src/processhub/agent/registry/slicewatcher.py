@@ -197,7 +197,7 @@ class SliceWatcher:
             if self.made.pop(child, None) is not None:
                 changes.add(child)
         if changes:
-            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+            self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
 
     def _forget_made(self, view: int | None) -> set[str]:
         over = {child for child, made in self.made.items() if made.view != view}
@@ -272,7 +272,7 @@ class SliceWatcher:
         own = self._own.pop(name, None)
         if own is not None:
             changes = own.entries.keys() | (self._forget_made(None) if name == self.first_slice else set())
-            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+            self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
             self.own_changed.notify(None, name)
 
     @property
