@@ -14,7 +14,7 @@ from processhub.agent.listeners import Listeners
 from processhub.agent.registry.maderuns import MadeRuns, bytes_by_view, room_by_view
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
-from processhub.api.slice import FORMAT, RegistrySlice, Settings
+from processhub.api.slice import FORMAT, MAX_ENTRIES, MAX_REPORTS, RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer, version_of
 from processhub.cluster.kinds import SLICES
@@ -182,7 +182,8 @@ class SliceWatcher:
     def may_report(self, child: str) -> bool:
         """Whether the status of slice 0 has room for one more child that is not on record."""
         own = self._own.get(self.first_slice)
-        return own is not None and self.made.bytes + bytes_by_view(child) <= own.room
+        few = len(self.made) < MAX_REPORTS - MAX_ENTRIES
+        return own is not None and few and self.made.bytes + bytes_by_view(child) <= own.room
 
     def make(self, child: str, made: DesiredRun) -> None:
         """Run a child that is not on record."""
