@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import sys
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import aiohttp
-import pytest_asyncio
 from agentharness import token_of
 from hubcalls import Caller
 from operatorworld import World, members_of, never_two, started_once, untouched
 from settling import settles
 
+from processhub.api.slice import Activation
 from processhub.cluster.kinds import CHILDREN
 
 pytest_plugins = ("operatorworld",)
@@ -89,19 +89,19 @@ class Load:
             await asyncio.sleep(0.1)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def caller(world: World) -> AsyncIterator[Callable[[], Any]]:
-    """Yield a function that makes a caller with the hub's account, once there is a hub."""
-    made: list[Caller] = []
+@contextlib.asynccontextmanager
+async def asking(world: World) -> AsyncIterator[Load]:
+    """Yield callers at the members of the hub, once these may start ids by themselves."""
 
-    async def make() -> Caller:
-        caller = Caller(await token_of(world.api, world.namespace, "processhub-hub"))
-        made.append(await caller.__aenter__())
-        return caller
+    async def may_start() -> None:
+        orders = [item.spec.activation for item in await world.slices() if item.metadata.name.endswith(".0")]
+        assert all(isinstance(order, Activation) and order.phase == "Open" for order in orders), orders
 
-    yield make
-    for caller in made:
-        await caller.__aexit__(None, None, None)
+    await settles(may_start)
+    async with Caller(await token_of(world.api, world.namespace, "processhub-hub")) as caller:
+        load = Load(world, caller)
+        await load.learn()
+        yield load
 
 
 async def on_record(world: World) -> set[str]:
@@ -121,51 +121,46 @@ async def no_child_objects(world: World) -> None:
     assert items == []
 
 
-async def test_no_id_runs_twice_while_a_member_joins_and_a_member_and_a_leader_are_killed(
-    world: World, caller: Callable[[], Any]
-) -> None:
+async def test_no_id_runs_twice_while_a_member_joins_and_a_member_and_a_leader_are_killed(world: World) -> None:
     await world.hub(onDemand=ON_DEMAND)
-    load = Load(world, await caller())
-    await load.learn()
     over = asyncio.Event()
-    async with asyncio.TaskGroup() as callers:
-        for _ in range(4):
-            callers.create_task(load.run(over))
-        await load.more(20)
-        await world.kubectl("scale", "hub/hub", "--replicas=4")
-        await world.hub_ready(members=4)
-        await load.learn()
-        await load.more(20)
+    async with asking(world) as load:
+        async with asyncio.TaskGroup() as callers:
+            for _ in range(4):
+                callers.create_task(load.run(over))
+            await load.more(20)
+            await world.kubectl("scale", "hub/hub", "--replicas=4")
+            await world.hub_ready(members=4)
+            await load.learn()
+            await load.more(20)
 
-        await world.kill_agent("hub-1")
-        await load.more(20)
-        holder = await world.operators.kill_leader()
-        await load.more(20)
-        await world.operators.leader_after(holder)
-        await world.hub_ready(members=4)
-        await load.more(20)
-        over.set()
+            await world.kill_agent("hub-1")
+            await load.more(20)
+            holder = await world.operators.kill_leader()
+            await load.more(20)
+            await world.operators.leader_after(holder)
+            await world.hub_ready(members=4)
+            await load.more(20)
+            over.set()
 
-    # Its member was killed before the child was on record: the next request starts it anew.
-    lost = load.answered - await on_record(world)
-    assert {run.member for child_id in lost for run in world.watch.runs()[child_id]} <= {"hub-1"}
-    await asyncio.gather(*(load.ask(load.addresses[0], child_id) for child_id in lost))
+        # If its member was killed before the child was on record, the next request starts it anew, and nothing else.
+        lost = load.answered - await on_record(world)
+        assert {run.member for child_id in lost for run in world.watch.runs()[child_id]} <= {"hub-1"}
+        await asyncio.gather(*(load.ask(load.addresses[0], child_id) for child_id in lost))
     places = await world.running(load.answered, within=90)
     never_two(world.watch)
     assert len(members_of(places)) == 4, "the member that joined starts ids too"
     await no_child_objects(world)
 
 
-async def test_members_start_new_ids_while_no_operator_runs(world: World, caller: Callable[[], Any]) -> None:
+async def test_members_start_new_ids_while_no_operator_runs(world: World) -> None:
     await world.hub(members={"replicas": 2}, onDemand=ON_DEMAND)
-    load = Load(world, await caller())
-    await load.learn()
-    await load.ask(load.addresses[0], "before")
-    before = await world.running(["before"])
-    await world.scale_operators(0)
-
     ids = [f"asked/{number}" for number in range(20)]
-    pids = await asyncio.gather(*(load.ask(address, child_id) for child_id in ids for address in load.addresses))
+    async with asking(world) as load:
+        await load.ask(load.addresses[0], "before")
+        before = await world.running(["before"])
+        await world.scale_operators(0)
+        pids = await asyncio.gather(*(load.ask(address, child_id) for child_id in ids for address in load.addresses))
     found = {child_id: set(pids[2 * at : 2 * at + 2]) for at, child_id in enumerate(ids)}
     live = {child_id: {run.pid for run in runs} for child_id, runs in world.watch.live().items()}
     assert {child_id: live[child_id] for child_id in ids} == found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import commandforks
 import pytest
 from operatorworld import World, members_of, moved, never_two, started_once, untouched
 from settling import settles
@@ -351,14 +352,8 @@ async def test_the_command_line_handles_the_children_of_a_set(world: World) -> N
     await world.running(ids("set", 3))
 
     async def hub(*words: str) -> tuple[str, str, int]:
-        process = await asyncio.create_subprocess_exec(
-            *("kubectl-hub", words[0], "-n", world.namespace, *words[1:]),
-            env=world.cluster.environment(),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        return out.decode(), err.decode(), process.returncode or 0
+        line = [words[0], "-n", world.namespace, *words[1:]]
+        return await commandforks.run(line, world.cluster.environment(), "")
 
     assert (await hub("list", "-o", "name"))[0] == "childset/set\n"
     assert "set-1" in (await hub("list"))[0]

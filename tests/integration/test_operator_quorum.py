@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any
 
+import commandforks
 import pytest
 from hubcalls import Caller
 from operatorsite import ControlPlane
@@ -60,14 +60,7 @@ async def quorum_of(world: World) -> tuple[int, int, int]:
 
 async def command(world: World, *words: str) -> tuple[str, str, int]:
     """Run ``kubectl hub``; return its output and exit code."""
-    process = await asyncio.create_subprocess_exec(
-        *("kubectl-hub", *words, "-n", world.namespace),
-        env=world.cluster.environment(),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return out.decode(), err.decode(), process.returncode or 0
+    return await commandforks.run([*words, "-n", world.namespace], world.cluster.environment(), "")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import commandforks
 import msgspec
 import pytest
 import pytest_asyncio
@@ -240,16 +241,8 @@ async def test_the_command_line_sends_calls_and_casts(product: Live, name: str, 
     await started(hub, [{"id": "k/1", "python": COUNTER}, worker("slow")])
 
     async def run(*words: str) -> tuple[int, str, str]:
-        process = await asyncio.create_subprocess_exec(
-            "kubectl-hub",
-            *words,
-            env=product.cluster.environment(),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, out.decode(), err.decode()
+        ended = await commandforks.run(words, product.cluster.environment(), "")
+        return ended.code, ended.out, ended.err
 
     common = ("-n", product.namespace, "--hub", name)
     assert await run("call", "k/1", '{"op":"add","by":3}', *common) == (0, "3\n", "")

@@ -17,7 +17,16 @@ from msgspec import inspect
 from processhub.api.child import ChildSpec, ChildStatus
 from processhub.api.childset import ChildSetSpec, ChildSetStatus
 from processhub.api.hub import HubSpec, HubStatus
-from processhub.api.slice import EPOCHS_PER_TERM, FORMAT, MAX_BYTES, MAX_ENTRIES, Settings, SliceSpec, SliceStatus
+from processhub.api.slice import (
+    EPOCHS_PER_TERM,
+    FORMAT,
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_REPORTS,
+    Settings,
+    SliceSpec,
+    SliceStatus,
+)
 from processhub.registry import grammar
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -356,9 +365,9 @@ def test_an_empty_hub_decodes_to_the_schemas_defaults() -> None:
 
 
 def test_a_slice_has_room_for_the_entries_that_the_code_writes() -> None:
-    for name in ("spec", "status"):
+    for name, most in (("spec", MAX_ENTRIES), ("status", MAX_REPORTS)):
         entries = at(part("registryslices", name), "entries")
-        assert entries["maxProperties"] == MAX_ENTRIES
+        assert entries["maxProperties"] == most
         assert entries["x-kubernetes-map-type"] == "atomic"
     assert at(part("registryslices", "spec"), "entries")["additionalProperties"]["maxLength"] == MAX_BYTES
     assert at(part("registryslices", "spec"), "format")["default"] == FORMAT

@@ -13,6 +13,7 @@ from memoryapi import Key
 from onethread import Cluster, running_hub
 
 from processhub.agent.app import EXIT_REWOUND
+from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.controller.errors import DeposedError
 from processhub.registry.grammar import parse_assignment
 
@@ -99,6 +100,27 @@ def test_the_restored_objects_are_followed_and_no_child_runs_twice(tmp_path: Pat
                 add(cluster, "new")
                 await cluster.until(lambda: cluster.reported_running(*IDS, "new"), "children are placed again")
                 assert epochs(cluster)["new"] > used
+
+    virtualtime.run(main())
+
+
+def test_a_leader_whose_term_has_no_epochs_left_makes_room_for_another(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            add(cluster, *IDS)
+            await cluster.until(lambda: cluster.reported_running(*IDS), "all children run")
+            term, engine = term_of(cluster), cluster.replicas["operator-0"]._engine
+            assert engine is not None
+            assert engine._reconciler is not None
+            (memory,) = engine._reconciler._memories._of.values()
+            memory.observe.epochs.next = (term + 1) * EPOCHS_PER_TERM - 100
+
+            async with restarting(cluster) as codes:
+                add(cluster, "new")
+                await cluster.until(lambda: "operator-0" in codes, "the leader ends")
+                await cluster.until(lambda: cluster.reported_running(*IDS, "new"), "the next one places the child")
+            assert term_of(cluster) == term + 1
+            assert epochs(cluster)["new"] >= (term + 1) * EPOCHS_PER_TERM
 
     virtualtime.run(main())
 

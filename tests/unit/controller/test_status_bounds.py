@@ -15,6 +15,7 @@ from builders import known_slice, make_child, make_hub, make_member, make_observ
 from processhub.api.child import Child, ChildSpec, ChildStatus, NodeStatus
 from processhub.api.childset import ChildSet, ChildSetSpec, ChildSetStatus
 from processhub.api.hub import HubStatus, MemberStatus, RegistryEntry, RegistryNode
+from processhub.api.kubernetes import Pod
 from processhub.api.meta import MESSAGE_MAX, Condition, ObjectMeta, condition_of, find_condition, merge_conditions
 from processhub.api.reasons import EventReason, State
 from processhub.api.slice import RegistrySlice, stored_bytes
@@ -425,3 +426,25 @@ def test_a_hub_is_counted_by_its_slices_and_each_of_them_again_when_it_changes()
     changed = look(-1)
     assert changed[1:4] == (Counter(Running=3, Failed=3), 2, ["x-1", "x-3"])
     assert look(6) == changed
+
+
+def test_a_row_of_the_registry_follows_its_member_though_its_slice_stays() -> None:
+    whole = member(0)
+    pod = Pod(metadata=ObjectMeta(name="another"))
+    rows = set()
+
+    for seen in (
+        whole,
+        msgspec.structs.replace(whole, pod=pod),
+        msgspec.structs.replace(whole, judgement=msgspec.structs.replace(whole.judgement, restarting=True)),
+        msgspec.structs.replace(whole, judgement=msgspec.structs.replace(whole.judgement, phase=Phase.GONE)),
+        msgspec.structs.replace(whole, lease=None),
+    ):
+        (row,), _ = registry_of({"hub-0": seen})
+        (copy,) = copies_of("a", {"hub-0": seen})
+        (node,) = row.nodes
+        assert (node.state, node.pid) == (copy.state, 7 if copy.shown else 0)
+        assert node.pod == (seen.pod.metadata.name if seen.pod else "")
+        rows.add(node)
+
+    assert len(rows) == 3, "Running, Pending, and Running in another pod"

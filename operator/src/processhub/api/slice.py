@@ -12,6 +12,7 @@ from processhub.api.meta import ObjectMeta, Wire
 FORMAT = 1  # the format of the entries
 EPOCHS_PER_TERM = 10**9
 MAX_ENTRIES = 1000
+MAX_REPORTS = 10_000  # of a slice 0 with the children that its member has started by itself
 MAX_BYTES = 512 * 1024
 MAX_ASKS = 1000  # the ids that a member asks for at once
 

@@ -13,6 +13,7 @@ from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
+from processhub.controller.errors import DeposedError
 from processhub.controller.execute.callrights import CallRights, used_accounts, wanted_accounts
 from processhub.controller.execute.earlierhubs import remove_leftovers
 from processhub.controller.execute.endedorders import (
@@ -141,6 +142,9 @@ class Reconciler:
         if not await self.takeover.catch_up(round):
             self.reporter.report_stalled(round, memory.report)
             return
+        if memory.observe.epochs.used_up:
+            name = "/".join(round.hub.metadata.key)
+            raise DeposedError(f"hub {name} has used the epochs of term {self._term}: another leader begins")
         admitted = self._acceptance.admit(round.hub, round.state, memory)
         if isinstance(admitted, Refusal):
             await self._refuse(round, memory, admitted)

@@ -19,8 +19,9 @@ class RegistryWatch:
         self._copies: dict[str, list[RoutedCopy]] = {}
         # The entries of each slice, until the next change. An id that none of them has costs no more than this look.
         self._entries: list[Mapping[str, str]] | None = None
-        self._waiting: dict[str, set[Signal]] = {}
-        self._unowned: set[Signal] = set()
+        # In the order in which they came, which is that of their requests.
+        self._waiting: dict[str, dict[Signal, None]] = {}
+        self._unowned: dict[Signal, None] = {}
 
     def copies(self, child_id: str) -> list[RoutedCopy]:
         """The child's copies on record, as ``lookup.copies`` finds them. Kept until the next change of a slice."""
@@ -39,22 +40,22 @@ class RegistryWatch:
     def on(self, child_id: str) -> Iterator[Signal]:
         """An event that is set at each change of the child's entries. The waiting task clears it."""
         event = Signal()
-        self._waiting.setdefault(child_id, set()).add(event)
+        self._waiting.setdefault(child_id, {})[event] = None
         try:
             yield event
         finally:
             events = self._waiting[child_id]
-            events.discard(event)
-            self._unowned.discard(event)
+            del events[event]
+            self._unowned.pop(event, None)
             if not events:
                 del self._waiting[child_id]
 
     def set_unowned(self, event: Signal, unowned: bool) -> None:
         """Have the event set at each change of any slice, while no slice names its child; or no more."""
         if unowned:
-            self._unowned.add(event)
+            self._unowned[event] = None
         else:
-            self._unowned.discard(event)
+            self._unowned.pop(event, None)
 
     def changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Wake the tasks whose child has changed with this slice."""

@@ -14,7 +14,7 @@ from processhub.agent.listeners import Listeners
 from processhub.agent.registry.maderuns import MadeRuns, bytes_by_view, room_by_view
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
-from processhub.api.slice import FORMAT, RegistrySlice, Settings
+from processhub.api.slice import FORMAT, MAX_ENTRIES, MAX_REPORTS, RegistrySlice, Settings
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer, version_of
 from processhub.cluster.kinds import SLICES
@@ -76,7 +76,7 @@ class _OwnSlice:
         change = self._view.update_entries(new)
         if change.entries:
             self.on_demand = sum(entry.on_demand for entry in self.entries.values())
-        self.room = room_by_view(spec)
+        self.room = 0 if spec.activation is msgspec.UNSET else room_by_view(spec)
         for child, error in change.unreadable:
             log.error("slice %s: %s: %s", new.metadata.name, child, error)
         touched = change.entries | self._take_workloads(new)
@@ -182,7 +182,8 @@ class SliceWatcher:
     def may_report(self, child: str) -> bool:
         """Whether the status of slice 0 has room for one more child that is not on record."""
         own = self._own.get(self.first_slice)
-        return own is not None and self.made.bytes + bytes_by_view(child) <= own.room
+        few = len(self.made) < MAX_REPORTS - MAX_ENTRIES
+        return own is not None and few and self.made.bytes + bytes_by_view(child) <= own.room
 
     def make(self, child: str, made: DesiredRun) -> None:
         """Run a child that is not on record."""
@@ -196,7 +197,7 @@ class SliceWatcher:
             if self.made.pop(child, None) is not None:
                 changes.add(child)
         if changes:
-            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+            self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
 
     def _forget_made(self, view: int | None) -> set[str]:
         over = {child for child, made in self.made.items() if made.view != view}
@@ -271,7 +272,7 @@ class SliceWatcher:
         own = self._own.pop(name, None)
         if own is not None:
             changes = own.entries.keys() | (self._forget_made(None) if name == self.first_slice else set())
-            self.desired_changed.notify({child: self._resolve(child) for child in changes})
+            self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
             self.own_changed.notify(None, name)
 
     @property

@@ -96,7 +96,7 @@ class Pace:
                 if rest > 0:
                     await _up_to(rest, self._urgent)
                     continue
-            if rest <= 0 and self._busy() and now < self._since + _BUSY_MAX:
+            if rest <= 0 and not self._awaited.is_set() and self._busy() and now < self._since + _BUSY_MAX:
                 rest = _LOOK_SECONDS
             if rest <= 0:
                 break

@@ -18,6 +18,9 @@ from processhub.core.strategies.cooldown import RebalanceCooldown
 DEFERRED_SECONDS = 30.0  # A child whose move failed or was refused is not moved again for this long.
 
 
+_EPOCHS_OF_A_ROUND = 10_000_000  # More than any round uses.
+
+
 class Epochs:
     """The epochs of one hub in this term. ``used``: how many are used already, by deleted hubs of its name too."""
 
@@ -29,6 +32,11 @@ class Epochs:
     def used(self) -> int:
         """The number of epochs of this term that are used."""
         return self.next - self._first
+
+    @property
+    def used_up(self) -> bool:
+        """Whether the term may have too few epochs for another round: the next term's must not be used."""
+        return self.used > EPOCHS_PER_TERM - _EPOCHS_OF_A_ROUND
 
 
 class Formation:

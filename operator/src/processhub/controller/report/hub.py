@@ -29,7 +29,7 @@ from processhub.api.slice import stored_bytes
 from processhub.controller.objects.owned import selector_of
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.child import NODES_MAX, MemberCopy, node_of, order
+from processhub.controller.report.child import NODES_MAX, MemberCopy, life_of, node_of, order
 from processhub.controller.report.hubprogress import Work, of_hub
 from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
 from processhub.controller.store.pods import agent_port
@@ -138,38 +138,60 @@ def registry_of(members: Mapping[str, Member], distinct: int = -1) -> tuple[tupl
         states = sum((part.states for part in parts), Counter[str]())
     else:
         states = _states_of_copies(slices)
-    places: dict[str, list[tuple[Member, KnownSlice]]] = {}
+    places: dict[str, list[int]] = {}
     # A slice takes part in the merge with its first ids, and only as far as they are among the first of all.
     numbered = (zip(part.first, repeat(number)) for number, part in enumerate(parts))
     for child_id, number in heapq.merge(*numbered):
         if child_id not in places and len(places) == REGISTRY_MAX:
             break
-        places.setdefault(child_id, []).append(slices[number])
+        places.setdefault(child_id, []).append(number)
     registry: list[RegistryEntry] = []
     room = REGISTRY_BYTES - 2
-    for child_id in places:
-        copies = [
-            MemberCopy(member.name, known.assignments[child_id], member.reports_in(known).get(child_id), member)
-            for member, known in places[child_id]
-        ]
-        copies.sort(key=order)
-        shown = RegistryEntry(id=child_id, nodes=tuple(map(_registry_node, copies[:NODES_MAX])))
-        room -= stored_bytes(shown) + 1
+    for child_id, numbers in places.items():
+        if len(numbers) == 1:
+            row = parts[numbers[0]].row(child_id, slices[numbers[0]])
+        else:
+            row = _row(child_id, [slices[number] for number in numbers])
+        room -= row.size + 1
         if room < 0:
             break
-        registry.append(shown)
+        registry.append(row.shown)
     return tuple(registry), states
 
 
-class _Part(msgspec.Struct, frozen=True):
+class _Row(msgspec.Struct, frozen=True):
+    """A child in the registry, and its size in bytes as stored."""
+
+    shown: RegistryEntry
+    size: int
+
+
+def _row(child_id: str, places: Sequence[tuple[Member, KnownSlice]]) -> _Row:
+    copies = [
+        MemberCopy(member.name, known.assignments[child_id], member.reports_in(known).get(child_id), member)
+        for member, known in places
+    ]
+    copies.sort(key=order)
+    shown = RegistryEntry(id=child_id, nodes=tuple(map(_registry_node, copies[:NODES_MAX])))
+    return _Row(shown, stored_bytes(shown))
+
+
+class _Part:
     """The part of one slice in the registry: the first of its ids, and the number of its entries in each state.
 
     ``of_nobody``: the number of its entries that stand for no child.
     """
 
-    first: tuple[str, ...]
-    states: Counter[str]
-    of_nobody: int
+    def __init__(self, first: tuple[str, ...], states: Counter[str], of_nobody: int) -> None:
+        self.first, self.states, self.of_nobody = first, states, of_nobody
+        self._rows: dict[str, _Row] = {}
+
+    def row(self, child_id: str, place: tuple[Member, KnownSlice]) -> _Row:
+        """The child's row, if it has no entry but the one in this slice. It is kept as long as the part is."""
+        row = self._rows.get(child_id)
+        if row is None:
+            row = self._rows[child_id] = _row(child_id, [place])
+        return row
 
 
 def _part(member: Member, known: KnownSlice) -> _Part:
@@ -183,7 +205,7 @@ def _part(member: Member, known: KnownSlice) -> _Part:
             len(known.assignments) - len(entries),
         )
 
-    return known.derived("registry", bool(reports), compute)
+    return known.derived("registry", life_of(member), compute)
 
 
 def _counted_reports(member: Member, known: KnownSlice) -> Mapping[str, Report]:
