@@ -24,8 +24,9 @@ main()
 """
 # The end of the first takes until the test allows it.
 ACTORS = """
-import asyncio, contextvars, multiprocessing, pathlib, time, weakref
+import asyncio, contextvars, gc, multiprocessing, pathlib, time, weakref
 import processhub
+from processhub.agent.runner.loop import ActorLoop
 
 class Slow(processhub.Actor):
     async def terminate(self, reason):
@@ -141,6 +142,10 @@ class Ends(processhub.Actor):
     async def terminate(self, reason):
         with open(self.id, "a") as file:
             print(reason, file=file)
+
+class Loops(processhub.Actor):
+    async def handle_call(self, request):
+        return sum(isinstance(found, ActorLoop) for found in gc.get_objects())
 
 class Awaits(processhub.Actor):
     async def init(self, args):
@@ -281,6 +286,21 @@ async def test_an_actor_handles_a_request_that_came_with_its_start_once_it_is_up
         runner.order("stop", key, grace=10, reason="stop")
         ended = await until(lambda key=key: runner.hear("ended", key), "its end")
         assert (ended["reason"], ended["text"]) == ("Exited", "stopped")
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["without a request", "with a request at its start"])
+async def test_actors_that_wait_have_no_loop(runner: Runner, asked: bool) -> None:
+    for key in map(str, range(100)):
+        runner.start(key, "Ends")
+        if asked:
+            assert await runner.answer(key, None) == "first"
+        else:
+            await until(lambda key=key: runner.hear("running", key), "the actor")
+
+    runner.start("100", "Loops")
+    loops = await runner.answer("100", None)
+    assert isinstance(loops, int)
+    assert loops < 20
 
 
 async def test_an_actor_that_sleeps_after_its_first_request_ends_once(runner: Runner, tmp_path: Path) -> None:

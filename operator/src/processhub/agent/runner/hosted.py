@@ -157,7 +157,9 @@ class Hosted(Strand):
         return asyncio.Task(self._live(kind), loop=loop)
 
     def _task_over(self, _: asyncio.Task[None]) -> None:
-        if not self.sleeps:
+        if self.sleeps:
+            self._task = None
+        else:
             self.end()
 
     def attend(self) -> None:
@@ -221,13 +223,14 @@ class Hosted(Strand):
             await actor.redundancy_signal(actor.role)
         self._actor, self._order = actor, {}
         self._host.came_up(self.key)
-        if not self._mailbox and self._falls_asleep(loop, before, _holders(loop)):
+        unchanged = _holders(loop) == before  # what is on the stack holds it too, so there is nothing else here
+        if not self._mailbox and unchanged and self._falls_asleep(loop):
             return None
         return before
 
-    def _falls_asleep(self, loop: asyncio.AbstractEventLoop, before: tuple[int, int], now: tuple[int, int]) -> bool:
-        """Whether the actor goes to sleep: what holds the loop is what held it before, and it is not to stop."""
-        if _CAN_SLEEP and now == before and self._stop is None:
+    def _falls_asleep(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the actor, which has left nothing on the loop, goes to sleep now."""
+        if _CAN_SLEEP and self._stop is None:
             self.sleeps = _is_plain(loop)
         return self.sleeps
 
@@ -267,7 +270,8 @@ class Hosted(Strand):
         while self._stop is None:
             mailbox = self._mailbox
             if not mailbox:
-                if holders is not None and self._falls_asleep(loop, holders, _holders(loop)):
+                unchanged = holders is not None and _holders(loop) == holders
+                if unchanged and self._falls_asleep(loop):
                     self._arrived = None
                     return
                 holders = None
