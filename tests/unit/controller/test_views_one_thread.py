@@ -114,7 +114,7 @@ def order(cluster: Cluster, annotation: str, text: str) -> None:
     cluster.api.update(HUB, lambda hub: hub["metadata"].setdefault("annotations", {}).update(annotated))
 
 
-def annotations(cluster: Cluster) -> dict[str, str]:
+def annotations_of(cluster: Cluster) -> dict[str, str]:
     """The Hub's annotations."""
     found: dict[str, str] = cluster.api.get("hubs", "hub")["metadata"].get("annotations", {})
     return found
@@ -131,14 +131,14 @@ def test_an_order_on_the_hub_ends_one_run_and_the_id_may_be_started_anew(tmp_pat
             order(cluster, ANNOTATION_STOP, json.dumps({"a": first, "b": 1, "never-was": 1}))
 
             await cluster.until(lambda: on_record(cluster) == {"b": members["b"]}, "one has left the record")
-            await cluster.until(lambda: ANNOTATION_STOP not in annotations(cluster), "the orders are done")
+            await cluster.until(lambda: ANNOTATION_STOP not in annotations_of(cluster), "the orders are done")
             await cluster.until(lambda: running(cluster).keys() == {"b"}, "it has ended")
             assert ask(cluster, "a") == members["a"]
             await cluster.until(lambda: on_record(cluster) == members, "it is on record again")
             assert epoch_of(cluster, "a") > first
 
             order(cluster, ANNOTATION_STOP, "a")
-            await cluster.until(lambda: ANNOTATION_STOP not in annotations(cluster), "what can't be read is removed")
+            await cluster.until(lambda: ANNOTATION_STOP not in annotations_of(cluster), "what can't be read is removed")
             assert on_record(cluster) == members
 
     virtualtime.run(main())
@@ -155,8 +155,8 @@ def test_an_order_on_the_hub_moves_what_a_request_has_started(tmp_path: Path) ->
             order(cluster, ANNOTATION_MOVE_TO, json.dumps({"a": target, "b": target}))
 
             await cluster.until(lambda: running(cluster) == {"a": {target}}, "it runs there")
-            await cluster.until(lambda: ANNOTATION_MOVE_TO not in annotations(cluster), "the order is done")
-            refused = json.loads(annotations(cluster)[ANNOTATION_MOVE_REFUSED])
+            await cluster.until(lambda: ANNOTATION_MOVE_TO not in annotations_of(cluster), "the order is done")
+            refused = json.loads(annotations_of(cluster)[ANNOTATION_MOVE_REFUSED])
             assert refused == {"b": f"{target}: hub/hub has no such child"}
             assert ask(cluster, "a") == target
 
