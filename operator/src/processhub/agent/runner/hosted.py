@@ -87,7 +87,7 @@ class Hosted(Strand):
     An event loop costs more than all else that an actor needs at first. So an actor *sleeps* once it is up, if its
     ``init`` has left nothing on the loop: no task, timer or descriptor, nor any other reference to it. The loop then
     goes to the next actor that starts, and the actor gets one again with its next message. Its context stays its own.
-    An actor that was started for a request sleeps after that, in the same way.
+    After its first request it sleeps again, in the same way: many actors are started for one request.
     """
 
     __slots__ = (
@@ -264,9 +264,14 @@ class Hosted(Strand):
         return self._requests
 
     async def _serve(self, actor: Actor, holders: tuple[int, int] | None) -> None:
-        """Handle messages until the actor is to stop; ``holders`` of the loop: until it sleeps after the first ones."""
+        """Handle messages until the actor is to stop, or sleeps after its first request.
+
+        ``holders``: what held the loop before, None if the actor has slept.
+        """
         arrived = self._arrived = asyncio.Event()
         loop = asyncio.get_running_loop()
+        if holders is None and self._requests is None:
+            holders = _holders(loop)  # it has handled no request yet
         while self._stop is None:
             mailbox = self._mailbox
             if not mailbox:
