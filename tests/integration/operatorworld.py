@@ -360,6 +360,20 @@ class World:
         self.watch.stop()
 
 
+async def nodes_ready(api: Client) -> None:
+    """Wait until Pods may go to each node, whatever the test before has done to one."""
+
+    async def check() -> None:
+        items, _ = await api.list(NODES)
+        for item in items:
+            assert isinstance(item, dict)
+            name, spec, conditions = item["metadata"]["name"], item["spec"], item["status"]["conditions"]
+            assert any(each["type"] == "Ready" and each["status"] == "True" for each in conditions), name
+            assert not spec.get("taints"), (name, spec)
+
+    await settles(check, within=90)
+
+
 def command_of(pid: int) -> list[str]:
     """Return the command line of a process."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
@@ -440,6 +454,7 @@ async def new_world(site: Site) -> AsyncIterator[World]:
     namespace = f"test-{secrets.token_hex(4)}"
     await create_namespace(site.api, namespace)
     made = World(site, namespace)
+    await nodes_ready(site.api)
     await made.operators.both_ready()
     made.watch.start()
     try:
