@@ -41,6 +41,7 @@ class Checks:
     def __init__(self, trace: Trace, *, one_owner: bool) -> None:
         self._trace, self._one_owner = trace, one_owner
         self.runs: dict[Run, None] = {}
+        self._taken_over: set[tuple[str, int]] = set()  # child and epoch of each local takeover
         self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → the id and member that got it
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
@@ -90,8 +91,11 @@ class Checks:
         self.runs[run] = None
         if begins:
             self._check_term(run, read)
-            if not run.desired.claim:  # a takeover starts under the epoch of the lost owner
-                self._note_epoch(run.desired.assignment.started_with, run.child_id, run.machine.member)
+            began = run.child_id, run.desired.assignment.started_with
+            if run.desired.claim:  # a takeover starts under the epoch of the lost owner, and keeps it once on record
+                self._taken_over.add(began)
+            elif began not in self._taken_over:
+                self._note_epoch(began[1], run.child_id, run.machine.member)
         if not self._one_owner:
             return
         if begins and run.state:
