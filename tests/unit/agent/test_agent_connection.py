@@ -39,6 +39,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.busy, self.free = False, asyncio.Event()
+        self.put_off_late = False  # the child can't take a request after all, when its turn has come
         self.ran: list[bytes] = []
         self.waiting = self.withdrawn = 0
         self.answers: dict[bytes, asyncio.Future[bytes]] = {}
@@ -110,7 +111,13 @@ class Owner:
                 request.put_off()
                 self.waiting += 1
                 await self.free.wait()
-            body = await request.content()
+            fetching = asyncio.ensure_future(request.content())
+            if self.put_off_late:
+                await asyncio.sleep(0)
+                request.put_off()
+            body = await fetching
+            if self.put_off_late:
+                request.put_off()
         except (asyncio.CancelledError, WithdrawnError) as error:
             self.withdrawn += 1
             if isinstance(error, WithdrawnError):
@@ -272,6 +279,25 @@ async def test_what_waits_runs_when_its_turn_comes(owner: Owner, asking: Asking)
     answer = await sending
     assert answer is not None
     assert (answer.body, request.begun) == (b"1", True)
+
+
+async def test_a_request_that_is_put_off_after_its_turn_has_come_may_have_run(
+    owner: Owner, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_FRESH_SECONDS", 60.0)  # it is offered to be run at once
+    owner.busy = owner.put_off_late = True
+    owner.free.set()
+    owner.holds(b"1")
+    request = Request("call", b"1")
+    sending = asking.forward(request)
+    await until(lambda: owner.ran)
+    assert await asking.call(b"2") == b"2", "what the owner said before has come"
+
+    owner.cut()
+
+    with pytest.raises(Problem) as known:
+        await sending
+    assert (known.value.kind, request.begun) == ("outcome_unknown", True)
 
 
 @pytest.mark.parametrize("when", ["while it waits", "when its turn comes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -180,6 +181,17 @@ def test_its_time_counts_from_its_first_start_over_restarts() -> None:
     site.has("a", epoch=2, started_at=utc_now().isoformat())
     assert site.wanted(1098.0) == {"a"}
     assert site.wanted(1100.5) == set()
+
+
+def test_a_members_wrong_clock_does_not_end_what_it_has_just_started() -> None:
+    site = Demanded({**CACHE, "ttlSeconds": 100})
+    assert site.wanted(1000.0) == set()
+
+    for number in (1, 2):
+        site.has("a", epoch=number, started_at=(utc_now() - timedelta(hours=1)).isoformat())
+        assert site.wanted(1000.0 + number) == {"a"}
+    assert site.wanted(1100.0) == {"a"}
+    assert site.wanted(1101.5) == set()
 
 
 def test_one_that_never_starts_has_its_time_from_when_it_was_seen_on_record() -> None:

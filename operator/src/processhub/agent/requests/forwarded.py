@@ -31,13 +31,14 @@ Serve = Callable[[str, int, Request], Awaitable[Response]]  # id, epoch, request
 class _Forwarded:
     """A request of the other member."""
 
-    __slots__ = ("ask", "go", "parts", "request", "size", "task")
+    __slots__ = ("ask", "go", "parts", "request", "size", "task", "waits")
 
     def __init__(self, ask: Ask, request: Request) -> None:
         self.ask, self.request = ask, request
         self.go: asyncio.Future[bytes] | None = None  # gets the rest of the body
         self.parts: list[bytes] = []
         self.size = 0
+        self.waits = False  # it was to be handed over at once, and is after a Go alone now
         self.task: asyncio.Task[None] | None = None
 
     def withdraw(self) -> None:
@@ -105,9 +106,12 @@ class ForwardingSession:
             forwarded.go.set_result(message.body)
 
     def _put_off(self, forwarded: _Forwarded) -> None:
-        """Note that the child could not take the request at once. It is handed over after a Go alone from here on."""
-        if forwarded.ask.at_once:
-            forwarded.request.body = None
+        """Note that the child could not take the request at once. It is handed over after a Go alone from here on.
+
+        The other member hears that once: after its Go, the request counts as one that may have run.
+        """
+        if forwarded.ask.at_once and not forwarded.waits:
+            forwarded.waits, forwarded.request.body = True, None
             self._line.send(Waits(forwarded.ask.number))
 
     async def _fetch(self, forwarded: _Forwarded) -> bytes:

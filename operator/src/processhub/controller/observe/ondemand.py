@@ -55,6 +55,7 @@ class OnDemandWatch:
     def __init__(self) -> None:
         self._known: KnownSet | None = None
         self._since: dict[str, _Since] = {}
+        self._timed = False  # whether all children that ran before are in ``_since``
 
     def look(self, round: Round, members: Mapping[str, Member], views: ViewFacts) -> KnownSet | None:
         """The children on demand that the hub should have, or None without spec.onDemand.
@@ -72,6 +73,8 @@ class OnDemandWatch:
         if hub.spec.on_demand.ttl_seconds is not None:
             started = {child_id: at for each in found for child_id, at in each.started.items()}
             ended |= self._expired(round, hub.spec.on_demand.ttl_seconds, copies, started)
+        else:
+            self._since, self._timed = {}, False
         origins = dict.fromkeys(copies.keys() - ended, "")
         origins.update(_asked(round, members, views, copies))
         self._known = known_on_demand(hub, origins, self._known)
@@ -80,15 +83,20 @@ class OnDemandWatch:
     def _expired(self, round: Round, ttl: int, ids: Mapping[str, int], started: Mapping[str, float]) -> set[str]:
         """The ids whose ttlSeconds are over since their first start.
 
-        One that has not started has them from when this leader saw it first.
+        One that has not started has them from when this leader saw it first. Of a start that this leader has seen, its
+        own clock tells the time: a member's clock may be wrong, and each start would be over at once. Only what has
+        run before is timed by its member's clock.
         """
         now, clock = round.now(), utc_now().timestamp()
         since: dict[str, _Since] = {}
         for child_id in ids:
-            known = self._since.get(child_id)
-            if child_id in started and not (known is not None and known.started):
+            known, runs = self._since.get(child_id), child_id in started
+            if known is None and runs and not self._timed:
                 known = _Since(now - max(0.0, clock - started[child_id]), True)
-            since[child_id] = known or _Since(now, False)
+            elif known is None or (runs and not known.started):
+                known = _Since(now, runs)
+            since[child_id] = known
+        self._timed = True
         self._since = since
         left = {child_id: known.at + ttl - now for child_id, known in since.items()}
         if later := [seconds for seconds in left.values() if seconds > 0]:
