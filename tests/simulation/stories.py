@@ -80,6 +80,19 @@ class Story:
         answer = await self.call(child_id, member)
         assert answer.startswith("200 "), answer
 
+    async def replace_agent(self, member: str, late: str) -> int:
+        """Have a member's container killed and restarted while the operator's watches of ``late`` deliver nothing.
+
+        Returns the number of children that run there, before and after.
+        """
+        for plural in late.split(" and "):
+            self.world.network.weather.stall("operator-", plural)
+        before, running = self.pod(member).container, self.running(member)
+        assert running
+        before.kill()
+        await self.until(lambda: self.pod(member).container is not before and self.running(member) == running)
+        return running
+
 
 def tell(spec: Json, children: int, story: Callable[[Story], Awaitable[None]], seed: int = 0) -> None:
     """Run a story, and let the world come to rest. Raises AssertionError if a promise was broken."""

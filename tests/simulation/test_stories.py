@@ -24,12 +24,7 @@ def test_a_child_counts_as_running_once_the_lease_of_its_reporter_is_seen(late: 
 
     async def story(told: Story) -> None:
         weather, server = told.world.network.weather, told.world.server
-        for plural in late.split(" and "):
-            weather.stall("operator-", plural)
-        before, running = told.pod("hub-0").container, told.running("hub-0")
-        assert running
-        before.kill()
-        await told.until(lambda: told.pod("hub-0").container is not before and told.running("hub-0") == running)
+        running = await told.replace_agent("hub-0", late)
 
         def pending() -> int:
             statuses = (server.get("children", f"c{number}")["status"] for number in range(6))
@@ -56,12 +51,7 @@ def test_an_agent_that_started_before_move_was_asked_for_keeps_what_it_runs(late
 
     async def story(told: Story) -> None:
         weather = told.world.network.weather
-        for plural in late.split(" and "):
-            weather.stall("operator-", plural)
-        before, running = told.pod("hub-0").container, told.running("hub-0")
-        assert running
-        before.kill()
-        await told.until(lambda: told.pod("hub-0").container is not before and told.running("hub-0") == running)
+        await told.replace_agent("hub-0", late)
         told.world.edit(HUB, {"spec": {"migration": {"onRestart": "Move"}}})
         await told.until(lambda: told.world.server.get("registryslices", "hub.hub-0.0")["spec"].get("holder"))
         weather.clear()

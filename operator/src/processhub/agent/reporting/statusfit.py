@@ -68,7 +68,7 @@ def _those_with_room(
 
     def order(entry: tuple[str, str]) -> tuple[bool, bool, bool]:
         child_id, text = entry
-        return _may_be_left_out(text), child_id not in reported, child_id in spec.entries
+        return has_state(text, State.PENDING), child_id not in reported, child_id in spec.entries
 
     kept = {child_id: text for child_id, text in entries.items() if is_by_view(text)}
     room -= sum(_size(child_id, shorten_report(text, 0)) for child_id, text in kept.items())
@@ -76,16 +76,12 @@ def _those_with_room(
     most, whole = MAX_ENTRIES + len(kept), True
     for child_id, text in sorted(others.items(), key=order):
         room -= _size(child_id, shorten_report(text, 0))
-        pending = _may_be_left_out(text)
+        pending = has_state(text, State.PENDING)
         if len(kept) < most and (room >= 0 or (child_id in reported and not pending)):
             kept[child_id] = text
         else:
             whole = whole and pending
     return kept, whole
-
-
-def _may_be_left_out(text: str) -> bool:
-    return has_state(text, State.PENDING)
 
 
 def _shortened(entries: Mapping[str, str], room: int) -> dict[str, str]:

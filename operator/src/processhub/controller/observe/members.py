@@ -105,6 +105,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         }
         return {**reports, **started} if started else reports
 
+    def counted_reports_in(self, known: KnownSlice) -> Mapping[str, Report]:
+        """The reports that count for statuses. A member that restarts has none, because its processes have ended."""
+        return {} if self.judgement.restarting else self.reports_in(known)
+
     @property
     def ready(self) -> bool:
         """Whether the member's pod is Ready and its Lease is held."""

@@ -102,7 +102,7 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct
                 found[uid].include(part)
     else:
         for member, known in slices:
-            _add(found, sets, known, _counted_reports(member, known))
+            _add(found, sets, known, member.counted_reports_in(known))
     for _, known in slices:
         for child_id in known.ending:
             report = known.reports.get(child_id)
@@ -111,13 +111,9 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct
     return found
 
 
-def _counted_reports(member: Member, known: KnownSlice) -> Mapping[str, Report]:
-    return {} if member.judgement.restarting else member.reports_in(known)
-
-
 def _part(sets: Mapping[str, SeenSet], member: Member, known: KnownSlice) -> dict[str, Tally]:
     """The tallies of one slice, by uid."""
-    reports = _counted_reports(member, known)
+    reports = member.counted_reports_in(known)
 
     def compute() -> dict[str, Tally]:
         found = {uid: Tally() for uid in sets}

@@ -195,7 +195,7 @@ class _Part:
 
 
 def _part(member: Member, known: KnownSlice) -> _Part:
-    reports = _counted_reports(member, known)
+    reports = member.counted_reports_in(known)
 
     def compute() -> _Part:
         entries = {child_id: entry for child_id, entry in known.assignments.items() if not entry.of_nobody}
@@ -206,10 +206,6 @@ def _part(member: Member, known: KnownSlice) -> _Part:
         )
 
     return known.derived("registry", life_of(member), compute)
-
-
-def _counted_reports(member: Member, known: KnownSlice) -> Mapping[str, Report]:
-    return {} if member.judgement.restarting else member.reports_in(known)
 
 
 def _state(entry: Assignment, report: Report | None) -> str:
@@ -223,7 +219,7 @@ def _states_of_copies(slices: Sequence[tuple[Member, KnownSlice]]) -> Counter[st
     """The number of children in each state, where a child may have several entries."""
     states: dict[str, str] = {}
     for member, known in slices:
-        reports = _counted_reports(member, known)
+        reports = member.counted_reports_in(known)
         for child_id, entry in known.assignments.items():
             if entry.of_nobody:
                 continue
