@@ -41,7 +41,7 @@ def observed_by(facts: Facts) -> Observation:
 
 
 def plain(value: Any) -> Any:
-    """Return a deep copy of a value, of types that compare by their contents."""
+    """Return a deep copy of a value, of types that compare by their contents. What follows from the rest is left out."""
     if value is None or isinstance(value, str | int | float | Enum):
         return value
     if isinstance(value, msgspec.Struct):
@@ -54,5 +54,5 @@ def plain(value: Any) -> Any:
     if isinstance(value, Set):
         return frozenset(plain(item) for item in value)
     if hasattr(value, "__dict__"):
-        return type(value).__name__, {name: plain(item) for name, item in vars(value).items()}
+        return type(value).__name__, {name: plain(item) for name, item in vars(value).items() if name != "_derived"}
     return value
