@@ -41,7 +41,7 @@ def observed_by(facts: Facts) -> Observation:
 
 
 def plain(value: Any) -> Any:
-    """Return a deep copy of a value, of types that compare by their contents. What follows from the rest is left out."""
+    """Return a deep copy of a value, of types that compare by their contents, without what follows from the rest."""
     if value is None or isinstance(value, str | int | float | Enum):
         return value
     if isinstance(value, msgspec.Struct):

@@ -428,6 +428,47 @@ def test_a_hub_is_counted_by_its_slices_and_each_of_them_again_when_it_changes()
     assert look(6) == changed
 
 
+class Counted(dict[str, Assignment]):
+    """Entries of a slice that was counted, and must not be counted again."""
+
+    def items(self) -> Any:
+        raise AssertionError("counted again")
+
+
+def test_slices_are_not_counted_again_while_children_are_put_on_record() -> None:
+    spec = {"hub": "hub", "ids": ["a"], "template": {"exec": {"command": ["sleep"]}}}
+    item = msgspec.convert({"metadata": {"name": "x", "namespace": "ns", "uid": "u"}, "spec": spec}, ChildSet)
+    sets = {"u": SeenSet(known_set(item, None))}
+    slices = [
+        known_slice(make_slice({child_id: Assignment(uid="u", epoch=1, workload="w")}, index=index))
+        for index, child_id in enumerate("ab")
+    ]
+
+    def look() -> object:  # the round that has written "b" saw one on record
+        members = {"hub-0": make_member("hub-0", *slices)}
+        return registry_of(members, 1), tallies(sets, members, 1)["u"].former
+
+    before = look()
+    slices[0].assignments = Counted(slices[0].assignments)
+    assert look() == before
+
+
+def test_counts_follow_what_a_member_reports_in_slice_0_though_the_slice_of_the_entry_stays() -> None:
+    entry = known_slice(make_slice({"a": Assignment(uid="u", epoch=1, workload="w")}, index=1, holder="x/1"))
+
+    def running(state: str) -> tuple[int, str]:
+        report = Report(uid="u", epoch=1, state=state, view=3)
+        first = known_slice(make_slice({}, {"a": report}, holder="x/1"))
+        (row,), counts = registry_of({"hub-0": make_member("hub-0", first, entry, holder="x/1")}, 1)
+        return counts[State.RUNNING], row.nodes[0].state
+
+    assert [running(state) for state in ("Starting", "Running", "Stopping")] == [
+        (0, "Starting"),
+        (1, "Running"),
+        (0, "Stopping"),
+    ]
+
+
 def test_a_row_of_the_registry_follows_its_member_though_its_slice_stays() -> None:
     whole = member(0)
     pod = Pod(metadata=ObjectMeta(name="another"))

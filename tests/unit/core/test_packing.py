@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processhub.api.child import Exec, Workload
-from processhub.core.planning.packing import SliceContent, pack
+from processhub.core.planning.packing import SliceContent, measured, pack
 from processhub.registry.grammar import Assignment, format_assignment, parse_assignment
 from processhub.registry.workloads import encode_workload
 
@@ -244,6 +244,9 @@ def test_entries_stay_in_their_slice_and_slices_in_their_bounds_over_any_rounds(
         room = sum(MAX_ENTRIES - len(slice_.entries) for slice_ in slices.values())
 
         written = small(list(slices.values()), changes)
+        again = [msgspec.structs.replace(it, measure=measured(it.entries)) for it in slices.values()]
+        for _ in range(2):
+            assert small(again, changes) == written, "a measure stays as it is"
 
         before, slices = slices, apply(slices, written)
         held_now = {id_ for slice_ in slices.values() for id_ in slice_.entries}

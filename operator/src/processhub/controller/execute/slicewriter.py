@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -32,7 +33,7 @@ from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.slices import Creation, KnownSlice
-from processhub.core.planning.packing import SliceContent, pack
+from processhub.core.planning.packing import SliceContent, measured, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
 _NO_ORDERS: Mapping[str, Activation] = {}
@@ -70,10 +71,7 @@ class SliceWriter:
 
         Raises ApiError if a write was refused or not answered, after all have been tried.
         """
-        contents = [
-            SliceContent(known.index, known.present.spec.workloads, known.present.spec.entries, known.ending)
-            for known in member.slices
-        ]
+        contents = [_content(known) for known in member.slices]
         # The status of slice 0 has what the member starts by itself, and the ids that it asks for.
         first = 0 if self._hub.spec.on_demand is None else 1
         changed = {content.index: content for content in pack(contents, changes, workloads, first=first)}
@@ -290,6 +288,12 @@ class SliceWriter:
             self._store.put("registryslices", await self._client.get(SLICES, self._hub.metadata.namespace, name))
         except NotFoundError:
             log.info("slice %s is gone", name)
+
+
+def _content(known: KnownSlice) -> SliceContent:
+    spec = known.present.spec
+    measure = known.derived("measure", None, partial(measured, spec.entries))
+    return SliceContent(known.index, spec.workloads, spec.entries, known.ending, measure)
 
 
 def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:

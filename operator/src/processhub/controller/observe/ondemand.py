@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import chain
 
 import msgspec
 
@@ -67,7 +68,7 @@ class OnDemandWatch:
             self._known, self._since = None, {}
             return None
         found = [_in_slice(hub, member, known) for member in members.values() for known in member.slices]
-        copies = Counter(child_id for each in found for child_id in each.epochs)
+        copies = Counter(chain.from_iterable(each.epochs for each in found))
         ended = {child_id for each in found for child_id in each.idle} | _stopped(hub, found)
         ended |= _over(found, copies)
         if hub.spec.on_demand.ttl_seconds is not None:
@@ -133,7 +134,7 @@ def _in_slice(hub: Hub, member: Member, known: KnownSlice) -> _InSlice:
             },
         )
 
-    return known.derived("on demand", (uid, bool(reports)), compute)
+    return known.derived("on demand", (uid, known.other(reports)), compute)
 
 
 def _is_over(entry: Assignment, report: Report) -> bool:

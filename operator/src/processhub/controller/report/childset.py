@@ -15,7 +15,7 @@ from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.controller.observe.members import Member
 from processhub.controller.report.kstatus import differs, of_refusal, reconciling, stalled
 from processhub.controller.store.childsets import SeenSet
-from processhub.controller.store.slices import KnownSlice
+from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Unplaced
@@ -89,14 +89,14 @@ class Tally:
 def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct: int = -1) -> dict[str, Tally]:
     """The tally of each ChildSet by uid.
 
-    ``distinct``: the number of children on record. If there are as many entries, no child has a second one, and the
-    slices are counted apart. A slice that has not changed is not counted again.
+    ``distinct``: the number of children on record. Where no child has a second entry, the slices are counted apart. A
+    slice that has not changed is not counted again.
     """
     found = {uid: Tally() for uid in sets}
     if not found:
         return found
     slices = [(member, known) for member in members.values() for known in member.slices]
-    if sum(len(known.assignments) for _, known in slices) == distinct:
+    if all_once((known for _, known in slices), distinct):
         for member, known in slices:
             for uid, part in _part(sets, member, known).items():
                 found[uid].include(part)
@@ -122,7 +122,7 @@ def _part(sets: Mapping[str, SeenSet], member: Member, known: KnownSlice) -> dic
 
     # A set's children as they are wanted are one object for each generation of the set.
     wanted = tuple(_Same(seen.known.wanted) for seen in sets.values())
-    return known.derived("tallies", (bool(reports), tuple(sets), wanted), compute)
+    return known.derived("tallies", (known.other(reports), tuple(sets), wanted), compute)
 
 
 class _Same:

@@ -33,7 +33,7 @@ from processhub.controller.report.child import NODES_MAX, MemberCopy, life_of, n
 from processhub.controller.report.hubprogress import Work, of_hub
 from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
 from processhub.controller.store.pods import agent_port
-from processhub.controller.store.slices import KnownSlice
+from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan
@@ -126,15 +126,15 @@ def _child_counts(desired: int, counts: Counter[str]) -> ChildCounts:
 def registry_of(members: Mapping[str, Member], distinct: int = -1) -> tuple[tuple[RegistryEntry, ...], Counter[str]]:
     """The first entries of the registry by id, and the number of children in each state.
 
-    ``distinct``: the number of children on record. If there are as many entries, no child has a second one, and the
-    slices are counted apart. A slice that has not changed is not counted again.
+    ``distinct``: the number of children on record. Where no child has a second entry, the slices are counted apart. A
+    slice that has not changed is not counted again.
 
     The number of entries is limited by the schema and by the size of the object: with a hundred copies of each of five
     hundred children it would be too large for etcd.
     """
     slices = [(member, known) for member in members.values() for known in member.slices]
     parts = [_part(member, known) for member, known in slices]
-    if sum(part.states.total() + part.of_nobody for part in parts) == distinct:
+    if all_once((known for _, known in slices), distinct):
         states = sum((part.states for part in parts), Counter[str]())
     else:
         states = _states_of_copies(slices)
@@ -177,13 +177,10 @@ def _row(child_id: str, places: Sequence[tuple[Member, KnownSlice]]) -> _Row:
 
 
 class _Part:
-    """The part of one slice in the registry: the first of its ids, and the number of its entries in each state.
+    """The part of one slice in the registry: the first of its ids, and the number of its entries in each state."""
 
-    ``of_nobody``: the number of its entries that stand for no child.
-    """
-
-    def __init__(self, first: tuple[str, ...], states: Counter[str], of_nobody: int) -> None:
-        self.first, self.states, self.of_nobody = first, states, of_nobody
+    def __init__(self, first: tuple[str, ...], states: Counter[str]) -> None:
+        self.first, self.states = first, states
         self._rows: dict[str, _Row] = {}
 
     def row(self, child_id: str, place: tuple[Member, KnownSlice]) -> _Row:
@@ -202,10 +199,9 @@ def _part(member: Member, known: KnownSlice) -> _Part:
         return _Part(
             tuple(heapq.nsmallest(REGISTRY_MAX, entries)),
             Counter(_state(entry, reports.get(child_id)) for child_id, entry in entries.items()),
-            len(known.assignments) - len(entries),
         )
 
-    return known.derived("registry", life_of(member), compute)
+    return known.derived("registry", (life_of(member), known.other(reports)), compute)
 
 
 def _state(entry: Assignment, report: Report | None) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from processhub.api.reasons import Role
 from processhub.api.slice import RegistrySlice
+from processhub.registry.grammar import Report
 from processhub.registry.slices import SliceView
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,13 @@ class KnownSlice:
             known = self._derived[name] = of, compute()
         value: T = known[1]
         return value
+
+    def other(self, reports: Mapping[str, Report]) -> Mapping[str, Report] | None:
+        """The reports that count for the entries of this slice, None if they are those in the slice itself.
+
+        What follows from the slice and from them is derived ``of`` this.
+        """
+        return None if reports is self.reports else reports
 
     def acknowledged_by(self, holder: str) -> bool:
         """Whether this Lease holder has acknowledged the present generation."""
@@ -219,3 +227,13 @@ class Slices(dict[str, KnownSlice]):
         """The ids whose entries may differ from the slices, because a write without an answer may change them."""
         ids = {child_id for known in self.values() for child_id in known.uncertain}
         return frozenset(ids.union(*(creation.ids for creation in self.creating.values())))
+
+
+def all_once(slices: Iterable[KnownSlice], distinct: int = -1) -> bool:
+    """Whether no child has entries in two of the slices. ``distinct``: the number of children on record, if known.
+
+    Slices may have been written since the children were counted. Then the ids are compared.
+    """
+    entries = [known.assignments for known in slices]
+    count = sum(map(len, entries))
+    return count == distinct or len(set().union(*entries)) == count

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,8 +16,15 @@ from processhub.api.slice import MAX_BYTES, MAX_ENTRIES, stored_bytes
 from processhub.registry.grammar import Assignment, format_assignment, workload_of
 
 
+class Measure(NamedTuple):
+    """What must be known of many entries to add one: their bytes as stored, and how many of them have each workload."""
+
+    size: int
+    users: Counter[str]
+
+
 class SliceContent(msgspec.Struct, frozen=True):
-    """The content of a slice: ``workloads`` hash → JSON, ``entries`` id → text.
+    """The content of a slice: ``workloads`` hash → JSON, ``entries`` id → text, and their ``measure`` if it is known.
 
     ``ending``: ids that are no longer on record there but may still run. They take room, because the status has to name
     them. If new entries filled that room while old children hang, the status could never name all that runs, and the
@@ -27,6 +35,13 @@ class SliceContent(msgspec.Struct, frozen=True):
     workloads: Mapping[str, str]
     entries: Mapping[str, str]
     ending: Collection[str] = ()
+    measure: Measure | None = None
+
+
+def measured(entries: Mapping[str, str]) -> Measure:
+    """The measure of these entries."""
+    size = sum(_size(child_id, text) for child_id, text in entries.items())
+    return Measure(size, Counter(map(workload_of, entries.values())))
 
 
 def pack(
@@ -92,9 +107,10 @@ class _Open:
         self.changed = False
         self.entries = dict(content.entries)
         self.ending = set(content.ending) - self.entries.keys()
-        self.users = Counter(workload_of(text) for text in self.entries.values())
+        size, users = content.measure or measured(content.entries)
+        self.users = Counter(users)
         self.workloads = {key: text for key, text in content.workloads.items() if key in self.users}
-        self.size = sum(_size(key, text) for part in (self.entries, self.workloads) for key, text in part.items())
+        self.size = size + sum(_size(key, text) for key, text in self.workloads.items())
 
     def has_room(
         self, child_id: str, entry: Assignment, workloads: Mapping[str, str], max_entries: int, max_bytes: int
