@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from memoryrequests import Key
 
 from processhub.api.reasons import State
-from processhub.registry.grammar import has_state
+from processhub.registry.grammar import Assignment, has_state, parse_assignment
 
 from .stories import Story, hub, tell
 from .world import HUB
@@ -39,6 +40,46 @@ def test_a_child_counts_as_running_once_the_lease_of_its_reporter_is_seen(late: 
         await told.until(lambda: pending() == 0, seconds=5)
 
     tell(hub(), 6, story)
+
+
+@pytest.mark.parametrize("edit", ["none", "ends", "starts again"])
+def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(edit: str) -> None:
+    """The operator saw nothing of the report that the child was up: the next agent overwrote it.
+
+    That agent reported the state as lost, and the child was started with the copy that its source had kept.
+    """
+
+    async def story(told: Story) -> None:
+        weather, server = told.world.network.weather, told.world.server
+        run = told.run("c0")
+        assert run is not None
+        there = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        name = f"hub.{there}.0"
+        told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+
+        def entry() -> Assignment | None:
+            text = server.get("registryslices", name)["spec"]["entries"].get("c0")
+            return parse_assignment(text) if text else None
+
+        def reported(state: State) -> bool:
+            return has_state(server.get("registryslices", name)["status"]["entries"].get("c0", ""), state)
+
+        await told.until(lambda: (found := entry()) and found.state)
+        weather.stall("operator-", "registryslices")
+        await told.until(lambda: reported(State.RUNNING))
+        if edit != "none":
+            told.world.edit(Key("children", "ns", "c0"), {"spec": {"exec": {"command": ["edited"]}}})
+            await told.until(lambda: reported(State.STOPPING))
+        if edit == "starts again":
+            await told.until(lambda: reported(State.STARTING))
+        before = told.pod(there).container
+        before.kill()
+        holder = server.get("registryslices", name)["status"]["holder"]
+        await told.until(lambda: server.get("registryslices", name)["status"]["holder"] != holder)
+        await asyncio.sleep(2)
+        weather.clear()
+
+    tell(hub(migration={"strategy": "HotSwap", "onRestart": "Hold", "holdSeconds": 30}), 1, story)
 
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])

@@ -46,6 +46,25 @@ def test_a_child_that_is_started_again_where_it_has_just_ended_is_put_on_record(
     tell(demand(ttlSeconds=2), 0, story)
 
 
+def test_a_child_that_is_declared_while_another_is_restarted_does_not_get_its_state() -> None:
+    """The run of the former child still ended, and the state that it left was kept for the Child."""
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        await told.answered("d")
+        await told.until(lambda: (run := told.run("d")) and (entry := told.entry("d")) and entry.epoch == run.epoch)
+        told.world.edit(HUB, {"spec": {"onDemand": {"exec": {"command": ["y"]}}}})
+        await told.until(lambda: (run := told.run("d")) and run.ending)
+
+        spec = {"hub": "hub", "exec": {"command": ["z"]}}
+        declared = {"metadata": {"name": "d"}, "spec": spec}
+        told.world.server_request("POST", Key("children", "ns", "d"), declared, "user")
+
+        await told.until(lambda: (run := told.run("d")) and run.command == ("z",))
+
+    tell(demand() | {"migration": {"strategy": "HotSwap"}}, 0, story)
+
+
 def test_a_drained_member_sends_requests_for_new_ids_to_the_members_with_the_view() -> None:
     async def story(told: Story) -> None:
         told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
