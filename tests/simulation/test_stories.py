@@ -8,7 +8,7 @@ import pytest
 from memoryrequests import Key
 
 from processhub.api.reasons import State
-from processhub.registry.grammar import Assignment, has_state, parse_assignment
+from processhub.registry.grammar import has_state
 
 from .stories import Story, hub, tell
 from .world import HUB
@@ -57,27 +57,45 @@ def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(edi
         name = f"hub.{there}.0"
         told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
 
-        def entry() -> Assignment | None:
-            text = server.get("registryslices", name)["spec"]["entries"].get("c0")
-            return parse_assignment(text) if text else None
-
-        def reported(state: State) -> bool:
-            return has_state(server.get("registryslices", name)["status"]["entries"].get("c0", ""), state)
-
-        await told.until(lambda: (found := entry()) and found.state)
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
         weather.stall("operator-", "registryslices")
-        await told.until(lambda: reported(State.RUNNING))
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
         if edit != "none":
             told.world.edit(Key("children", "ns", "c0"), {"spec": {"exec": {"command": ["edited"]}}})
-            await told.until(lambda: reported(State.STOPPING))
+            await told.until(lambda: told.is_reported(there, "c0", State.STOPPING))
         if edit == "starts again":
-            await told.until(lambda: reported(State.STARTING))
+            await told.until(lambda: told.is_reported(there, "c0", State.STARTING))
         before = told.pod(there).container
         before.kill()
         holder = server.get("registryslices", name)["status"]["holder"]
         await told.until(lambda: server.get("registryslices", name)["status"]["holder"] != holder)
         await asyncio.sleep(2)
         weather.clear()
+
+    tell(hub(migration={"strategy": "HotSwap", "onRestart": "Hold", "holdSeconds": 30}), 1, story)
+
+
+def test_a_child_that_returns_does_not_get_the_state_that_it_once_left_there() -> None:
+    """Its former member had not acknowledged that the child had left when it was to return.
+
+    That member kept its copy of the state, and used it, as the move back came without one.
+    """
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        here = run.machine.member
+        there = "hub-1" if here == "hub-0" else "hub-0"
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": here}}})
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
+
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": there}}})
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.to)
+        run = told.run("c0")
+        assert run is not None
+        run.kill()
+        await told.until(lambda: told.running(here) == 1)
 
     tell(hub(migration={"strategy": "HotSwap", "onRestart": "Hold", "holdSeconds": 30}), 1, story)
 
