@@ -122,6 +122,36 @@ def test_a_view_is_not_closed_for_a_member_whose_slice_somebody_deleted() -> Non
     tell(demand(), 0, story)
 
 
+@pytest.mark.parametrize("strategy", ["ConsistentHashing", "LeastLoaded"])
+def test_a_child_that_still_ends_leaves_no_room_for_another(strategy: str) -> None:
+    """Its entry was gone, so it did not count for onDemand.max, whether its member starts others or is given them."""
+
+    async def story(told: Story) -> None:
+        ids = [f"d{number}" for number in range(12)]
+        if strategy == "ConsistentHashing":
+            await told.until(told.view_is_open)
+        answers = {child_id: await told.call(child_id) for child_id in ids}
+        started = [child_id for child_id in ids if answers[child_id].startswith("200 ")]
+        assert len(started) == 4
+        await told.until(lambda: all(told.entry(child_id) for child_id in started))
+        run, entry = told.run(started[0]), told.entry(started[0])
+        assert run is not None
+        assert entry is not None
+        orders = json.dumps({started[0]: entry.epoch})
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/stop": orders}}})
+        await told.until(lambda: run.ending)
+        for child_id in ids:
+            if child_id not in started:
+                told.call(child_id)
+
+        while run.runs:
+            assert len(told.world.checks.runs) <= 4
+            await asyncio.sleep(0.01)
+
+    spec = demand(max=4)
+    tell(spec | {"distribution": {"strategy": strategy}}, 0, story, seed=1)
+
+
 @pytest.mark.parametrize("migration", ["ColdSwap", "HotSwap"])
 def test_a_move_leaves_no_room_for_more_children_than_max(migration: str) -> None:
     """The child counted for the share of its former member, which had room for another when it was gone.
