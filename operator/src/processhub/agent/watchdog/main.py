@@ -15,6 +15,7 @@ one inherits a mark in its environment that names the child it belongs to.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import select
@@ -47,6 +48,9 @@ MARK = "PROCESSHUB_WARD"
 _SWEEP_AGAIN_SECONDS = 0.02
 _LOOKS_FOR_A_MARK = 10  # after so many looks an orphan without a mark is killed
 _END_SECONDS = 30.0
+# A signal to the whole container is the agent's to answer: it ends the watchdog by closing the socket. The last two, of
+# a write that fails, are errors of that write.
+_WITHOUT_EFFECT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Watchdog:
@@ -146,17 +150,13 @@ class Watchdog:
             except OSError as error:
                 self._failed(key, f"fork {error.errno} {error.strerror}")
                 return
+            except (ValueError, IndexError) as error:
+                self._failed(key, f"value 0 {error}")
+                return
         finally:
             for fd in fds:
                 os.close(fd)
-        process = ManagedProcess(
-            key=key,
-            pid=pid,
-            stop_signal=message["stop"],
-            main_alone=message["main_alone"],
-            report=report,
-            began=began(pid),
-        )
+        process = ManagedProcess(key, pid, report, message["stop"], main_alone=message["main_alone"], began=began(pid))
         self._processes[key] = self._by_pid[pid] = self._reports[report] = process
         self._epoll.register(report, select.EPOLLIN)
 
@@ -327,13 +327,16 @@ class Watchdog:
 def main() -> None:
     """Run the watchdog, which the agent starts with the arguments ``<control fd> <feed fd>`` (watchdog/client.py)."""
     control, feed = (int(word) for word in sys.argv[-2:])
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A signal to the whole container is the agent's to answer. It ends the watchdog by closing the socket.
-        signal.signal(signum, signal.SIG_IGN)
+    for signum in _WITHOUT_EFFECT:
+        # With a handler, not with SIG_IGN: an exec would pass that on to the program.
+        signal.signal(signum, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     become_subreaper()
     os.set_blocking(feed, False)
     for fd in (control, feed):
         os.set_inheritable(fd, False)
     sock = socket.socket(fileno=control)
     sock.setblocking(False)
+    gc.freeze()  # Looking for garbage would write to each object, and after a fork each page written to is copied.
     Watchdog(sock, feed).run()
