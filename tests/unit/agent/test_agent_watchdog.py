@@ -343,6 +343,21 @@ async def test_after_a_pause_of_the_watchdog_alone_the_newest_deadline_counts(ag
     assert not (await until(lambda: agent.hear("exited"), "its end"))["fenced"]
 
 
+async def test_orders_that_arrive_together_are_carried_out_in_their_order(agent: Agent) -> None:
+    agent.spawn("exit 0", key="before")
+    await until(lambda: agent.hear("exited", "before"), "an end that comes after the watchdog has come up")
+    agent.process.send_signal(signal.SIGSTOP)
+    agent.spawn("exec sleep 1000")
+    agent.spawn("exit 2", key="2")
+    agent.stop()
+    agent.spawn("exit 3", key="3")
+
+    agent.process.send_signal(signal.SIGCONT)
+
+    ends = [await until(lambda key=key: agent.hear("exited", key), "its end") for key in ("1", "2", "3")]
+    assert [end["status"] for end in ends] == [-signal.SIGKILL, 2, 3]
+
+
 # As in a container with the capabilities SETUID and SETGID: it can't signal processes that changed their user.
 WITHOUT_KILL = "setpriv --bounding-set=-kill --inh-caps=-kill --"
 NOBODY = "setpriv --reuid 65534 --clear-groups --"

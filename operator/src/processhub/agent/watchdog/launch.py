@@ -18,7 +18,6 @@ import os
 import resource
 import signal
 import struct
-from typing import NamedTuple
 
 from processhub.agent.watchdog.linux import libc, set_death_signal
 
@@ -27,28 +26,33 @@ _setsid, _setrlimit, _chdir = libc.setsid, libc.setrlimit, libc.chdir
 _fcntl, _dup2, _execve = libc.fcntl, libc.dup2, libc.execve
 
 
-class Launch(NamedTuple):
-    """The program to run. ``fds`` maps descriptor numbers in the new process to descriptors of this one."""
+class Launch:
+    """The program to run, as it is passed to the C library.
 
-    argv: list[str]
-    env: dict[str, str]
-    cwd: str
-    fds: dict[int, int]
-    nofile: tuple[int, int] | None  # RLIMIT_NOFILE of the new process, since the agent raised its own
+    ``fds`` maps descriptor numbers in the new process to descriptors of this one. ``nofile`` is RLIMIT_NOFILE of the
+    new process, since the agent raised its own. ``problem`` says what of all that no process can have, if anything.
+    """
+
+    def __init__(
+        self, argv: list[str], env: dict[str, str], cwd: str, fds: dict[int, int], nofile: tuple[int, int] | None
+    ) -> None:
+        self.fds, self.problem = fds, ""
+        self.nofile = struct.pack("qq", *nofile) if nofile else b""  # a struct rlimit
+        try:
+            self.cwd = _encoded([cwd])[0]
+            self.paths = _encoded(_paths(argv[0], env))
+            self.argv = _array(_encoded(argv))
+            self.env = _array(_encoded([f"{name}={value}" for name, value in env.items()]))
+        except (ValueError, IndexError) as error:
+            self.problem = str(error)
 
 
-class _Prepared:
-    """What the new process passes to the C library. Raises ValueError or IndexError for what no process can have."""
-
-    def __init__(self, order: Launch) -> None:
-        name = order.argv[0]
-        folders = order.env.get("PATH", os.defpath).split(os.pathsep)
-        self.paths = _encoded([name] if "/" in name else [os.path.join(folder, name) for folder in folders])  # noqa: PTH118
-        self.argv = _array(_encoded(order.argv))
-        self.env = _array(_encoded([f"{name}={value}" for name, value in order.env.items()]))
-        self.cwd = os.fsencode(order.cwd)
-        self.fds = order.fds
-        self.nofile = struct.pack("qq", *order.nofile) if order.nofile else b""  # a struct rlimit
+def _paths(program: str, env: dict[str, str]) -> list[str]:
+    """Where the program may be, by the PATH of its own environment."""
+    if "/" in program:
+        return [program]
+    folders = env.get("PATH", os.defpath).split(os.pathsep)
+    return [os.path.join(folder, program) for folder in folders]  # noqa: PTH118 a Path would drop the "./" of a text
 
 
 def _encoded(texts: list[str]) -> list[bytes]:
@@ -68,15 +72,13 @@ def launch(order: Launch) -> tuple[int, int]:
     """Fork and exec; returns ``(pid, report)``.
 
     ``report`` is the read end of a pipe. It ends empty once the exec took place. Otherwise it contains ``<what> <errno>
-    <text>``, where ``what`` is cwd, exec or value. Raises OSError if the fork fails, ValueError or IndexError for a
-    value that no process can have.
+    <text>``, where ``what`` is cwd, exec or value. Raises OSError if the fork fails.
     """
-    prepared = _Prepared(order)
     report, child_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     parent = os.getpid()
     pid = libc.fork()
     if pid == 0:
-        _become(prepared, parent, child_end)
+        _become(order, parent, child_end)
     os.close(child_end)
     try:
         _check(pid)
@@ -86,7 +88,7 @@ def launch(order: Launch) -> tuple[int, int]:
     return pid, report
 
 
-def _become(prepared: _Prepared, parent: int, report: int) -> None:
+def _become(order: Launch, parent: int, report: int) -> None:
     """Execute the program, in the new process. The signals need nothing: those with a handler are reset by an exec."""
     what = "value"
     try:
@@ -94,14 +96,14 @@ def _become(prepared: _Prepared, parent: int, report: int) -> None:
         if os.getppid() != parent:
             os._exit(127)  # the watchdog died before the death signal was set
         _check(_setsid())
-        if prepared.nofile:
-            _check(_setrlimit(resource.RLIMIT_NOFILE, prepared.nofile))
-        _arrange(prepared.fds)
-        if prepared.cwd:
+        if order.nofile:
+            _check(_setrlimit(resource.RLIMIT_NOFILE, order.nofile))
+        _arrange(order.fds)
+        if order.cwd:
             what = "cwd"
-            _check(_chdir(prepared.cwd))
+            _check(_chdir(order.cwd))
         what = "exec"
-        _check(_execute(prepared))
+        _check(_execute(order))
     except OSError as error:
         _report(report, f"{what} {error.errno or 0} {error.strerror}")
     except BaseException as error:  # noqa: BLE001 reported to the agent; a forked process can do no more
@@ -109,11 +111,11 @@ def _become(prepared: _Prepared, parent: int, report: int) -> None:
     os._exit(127)
 
 
-def _execute(prepared: _Prepared) -> int:
+def _execute(order: Launch) -> int:
     """Call exec for one path after the other. If none can be executed, the error of one that is there counts."""
     failure = 0
-    for path in prepared.paths:
-        _execve(path, prepared.argv, prepared.env)
+    for path in order.paths:
+        _execve(path, order.argv, order.env)
         number = ctypes.get_errno()
         if failure in (0, errno.ENOENT, errno.ENOTDIR):
             failure = number

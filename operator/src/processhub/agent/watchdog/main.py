@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import math
 import os
 import select
@@ -90,8 +91,8 @@ class Watchdog:
             for fd, _ in self._epoll.poll(self._timeout()):
                 if fd == self._control:
                     self._outbox.flush()
-                    for message in self._inbox.read():
-                        self._dispatch(message)
+                    for starts, messages in itertools.groupby(self._inbox.read(), lambda item: item["op"] == "spawn"):
+                        (self._spawn if starts else self._dispatch)(list(messages))
                 elif fd == self._fence.timer.fd:
                     self._fence.timer.acknowledge()
                 elif fd == wake:
@@ -120,45 +121,53 @@ class Watchdog:
 
     # Orders.
 
-    def _dispatch(self, message: Message) -> None:
-        process = self._processes.get(message["key"])
-        if message["op"] == "spawn":
-            self._spawn(message)
-        elif process is None:
-            return  # it ended meanwhile, which is reported to the agent
-        elif message["op"] == "stop":
-            self._stop(process, message["grace"])
-        elif message["op"] == "signal":
-            self._signal(process, message["signal"])
+    def _dispatch(self, messages: list[Message]) -> None:
+        for message in messages:
+            process = self._processes.get(message["key"])
+            if process is None:
+                continue  # it ended meanwhile, which is reported to the agent
+            if message["op"] == "stop":
+                self._stop(process, message["grace"])
+            elif message["op"] == "signal":
+                self._signal(process, message["signal"])
 
-    def _spawn(self, message: Message) -> None:
-        key = message["key"]
-        fds = self._inbox.take_fds(len(message["fds"]))
-        try:
-            if self._fence.closed:
-                self._failed(key, "fenced 0 the member's Lease was not renewed in time")
-                return
-            order = Launch(
-                argv=message["argv"],
-                env={**message["env"], MARK: f"{self._nonce}/{key}"},
-                cwd=message["cwd"],
-                fds=dict(zip(message["fds"], fds, strict=True)),
-                nofile=tuple(message["nofile"]) if message.get("nofile") else None,
-            )
-            try:
-                pid, report = launch(order)
-            except OSError as error:
-                self._failed(key, f"fork {error.errno} {error.strerror}")
-                return
-            except (ValueError, IndexError) as error:
-                self._failed(key, f"value 0 {error}")
-                return
-        finally:
-            for fd in fds:
+    def _spawn(self, messages: list[Message]) -> None:
+        """Start processes. What is written to between two forks is copied, so there is hardly anything between them."""
+        orders = [self._prepared(message) for message in messages]
+        self._fence.read()
+        forks = [self._fork(order) for order in orders]
+        for message, order, fork in zip(messages, orders, forks, strict=True):
+            for fd in order.fds.values():
                 os.close(fd)
-        process = ManagedProcess(key, pid, report, message["stop"], main_alone=message["main_alone"], began=began(pid))
-        self._processes[key] = self._by_pid[pid] = self._reports[report] = process
-        self._epoll.register(report, select.EPOLLIN)
+            if isinstance(fork, str):
+                self._failed(message["key"], fork)
+                continue
+            pid, report = fork
+            process = ManagedProcess(
+                message["key"], pid, report, message["stop"], main_alone=message["main_alone"], began=began(pid)
+            )
+            self._processes[process.key] = self._by_pid[pid] = self._reports[report] = process
+            self._epoll.register(report, select.EPOLLIN)
+
+    def _prepared(self, message: Message) -> Launch:
+        return Launch(
+            argv=message["argv"],
+            env={**message["env"], MARK: f"{self._nonce}/{message['key']}"},
+            cwd=message["cwd"],
+            fds=dict(zip(message["fds"], self._inbox.take_fds(len(message["fds"])), strict=True)),
+            nofile=tuple(message["nofile"]) if message.get("nofile") else None,
+        )
+
+    def _fork(self, order: Launch) -> tuple[int, int] | str:
+        """The pid and the launch pipe of the new process, or why there is none."""
+        if self._fence.closed:
+            return "fenced 0 the member's Lease was not renewed in time"
+        if order.problem:
+            return f"value 0 {order.problem}"
+        try:
+            return launch(order)
+        except OSError as error:
+            return f"fork {error.errno} {error.strerror}"
 
     def _launched(self, fd: int) -> None:
         """Handle the outcome of an exec: the launch pipe says what failed, or ended empty.
