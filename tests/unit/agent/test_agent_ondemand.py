@@ -352,3 +352,22 @@ async def test_a_request_waits_where_a_member_with_a_used_up_share_is_to_get_mor
 
     await until(lambda: world.slices.made.keys() == {MINE})
     await end(task)
+
+
+# Texts that are no ids.
+
+
+@pytest.mark.parametrize("text", ["", "x" * 254, "é" * 127, "a\nb", "a\x00", "\ud800"])
+@pytest.mark.parametrize("with_view", [False, True])
+async def test_what_can_be_no_id_is_neither_started_nor_asked_for(world: World, text: str, with_view: bool) -> None:
+    """The API server refused a status that asked for it, and so all that the member had to report."""
+    if with_view:
+        world.put("hub-1", view=view(members=("hub-1",)))
+
+    with pytest.raises(Problem) as refused:
+        await asyncio.wait_for(call(world, text), 2.0)
+    with pytest.raises(Problem):
+        await world.router.serve_forwarded(text, BY_VIEW, Request("call", b"1"))
+
+    assert (refused.value.status, refused.value.kind) == (400, "bad_request")
+    assert (world.asks.ids, dict(world.slices.made)) == ((), {})

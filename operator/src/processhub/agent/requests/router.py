@@ -29,6 +29,7 @@ from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
+from processhub.api.naming import is_child_id
 from processhub.api.reasons import Role, State
 
 _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
@@ -260,8 +261,12 @@ class Router:
         ]
 
     def _owner(self, child_id: str, copies: list[RoutedCopy]) -> RoutedCopy | None:
-        """The copy that gets the request. A child that no slice names is started by the member whose it is."""
+        """The copy that gets the request. A child that no slice names is started by the member whose it is.
+
+        Raises Problem if the text can be no id.
+        """
         if not copies:
+            _check_id(child_id)
             return self._activations.owner(child_id)
         return self._takeover.takeover_of(child_id, copies) or _owner(copies)
 
@@ -336,6 +341,13 @@ class Router:
                     self._queue.cast_failed(child_id, problem.detail)
         finally:
             del self._following[child_id], self._followers[child_id]
+
+
+def _check_id(child_id: str) -> None:
+    """Raise Problem if this can be no child's id. A status that names it would be rejected with all that it reports."""
+    if not is_child_id(child_id):
+        what = "the id must be 1 to 253 bytes of UTF-8 without control characters"
+        raise Problem(400, "bad_request", what)
 
 
 def _owner(copies: list[RoutedCopy]) -> RoutedCopy | None:
