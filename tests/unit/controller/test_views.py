@@ -179,6 +179,28 @@ def test_a_view_is_replaced_when_a_share_is_used_up_and_each_would_get_more() ->
     assert not closes(10, 10)
 
 
+def test_a_member_that_may_start_none_has_no_share_to_use_up() -> None:
+    """Its share of nothing counted as used up, and each view was replaced as soon as it was open."""
+    limited = hub(onDemand={**EXEC, "max": 20})
+
+    def closes(orders: dict[str, Activation], *ids: str) -> bool:
+        members = weighted(orders, {"hub-0": {child_id: demanded(7) for child_id in ids}})
+        return must_close(look_at_views(members, frozenset(NAMES)), members, Slices())
+
+    def weighted(
+        orders: dict[str, Activation], entries: dict[str, dict[str, Assignment]] | None = None
+    ) -> dict[str, Member]:
+        members = members_with(orders, entries)
+        return {name: msgspec.structs.replace(it, weight=int(name == "hub-0")) for name, it in members.items()}
+
+    orders = dict(written(limited, weighted({})).orders)
+    assert {name: order.share for name, order in orders.items()} == {"hub-0": 20, "hub-1": 0}
+
+    assert not closes(orders, "a")
+    smaller = {**orders, "hub-0": msgspec.structs.replace(orders["hub-0"], share=1)}
+    assert closes(smaller, "a"), "the next view has all other places for it"
+
+
 def test_no_shares_are_made_while_a_child_counts_for_two_of_them() -> None:
     limited, there = hub(onDemand={**EXEC, "max": 20}), {"hub-0": {"a": demanded(7)}}
     record = {"a": (OnRecord("hub-0", demanded(7)),)}

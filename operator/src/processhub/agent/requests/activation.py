@@ -105,7 +105,7 @@ class Activations:
         if order is None or view is None or not self._is_used_up(order):
             return
         left = order.most - self.count.entries - len(self._slices.made)
-        if left < len(view.members) and chosen_member(view, child_id) == self._env.member:
+        if left < len(view.starting) and chosen_member(view, child_id) == self._env.member:
             raise full(child_id, f"member {self._env.member} has its share, {order.share},")
 
     def why(self, child_id: str) -> str:

@@ -228,14 +228,13 @@ def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
 def must_close(facts: ViewFacts, members: Mapping[str, Member], slices: Slices) -> bool:
     """Whether the open view is to be replaced although it names the members that it should.
 
-    Somebody deleted a slice of one of its members: the others start none of its children until the next view
+    A slice that named ids was deleted: the members start none of these until the next view, whosever it was
     (docs/protocol.md, rule 27). Or a member's share is used up, and the next view would leave each member more places.
     """
     if facts.not_closed is None or not facts.not_closed.open:
-        slices.lost.clear()
+        slices.lost = False
         return False
-    view = facts.not_closed.view
-    return not slices.lost.isdisjoint(name for name, _ in view.members) or _share_is_used_up(view, members, facts)
+    return slices.lost or _share_is_used_up(facts.not_closed.view, members, facts)
 
 
 def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFacts) -> bool:
@@ -248,9 +247,9 @@ def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFact
         counts[name] = counts.get(name, 0) + len(found)
     used_up = any(
         name in orders and orders[name].view == view.number and counts.get(name, 0) >= orders[name].share
-        for name, _ in view.members
+        for name in view.starting
     )
-    return used_up and limit - sum(counts.values()) >= len(view.members)
+    return used_up and limit - sum(counts.values()) >= len(view.starting)
 
 
 class ViewOrders(msgspec.Struct, frozen=True):
@@ -314,8 +313,7 @@ def _granted(
     }
     own = {name: order.share for name, order in present.items()}
     counts = _counts(members)
-    starts = [name for name, weight in view.members if weight > 0 or view.strategy == "Modulo"]
-    parts = {**counts, **shares(limit, counts, starts, own)}
+    parts = {**counts, **shares(limit, counts, view.starting, own)}
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
     found: dict[str, Activation] = {}
     bare = _bare(view)

@@ -37,6 +37,11 @@ class View(msgspec.Struct, frozen=True):
     members: tuple[tuple[str, int], ...]
     workload: str = ""
 
+    @property
+    def starting(self) -> tuple[str, ...]:
+        """The members that may start any id: with weight 0 a member has none by the hash, and some by its number."""
+        return tuple(name for name, weight in self.members if weight > 0 or self.strategy == "Modulo")
+
     def same_choice(self, other: View) -> bool:
         """Whether both views have each id started by the same member and in the same way."""
         return msgspec.structs.replace(self, number=other.number) == other
