@@ -226,3 +226,28 @@ def test_the_next_view_waits_for_a_member_that_has_not_closed_the_last(tmp_path:
             cluster.wires["hub-0"].whole.set()
 
     virtualtime.run(main())
+
+
+def test_what_a_lost_member_had_is_started_again_after_it_has_ended_on_another(tmp_path: Path) -> None:
+    """Its slice was deleted under the next view. The others started nothing that it named until a view after that."""
+
+    async def main() -> None:
+        spec = {**DEMAND, "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1}}
+        async with running_hub(tmp_path, **spec) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            members = {f"cart-{number}": ask(cluster, f"cart-{number}") for number in range(12)}
+            await cluster.until(lambda: on_record(cluster) == members, "all is on record")
+            child = next(child for child, member in members.items() if member == "hub-2")
+            await cluster.until(lambda: running(cluster).get(child) == {"hub-2"}, "it runs")
+
+            cluster.wires["hub-2"].whole.clear()
+            cluster.api.update(HUB, lambda hub: hub["spec"]["members"].update(replicas=2))
+            await cluster.until(lambda: child in on_record(cluster) and "hub-2" not in orders(cluster), "it is retired")
+            await cluster.until(lambda: len(running(cluster)) == 12, "all run")
+            order(cluster, ANNOTATION_STOP, json.dumps({child: epoch_of(cluster, child)}))
+            await cluster.until(lambda: child not in on_record(cluster), "it has ended")
+
+            await cluster.until(lambda: bool(ask(cluster, child)), "it is started again")
+            cluster.wires["hub-2"].whole.set()
+
+    virtualtime.run(main())

@@ -167,8 +167,8 @@ class Slices(dict[str, KnownSlice]):
     """The slices of one hub, by object name.
 
     - ``older``: those of an earlier Hub of its name.
-    - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
-    - ``lost``: the members that had them, until the view that they are in begins to close.
+    - ``unaccounted``: member → the ids of slices that were deleted. They may run there.
+    - ``lost``: whether there were such ids since the present view was opened.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 
@@ -176,7 +176,7 @@ class Slices(dict[str, KnownSlice]):
         super().__init__()
         self.older: dict[str, RegistrySlice] = {}
         self.unaccounted: dict[str, set[str]] = {}
-        self.lost: set[str] = set()
+        self.lost = False
         self.creating: dict[str, Creation] = {}
 
     def put(self, item: RegistrySlice) -> set[str]:
@@ -196,7 +196,7 @@ class Slices(dict[str, KnownSlice]):
         ids = known.assignments.keys() | known.reports.keys()
         if lost := ids | known.unproven.keys() | known.uncertain.keys():
             self.unaccounted.setdefault(item.spec.member, set()).update(lost)
-            self.lost.add(item.spec.member)
+            self.lost = True
         del self[item.metadata.name]
         return ids
 
