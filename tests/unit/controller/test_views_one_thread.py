@@ -251,3 +251,28 @@ def test_what_a_lost_member_had_is_started_again_after_it_has_ended_on_another(t
             cluster.wires["hub-2"].whole.set()
 
     virtualtime.run(main())
+
+
+def test_what_was_started_before_an_edit_and_is_recorded_after_it_gets_the_template_a_few_at_a_time(
+    tmp_path: Path,
+) -> None:
+    """None was on record when the operator read the edit, so it had nothing to roll out. Then all came at once."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path, **DEMAND) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            cluster.stops["operator-0"].set()
+            assert await cluster.tasks.pop("operator-0") == 0
+            for number in range(20):
+                ask(cluster, f"cart-{number}")
+            await cluster.until(lambda: len(running(cluster)) == 20, "all run")
+            cluster.api.update(HUB, lambda hub: hub["spec"]["onDemand"]["exec"].update(command=["y"]))
+
+            cluster.start_replica("operator-1")
+
+            await cluster.until(lambda: len(cluster.log) > 20, "the first is restarted")
+            await asyncio.sleep(1.0)
+            assert len({child for _, child, *_ in cluster.log[20:]}) == 2, "10 % of them, for minReadySeconds"
+            await cluster.until(lambda: len({child for _, child, *_ in cluster.log[20:]}) == 20, "all have it")
+
+    virtualtime.run(main())

@@ -18,7 +18,7 @@ from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.rollouts import Rollout, of_set
 from processhub.controller.observe.setmoverequests import AppliedMoves
-from processhub.controller.observe.views import ViewFacts, look_at_views
+from processhub.controller.observe.views import ViewFacts, look_at_views, starts_former
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import KnownSet
 from processhub.controller.store.hubstate import HubState
@@ -122,7 +122,7 @@ def learn(
         deferred=memory.deferred_moves.still_deferred(now),
         rebalance_target=memory.rebalance_target,
         applied_moves=memory.sets.applied_moves,
-        rollouts=_rollouts(round, members, memory, set_refusals, demand),
+        rollouts=_rollouts(round, members, memory, set_refusals, demand, views),
         views=views,
         demand=demand,
     )
@@ -134,12 +134,13 @@ def _rollouts(
     memory: ObserveMemory,
     set_refusals: Mapping[str, Refusal | None],
     demand: KnownSet | None,
+    views: ViewFacts,
 ) -> dict[str, Rollout]:
     """The roll-outs that are under way. The round is repeated when the next child of one is proven."""
     state = round.state
     templates = [of_set(known) for known in state.sets.values() if set_refusals[known.metadata.name] is None]
     if demand is not None:
-        templates.append(of_set(demand))
+        templates.append(of_set(demand, more=starts_former(round.hub, views)))
     found = memory.sets.rollouts.look(templates, members, round.now())
     for rollout in found.values():
         if rollout.again_in is not None:

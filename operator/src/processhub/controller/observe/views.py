@@ -211,6 +211,16 @@ def _template(hub: Hub) -> tuple[str, str]:
     return format_assignment(entry), workload
 
 
+def starts_former(hub: Hub, facts: ViewFacts) -> bool:
+    """Whether children that are not on record yet may run by an earlier template, which their view has."""
+    if hub.spec.on_demand is None or facts.not_closed is None:
+        return bool(facts.recorded)
+    entry, workload = _template(hub)
+    return bool(facts.recorded) or facts.not_closed.view.workload != _digest(
+        entry, workload, hub.spec.on_demand.max or 0
+    )
+
+
 def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
     """Whether the next view may be opened: an id that is on no record runs nowhere (docs/protocol.md, rule 30).
 
