@@ -163,6 +163,20 @@ def test_an_order_on_the_hub_moves_what_a_request_has_started(tmp_path: Path) ->
     virtualtime.run(main())
 
 
+def test_an_order_on_a_hub_that_starts_no_children_on_demand_is_refused(tmp_path: Path) -> None:
+    """It stood for ever, and moved a child that a request started after the Hub had got spec.onDemand."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            order(cluster, ANNOTATION_MOVE_TO, json.dumps({"a": "hub-0"}))
+
+            await cluster.until(lambda: ANNOTATION_MOVE_TO not in annotations_of(cluster), "the order is done")
+            refused = json.loads(annotations_of(cluster)[ANNOTATION_MOVE_REFUSED])
+            assert refused == {"a": "hub-0: hub/hub has no spec.onDemand"}
+
+    virtualtime.run(main())
+
+
 def test_a_childs_time_is_over_after_its_ttl_wherever_it_runs_by_then(tmp_path: Path) -> None:
     async def main() -> None:
         async with running_hub(tmp_path, onDemand={**DEMAND["onDemand"], "ttlSeconds": 20}) as cluster:

@@ -8,7 +8,8 @@ children on demand are on the Hub in the same way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from processhub.api.child import Child
@@ -23,7 +24,6 @@ from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, Kind
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.setmoverequests import AppliedMoves, refusal_of_id
 from processhub.controller.rounds.round import Round
-from processhub.controller.store.childsets import SeenSet
 
 Ordered = TypeVar("Ordered", Child, ChildSet, Hub)
 _SET_SECONDS = 1.0  # Between writes that remove some of a ChildSet's requests.
@@ -50,18 +50,24 @@ class MoveRequests:
         for uid in self._applied_moves.keys() - observation.sets.keys():
             del self._applied_moves[uid]
         for seen in observation.sets.values():
-            if ANNOTATION_MOVE_TO in seen.known.metadata.annotations:
-                await self._record_set(seen, results, now)
+            await self._record_set(seen.known.object, partial(refusal_of_id, seen), results, now)
+        hub = self._round.hub
+        if hub.metadata.uid not in observation.sets:
+            none = f"hub/{hub.metadata.name} has no spec.onDemand"
+            await self._record_set(hub, lambda _: none, results, now)
 
     async def _record_child(self, child: Child, member: str, refusal: str) -> None:
         answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
         if await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
             self._emit(child, f"not moved to {member}: {refusal}")
 
-    async def _record_set(self, seen: SeenSet, results: Mapping[str, str], now: float) -> None:
-        item = seen.known.object
+    async def _record_set(
+        self, item: ChildSet | Hub, refusal_of: Callable[[str], str], results: Mapping[str, str], now: float
+    ) -> None:
+        """Record the results of the requests on a ChildSet or the Hub. ``refusal_of(id)``: why it has no such child."""
         annotations = item.metadata.annotations
-        text = annotations[ANNOTATION_MOVE_TO]
+        if (text := annotations.get(ANNOTATION_MOVE_TO)) is None:
+            return
         try:
             orders = parse_set_orders(text)
         except SetOrderError as error:
@@ -70,7 +76,7 @@ class MoveRequests:
             return
         uid = item.metadata.uid
         held = self._applied_moves.get(uid) or AppliedMoves(float("-inf"))
-        answers = {child_id: refusal_of_id(seen, child_id) or results.get(child_id) for child_id in orders}
+        answers = {child_id: refusal_of(child_id) or results.get(child_id) for child_id in orders}
         answers.update({child_id: "" for child_id, member in orders.items() if held.applied.get(child_id) == member})
         left = {child_id: member for child_id, member in orders.items() if answers[child_id] is None}
         if left == orders:
