@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from processhub.api.hub import Hub, OnDemand
 from processhub.api.reasons import Reason
 from processhub.client.demand import chosen_by, view_of
 from processhub.client.records import Record
 from processhub.client.session import Session
+from processhub.cluster.timestamps import unix_time
 
 
 def how_started(record: Record) -> list[str]:
@@ -44,8 +45,9 @@ def when_it_ends(hub: Hub, record: Record) -> list[str]:
     node = record.nodes[0]
     if template.ttl_seconds is not None:
         seconds = f"{template.ttl_seconds} s after its first start (spec.onDemand.ttlSeconds)"
-        if node.started_at and not node.restarts:
-            ends = datetime.fromisoformat(node.started_at) + timedelta(seconds=template.ttl_seconds)
+        started = unix_time(node.started_at)
+        if started is not None and not node.restarts:
+            ends = datetime.fromtimestamp(started, UTC) + timedelta(seconds=template.ttl_seconds)
             sentences.append(f"it ends at {ends:%Y-%m-%dT%H:%M:%SZ}, {seconds}, or earlier if it has been moved")
         else:
             sentences.append(f"it ends {seconds}")
