@@ -48,8 +48,11 @@ def view_of(session: Session) -> Activation | None:
 
 def chosen_by(order: Activation, child_id: str) -> str:
     """The member that the view chooses for the id."""
-    members = tuple((member.name, member.weight) for member in order.members)
-    return chosen_member(View(order.view, order.strategy, members), child_id)
+    return chosen_member(_view(order), child_id)
+
+
+def _view(order: Activation) -> View:
+    return View(order.view, order.strategy, tuple((member.name, member.weight) for member in order.members))
 
 
 def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | None:
@@ -71,8 +74,10 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
     if chosen not in orders or (known is not None and not known.ready):
         why = f" ({known.message})" if known is not None and known.message else ""
         return Outlook(f"a request waits for {whose}, and which is not ready{why}")
-    share = orders[chosen].share
-    if share and _count(session, chosen) >= share:
+    most, share = orders[chosen].most, orders[chosen].share
+    if most and _count(session, chosen) >= share:
+        if most - _count(session) >= len(_view(newest).starting):
+            return Outlook(f"a request waits until the next view is open, because {chosen} has used its share up")
         return Outlook(
             f"a request is answered 429, because {chosen} has its {share} children on demand, its share of "
             f"spec.onDemand.max ({template.max})"
