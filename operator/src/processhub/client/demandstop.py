@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Collection, Iterable, Mapping
 
 from processhub.api.naming import ANNOTATION_STOP
@@ -14,6 +15,7 @@ from processhub.client.session import Session
 from processhub.cluster.errors import ApiError, ForbiddenError
 from processhub.cluster.kinds import HUBS
 
+log = logging.getLogger(__name__)
 _LONGEST = 100_000  # of the 262,144 bytes that all annotations of an object may have
 _LOOK_SECONDS = 0.3  # between looks at the Hub: while its orders leave no room for more, and for those that are done
 
@@ -87,10 +89,17 @@ class DemandStop:
             )
         ]
 
-    async def _order_again(self, pending: Iterable[str]) -> None:
-        """Order the end of runs that have got another epoch before the operator read the order."""
+    async def _order_again(self, pending: Collection[str]) -> None:
+        """Order the end of runs that have got another epoch before the operator read the order.
+
+        What is not written now is written at the next look.
+        """
         records, registry = self._session.registry.records, self._session.registry
         orders = _read(self._session.living_hub().metadata.annotations)
+        # An order may be stored that was not answered.
+        self.runs |= {
+            child_id: orders[child_id] for child_id in pending if orders.get(child_id, 0) > self.runs[child_id]
+        }
         later = {
             child_id: records[child_id].epoch
             for child_id in pending
@@ -100,9 +109,16 @@ class DemandStop:
             and records[child_id].uid == registry.hub_uid
             and records[child_id].epoch > self.runs[child_id]
         }
-        if later:
-            self.runs |= later
-            await self._write(later)
+        if not later:
+            return
+        try:
+            left = await self._write(later)
+        except ForbiddenError as error:
+            self._fail(later, ClientReason.FORBIDDEN, error.message)
+        except (ApiError, HubError) as error:
+            log.debug("the orders are written again: %s", error)
+        else:
+            self.runs |= {child_id: epoch for child_id, epoch in later.items() if child_id not in left}
 
     async def _write(self, runs: Mapping[str, int]) -> dict[str, int]:
         """Write as many orders as the annotation has room for; returns the others. Raises ApiError, HubError."""
