@@ -27,6 +27,7 @@ from processhub.controller.observe.views import (
 )
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.slices import Slices
+from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
 from processhub.registry.grammar import Assignment, Report
@@ -212,6 +213,23 @@ def test_no_shares_are_made_while_a_child_counts_for_two_of_them() -> None:
     assert written(hub(), members_with({}, there), begins, seen).orders, "without a limit there are no shares"
     both = {**there, "hub-1": {"a": demanded(8)}}
     assert not written(limited, members_with({}, both), seen=seen).orders
+
+
+def test_with_modulo_a_member_that_is_away_changes_nobodys_number() -> None:
+    """The view counted one member fewer, so children were started where no number has them, and stayed there."""
+    of, members = hub(distribution={"strategy": "Modulo"}), members_with({})
+    away = msgspec.structs.replace(members["hub-0"].judgement, phase=Phase.GONE)
+    leaves = msgspec.structs.replace(members["hub-0"].judgement, draining=True)
+
+    for judgement in (away, leaves):
+        without = {**members, "hub-0": msgspec.structs.replace(members["hub-0"], judgement=judgement)}
+        view, by_hash = wanted_view(of, without, snapshot(of), 7), wanted_view(hub(), without, snapshot(of), 7)
+        assert view is not None
+        assert by_hash is not None
+        assert (view.members, by_hash.members) == ((("hub-0", 0), ("hub-1", 1)), (("hub-1", 1),))
+
+    none = {name: msgspec.structs.replace(member, weight=0) for name, member in members.items()}
+    assert wanted_view(of, none, snapshot(of), 7) is None, "the operator says why nothing is started"
 
 
 def test_a_changed_limit_is_another_view() -> None:

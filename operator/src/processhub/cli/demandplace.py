@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from processhub.api.hub import Hub, OnDemand
 from processhub.api.reasons import Reason
-from processhub.client.demand import chosen_by, view_of
+from processhub.client.demand import by_what, chosen_by, view_of
 from processhub.client.records import Record
 from processhub.client.session import Session
 from processhub.cluster.timestamps import unix_time
@@ -27,8 +27,7 @@ def by_choice(session: Session, child_id: str, record: Record) -> str:
     here, strategy = record.nodes[0].name, session.living_hub().spec.distribution.strategy
     order = view_of(session)
     if order is not None and chosen_by(order, child_id) == here:
-        by = "its number" if order.strategy == "Modulo" else "the hash"
-        return f"view {order.view} has {here} for its id by {by}, whatever the load"
+        return f"view {order.view} has {here} for its id by {by_what(order, child_id)}, whatever the load"
     if strategy == "Local":
         return f"{here} was asked for it, or the hash chose it because that member was away or full (Local)"
     return ""

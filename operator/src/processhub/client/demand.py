@@ -7,7 +7,7 @@ import msgspec
 from processhub.api.hub import Hub, OnDemand
 from processhub.api.slice import Activation
 from processhub.client.session import Session
-from processhub.core.model.activation import View, ViewPhase, chosen_member
+from processhub.core.model.activation import View, ViewPhase, chosen_member, home_of
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -51,6 +51,11 @@ def chosen_by(order: Activation, child_id: str) -> str:
     return chosen_member(_view(order), child_id)
 
 
+def by_what(order: Activation, child_id: str) -> str:
+    """What the view chooses the id's member by."""
+    return "its number" if home_of(_view(order), child_id) else "the hash"
+
+
 def _view(order: Activation) -> View:
     return View(order.view, order.strategy, tuple((member.name, member.weight) for member in order.members))
 
@@ -68,8 +73,7 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
             "have changed"
         )
     chosen = chosen_by(newest, child_id)
-    by = "its number" if newest.strategy == "Modulo" else "the hash"
-    whose = f"{chosen}, which view {view} has for its id by {by}"
+    whose = f"{chosen}, which view {view} has for its id by {by_what(newest, child_id)}"
     known = next((member for member in session.living_hub().status.members if member.name == chosen), None)
     if chosen not in orders or (known is not None and not known.ready):
         why = f" ({known.message})" if known is not None and known.message else ""

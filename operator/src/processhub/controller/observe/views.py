@@ -184,16 +184,19 @@ def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, 
     """
     if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
         return None
+    # Modulo counts the members that the hub is to have. What belongs to one that is away goes by the hash.
+    counted, strategy = hub.spec.distribution.strategy == "Modulo", hub.spec.distribution.strategy
+    takes = {name: member.phase is not Phase.GONE and not member.judgement.draining for name, member in members.items()}
     there = tuple(
-        (name, member.weight)
+        (name, member.weight if takes[name] else 0)
         for name, member in members.items()
-        if member.wanted and member.phase is not Phase.GONE and not member.judgement.draining
+        if member.wanted and (takes[name] or counted)
     )
-    limit = hub.spec.on_demand.max or 0
-    if not there or (limit and limit < _PLACES_OF_MEMBER * len(there)):
+    limit, entry_and_workload = hub.spec.on_demand.max or 0, _template(hub)
+    view = View(number, strategy, there, _digest(*entry_and_workload, limit))
+    if not view.starting or (limit and limit < _PLACES_OF_MEMBER * len(view.starting)):
         return None
-    entry, workload = _template(hub)
-    return View(number, hub.spec.distribution.strategy, there, _digest(entry, workload, limit))
+    return view
 
 
 def _template(hub: Hub) -> tuple[str, str]:
