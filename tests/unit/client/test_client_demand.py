@@ -113,6 +113,17 @@ def test_a_member_may_have_a_share_of_nothing_and_more_places_are_shared_out_ane
     assert more.says == f"a request waits until the next view is open, because {CHOSEN} has used its share up"
 
 
+def test_a_request_is_refused_by_a_member_that_has_as_many_children_as_it_may() -> None:
+    session = session_of(members={"maxChildren": 1})
+    status = session.living_hub().status
+    full = tuple(msgspec.structs.replace(member, children=int(member.name == CHOSEN)) for member in status.members)
+    session.hub = msgspec.structs.replace(session.living_hub(), status=msgspec.structs.replace(status, members=full))
+
+    assert seen(session) == Outlook(
+        f"a request is answered 429, because {CHOSEN} has its 1 children (spec.members.maxChildren)"
+    )
+
+
 def test_a_suspended_or_partitioned_hub_starts_nothing() -> None:
     assert seen(session_of(suspend=True)).says == "a request waits, because spec.suspend of hub hub is true"
     lost = seen(session_of(partitioned="1 of 3 members are live", partitionTolerance={"strategy": "MajorityQuorum"}))

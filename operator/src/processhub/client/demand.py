@@ -78,6 +78,10 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
     if chosen not in orders or (known is not None and not known.ready):
         why = f" ({known.message})" if known is not None and known.message else ""
         return Outlook(f"a request waits for {whose}, and which is not ready{why}")
+    if known is not None and known.children >= (limit := session.living_hub().spec.members.max_children):
+        return Outlook(
+            f"a request is answered 429, because {chosen} has its {limit} children (spec.members.maxChildren)"
+        )
     most, share = orders[chosen].most, orders[chosen].share
     if most and _count(session, chosen) >= share:
         if most - _count(session) >= len(_view(newest).starting):

@@ -96,17 +96,23 @@ class Activations:
             self._awaited_since = now
         return now - self._awaited_since > _CLOSING_SECONDS
 
-    def check_share(self, child_id: str) -> None:
-        """Raise Problem if the id is this member's to start, and its share is used up (docs/protocol.md, rule 33).
+    def check_room(self, child_id: str) -> None:
+        """Raise Problem if the id is this member's to start, and it may have no more children.
 
+        It has as many as spec.members.maxChildren allows, or its share of onDemand.max (docs/protocol.md, rule 33).
         Where each member would get more, the operator opens another view, and the request waits for that.
         """
         order, view = self._order(), self._routing_view()
-        if order is None or view is None or not self._is_used_up(order):
+        if order is None or view is None or child_id in self._slices.made:
             return
-        left = order.most - self.count.entries - len(self._slices.made)
-        if left < len(view.starting) and chosen_member(view, child_id) == self._env.member:
+        left = order.most - self.count.entries - len(self._slices.made) if self._is_used_up(order) else None
+        no_share, most = left is not None and left < len(view.starting), self._slices.settings.max_children
+        if not (no_share or self._has_all(most)) or chosen_member(view, child_id) != self._env.member:
+            return
+        if no_share:
             raise full(child_id, f"member {self._env.member} has its share, {order.share},")
+        said = f"child {child_id!r} does not exist, and member {self._env.member} has its {most} children"
+        raise Problem(429, "busy", f"{said} (spec.members.maxChildren)", _RETRY_AFTER)
 
     def why(self, child_id: str) -> str:
         """Why the child is not started, as a clause; "" if nothing is known."""
@@ -214,7 +220,9 @@ class Activations:
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
             return None
-        if self._is_used_up(order) or not self._slices.may_report(child_id):
+        if self._is_used_up(order) or self._has_all(self._slices.settings.max_children):
+            return None
+        if not self._slices.may_report(child_id):
             return None
         self._used += 1
         made = dataclasses.replace(
@@ -225,6 +233,10 @@ class Activations:
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)
         return made
+
+    def _has_all(self, most: int) -> bool:
+        """Whether this member has so many children, on demand or not."""
+        return self._slices.count_children() >= most
 
     def _is_used_up(self, order: Activation) -> bool:
         """Whether this member has its share of the hub's children on demand."""

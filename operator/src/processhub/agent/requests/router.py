@@ -210,7 +210,7 @@ class Router:
                 if owner is not None or copies:
                     here = owner is not None and owner.member == self._env.member
                     return owner.epoch if owner is not None and here else BY_VIEW
-                self._activations.check_share(child_id)
+                self._activations.check_room(child_id)
                 left = until - self._loop.time()
                 if left <= 0 or self._leaving:
                     return BY_VIEW
