@@ -354,6 +354,24 @@ async def test_a_request_waits_where_a_member_with_a_used_up_share_is_to_get_mor
     await end(task)
 
 
+@pytest.mark.parametrize("forwarded", [False, True])
+async def test_the_operator_is_asked_for_an_id_that_a_deleted_slice_named(world: World, forwarded: bool) -> None:
+    """No member can know that it has ended. Until another view was opened nobody started it, and nobody was asked."""
+    world.put("hub-1", view=view())
+    world.put("hub-2", Assignment(uid="h", epoch=3, workload=DIGEST), child_id=MINE)
+    world.drop("hub-2")
+
+    if forwarded:
+        task = asyncio.create_task(world.router.serve_forwarded(MINE, BY_VIEW, Request("call", b"1")))
+    else:
+        task = call(world, MINE)
+
+    await until(lambda: world.asks.ids == (MINE,))
+    assert not world.slices.made
+    await end(task)
+    assert world.asks.ids == ()
+
+
 # Texts that are no ids.
 
 

@@ -26,7 +26,6 @@ from processhub.controller.observe.views import (
     wanted_view,
 )
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.slices import Slices
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
@@ -171,7 +170,7 @@ def test_a_view_is_replaced_when_a_share_is_used_up_and_each_would_get_more() ->
             for name, count in zip(NAMES, counts, strict=True)
         }
         members = members_with(orders, entries)
-        return must_close(look_at_views(members, frozenset(NAMES)), members, Slices())
+        return must_close(look_at_views(members, frozenset(NAMES)), members)
 
     assert not closes(9, 0)
     assert closes(10, 0)
@@ -186,7 +185,7 @@ def test_a_member_that_may_start_none_has_no_share_to_use_up() -> None:
 
     def closes(orders: dict[str, Activation], *ids: str) -> bool:
         members = weighted(orders, {"hub-0": {child_id: demanded(7) for child_id in ids}})
-        return must_close(look_at_views(members, frozenset(NAMES)), members, Slices())
+        return must_close(look_at_views(members, frozenset(NAMES)), members)
 
     def weighted(
         orders: dict[str, Activation], entries: dict[str, dict[str, Assignment]] | None = None

@@ -243,7 +243,10 @@ def test_the_next_view_waits_for_a_member_that_has_not_closed_the_last(tmp_path:
 
 
 def test_what_a_lost_member_had_is_started_again_after_it_has_ended_on_another(tmp_path: Path) -> None:
-    """Its slice was deleted under the next view. The others started nothing that it named until a view after that."""
+    """Its slice was deleted under the next view, so the others may not know that what it named has ended.
+
+    They start none of that by themselves. Nobody asked the operator, and no other view was opened.
+    """
 
     async def main() -> None:
         spec = {**DEMAND, "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1}}

@@ -81,20 +81,31 @@ class Activations:
         running = child is not None and not child.stopping
         return RoutedCopy(self._env.member, self._env.address, Role.ACTIVE, epoch, wait=False, running=running)
 
-    @property
-    def asks(self) -> bool:
-        """Whether the operator is to be asked for new ids: no view is open, and none is about to be replaced.
+    def asks_for(self, child_id: str) -> bool:
+        """Whether the operator is to be asked for the id: no view is open, and none is about to be replaced.
 
         A view that closes is followed by the next within moments, unless its hub has no views any more.
         """
         if self._routing_view() is not None:
-            return False
+            return self.asks_for_own(child_id)
         if not self._closes:
             return True
         now = asyncio.get_running_loop().time()
         if self._awaited_since is None:
             self._awaited_since = now
         return now - self._awaited_since > _CLOSING_SECONDS
+
+    def asks_for_own(self, child_id: str) -> bool:
+        """Whether the id is this member's by an open view, and was named by a slice that was deleted since.
+
+        Only the operator can prove that it has ended (docs/protocol.md, rule 27).
+        """
+        view = self._routing_view()
+        return view is not None and self._is_lost(child_id, view) and chosen_member(view, child_id) == self._env.member
+
+    def _is_lost(self, child_id: str, view: View) -> bool:
+        """Whether a slice that named the id was deleted since this view was opened."""
+        return view.number <= self._lost.get(child_id, 0)
 
     def check_room(self, child_id: str) -> None:
         """Raise Problem if the id is this member's to start, and it may have no more children.
@@ -117,17 +128,17 @@ class Activations:
     def why(self, child_id: str) -> str:
         """Why the child is not started, as a clause; "" if nothing is known."""
         view = self._routing_view()
+        if self.asks_for(child_id):
+            return "the operator has not placed it"
         if view is None:
-            return (
-                "the operator has not placed it" if self.asks else "the members that start such children are changing"
-            )
+            return "the members that start such children are changing"
         chosen = chosen_member(view, child_id)
         return f"member {chosen}, which has to start it, does not start any child now"
 
     def registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Look at the views again, and note the children of a deleted slice: its member may still run them.
 
-        The operator closes the view then (docs/protocol.md, rule 27). A child that has an entry again leaves the record
+        The operator is asked for these (docs/protocol.md, rule 27). A child that has an entry again leaves the record
         as any other does.
         """
         self._looked = False
@@ -216,7 +227,7 @@ class Activations:
             return None
         if any(child_id in known.spec.entries for known in self._slices.registry()):
             return None
-        if order.view <= self._lost.get(child_id, 0):
+        if self._is_lost(child_id, view):
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
             return None

@@ -38,7 +38,7 @@ class UnplacedIds:
         except Problem:
             ask.withdraw()
             raise
-        if self._activations.asks:
+        if self._activations.asks_for(child_id):
             ask.make()
         else:
             ask.withdraw()

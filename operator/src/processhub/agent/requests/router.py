@@ -201,7 +201,7 @@ class Router:
         What keeps this member from a start may be over within moments: another version of a slice is to be read.
         """
         until = self._loop.time() + _AGAIN_SECONDS
-        with self.watch.on(child_id) as changed:
+        with self.watch.on(child_id) as changed, self._asks.ask(child_id) as ask:
             self.watch.set_unowned(changed, True)
             while True:
                 changed.clear()
@@ -211,6 +211,8 @@ class Router:
                     here = owner is not None and owner.member == self._env.member
                     return owner.epoch if owner is not None and here else BY_VIEW
                 self._activations.check_room(child_id)
+                if self._activations.asks_for_own(child_id):
+                    ask.make()
                 left = until - self._loop.time()
                 if left <= 0 or self._leaving:
                     return BY_VIEW

@@ -153,7 +153,8 @@ def _asked(
 ) -> dict[str, str]:
     """The ids that members ask for and that may be placed, each with the first member that asks for it.
 
-    While a view is not closed, only the member that may start an id asks for it: it can't, for want of room.
+    While a view is not closed, only the member that may start an id asks for it: it can't, because a slice that named
+    the id was deleted (docs/protocol.md, rule 27).
     """
     state, template = round.state, round.hub.spec.on_demand
     if round.hub.spec.suspend or template is None:

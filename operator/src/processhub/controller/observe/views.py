@@ -17,7 +17,7 @@ from processhub.api.hooks import HookEvent
 from processhub.api.hub import Hub
 from processhub.api.slice import Activation, ViewMember
 from processhub.controller.observe.members import Member
-from processhub.controller.store.slices import KnownSlice, Slices
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.activation import (
     Standing,
     View,
@@ -238,16 +238,16 @@ def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
     )
 
 
-def must_close(facts: ViewFacts, members: Mapping[str, Member], slices: Slices) -> bool:
+def must_close(facts: ViewFacts, members: Mapping[str, Member]) -> bool:
     """Whether the open view is to be replaced although it names the members that it should.
 
-    A slice that named ids was deleted: the members start none of these until the next view, whosever it was
-    (docs/protocol.md, rule 27). Or a member's share is used up, and the next view would leave each member more places.
+    A member's share is used up, and the next view would leave each member more places.
     """
-    if facts.not_closed is None or not facts.not_closed.open:
-        slices.lost = False
-        return False
-    return slices.lost or _share_is_used_up(facts.not_closed.view, members, facts)
+    return (
+        facts.not_closed is not None
+        and facts.not_closed.open
+        and _share_is_used_up(facts.not_closed.view, members, facts)
+    )
 
 
 def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFacts) -> bool:

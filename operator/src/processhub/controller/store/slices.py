@@ -168,7 +168,6 @@ class Slices(dict[str, KnownSlice]):
 
     - ``older``: those of an earlier Hub of its name.
     - ``unaccounted``: member → the ids of slices that were deleted. They may run there.
-    - ``lost``: whether there were such ids since the present view was opened.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 
@@ -176,7 +175,6 @@ class Slices(dict[str, KnownSlice]):
         super().__init__()
         self.older: dict[str, RegistrySlice] = {}
         self.unaccounted: dict[str, set[str]] = {}
-        self.lost = False
         self.creating: dict[str, Creation] = {}
 
     def put(self, item: RegistrySlice) -> set[str]:
@@ -196,7 +194,6 @@ class Slices(dict[str, KnownSlice]):
         ids = known.assignments.keys() | known.reports.keys()
         if lost := ids | known.unproven.keys() | known.uncertain.keys():
             self.unaccounted.setdefault(item.spec.member, set()).update(lost)
-            self.lost = True
         del self[item.metadata.name]
         return ids
 
