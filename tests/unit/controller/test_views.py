@@ -26,6 +26,7 @@ from processhub.controller.observe.views import (
     wanted_view,
 )
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.slices import Slices
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
@@ -170,7 +171,7 @@ def test_a_view_is_replaced_when_a_share_is_used_up_and_each_would_get_more() ->
             for name, count in zip(NAMES, counts, strict=True)
         }
         members = members_with(orders, entries)
-        return must_close(look_at_views(members, frozenset(NAMES)), members)
+        return must_close(look_at_views(members, frozenset(NAMES)), members, Slices())
 
     assert not closes(9, 0)
     assert closes(10, 0)
@@ -179,13 +180,28 @@ def test_a_view_is_replaced_when_a_share_is_used_up_and_each_would_get_more() ->
     assert not closes(10, 10)
 
 
+@pytest.mark.parametrize(("phase", "closes"), [(Phase.LIVE, True), (Phase.HELD, True), (Phase.GONE, False)])
+def test_a_view_is_replaced_when_a_member_may_run_what_a_deleted_slice_named(phase: Phase, closes: bool) -> None:
+    """Also where the member is not in the view: it is being drained. One that has restarted may start what it named."""
+    members, slices = members_with(dict(written(hub(), members_with({})).orders)), Slices()
+    drained = make_member("hub-2", holder="hub-2/1")
+    judgement = msgspec.structs.replace(drained.judgement, phase=phase)
+    slices.lost.add("hub-2")
+
+    facts = look_at_views(members, frozenset(NAMES))
+    assert (
+        must_close(facts, members | {"hub-2": msgspec.structs.replace(drained, judgement=judgement)}, slices) is closes
+    )
+    assert not must_close(facts, members, slices), "it was retired"
+
+
 def test_a_member_that_may_start_none_has_no_share_to_use_up() -> None:
     """Its share of nothing counted as used up, and each view was replaced as soon as it was open."""
     limited = hub(onDemand={**EXEC, "max": 20})
 
     def closes(orders: dict[str, Activation], *ids: str) -> bool:
         members = weighted(orders, {"hub-0": {child_id: demanded(7) for child_id in ids}})
-        return must_close(look_at_views(members, frozenset(NAMES)), members)
+        return must_close(look_at_views(members, frozenset(NAMES)), members, Slices())
 
     def weighted(
         orders: dict[str, Activation], entries: dict[str, dict[str, Assignment]] | None = None

@@ -317,7 +317,7 @@ class Reconciler:
             plan,
             views,
             left.grants,
-            close=left.close or must_close(views, members),
+            close=left.close or must_close(views, members, round.state.slices),
         )
         plan = msgspec.structs.replace(plan, next_epoch=orders.next_epoch)
         memory.report.many_changes = many_changes(plan, members)

@@ -22,6 +22,7 @@ from processhub.controller.observe.views import ViewFacts, look_at_views, starts
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import KnownSet
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
 from processhub.core.model.quorum import Verdict
@@ -164,8 +165,18 @@ def _take_proofs(member: Member, state: HubState, memory: ObserveMemory) -> None
         state.slices.unaccounted.pop(member.name, None)
     for known in member.slices:
         known.prove(member.holder)
-    if _acknowledged(member, memory):
+    first = next((known for known in member.slices if known.index == 0), None)
+    if first is None and member.holder and member.name not in memory.settled:
+        # Slice 0 is there before a member runs anything: somebody deleted it while no operator led.
+        memory.bare.add(member.name)
+        state.slices.lost.add(member.name)
+    if _acknowledged(member, memory) and (member.name not in memory.bare or _answers(first, member.holder)):
         memory.settled.add(member.name)
+
+
+def _answers(first: KnownSlice | None, holder: str) -> bool:
+    """Whether the member has read a slice 0 that was made anew, and so reports there what it runs without an entry."""
+    return first is not None and first.present.status.holder == holder and first.present.status.observed_generation > 0
 
 
 def _acknowledged(member: Member, memory: ObserveMemory) -> bool:

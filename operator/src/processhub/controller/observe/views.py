@@ -17,7 +17,7 @@ from processhub.api.hooks import HookEvent
 from processhub.api.hub import Hub
 from processhub.api.slice import Activation, ViewMember
 from processhub.controller.observe.members import Member
-from processhub.controller.store.slices import KnownSlice
+from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.core.model.activation import (
     Standing,
     View,
@@ -238,16 +238,17 @@ def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
     )
 
 
-def must_close(facts: ViewFacts, members: Mapping[str, Member]) -> bool:
+def must_close(facts: ViewFacts, members: Mapping[str, Member], slices: Slices) -> bool:
     """Whether the open view is to be replaced although it names the members that it should.
 
-    A member's share is used up, and the next view would leave each member more places.
+    Somebody deleted a slice, and its member may run what that named (docs/protocol.md, rule 27). Or a member's share is
+    used up, and the next view would leave each member more places.
     """
-    return (
-        facts.not_closed is not None
-        and facts.not_closed.open
-        and _share_is_used_up(facts.not_closed.view, members, facts)
-    )
+    if facts.not_closed is None or not facts.not_closed.open:
+        slices.lost.clear()
+        return False
+    may_run = any(name in members and members[name].phase is not Phase.GONE for name in slices.lost)
+    return may_run or _share_is_used_up(facts.not_closed.view, members, facts)
 
 
 def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFacts) -> bool:

@@ -168,6 +168,7 @@ class Slices(dict[str, KnownSlice]):
 
     - ``older``: those of an earlier Hub of its name.
     - ``unaccounted``: member → the ids of slices that were deleted. They may run there.
+    - ``lost``: the members of such slices, until the view that is open begins to close.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 
@@ -175,6 +176,7 @@ class Slices(dict[str, KnownSlice]):
         super().__init__()
         self.older: dict[str, RegistrySlice] = {}
         self.unaccounted: dict[str, set[str]] = {}
+        self.lost: set[str] = set()
         self.creating: dict[str, Creation] = {}
 
     def put(self, item: RegistrySlice) -> set[str]:
@@ -194,6 +196,7 @@ class Slices(dict[str, KnownSlice]):
         ids = known.assignments.keys() | known.reports.keys()
         if lost := ids | known.unproven.keys() | known.uncertain.keys():
             self.unaccounted.setdefault(item.spec.member, set()).update(lost)
+            self.lost.add(item.spec.member)
         del self[item.metadata.name]
         return ids
 
