@@ -7,8 +7,8 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
+from processhub.api.grouporders import GroupOrderError, format_orders, parse_stop_orders
 from processhub.api.naming import ANNOTATION_STOP
-from processhub.api.stoporders import StopOrderError, format_stop_orders, parse_stop_orders
 from processhub.client.annotations import Annotations, change_annotations
 from processhub.client.errors import ChildError, ClientReason, HubError
 from processhub.client.session import Session
@@ -126,15 +126,15 @@ class DemandStop:
 
         def ordered(annotations: Mapping[str, str]) -> Annotations:
             orders = _read(annotations)
-            room = _LONGEST - len((format_stop_orders(orders) or "").encode())
+            room = _LONGEST - len((format_orders(orders) or "").encode())
             left.clear()
             for child_id, epoch in runs.items():
-                room -= len((format_stop_orders({child_id: epoch}) or "").encode()) if child_id not in orders else 0
+                room -= len((format_orders({child_id: epoch}) or "").encode()) if child_id not in orders else 0
                 if room < 0:
                     left[child_id] = epoch
                 else:
                     orders[child_id] = epoch
-            return {ANNOTATION_STOP: format_stop_orders(orders)}
+            return {ANNOTATION_STOP: format_orders(orders)}
 
         hub = await change_annotations(self._session, HUBS, self._session.name, ordered)
         if hub is not None:
@@ -148,5 +148,5 @@ class DemandStop:
 def _read(annotations: Mapping[str, str]) -> dict[str, int]:
     try:
         return parse_stop_orders(annotations.get(ANNOTATION_STOP, ""))
-    except StopOrderError:
+    except GroupOrderError:
         return {}  # the operator can't read it either

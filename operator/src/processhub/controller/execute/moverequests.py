@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
+from processhub.api.grouporders import GroupOrderError, format_orders, latest, parse_move_orders, shortened
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.api.reasons import EventReason
-from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders, shortened
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, Kind
@@ -69,8 +69,8 @@ class MoveRequests:
         if (text := annotations.get(ANNOTATION_MOVE_TO)) is None:
             return
         try:
-            orders = parse_set_orders(text)
-        except SetOrderError as error:
+            orders = parse_move_orders(text)
+        except GroupOrderError as error:
             if await self._change_set(item, text, {ANNOTATION_MOVE_TO: None}):
                 self._emit(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
             return
@@ -91,13 +91,13 @@ class MoveRequests:
             self._round.again_in(due - now)
             return
         try:
-            before = parse_set_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
-        except SetOrderError:
+            before = parse_move_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
+        except GroupOrderError:
             before = {}  # No reader could have parsed it.
         others = {child_id: why for child_id, why in before.items() if child_id not in orders}
-        changed = {ANNOTATION_MOVE_TO: format_set_orders(left)}
+        changed = {ANNOTATION_MOVE_TO: format_orders(left)}
         if others != before or refused:
-            changed[ANNOTATION_MOVE_REFUSED] = format_set_orders(latest(others, refused))
+            changed[ANNOTATION_MOVE_REFUSED] = format_orders(latest(others, refused))
         if await self._change_set(item, text, changed):
             for child_id, why in refused.items():
                 self._emit(item, f"child {child_id!r} is not moved to {why}")

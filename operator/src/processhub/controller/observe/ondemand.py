@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from processhub.api.grouporders import GroupOrderError, parse_stop_orders
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_STOP, is_child_id
 from processhub.api.reasons import Reason, State
-from processhub.api.stoporders import StopOrderError, parse_stop_orders
 from processhub.cluster.timestamps import unix_time, utc_now
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.views import ViewFacts
@@ -107,7 +107,7 @@ def stop_orders(hub: Hub) -> dict[str, int]:
     """The orders to stop children on demand: id → epoch. Orders that can't be read are none."""
     try:
         return parse_stop_orders(hub.metadata.annotations.get(ANNOTATION_STOP, ""))
-    except StopOrderError:
+    except GroupOrderError:
         return {}
 
 
