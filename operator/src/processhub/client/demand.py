@@ -66,11 +66,11 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
         )
     chosen = chosen_by(newest, child_id)
     by = "its number" if newest.strategy == "Modulo" else "the hash"
-    whose = f"{chosen}, which view {view} has for its id by {by}"
+    whose = f"{chosen}, its member by {by}"
     known = next((member for member in session.living_hub().status.members if member.name == chosen), None)
     if chosen not in orders or (known is not None and not known.ready):
         why = f" ({known.message})" if known is not None and known.message else ""
-        return Outlook(f"a request waits for {whose}, and which is not ready{why}")
+        return Outlook(f"a request waits for {whose}, which is not ready{why}")
     share = orders[chosen].share
     if share and _count(session, chosen) >= share:
         return Outlook(
