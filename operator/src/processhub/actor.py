@@ -87,6 +87,8 @@ class Actor:
     """The hub, for requests to other children."""
     state: Any = None
     """The state that a handover takes along by default: anything that fits JSON."""
+    env: dict[str, str] = {}  # noqa: RUF012 replaced, never changed
+    """The variables of the Child's ``python.env``; those of the member's container are in ``os.environ``."""
     idempotency_key: str = ""
     """The caller's Idempotency-Key of the present request, "" if it gave none."""
     _crash: Callable[[BaseException], None] | None = None  # set by the runner

@@ -296,10 +296,11 @@ async def test_planning_waits_for_no_watch_of_owned_objects() -> None:
 
 
 def test_slices_and_leases_have_the_labels_of_all_that_a_hub_owns() -> None:
-    made = [new_slice(HUB, "hub-0", 0, 1, {}, holder="", partitioned=False), new_lease(HUB, "hub-0")]
+    first = new_slice(HUB, "hub-0", 0, 1, {}, holder="", partitioned=False)
+    made = [first.metadata, new_lease(HUB, "hub-0").metadata]
     expected = MANIFESTS[0]["metadata"]["labels"] | {"processhub.dev/member": "hub-0"}
 
-    assert [each.metadata.labels for each in made] == [expected, expected]
+    assert [each.labels for each in made] == [expected, expected]
     assert (
         expected.items()
         >= {

@@ -240,6 +240,9 @@ class ActorRun:
             order["state"] = state.decode(errors="surrogateescape")
         elif state is not None:
             order["state_file"] = str(state)
+        if workload.env:
+            order["env"] = {item.name: item.value for item in workload.env if not item.value_from}
+            order["env_files"] = {item.name: item.value_from.file for item in workload.env if item.value_from}
         runner.add(self, {**order, "target": workload.target, "args": workload.args})
         child.begun()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
+from processhub.agent.envfiles import read_value
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.outgoing import Message, OutgoingRequests
@@ -247,6 +248,9 @@ class Hosted(Strand):
         hub = self._host.hub
         actor.member, actor.role = hub.member, self._order["role"]
         actor.hub = HubHandle(hub.name, hub.namespace, hub.member, self._ask)
+        if "env" in self._order:
+            files = {name: read_value(name, path) for name, path in self._order["env_files"].items()}
+            actor.env = {**self._order["env"], **files}
         actor._crash = self._background_failed
         actor.__init__()  # type: ignore[misc]  # called after the fields are set, so that it can use them
         return actor
