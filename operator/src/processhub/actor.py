@@ -89,6 +89,9 @@ class Actor:
     """The state that a handover takes along by default: anything that fits JSON."""
     env: dict[str, str] = {}  # noqa: RUF012 replaced, never changed
     """The variables of the Child's ``python.env``; those of the member's container are in ``os.environ``."""
+    headers: dict[str, str] = {}  # noqa: RUF012 replaced, never changed
+    """Headers of the present request, as far as the caller gave them: ``traceparent``, ``tracestate``, ``baggage``,
+    ``x-request-id`` and ``idempotency-key``."""
     idempotency_key: str = ""
     """The caller's Idempotency-Key of the present request, "" if it gave none."""
     _crash: Callable[[BaseException], None] | None = None  # set by the runner

@@ -305,8 +305,8 @@ class ActorRun:
 
     def _pass_on(self, number: int, request: Request, body: bytes, answer: asyncio.Future[Response]) -> None:
         request.handed_over.set()
-        key = json.dumps(request.key) if request.key else '""'
-        head = f'{{"op":"{request.kind}","key":"{self.key}","call":{number},"idempotency":{key}}}'
+        headers = json.dumps(request.headers) if request.headers else "{}"
+        head = f'{{"op":"{request.kind}","key":"{self.key}","call":{number},"headers":{headers}}}'
         self._runner.post(frame(head.encode(), body))
         if self._liveness is not None:
             hangs = self._watch_handler(self._liveness.handler_seconds)

@@ -150,7 +150,7 @@ class Router:
 
     async def send_to_all(self, child_id: str, request: Request) -> list[str]:
         """Send a cast to every running copy; returns the members that took it. Raises Problem if none did."""
-        first = Request(request.kind, request.body, request.content_type, request.key)
+        first = request.copy()
         copies = [copy for copy in self._copies(child_id) if copy.running and not copy.wait]
         if not copies:
             # No copy runs yet: the cast goes to the first that does.
@@ -160,7 +160,7 @@ class Router:
         problems: list[Problem] = []
 
         async def offer(copy: RoutedCopy) -> None:
-            own = Request(request.kind, request.body, request.content_type, request.key)
+            own = request.copy()
             try:
                 with self.watch.on(child_id) as changed:
                     if await self._offer(copy, child_id, own, changed, every=True) is not None:

@@ -29,7 +29,7 @@ from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.routes import Routes
 from processhub.agent.tls.identity import MemberTls
-from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
+from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, PASSED_HEADERS
 
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
@@ -182,8 +182,9 @@ class Server:
         """Send a request to a child: ``POST /v1/children/<id>/call`` or ``…/cast``, with JSON.
 
         The id is percent-encoded. The answer to a call is the child's. A cast is answered 202 when it is in the child's
-        queue; ``?to=all`` sends it to every running copy. ``Idempotency-Key`` is passed on to the child. The body may
-        have 4 MiB.
+        queue; ``?to=all`` sends it to every running copy. The body may have 4 MiB. The headers
+        ``Idempotency-Key``, ``traceparent``, ``tracestate``, ``baggage`` and ``x-request-id`` are passed on to the
+        child.
         """
         own = EPOCH_HEADER not in request.headers
         kind = "cast" if request.rel_url.raw_path.endswith("/cast") else "call"
@@ -213,23 +214,23 @@ class Server:
             to = request.query.get("to", "one")
             if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
                 raise Problem(400, "bad_request", "the only parameter is to=all, and only for cast")
-        key = request.headers.get(KEY_HEADER, "")
+        headers = _passed_on(request)
         routed_by = request.headers.get(EPOCH_HEADER)
         if routed_by is not None:
             if not routed_by.isdecimal():
                 raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
-            forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request))
+            forwarded = Request(kind, None, request.content_type, headers, fetch=lambda: _fetch(request))
             answer = await self._serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
-            own = Request(kind, _json_body(await _body(request)), request.content_type, key)
+            own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
             if to == "all":
                 return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
             answer = await self._router.send(child_id, own)
-        headers = {ANSWER_HEADER: "child"}
+        marks = {ANSWER_HEADER: "child"}
         if answer.content_type:
-            headers["Content-Type"] = answer.content_type
-        return web.Response(body=answer.body, status=answer.status, headers=headers)
+            marks["Content-Type"] = answer.content_type
+        return web.Response(body=answer.body, status=answer.status, headers=marks)
 
     async def _serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
         """Serve a request that another member has routed here."""
@@ -312,6 +313,15 @@ def _request(
     return web.BaseRequest(
         message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=BODY_MAX
     )
+
+
+def _passed_on(request: web.BaseRequest) -> dict[str, str]:
+    """The headers that are passed on to the child, in lower case."""
+    given = request.headers
+    found = {name: ",".join(given.getall(name)) for name in PASSED_HEADERS if name in given}
+    if not all(value.isascii() for value in found.values()):
+        raise Problem(400, "bad_request", f"{', '.join(found)}: write header values in ASCII")
+    return found
 
 
 async def _continue(request: web.BaseRequest) -> None:

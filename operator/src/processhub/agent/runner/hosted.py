@@ -310,7 +310,8 @@ class Hosted(Strand):
         except (ValueError, RecursionError) as error:
             self._send({**answer, "bad": f"the request can't be decoded: {error}"})
             return
-        actor.idempotency_key = message.get("idempotency", "")
+        actor.headers = headers = message.get("headers", {})
+        actor.idempotency_key = headers.get("idempotency-key", "")
         requests = self._outgoing()
         requests.handling = asyncio.current_task()
         try:
