@@ -323,7 +323,8 @@ class ActorRun:
         if answer is None or answer.done():
             return
         if "bad" in message:
-            answer.set_result(Response(500, message["bad"].encode(), "text/plain; charset=utf-8"))
+            status = message.get("status", 500)
+            answer.set_result(Response(status, message["bad"].encode(), "text/plain; charset=utf-8"))
         else:
             answer.set_result(Response(200, message["payload"]))
 

@@ -23,6 +23,7 @@ from processhub.agent.runner.outgoing import Message, OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
 from processhub.jsontext import NotJsonError, json_text
+from processhub.methods import MethodError, call_method, names_method
 
 _ASYNC_METHODS = (
     "init", "handle_call", "handle_cast", "handle_info", "redundancy_signal", "prepare_handover", "accept_handover",
@@ -316,10 +317,15 @@ class Hosted(Strand):
         requests.handling = asyncio.current_task()
         try:
             value = None
-            if operation == "call":
+            if actor._methods and names_method(request):
+                value = await call_method(actor, request)
+            elif operation == "call":
                 value = await actor.handle_call(request)
             else:
                 await actor.handle_cast(request)
+        except MethodError as error:
+            self._send({**answer, "bad": str(error), "status": 400})
+            return
         finally:
             requests.handling = None
         try:
