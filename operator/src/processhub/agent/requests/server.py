@@ -15,6 +15,7 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 
+from processhub import __version__
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH, Line
@@ -23,6 +24,7 @@ from processhub.agent.problems import Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request, Response, WithdrawnError
+from processhub.agent.requests import openapi
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.listener import Ports
@@ -33,7 +35,7 @@ from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, PASSED_HEADERS
 
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
-_OPEN = ("/healthz", "/readyz", "/metrics")  # paths that need no token
+_OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")  # paths that need no token
 _PEER_SECONDS = 5.0  # time in which a member sends the body when its request's turn has come
 _CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
 _CLOSE_SECONDS = 0.5  # within which another member answers that a connection is closed
@@ -72,6 +74,7 @@ class Server:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._show_metrics),
+                web.get("/openapi.json", self._describe),
                 web.get("/v1/children", self._children),
                 # The id is percent-encoded and may contain slashes, so the handlers decode the raw path.
                 web.get("/v1/children/{id:.+}", self._child),
@@ -153,6 +156,10 @@ class Server:
     async def _show_metrics(self, _: web.BaseRequest) -> web.Response:
         """The member's metrics, in Prometheus' text format. Without a token."""
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _describe(self, _: web.BaseRequest) -> web.Response:
+        """The routes for callers as an OpenAPI document. Without a token."""
+        return _json(openapi.document(__version__))
 
     async def _children(self, request: web.BaseRequest) -> web.Response:
         """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them."""
