@@ -148,6 +148,11 @@ class ExecRun:
         return await self._http.post("http://child", request, "its HUB_SOCKET")
 
     @property
+    def http_server(self) -> tuple[str, str]:
+        """HUB_SOCKET, and the base of the URLs of the server that may listen there."""
+        return self._socket, "http://child"
+
+    @property
     def _socket(self) -> str:
         """The path of HUB_SOCKET."""
         return str(self._starter.env.child_dir(self._child.id) / "socket")

@@ -42,6 +42,10 @@ def document(version: str) -> Json:
             "/v1/children/{id}": {"parameters": [_ID], "get": _look_up("One child on record.", _schema("Child"))},
             "/v1/children/{id}/call": {"parameters": [_ID], "post": _call()},
             "/v1/children/{id}/cast": {"parameters": [_ID], "post": _cast()},
+            "/v1/children/{id}/http/{path}": {
+                "parameters": [_ID, {"name": "path", "in": "path", "required": True, "schema": _TEXT}],
+                **{method: _stream(method) for method in ("get", "put", "post", "delete", "patch")},
+            },
             "/v1/members": {"get": _look_up("The members of the hub.", _list_of("Member"))},
         },
         "components": {
@@ -91,6 +95,13 @@ def _cast() -> Json:
         "parameters": [*_PASSED, to],
         "requestBody": _body(),
         "responses": {"202": {"description": "The message is in the child's queue."}, **_problems(*_PROBLEMS)},
+    }
+
+
+def _stream(method: str) -> Json:
+    return {
+        "summary": f"Pass {method.upper()} to the HTTP server of the child itself, past its queue.",
+        "responses": {"default": {"description": "The answer of the child's server."}, **_problems(*_PROBLEMS)},
     }
 
 

@@ -30,6 +30,7 @@ from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.routes import Routes
+from processhub.agent.requests.streams import Streams
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, PASSED_HEADERS
 
@@ -56,6 +57,7 @@ class Served:
     healthy: Callable[[], bool]
     ready: Callable[[], str]
     tls: MemberTls
+    streams: Streams
 
 
 class Server:
@@ -63,8 +65,7 @@ class Server:
 
     def __init__(self, served: Served) -> None:
         self._env, self._slices, self._router, self._access = served.env, served.slices, served.router, served.access
-        self._handovers, self._states, self._metrics = served.handovers, served.states, served.metrics
-        self._healthy, self._ready = served.healthy, served.ready
+        self._served, self._metrics = served, served.metrics
         self._leaving = False
         self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
@@ -79,6 +80,7 @@ class Server:
                 # The id is percent-encoded and may contain slashes, so the handlers decode the raw path.
                 web.get("/v1/children/{id:.+}", self._child),
                 web.post("/v1/children/{id:.+}", self._request),
+                web.route("*", "/v1/children/{id}/http/{path:.*}", self._stream),
                 web.put("/v1/handovers/{id:.+}", self._handover),
                 web.post("/v1/handovers", self._small_handovers),
                 web.get("/v1/members", self._members),
@@ -109,6 +111,7 @@ class Server:
     async def finish(self, seconds: float) -> None:
         """Accept no more requests, and wait until those that came are answered, for ``seconds`` at most."""
         self._router.leave()
+        self._served.streams.close()
         self._idle.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -137,19 +140,19 @@ class Server:
             members_only = path.startswith(_HANDOVERS) or path == PATH or EPOCH_HEADER in request.headers
             await self._access.check(request.headers.get("Authorization"), members_only=members_only)
         handler = self._routes.find(request.method, path)
-        if handler != self._request:  # which does that when it has come to the request's turn
+        if handler not in (self._request, self._stream):  # which do that when the request's turn has come
             await _continue(request)
         return await handler(request)
 
     async def _healthz(self, _: web.BaseRequest) -> web.Response:
         """Whether the agent works: 200, or 503 where the thread that keeps the Lease is stuck. Without a token."""
-        if not self._healthy():
+        if not self._served.healthy():
             raise Problem(503, "unhealthy", "the thread that keeps the Lease is stuck")
         return web.Response(text="ok")
 
     async def _readyz(self, _: web.BaseRequest) -> web.Response:
         """Whether the member is ready: 200, or 503 with what it waits for. Without a token."""
-        if why := self._ready():
+        if why := self._served.ready():
             raise Problem(503, "not_ready", why)
         return web.Response(text="ok")
 
@@ -209,6 +212,20 @@ class Server:
         if own:
             self._metrics.count_request(kind, answer.status)
         return answer
+
+    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Pass a request of any method to the HTTP server of the child, past its queue.
+
+        It goes to HUB_SOCKET of an exec child and to the port of a pod child. Bodies are streamed both ways, and
+        WebSockets are passed on. When the child is stopped, restarted or moved, its member ends the stream: a WebSocket
+        with close code 1012. All headers are passed on but ``Authorization``.
+        """
+        encoded, _, path = request.rel_url.raw_path.removeprefix(_CHILDREN).partition("/http/")
+        self._check_synced()
+        self._router.check_stays()
+        if request.rel_url.raw_query_string:
+            path = f"{path}?{request.rel_url.raw_query_string}"
+        return await self._served.streams.serve(request, _decoded(encoded), path)
 
     async def _serve(self, request: web.BaseRequest) -> web.Response:
         encoded, _, kind = request.rel_url.raw_path.removeprefix(_CHILDREN).rpartition("/")
@@ -287,7 +304,7 @@ class Server:
         if not (uid and epoch.isdecimal() and checksum):
             raise Problem(400, "bad_request", "give uid, epoch and checksum")
         body = request.content.iter_chunked(_CHUNK)
-        await self._handovers(child_id, uid, int(epoch), checksum, body)
+        await self._served.handovers(child_id, uid, int(epoch), checksum, body)
         return web.Response(status=204)
 
     async def _small_handovers(self, request: web.BaseRequest) -> web.Response:
@@ -297,7 +314,7 @@ class Server:
             batch = msgspec.msgpack.decode(await request.read(), type=Batch)
         except msgspec.DecodeError as error:
             raise Problem(400, "bad_request", "not a batch of states") from error
-        return web.Response(body=msgspec.msgpack.encode(self._states(batch)), content_type="application/msgpack")
+        return web.Response(body=msgspec.msgpack.encode(self._served.states(batch)), content_type="application/msgpack")
 
     async def _members(self, _: web.BaseRequest) -> web.Response:
         """The members of the hub, each with the number of its children and how many of them run."""
