@@ -80,6 +80,8 @@ def _extensions(package: object) -> str:
     page.module("actor", "Children")
     page.classes("actor.Actor", "actor.HubHandle")
     page.module("methods", "Methods that are called by name")
+    page.module("testing", "Tests of actors")
+    page.classes("testing.HostedActor")
     page.module("strategies", "Strategies")
     page.classes(*(f"strategies.{name}" for name in ("Distribution", "Redundancy", "Migration", "Partition")))
     page.heading("Arguments of strategies", "The objects that their methods get.")
