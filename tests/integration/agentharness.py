@@ -274,7 +274,7 @@ class Member:
 
     async def reports(self, index: int = 0) -> dict[str, Report]:
         """Return the parsed entries of a slice's status."""
-        return {child: parse_report(text) for child, text in (await self.slice(index)).status.entries.items()}
+        return {child: parse_report(text) for child, text in (await self.slice(index)).status.reports.items()}
 
     async def report(self, child: str, check: Callable[[Report], bool], seconds: float = 40) -> Report:
         """Return the child's report once it has these values."""

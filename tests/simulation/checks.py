@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from memoryapi import Json
 from memoryrequests import Key
 
+from builders import reports_of
 from processhub.api.reasons import Reason, State
 from processhub.registry.grammar import Assignment, parse_assignment, parse_report
 
@@ -56,7 +57,7 @@ class Checks:
         if key.plural != "registryslices" or after is None:
             return
         spec = after["spec"]
-        self._note_reports(after.get("status", {}).get("entries", {}))
+        self._note_reports(reports_of(after))
         if before is not None and before["spec"] == spec:
             return
         for child_id, text in spec["entries"].items():

@@ -160,7 +160,7 @@ def test_options_of_a_newer_minor_version_are_ignored() -> None:
 
 @pytest.mark.parametrize("text", ["", "u", "u 5", "u 5 Active", "u five Active h", "u  Active h", "u 5.0 Active h"])
 def test_an_invalid_spec_entry_is_rejected_by_its_text(text: str) -> None:
-    with pytest.raises(EntryError, match="not a spec entry of format 1") as error:
+    with pytest.raises(EntryError, match="not a spec entry of format 2") as error:
         parse_assignment(text)
 
     assert repr(text) in str(error.value)
@@ -171,7 +171,7 @@ def test_an_invalid_spec_entry_is_rejected_by_its_text(text: str) -> None:
     ["", "u 5 Active Running", "u 5 Active Running x 0 -", "u x Active Running 1 0 -", "u 5 Active Running 1 - -"],
 )
 def test_an_invalid_status_entry_is_rejected_by_its_text(text: str) -> None:
-    with pytest.raises(EntryError, match="not a status entry of format 1") as error:
+    with pytest.raises(EntryError, match="not a status entry of format 2") as error:
         parse_report(text)
 
     assert repr(text) in str(error.value)

@@ -31,7 +31,8 @@ An entry of ``status.entries``, which the member writes::
 
 ``-`` stands for an empty positional field. Values after ``=`` are percent-encoded. Readers ignore options that they
 don't know, and accept them in any order: earlier agents wrote ``exit`` and ``msg`` before the options of a handover.
-Both grammars are format 1.
+Both grammars are format 2. In the stored form of a status, children that run well are not in ``status.entries`` but in
+groups (api/running.py); ``SliceStatus.reports`` has the texts of all.
 
 Texts for people (``exit``, ``msg``, the text of ``kept``) are bounded, and cut further if a status becomes too large
 for its object. Nothing else in a report is ever cut, because clients wait for it.

@@ -176,7 +176,7 @@ class _SliceStatus:
         self._pace.gathered(len(self.reports.dirty))
         index_0 = self._slice.metadata.name.endswith(".0")
         asks = self._identity.asks() if index_0 else ()
-        entries, size = self.reports.compose(self._slice, stored_bytes(asks))
+        reports = self.reports.compose(self._slice, stored_bytes(asks))
         status = SliceStatus(
             observed_generation=self.reports.observed,
             holder=self._identity.holder,
@@ -184,6 +184,5 @@ class _SliceStatus:
             port=self._identity.port,
             tls=self._identity.tls() if index_0 else TlsReport(),
             asks=asks,
-            entries=entries,
-        )
-        return status, size
+        ).reporting(reports)
+        return status, self.reports.object_bytes(status)

@@ -128,7 +128,7 @@ class Activations:
         if new is not None:
             for child_id in self._lost.keys() & new.spec.entries.keys():
                 del self._lost[child_id]
-        elif old is not None and (ids := old.spec.entries.keys() | old.status.entries.keys()):
+        elif old is not None and (ids := old.spec.entries.keys() | old.status.reports.keys()):
             orders = (_activation_in(item) for item in (old, *self._slices.registry()))
             newest = max((order.view for order in orders if order is not None), default=0)
             self._lost.update(dict.fromkeys(ids, newest))

@@ -99,7 +99,7 @@ class KnownSlice:
         self.by_view |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].view}
         self.object = new
         self._derived.clear()
-        self._reported_only = new.status.entries.keys() - new.spec.entries.keys()
+        self._reported_only = new.status.reports.keys() - new.spec.entries.keys()
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):
                 self.unproven[child_id] = new.metadata.generation
@@ -138,7 +138,7 @@ class KnownSlice:
         """
         report, entry = self.reports.get(child_id), self.assignments.get(child_id)
         if report is None:
-            return child_id not in self.present.status.entries
+            return child_id not in self.present.status.reports
         if entry is None and report.view:
             return True
         return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
