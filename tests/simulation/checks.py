@@ -66,9 +66,9 @@ class Checks:
         for child_id, text in spec["entries"].items():
             entry = parse_assignment(text)
             self._note_epoch(entry.epoch, child_id, spec["member"])
-            before = self._entries.get((child_id, entry.run))
-            if before is not None and before != entry.uid:
-                self._adopted.add(((child_id, before), (child_id, entry.uid)))
+            uid = self._entries.get((child_id, entry.run))
+            if uid is not None and uid != entry.uid:
+                self._adopted.add(((child_id, uid), (child_id, entry.uid)))
             self._entries[child_id, entry.epoch] = entry.uid
 
     def _note_epoch(self, epoch: int, child_id: str, member: str) -> None:
