@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from observing import observed, plain
+from observing import alike, frozen, observed
 
 from builders import HUB, NAMESPACE, make_child, make_hub, make_member, make_slice
 from processhub.api.childset import ChildSet
@@ -132,8 +132,19 @@ def test_the_record_follows_each_slice(
 def test_a_change_deep_in_the_facts_is_seen_by_the_comparison() -> None:
     state = HubState((NAMESPACE, HUB))
     state.put_slice(make_slice())
-    before = plain(state)
+    before = frozen(state)
+    assert frozen(state) == before
 
     state.slices["hub.hub-0.0"].unproven["a"] = None
 
-    assert plain(state) != before
+    assert frozen(state) != before
+
+
+def test_a_difference_deep_in_two_observations_is_seen_by_the_comparison() -> None:
+    def state(epoch: int) -> HubState:
+        made = HubState((NAMESPACE, HUB))
+        made.put_slice(make_slice({"a": Assignment(uid="u", epoch=epoch, workload="w")}))
+        return made
+
+    assert alike(state(1), state(1))
+    assert not alike(state(1), state(2))
