@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import virtualtime
 from memberparts import supervisor_of
 from waiting import alive, until
 
@@ -115,6 +116,40 @@ async def test_a_child_waits_for_descriptors_without_holding_any(
         assert free() >= ROOM
 
     await until(lambda: child.status.state == "Running", "its start")
+
+
+class Orders:
+    """The watchdog's end of the orders: it counts the starts, and starts nothing."""
+
+    started = 0
+
+    def spawn(self, *_: object, fds: dict[int, int], **__: object) -> str:
+        self.started += 1
+        for fd in fds.values():
+            os.close(fd)
+        return ""
+
+
+def test_no_spare_runner_is_started_while_many_actors_are(tmp_path: Path) -> None:
+    env = Environment("hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    workload, orders = Python(target="processhub.examples:Counter"), Orders()
+
+    async def births() -> list[int]:
+        log = os.open(os.devnull, os.O_WRONLY)
+        sink = LogSink(log)
+        pythons = PythonStarter(env, orders, sink, None)  # type: ignore[arg-type]
+        supervisor = supervisor_of({Python: pythons})
+        runners = []
+        for at in range(6):
+            supervisor.set_desired({f"{at}-{number}": desired(workload) for number in range(1000)})
+            await asyncio.sleep(0.5)
+            runners.append(orders.started)
+        await asyncio.sleep(3)
+        sink.close()
+        os.close(log)
+        return [*runners, orders.started]
+
+    assert virtualtime.run(births()) == [1, 1, 1, 1, 1, 1, 2]
 
 
 BLOCKS = """
