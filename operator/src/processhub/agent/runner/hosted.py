@@ -16,12 +16,14 @@ from collections import deque
 from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
+from processhub.agent.envfiles import read_value
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.outgoing import Message, OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
 from processhub.jsontext import NotJsonError, json_text
+from processhub.methods import MethodError, call_method, names_method
 
 _ASYNC_METHODS = (
     "init", "handle_call", "handle_cast", "handle_info", "redundancy_signal", "prepare_handover", "accept_handover",
@@ -248,6 +250,9 @@ class Hosted(Strand):
         hub = self._host.hub
         actor.member, actor.role = hub.member, self._order["role"]
         actor.hub = HubHandle(hub.name, hub.namespace, hub.member, self._ask)
+        if "env" in self._order:
+            files = {name: read_value(name, path) for name, path in self._order["env_files"].items()}
+            actor.env = {**self._order["env"], **files}
         actor._crash = self._background_failed
         actor.__init__()  # type: ignore[misc]  # called after the fields are set, so that it can use them
         return actor
@@ -307,15 +312,21 @@ class Hosted(Strand):
         except (ValueError, RecursionError) as error:
             self._send({**answer, "bad": f"the request can't be decoded: {error}"})
             return
-        actor.idempotency_key = message.get("idempotency", "")
+        actor.headers = headers = message.get("headers", {})
+        actor.idempotency_key = headers.get("idempotency-key", "")
         requests = self._outgoing()
         requests.handling = asyncio.current_task()
         try:
             value = None
-            if operation == "call":
+            if actor._methods and names_method(request):
+                value = await call_method(actor, request)
+            elif operation == "call":
                 value = await actor.handle_call(request)
             else:
                 await actor.handle_cast(request)
+        except MethodError as error:
+            self._send({**answer, "bad": str(error), "status": 400})
+            return
         finally:
             requests.handling = None
         try:
