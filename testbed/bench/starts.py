@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from bench.forks import bare_starts
 from bench.lab import BenchError, Lab, api_writes
 from bench.measure import Point, Value, percentile
 from processhub.api.child import Child
@@ -39,6 +40,7 @@ async def start_many(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
     same, and the operator leaves them alone.
     """
     wanted = specs(count, kind)
+    forks = await asyncio.to_thread(bare_starts, count) if kind == "exec" else None
     async with lab.connected() as client, lab.namespace() as namespace:
         await lab.make_hub(client, namespace, "plain", paused=True)
         await lab.make_hub(client, namespace, "bench")
@@ -88,9 +90,26 @@ async def start_many(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
             topic="starts",
             listed=count == _LISTED,
         ),
+        *_beside_forks(registry, forks, listed=count == _LISTED),
         *(Value(name=f"API writes a child: {name}", unit="", samples=(written[name] / count,)) for name in _NAMED),
         Value(name="API writes a child: others", unit="", samples=(rest / count,)),
         Value(name="API writes a child, all", unit="", samples=(sum(written.values()) / count,)),
+    ]
+
+
+def _beside_forks(registry: float, forks: float | None, *, listed: bool) -> list[Value]:
+    if forks is None:
+        return []
+    return [
+        Value(name="bare fork and exec of as many sleep", unit="s", samples=(forks,)),
+        Value(
+            name="registry complete ÷ bare fork and exec",
+            unit="×",
+            samples=(registry / forks,),
+            goal=2.0,
+            topic="starts",
+            listed=listed,
+        ),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memberparts import desired, with_processes
+import virtualtime
+from memberparts import desired, supervisor_of, with_processes
 from waiting import alive, until
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.commands import missing_interpreter
 from processhub.agent.children.pythonchild import PythonStarter
+from processhub.agent.env import Environment
+from processhub.agent.logs import LogSink
 from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog import client as watchdogclient
@@ -93,6 +97,40 @@ async def test_a_child_waits_for_descriptors_without_holding_any(
         assert free() >= ROOM
 
     await until(lambda: child.status.state == "Running", "its start")
+
+
+class Orders:
+    """The watchdog's end of the orders: it counts the starts, and starts nothing."""
+
+    started = 0
+
+    def spawn(self, *_: object, fds: dict[int, int], **__: object) -> str:
+        self.started += 1
+        for fd in fds.values():
+            os.close(fd)
+        return ""
+
+
+def test_no_spare_runner_is_started_while_many_actors_are(tmp_path: Path) -> None:
+    env = Environment("hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    workload, orders = Python(target="processhub.examples:Counter"), Orders()
+
+    async def births() -> list[int]:
+        log = os.open(os.devnull, os.O_WRONLY)
+        sink = LogSink(log)
+        pythons = PythonStarter(env, orders, sink, None)  # type: ignore[arg-type]
+        supervisor = supervisor_of({Python: pythons})
+        runners = []
+        for at in range(6):
+            supervisor.set_desired({f"{at}-{number}": desired(workload) for number in range(1000)})
+            await asyncio.sleep(0.5)
+            runners.append(orders.started)
+        await asyncio.sleep(3)
+        sink.close()
+        os.close(log)
+        return [*runners, orders.started]
+
+    assert virtualtime.run(births()) == [1, 1, 1, 1, 1, 1, 2]
 
 
 BLOCKS = """

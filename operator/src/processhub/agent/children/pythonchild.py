@@ -36,7 +36,9 @@ from processhub.api.child import Python
 from processhub.api.reasons import Reason, State
 
 log = logging.getLogger(__name__)
-_SPARE_AFTER_SECONDS = 1.0  # so that the new spare does not compete with the start that took the last one
+# The new spare does not compete with the start that took the last one, nor with many others: it takes as long as some
+# thousands of them.
+_SPARE_AFTER_SECONDS, _MANY_STARTS = 1.0, 100
 _IDLE_SECONDS = 60.0  # a runner without actors ends after this
 _CONSENT = 0.8  # share of a handover's time in which an actor may defer it
 _CANCEL_SECONDS = 1.0  # an actor that does not respond to a cancellation within this time is blocked
@@ -71,6 +73,16 @@ class PythonStarter:
             except OSError as error:
                 log.warning("no spare runner: %s", error)
 
+    def _warm_later(self) -> None:
+        self._loop.call_later(_SPARE_AFTER_SECONDS, self._warm_if_quiet, self._count)
+
+    def _warm_if_quiet(self, count: int) -> None:
+        """Start a spare runner, unless many actors were started since ``count`` were."""
+        if self._count - count < _MANY_STARTS:
+            self.warm()
+        else:
+            self._warm_later()
+
     def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
         """Start the actor in its module's runner. Raises OSError if no runner can be started."""
         workload = desired.workload
@@ -85,7 +97,7 @@ class PythonStarter:
             runner, self._spare = self._spare or self._new(), None
             runner.module, runner.version = module, version
             self._runners[module] = runner
-            self._loop.call_later(_SPARE_AFTER_SECONDS, self.warm)
+            self._warm_later()
         self._count += 1
         return ActorRun(runner, str(self._count), child, desired, workload, state)
 
