@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Mapping, Set
 from typing import Any
@@ -15,6 +16,7 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.strategies import HASH, Strategy
 
 
@@ -42,7 +44,24 @@ def observed_by(facts: Facts) -> Observation:
 
 def frozen(value: Any) -> bytes:
     """Return all that a value consists of. It is equal later if the value is the same object and nothing changed."""
-    return pickle.dumps(value)
+    stored = io.BytesIO()
+    _Pickler(stored).dump(value)
+    return stored.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Leaves out what slices keep of what follows from them."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """Return how the value is made again."""
+        if isinstance(value, KnownSlice):
+            return object.__new__, (KnownSlice,), _lasting(value)
+        return NotImplemented
+
+
+def _lasting(value: Any) -> dict[str, Any]:
+    """Return the attributes of an object, without what is only kept of what follows from the others."""
+    return {name: item for name, item in vars(value).items() if name != "_derived"}
 
 
 def alike(one: Any, other: Any) -> bool:
@@ -57,7 +76,7 @@ def alike(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(alike, one, other))
     if isinstance(one, msgspec.Struct):
         return all(alike(getattr(one, field), getattr(other, field)) for field in one.__struct_fields__)
-    own = alike_items(vars(one), vars(other)) if hasattr(one, "__dict__") else True
+    own = alike_items(_lasting(one), _lasting(other)) if hasattr(one, "__dict__") else True
     if isinstance(one, Mapping):
         return own and alike_items(one, other)
     return own if hasattr(one, "__dict__") else bool(one == other)

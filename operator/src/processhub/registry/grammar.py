@@ -120,7 +120,7 @@ class Given(msgspec.Struct, frozen=True):
         return f"{self.epoch}:{self.checksum}"
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One parsed entry of spec.entries: a child that this member is to run."""
 
     uid: str
@@ -150,7 +150,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         return self.uid == NOBODY
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One parsed entry of status.entries: a child that this member runs. ``started_at`` is RFC 3339 or empty."""
 
     uid: str

@@ -167,8 +167,8 @@ class Slices(dict[str, KnownSlice]):
     """The slices of one hub, by object name.
 
     - ``older``: those of an earlier Hub of its name.
-    - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
-    - ``lost``: the members that had them, until the view that they are in begins to close.
+    - ``unaccounted``: member → the ids of slices that were deleted. They may run there.
+    - ``lost``: the members of such slices, until the view that is open begins to close.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 
