@@ -95,17 +95,15 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 # The longest tests come first. A test process that ends by itself ends the run: with a replacement the run may wait
 # forever.
 TOGETHER = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0
-# Their clusters share the cores. Control planes that use all of them take a third more CPU time.
-CLUSTERS := GOMAXPROCS=1 $(PYTEST)
 CLUSTER_TESTS := tests/integration/test_readme.py tests/integration/test_demo.py tests/parity tests/integration
 test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other; COVERAGE=1)
 	@$(MAKE) lint
 	@# Apart from the others: to record what operators and agents do would slow the clusters down.
 	@$(MAKE) unit
-	@$(CLUSTERS) $(TOGETHER) $(CLUSTER_TESTS)
+	@$(PYTEST) $(TOGETHER) $(CLUSTER_TESTS)
 
 nightly: setup ## Run the tests that make test leaves out because they are slow and rare
-	@$(CLUSTERS) $(TOGETHER) -m nightly $(CLUSTER_TESTS) tests/unit tests/simulation
+	@$(PYTEST) $(TOGETHER) -m nightly $(CLUSTER_TESTS) tests/unit tests/simulation
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples

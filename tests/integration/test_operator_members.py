@@ -100,7 +100,7 @@ async def test_with_move_the_children_of_a_killed_agent_run_on_survivors_until_i
     assert [message for message in lost if message.startswith(f"member {member} is lost")], lost
 
 
-@pytest.mark.parametrize("how", ["delete", "force delete"])
+@pytest.mark.parametrize("how", ["delete", pytest.param("force delete", id="force delete", marks=pytest.mark.nightly)])
 async def test_with_hold_the_children_of_a_deleted_pod_restart_in_place(world: World, how: str) -> None:
     before = await started_hub(world)
     member = crowded(before)
@@ -150,7 +150,7 @@ async def test_a_deleted_lease_is_no_proof_that_its_member_ended_and_is_restored
     never_two(world.watch)
 
 
-@pytest.mark.parametrize("on_restart", ["Hold", "Move"])
+@pytest.mark.parametrize("on_restart", [pytest.param("Hold", id="Hold", marks=pytest.mark.nightly), "Move"])
 async def test_a_lease_deleted_while_no_operator_runs_is_no_proof_that_its_member_ended(
     world: World, on_restart: str
 ) -> None:

@@ -11,6 +11,7 @@ from operatorworld import World, never_two
 from settling import settles
 
 from localcluster.layout import ClusterError
+from processhub.api.meta import API_VERSION
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
 from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES, Kind
 from processhub.controller.store.ownedwatch import OWNED_KINDS
@@ -60,6 +61,19 @@ async def nothing_left(world: World) -> None:
             assert not items, (kind.plural, len(items))
 
     await settles(check, within=120)
+
+
+async def garbage_collection_knows_us(world: World) -> None:
+    """Wait until garbage collection has found the product's kinds: it looks for new ones every 30 s.
+
+    It may see the deletion of a Hub before the objects that the Hub owns. It would delete these, and not orphan them.
+    """
+    owner = {"apiVersion": API_VERSION, "kind": "Hub", "name": "never-was", "uid": "never-was"}
+    metadata = {"name": "of-nobody", "ownerReferences": [owner]}
+    spec = {"hub": owner["name"], "suspend": True, "exec": {"command": ["true"]}}
+    body = {"apiVersion": API_VERSION, "kind": "Child", "metadata": metadata, "spec": spec}
+    await world.api.create(CHILDREN, world.namespace, body)
+    await world.gone("of-nobody")
 
 
 async def ghosts(world: World) -> None:
@@ -118,6 +132,7 @@ async def test_a_hub_that_is_restored_from_a_backup_runs_again(
 
 
 async def test_a_hub_with_orphaned_objects_can_be_created_again(world: World) -> None:
+    await garbage_collection_knows_us(world)
     hub = await world.hub(**SPEC)
     await world.children(["a", "b"])
     before = await world.running(IDS)

@@ -70,6 +70,8 @@ def explore_hub(hub: Steps, limit: int = 5_000_000) -> Explored:
     while queue:
         state = queue.popleft()
         for step, raw in _steps(hub, state, seen):
+            if raw in seen:
+                continue  # as it is; renumbering takes longer than this look
             after = hub.canonical(raw)
             if after not in seen:
                 seen[after] = (state, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,13 @@ ROOT = Path(__file__).resolve().parents[3]
 _ROW = re.compile(r"^\| `(?P<test>tests/[^`]+::[^`]+)` \| (?P<reason>\S.*) \|$", re.M)
 
 
-def marked() -> Iterator[str]:
-    """Yield path and name of each test with the marker, with the id if only some of its parameters have it."""
+@functools.cache
+def marked() -> tuple[str, ...]:
+    """Return path and name of each test with the marker, with the id if only some of its parameters have it."""
+    return tuple(_marked())
+
+
+def _marked() -> Iterator[str]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -47,4 +53,4 @@ def test_the_marker_is_used_in_no_other_form() -> None:
         if path != Path(__file__).resolve()
     )
 
-    assert found == len(list(marked()))
+    assert found == len(marked())
