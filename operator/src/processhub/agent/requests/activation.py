@@ -60,7 +60,7 @@ class Activations:
         self._closes = False
         self._awaited_since: float | None = None  # the loop's time since when a request waits for the next view
 
-    def owner(self, child_id: str) -> RoutedCopy | None:
+    def find_or_start(self, child_id: str) -> RoutedCopy | None:
         """Where a request goes for a child that no slice names: to the one member that may start it. None: nowhere.
 
         If that is this member, the child is started.
