@@ -156,7 +156,9 @@ def test_for_an_id_that_nobody_has_asked_for_the_effect_of_a_request_is_explaine
         assert await explain.explain("b", JSON) == DONE
         found = json.loads(printed.text())
         assert (found["member"], found["onDemand"]) == (None, False)
-        assert found["why"][0].startswith(f"a request would start it on {found['wouldStartOn']}, which view")
+        assert found["why"][0].startswith(
+            f"a request would start it on {found['wouldStartOn']}, its member by the hash"
+        )
         with pytest.raises(
             CliError, match=r"no child 'b' in hub hub of namespace ns; a request would start it on hub-"
         ):

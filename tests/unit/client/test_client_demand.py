@@ -62,7 +62,7 @@ def test_an_open_view_has_its_member_start_the_child(strategy: str, by: str) -> 
 
     found = seen(session_of(*(slice_of(name, order) for name in MEMBERS)))
 
-    assert found == Outlook(f"a request would start it on {chosen}, which view 7 has for its id by {by}", chosen)
+    assert found == Outlook(f"a request would start it on {chosen}, its member by {by}", chosen)
 
 
 def test_a_request_waits_while_the_view_closes() -> None:

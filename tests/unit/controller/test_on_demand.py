@@ -107,6 +107,19 @@ def test_an_ask_makes_no_more_than_the_hub_may_have_and_starts_nothing_that_is_d
     assert found.snapshot.children["declared"].uid == "c"
 
 
+def test_what_still_ends_counts_for_max_until_its_member_reports_its_end() -> None:
+    site = Demanded({**CACHE, "max": 2}, distribution={"strategy": "LeastLoaded"})
+    site.has("a")
+    site.has("ends", state=State.STOPPING)
+    del site.entries["ends"]
+    site.asks = ("b",)
+
+    assert site.wanted() == {"a"}
+
+    del site.reports["ends"]
+    assert site.wanted() == {"a", "b"}
+
+
 def test_a_suspended_hub_starts_nothing_for_requests() -> None:
     site = Demanded(suspend=True)
     site.has("a")

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.api.child import Exec, PodWorkload, Python, Workload
-from processhub.api.meta import EnvVar
+from processhub.api.child import ChildEnvVar, Exec, PodWorkload, Python, Workload
 from processhub.api.reasons import State
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.registry.grammar import (
@@ -189,7 +188,7 @@ def test_equal_workloads_have_one_hash_and_one_text() -> None:
 @pytest.mark.parametrize(
     "workload",
     [
-        Workload(exec=Exec(command=("sleep", "1"), args=("é",), env=(EnvVar(name="A", value="b"),))),
+        Workload(exec=Exec(command=("sleep", "1"), args=("é",), env=(ChildEnvVar(name="A", value="b"),))),
         Workload(python=Python(target="m:C", args={"a": {"b": [1, 2.5, None, True]}})),
         Workload(pod=PodWorkload(template={"spec": {"containers": []}}, port=80)),
     ],

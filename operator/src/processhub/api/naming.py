@@ -11,7 +11,7 @@ import xxhash
 LABEL_NAME = "app.kubernetes.io/name"
 """``processhub``, on every object that ProcessHub makes."""
 LABEL_COMPONENT = "app.kubernetes.io/component"
-"""The component of a Pod: ``operator``, ``agent`` (a member) or ``child`` (a pod child)."""
+"""``operator`` on the operator's own objects, ``child`` on the Pods of pod children, ``agent`` on a hub's others."""
 LABEL_HUB = "processhub.dev/hub"
 """The hub's name."""
 LABEL_HUB_UID = "processhub.dev/hub-uid"

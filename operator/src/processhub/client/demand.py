@@ -73,11 +73,11 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
             "have changed"
         )
     chosen = chosen_by(newest, child_id)
-    whose = f"{chosen}, which view {view} has for its id by {by_what(newest, child_id)}"
+    whose = f"{chosen}, its member by {by_what(newest, child_id)}"
     known = next((member for member in session.living_hub().status.members if member.name == chosen), None)
     if chosen not in orders or (known is not None and not known.ready):
         why = f" ({known.message})" if known is not None and known.message else ""
-        return Outlook(f"a request waits for {whose}, and which is not ready{why}")
+        return Outlook(f"a request waits for {whose}, which is not ready{why}")
     if known is not None and known.children >= (limit := session.living_hub().spec.members.max_children):
         return Outlook(
             f"a request is answered 429, because {chosen} has its {limit} children (spec.members.maxChildren)"

@@ -46,6 +46,15 @@ class DesiredRun:
         same = mine.uid == theirs.uid or mine.run == theirs.started_with
         return same and mine.started_with == theirs.started_with and self.workload == other.workload
 
+    def inherits(self, other: DesiredRun) -> bool:
+        """Whether a state of ``other`` is for this one: the object is the same, or has adopted its run."""
+        return self.assignment.uid == other.assignment.uid or self.same_run(other)
+
+    def has_state_of(self, other: DesiredRun) -> bool:
+        """Whether the same state came with both by a handover."""
+        mine, theirs = self.assignment, other.assignment
+        return bool(mine.state) and (mine.uid, mine.state) == (theirs.uid, theirs.state)
+
     def continues(self, other: DesiredRun) -> bool:
         """Whether the next run of an edited or suspended child may take up the state of a run for ``other``."""
         mine, theirs = self.assignment, other.assignment

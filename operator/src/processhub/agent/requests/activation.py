@@ -48,7 +48,7 @@ class Activations:
     ) -> None:
         self._env, self._identity, self._slices, self._children = env, identity, slices, children
         self._may_start = may_start
-        self.count = DemandCount(slices)
+        self.count = DemandCount(slices, children)
         self._block = self._used = 0  # the first epoch of the block, and the last one that was given
         self._template: DesiredRun | None = None
         self._taken: Activation | None = None
@@ -251,7 +251,7 @@ class Activations:
 
     def _is_used_up(self, order: Activation) -> bool:
         """Whether this member has its share of the hub's children on demand."""
-        return bool(order.most) and len(self._slices.made) + self._slices.count_on_demand() >= order.share
+        return bool(order.most) and self.count.here >= order.share
 
 
 def full(child_id: str, who_has: str) -> Problem:

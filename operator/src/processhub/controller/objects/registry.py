@@ -9,7 +9,6 @@ from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, OwnerReference
 from processhub.api.naming import (
     ANNOTATION_MODE,
-    LABEL_HUB,
     LABEL_HUB_UID,
     LABEL_MEMBER,
     label_value,
@@ -17,7 +16,7 @@ from processhub.api.naming import (
     slice_name,
 )
 from processhub.api.slice import RegistrySlice, Settings, SliceSpec
-from processhub.controller.objects.owned import owner_reference
+from processhub.controller.objects.owned import owner_reference, selector_labels
 
 
 def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
@@ -76,7 +75,7 @@ def lease_annotations(hub: Hub, member: str) -> dict[str, str]:
 
 def member_labels(hub: Hub, member: str) -> dict[str, str]:
     """The labels of a member's slices and Lease."""
-    return {LABEL_HUB: hub.metadata.name, LABEL_HUB_UID: hub.metadata.uid, LABEL_MEMBER: label_value(member)}
+    return {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid, LABEL_MEMBER: label_value(member)}
 
 
 def member_owners(hub: Hub) -> tuple[OwnerReference, ...]:

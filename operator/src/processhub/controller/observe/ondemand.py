@@ -159,18 +159,33 @@ def _asked(
     state, template = round.state, round.hub.spec.on_demand
     if round.hub.spec.suspend or template is None:
         return {}
+
+    def declared(child_id: str) -> bool:
+        return child_id in state.children.by_id or any(child_id in item.wanted for item in state.sets.values())
+
     found: dict[str, str] = {}
     for name, member in members.items():
         first = next((known for known in member.slices if known.index == 0), None)
         if first is None or member.phase is not Phase.LIVE or first.present.status.holder != member.holder:
             continue
         for child_id in first.present.status.asks:
-            declared = child_id in state.children.by_id or any(child_id in item.wanted for item in state.sets.values())
-            if child_id in on_record or declared or not is_child_id(child_id):
+            if child_id in on_record or declared(child_id) or not is_child_id(child_id):
                 continue
             if views.not_closed is None or chosen_member(views.not_closed.view, child_id) == name:
                 found.setdefault(child_id, name)
-    if template.max is not None:
-        room = template.max - len(on_record) - sum(map(len, views.recorded.values()))
-        found = dict(list(found.items())[: max(0, room)])
+    if found and template.max is not None:
+        taken = on_record.keys() | {child_id for own in views.recorded.values() for child_id in own}
+        taken |= {child_id for child_id in _ending(members) if not declared(child_id)}
+        found = dict(list(found.items())[: max(0, template.max - len(taken))])
     return found
+
+
+def _ending(members: Mapping[str, Member]) -> set[str]:
+    """The ids that may run on a member beside what is on record there."""
+    return {
+        child_id
+        for member in members.values()
+        if member.phase is not Phase.GONE
+        for known in member.slices
+        for child_id in known.possibly_running(member.holder)
+    }
