@@ -83,7 +83,7 @@ _no: Callable[..., None] = lambda *_: None  # noqa: E731
 _resolve, _prove, _possibly_running = SliceWatcher._resolve, KnownSlice.prove, KnownSlice.possibly_running
 _mark, _continued, _renew = ChildStatuses.mark, Child.set_desired, Validity.renew
 
-_owner, _activation = Activations.owner, Activations._activation
+_owner, _activation = Activations.find_or_start, Activations._activation
 _event, _take, _record = Informer._event, Informer._take, LeaseRecord.__init__
 
 
@@ -242,7 +242,7 @@ MUTANTS = {
     ),
     "started-anywhere": Mutant(
         "only the member that the view names for an id starts it (docs/protocol.md, rule 27)",
-        Activations, "owner", _start_here,
+        Activations, "find_or_start", _start_here,
     ),
     "reports-unrecorded": Mutant(
         "what members have started is put on record (docs/protocol.md, rule 31)",

@@ -71,7 +71,7 @@ class Started:
 
     def start(self, child: str) -> int | None:
         """The epoch under which a request has the child started here; None where it is not."""
-        owner = self.activations.owner(child)
+        owner = self.activations.find_or_start(child)
         return owner.epoch if owner is not None and owner.member == "h-0" else None
 
     def runs(self) -> dict[str, int]:
@@ -176,7 +176,7 @@ def test_a_child_of_another_member_of_the_view_is_asked_for_there() -> None:
     started.put(order(members=BOTH))
     started.put(member="h-1", address="10.0.0.2", port=9000)
 
-    owners = [started.activations.owner(f"cart-{number}") for number in range(20)]
+    owners = [started.activations.find_or_start(f"cart-{number}") for number in range(20)]
 
     assert {(owner.member, owner.address) for owner in owners if owner and owner.epoch == BY_VIEW} == {
         ("h-1", "10.0.0.2:9000")

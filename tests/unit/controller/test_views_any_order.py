@@ -85,7 +85,7 @@ class Trouble:
             suspend = not chance.randrange(3)
             self.edit(lambda hub: hub["spec"].update(suspend=suspend))
         elif what == 13:
-            strategy = chance.choice(("ConsistentHashing", "LeastLoaded"))
+            strategy = chance.choice(("ConsistentHashing", "Modulo", "LeastLoaded"))
             self.edit(lambda hub: hub["spec"]["distribution"].update(strategy=strategy))
         elif what == 14:
             self.edit(lambda hub: hub["spec"].pop("onDemand", None))

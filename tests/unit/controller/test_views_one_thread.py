@@ -217,6 +217,27 @@ def test_a_child_that_is_declared_later_is_taken_over_where_it_runs(tmp_path: Pa
     virtualtime.run(main())
 
 
+def test_requests_do_not_start_a_child_that_is_declared_suspended(tmp_path: Path) -> None:
+    """It was on no record, so each request started it, and the operator stopped it."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path, **DEMAND) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            body = {"hub": "hub", "exec": {"command": ["x"]}, "suspend": True}
+            cluster.api.create("children", {"metadata": {"name": "a"}, "spec": body})
+            await asyncio.sleep(1.0)
+
+            for _ in range(100):
+                ask(cluster, "a")
+                await asyncio.sleep(0.1)
+
+            assert not cluster.log
+            cluster.api.update(Key("children", "ns", "a"), lambda child: child["spec"].update(suspend=False))
+            await cluster.until(lambda: cluster.reported_running("a"), "it is resumed")
+
+    virtualtime.run(main())
+
+
 def test_the_next_view_waits_for_a_member_that_has_not_closed_the_last(tmp_path: Path) -> None:
     """It is cut off and starts children by the view that it knows, until its Lease has run out."""
 

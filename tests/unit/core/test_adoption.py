@@ -44,6 +44,13 @@ def test_with_another_workload_it_is_restarted_where_it_is() -> None:
     assert found.entries == {"m0": {"a": Assignment(uid="uid-a", epoch=200, workload="other")}}
 
 
+def test_a_suspended_child_keeps_the_place_of_what_a_request_started() -> None:
+    found = planned(OnRecord("m0", on_demand()), suspended=True)
+
+    asleep = Assignment(uid="uid-a", epoch=200, workload="w", wait=True, asleep=True)
+    assert found.entries == {"m0": {"a": asleep}}
+
+
 def test_each_copy_is_taken_over() -> None:
     copies = OnRecord("m0", on_demand()), OnRecord("m1", on_demand(51))
     found = planned(*copies, redundancy=COPIES)

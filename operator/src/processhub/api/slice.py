@@ -118,6 +118,11 @@ class SliceSpec(Wire, frozen=True, kw_only=True, omit_defaults=False):
     entries: dict[str, str] = {}
     activation: Activation | msgspec.UnsetType = msgspec.UNSET
 
+    @property
+    def order(self) -> Activation | None:
+        """What the member may start by itself; None if the slice says nothing of that."""
+        return None if isinstance(self.activation, msgspec.UnsetType) else self.activation
+
 
 class TlsReport(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The TLS of one member as its agent reports it, in slice 0.

@@ -76,15 +76,15 @@ class Registry:
             key: workload for key, workload in parsed.workloads.items() if texts.get(key) == before.get(key)
         }
         parsed.texts = texts
-        if spec.activation is not msgspec.UNSET:
-            self.activations[spec.member] = spec.activation
+        if spec.order is not None:
+            self.activations[spec.member] = spec.order
         elif parsed.first:
             self.activations.pop(spec.member, None)
         if asks := item.status.asks:
             self.asks[spec.member] = asks
         elif parsed.first:
             self.asks.pop(spec.member, None)
-        parsed.first = spec.activation is not msgspec.UNSET or bool(asks)
+        parsed.first = spec.order is not None or bool(asks)
         changed = change.entries | change.reports
         for child_id in changed:
             self._set(child_id, name, self._copy(child_id, item, parsed))
@@ -173,8 +173,8 @@ class Registry:
 
     def _spec_by_view(self, child_id: str, item: RegistrySlice, report: Report) -> Spec:
         """The spec of a child that the member has started by itself: of its view, as far as slice 0 still has that."""
-        order, entry, workload = item.spec.activation, Assignment(uid="", epoch=0, workload=""), Workload()
-        if order is not msgspec.UNSET and order.view == report.view:
+        order, entry, workload = item.spec.order, Assignment(uid="", epoch=0, workload=""), Workload()
+        if order is not None and order.view == report.view:
             with contextlib.suppress(EntryError, msgspec.DecodeError):
                 entry, workload = parse_assignment(order.entry), _workload_decoder.decode(order.workload)
         return spec_of(self.hub, child_id, entry, workload)

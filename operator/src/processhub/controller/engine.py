@@ -29,7 +29,7 @@ class Engine:
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.store = Store(client, settings.namespaces, self._queue_round, self._rewound, tls=settings.tls is not None)
-        self._keeper = keeper_of(client, settings, self._wake_all)
+        self._keeper = keeper_of(client, settings, self.store.wake_all)
         self._queue: WorkQueue[HubKey] | None = None
         self.stopped = asyncio.Event()  # No write follows.
         self.over = asyncio.Event()  # This leader must stop, and another begin: ``failure`` says why.
@@ -49,10 +49,6 @@ class Engine:
         """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
         if self._queue is not None:
             self._queue.add(key)
-
-    def _wake_all(self) -> None:
-        for key in list(self.store.states):
-            self.wake(key)
 
     def give_up(self, why: DeposedError) -> None:
         """Ask the replica to stop this leader, so that another begins with nothing in memory."""

@@ -105,7 +105,7 @@ class Reconciler:
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
         self._acceptance = HubAcceptance(store, self._custom, self.hooks)
-        self.crds = InstalledCRDs(client, partial(_wake_all, store, wake))
+        self.crds = InstalledCRDs(client, store.wake_all)
         self.reporter = Reporter(
             client, store, report_again or wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated
         )
@@ -352,8 +352,3 @@ class Reconciler:
             if state.empty:
                 self._store.forget(key)
         return requeue.after
-
-
-def _wake_all(store: Store, wake: Callable[[HubKey], None]) -> None:
-    for key in list(store.hubs):
-        wake(key)

@@ -85,7 +85,7 @@ class _OwnSlice:
         change = self._view.update_entries(new)
         if change.entries:
             self.on_demand = sum(entry.on_demand for entry in self.entries.values())
-        self.room = 0 if spec.activation is msgspec.UNSET else room_by_view(spec)
+        self.room = 0 if spec.order is None else room_by_view(spec)
         for child, error in change.unreadable:
             log.error("slice %s: %s: %s", new.metadata.name, child, error)
         touched = change.entries | self._take_workloads(new)
@@ -272,7 +272,7 @@ class SliceWatcher:
             if old is None or old.metadata.generation != new.metadata.generation:
                 changes |= own.take(new)
                 if new.metadata.name == self.first_slice and self.made:
-                    changes |= self._forget_made(new.spec.activation.view if new.spec.activation else None)
+                    changes |= self._forget_made(new.spec.order.view if new.spec.order else None)
             self._take_settings(new)
         if changes:
             # Sorted, so that children start in the same order in each run of the same program.

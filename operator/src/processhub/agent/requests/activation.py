@@ -60,7 +60,7 @@ class Activations:
         self._closes = False
         self._awaited_since: float | None = None  # the loop's time since when a request waits for the next view
 
-    def owner(self, child_id: str) -> RoutedCopy | None:
+    def find_or_start(self, child_id: str) -> RoutedCopy | None:
         """Where a request goes for a child that no slice names: to the one member that may start it. None: nowhere.
 
         If that is this member, the child is started.
@@ -146,7 +146,7 @@ class Activations:
             for child_id in self._lost.keys() & new.spec.entries.keys():
                 del self._lost[child_id]
         elif old is not None and (ids := old.spec.entries.keys() | old.status.reports.keys()):
-            orders = (_activation_in(item) for item in (old, *self._slices.registry()))
+            orders = (item.spec.order for item in (old, *self._slices.registry()))
             newest = max((order.view for order in orders if order is not None), default=0)
             self._lost.update(dict.fromkeys(ids, newest))
 
@@ -172,7 +172,7 @@ class Activations:
         return self._view
 
     def _look(self) -> None:
-        orders = [order for item in self._slices.registry() if (order := _activation_in(item)) is not None]
+        orders = [order for item in self._slices.registry() if (order := item.spec.order) is not None]
         newest = max((order.view for order in orders), default=0)
         current = [order for order in orders if order.view == newest]
         self._closes = any(order.phase != ViewPhase.OPEN for order in current)
@@ -182,7 +182,7 @@ class Activations:
 
     def _activation(self) -> Activation | None:
         item = self._slices.own_slice(self._slices.first_slice)
-        return _activation_in(item) if item is not None else None
+        return item.spec.order if item is not None else None
 
     def _order(self) -> Activation | None:
         """What slice 0 allows this process to start now, or None (docs/protocol.md, rule 27)."""
@@ -258,11 +258,6 @@ def full(child_id: str, who_has: str) -> Problem:
     """The answer where onDemand.max leaves no room for one more child."""
     text = f"child {child_id!r} does not exist, and {who_has} of the on-demand children that spec.onDemand.max allows"
     return Problem(429, "busy", text, _RETRY_AFTER)
-
-
-def _activation_in(item: RegistrySlice) -> Activation | None:
-    order = item.spec.activation
-    return None if order is msgspec.UNSET else order
 
 
 def _view(order: Activation) -> View:

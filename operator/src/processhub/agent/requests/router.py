@@ -287,7 +287,7 @@ class Router:
         """
         if not copies:
             _check_id(child_id)
-            return self._activations.owner(child_id)
+            return self._activations.find_or_start(child_id)
         return self._takeover.takeover_of(child_id, copies) or _owner(copies)
 
     async def _offer(

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
-import msgspec
-
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import SLICES
 from processhub.controller.execute.memberleases import delete_lease
@@ -32,8 +30,8 @@ async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Memb
             # An agent starts by slice 0. A creation without an answer may still be stored while its name is free.
             kept = (known.index == 0 and len(member.slices) > 1) or name in memory.unconfirmed_slices
             # A member that comes back may start children by it until it has read that the view closes.
-            order = present.spec.activation
-            kept = kept or (order is not msgspec.UNSET and order.phase == ViewPhase.OPEN)
+            order = present.spec.order
+            kept = kept or (order is not None and order.phase == ViewPhase.OPEN)
             if not kept and ((retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
                 await round.steps.take(f"slice {name} can't be deleted", partial(_delete_slice, round, known))
         gone = not member.wanted and member.pod is None and not member.slices

@@ -108,9 +108,7 @@ def _first(member: Member) -> KnownSlice | None:
 
 def _order(member: Member) -> Activation | None:
     first = _first(member)
-    if first is None or isinstance(first.present.spec.activation, msgspec.UnsetType):
-        return None
-    return first.present.spec.activation
+    return first.present.spec.order if first is not None else None
 
 
 def _standing(member: Member) -> Standing:

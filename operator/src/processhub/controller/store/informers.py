@@ -193,6 +193,11 @@ class Store:
         self.plan_anew(key)
         self._queue_round(key)
 
+    def wake_all(self) -> None:
+        """Queue a round of each hub, which plans."""
+        for key in list(self.states):
+            self._wake(key)
+
     def plan_anew(self, key: HubKey) -> None:
         """Have the next round of a hub plan."""
         if (state := self.states.get(key)) is not None:

@@ -114,12 +114,17 @@ class PlanBuilder:
         """Whether an earlier child of the same id is on record, which is dealt with here.
 
         A child that a request has started is adopted by the object that has its id now: with the same workload it runs
-        on, with another one it is restarted in place (docs/protocol.md, rule 31).
+        on, with another one it is restarted in place (docs/protocol.md, rule 31). A suspended one keeps the place: the
+        next request would start an id that has left the record.
         """
         if all(place.entry.uid == child.uid for place in places):
             return False
         if self._may_adopt(child, places):
             for place in places:
+                if child.suspended:
+                    self.put(place.member, child.id, self.asleep(child, place.entry.role))
+                    self.load[place.member] += 1
+                    continue
                 same = place.entry.workload == child.workload
                 run = place.entry.started_with if same else 0
                 state = place.entry.state if same and not place.came_up else ""
@@ -131,7 +136,7 @@ class PlanBuilder:
 
     def _may_adopt(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
         """Whether each copy can get the child's entry where it is: none is moved or has a Pod of its own."""
-        if child.on_demand or child.suspended or child.id in self.snapshot.pods:
+        if child.on_demand or child.id in self.snapshot.pods:
             return False
         return all(
             place.entry.on_demand
@@ -274,6 +279,10 @@ class PlanBuilder:
         epoch = self.next_epoch
         self.next_epoch += 1
         return child.entry(epoch, wait=wait, role=role, run=run, state=state)
+
+    def asleep(self, child: DesiredChild, role: str = Role.ACTIVE) -> Assignment:
+        """The entry by which a suspended child gets a place, with the next epoch."""
+        return msgspec.structs.replace(self.assignment(child, wait=True, role=role), asleep=True)
 
     def refreshed(self, child: DesiredChild, entry: Assignment, role: str) -> Assignment | None:
         """The entry for the child's present spec in this role, or None if the entry is that already.

@@ -124,7 +124,7 @@ class SingleCopyPlanner(ChildSteps):
 
     def _start(self, child: DesiredChild, name: str) -> None:
         self.load[name] += 1
-        self.put(name, child.id, self.assignment(child))
+        self.put(name, child.id, self.asleep(child) if child.suspended else self.assignment(child))
         if source := self.lost_from.get(child.id):
             self.moves.append(Move(child.id, source, name, f"{source} was lost", lost=True))
 

@@ -36,12 +36,14 @@ class ChildSteps(PlanBuilder):
         record = self.snapshot.record
         live, active, deferred = Phase.LIVE, Role.ACTIVE, self.snapshot.deferred
         members, claims, uncertain = self.members, self.snapshot.claims, self.snapshot.uncertain
+        # A request starts an id that is on no record, whatever the object says that declares it.
+        by_request = self.snapshot.spec.on_demand is not None and not self.snapshot.spec.suspend
         for child_id, child in self.snapshot.children.items():
             places = record.get(child_id)
             if child_id in uncertain:
                 self.leave_alone(places or ())
                 continue
-            if child.suspended:
+            if child.suspended and (places is not None or not by_request):
                 self._sleep(child, places or ())
                 continue
             if places is None:
