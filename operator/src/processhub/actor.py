@@ -111,6 +111,8 @@ class Actor:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._methods = marked(cls)
+        if taken := sorted(cls._methods & Actor.__annotations__.keys()):
+            raise TypeError(f"{cls.__name__}.{taken[0]}: an actor has a field of this name; rename the method")
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine beside the messages. An exception in it is a crash. It is cancelled when the actor ends."""
