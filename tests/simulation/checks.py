@@ -48,6 +48,9 @@ class Checks:
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
         self._ups: dict[str, list[_Up]] = defaultdict(list)  # by id
         self._left: dict[bytes, int] = {}  # state → how many of the child's runs had been up when it was left
+        self._entries: dict[tuple[str, int], str] = {}  # id and epoch → the uid of the entry
+        # The id and uid of an object, and of another that adopted its run.
+        self._adopted: set[tuple[tuple[str, str], tuple[str, str]]] = set()
         self._terms: dict[str, int] = {}  # agent → the highest term that it has read
         self._executed: dict[int, str] = {}  # request → where it was executed
         self._unbegun: dict[int, str] = {}  # request → the answer that says that it was not begun
@@ -61,7 +64,12 @@ class Checks:
         if before is not None and before["spec"] == spec:
             return
         for child_id, text in spec["entries"].items():
-            self._note_epoch(parse_assignment(text).epoch, child_id, spec["member"])
+            entry = parse_assignment(text)
+            self._note_epoch(entry.epoch, child_id, spec["member"])
+            uid = self._entries.get((child_id, entry.run))
+            if uid is not None and uid != entry.uid:
+                self._adopted.add(((child_id, uid), (child_id, entry.uid)))
+            self._entries[child_id, entry.epoch] = entry.uid
 
     def _note_epoch(self, epoch: int, child_id: str, member: str) -> None:
         known = self._owner_of.setdefault(epoch, (child_id, member))
@@ -136,7 +144,8 @@ class Checks:
             self._unbegun[number] = answer
 
     def _check_state(self, run: Run, state: bytes) -> None:
-        if not state.startswith(run.incarnation):
+        theirs, own = _object(state), _object(run.incarnation)
+        if theirs != own and (theirs, own) not in self._adopted:
             self._trace.break_promise(f"child {run.incarnation!r} starts with the state of another: {state!r}")
         # A run that was up and lost before it could be reported is known to nobody but its own agent.
         since = self._ups[run.child_id][self._left.get(state, 0) :]
@@ -153,6 +162,12 @@ class Checks:
                 f"child {run.child_id} starts from a slice of term {run.desired.term}, and its agent has read {highest}"
             )
         self._run_before.add(incarnation)
+
+
+def _object(state: bytes) -> tuple[str, str]:
+    """Return the id and the uid of the object whose state has this name."""
+    child_id, _, uid = state.partition(b" ")[0].decode().rpartition("/")
+    return child_id, uid
 
 
 def unrest(world: World) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 from memoryapi import Json
 from memoryrequests import Key
 
-from processhub.registry.grammar import Assignment, parse_assignment
+from processhub.api.reasons import State
+from processhub.registry.grammar import Assignment, has_state, parse_assignment
 
 from .hands import Hands
 from .machines import Run
@@ -52,6 +53,16 @@ class Story:
         slices = [item for key, item in self.world.server.objects.items() if key.plural == "registryslices"]
         texts = [item["spec"]["entries"][child_id] for item in slices if child_id in item["spec"]["entries"]]
         return parse_assignment(texts[0]) if texts else None
+
+    def entry_on(self, member: str, child_id: str) -> Assignment | None:
+        """The entry of a child in slice 0 of a member."""
+        text = self.world.server.get("registryslices", f"hub.{member}.0")["spec"]["entries"].get(child_id)
+        return parse_assignment(text) if text else None
+
+    def is_reported(self, member: str, child_id: str, state: State) -> bool:
+        """Whether slice 0 of a member reports this state of a child."""
+        reports = self.world.server.get("registryslices", f"hub.{member}.0")["status"]["entries"]
+        return has_state(reports.get(child_id, ""), state)
 
     def slices_of(self, child_id: str) -> list[Key]:
         """The slices that have an entry of a child."""

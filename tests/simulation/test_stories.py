@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from memoryrequests import Key
 
 from builders import reports_of
 from processhub.api.reasons import State
@@ -40,6 +41,64 @@ def test_a_child_counts_as_running_once_the_lease_of_its_reporter_is_seen(late: 
         await told.until(lambda: pending() == 0, seconds=5)
 
     tell(hub(), 6, story)
+
+
+@pytest.mark.parametrize("edit", ["none", "ends", "starts again"])
+def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(edit: str) -> None:
+    """The operator saw nothing of the report that the child was up: the next agent overwrote it.
+
+    That agent reported the state as lost, and the child was started with the copy that its source had kept.
+    """
+
+    async def story(told: Story) -> None:
+        weather, server = told.world.network.weather, told.world.server
+        run = told.run("c0")
+        assert run is not None
+        there = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        name = f"hub.{there}.0"
+        told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
+        weather.stall("operator-", "registryslices")
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
+        if edit != "none":
+            told.world.edit(Key("children", "ns", "c0"), {"spec": {"exec": {"command": ["edited"]}}})
+            await told.until(lambda: told.is_reported(there, "c0", State.STOPPING))
+        if edit == "starts again":
+            await told.until(lambda: told.is_reported(there, "c0", State.STARTING))
+        before = told.pod(there).container
+        before.kill()
+        holder = server.get("registryslices", name)["status"]["holder"]
+        await told.until(lambda: server.get("registryslices", name)["status"]["holder"] != holder)
+        await asyncio.sleep(2)
+        weather.clear()
+
+    tell(hub(migration={"strategy": "HotSwap", "onRestart": "Hold", "holdSeconds": 30}), 1, story)
+
+
+def test_a_child_that_returns_does_not_get_the_state_that_it_once_left_there() -> None:
+    """Its former member had not acknowledged that the child had left when it was to return.
+
+    That member kept its copy of the state, and used it, as the move back came without one.
+    """
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        here = run.machine.member
+        there = "hub-1" if here == "hub-0" else "hub-0"
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": here}}})
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
+
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": there}}})
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.to)
+        run = told.run("c0")
+        assert run is not None
+        run.kill()
+        await told.until(lambda: told.running(here) == 1)
+
+    tell(hub(migration={"strategy": "HotSwap", "onRestart": "Hold", "holdSeconds": 30}), 1, story)
 
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])

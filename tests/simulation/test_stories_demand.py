@@ -46,6 +46,25 @@ def test_a_child_that_is_started_again_where_it_has_just_ended_is_put_on_record(
     tell(demand(ttlSeconds=2), 0, story)
 
 
+def test_a_child_that_is_declared_while_another_is_restarted_does_not_get_its_state() -> None:
+    """The run of the former child still ended, and the state that it left was kept for the Child."""
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        await told.answered("d")
+        await told.until(lambda: (run := told.run("d")) and (entry := told.entry("d")) and entry.epoch == run.epoch)
+        told.world.edit(HUB, {"spec": {"onDemand": {"exec": {"command": ["y"]}}}})
+        await told.until(lambda: (run := told.run("d")) and run.ending)
+
+        spec = {"hub": "hub", "exec": {"command": ["z"]}}
+        declared = {"metadata": {"name": "d"}, "spec": spec}
+        told.world.server_request("POST", Key("children", "ns", "d"), declared, "user")
+
+        await told.until(lambda: (run := told.run("d")) and run.command == ("z",))
+
+    tell(demand() | {"migration": {"strategy": "HotSwap"}}, 0, story)
+
+
 def test_a_drained_member_sends_requests_for_new_ids_to_the_members_with_the_view() -> None:
     async def story(told: Story) -> None:
         told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
@@ -101,6 +120,36 @@ def test_a_view_is_not_closed_for_a_member_whose_slice_somebody_deleted() -> Non
         assert told.order("hub-0")["view"] == view
 
     tell(demand(), 0, story)
+
+
+@pytest.mark.parametrize("strategy", ["ConsistentHashing", "LeastLoaded"])
+def test_a_child_that_still_ends_leaves_no_room_for_another(strategy: str) -> None:
+    """Its entry was gone, so it did not count for onDemand.max, whether its member starts others or is given them."""
+
+    async def story(told: Story) -> None:
+        ids = [f"d{number}" for number in range(12)]
+        if strategy == "ConsistentHashing":
+            await told.until(told.view_is_open)
+        answers = {child_id: await told.call(child_id) for child_id in ids}
+        started = [child_id for child_id in ids if answers[child_id].startswith("200 ")]
+        assert len(started) == 4
+        await told.until(lambda: all(told.entry(child_id) for child_id in started))
+        run, entry = told.run(started[0]), told.entry(started[0])
+        assert run is not None
+        assert entry is not None
+        orders = json.dumps({started[0]: entry.epoch})
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/stop": orders}}})
+        await told.until(lambda: run.ending)
+        for child_id in ids:
+            if child_id not in started:
+                told.call(child_id)
+
+        while run.runs:
+            assert len(told.world.checks.runs) <= 4
+            await asyncio.sleep(0.01)
+
+    spec = demand(max=4)
+    tell(spec | {"distribution": {"strategy": strategy}}, 0, story, seed=1)
 
 
 @pytest.mark.parametrize("migration", ["ColdSwap", "HotSwap"])

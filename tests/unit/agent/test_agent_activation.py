@@ -9,6 +9,7 @@ import pytest
 
 from builders import make_client, make_slice
 from processhub.agent.env import Environment
+from processhub.agent.problems import Problem
 from processhub.agent.registry.maderuns import room_by_view
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.activation import BY_VIEW, Activations
@@ -61,7 +62,7 @@ class Started:
     ) -> None:
         """The watch delivers a slice."""
         self.version += 1
-        settings = Settings(on_demand=True, partitioned=more.pop("partitioned", False))
+        settings = more.pop("settings", Settings(on_demand=True, partitioned=more.pop("partitioned", False)))
         version = {"generation": self.version, "resource_version": str(self.version)}
         given = {"member": "h-0", "hub": "h", "hub_uid": "uid", "workloads": {DIGEST: TEXT}, "settings": settings}
         item = make_slice(entries, activation=activation, **{**given, **version, "namespace": "default", **more})
@@ -257,6 +258,23 @@ def test_no_more_is_started_than_the_members_share(started: Started) -> None:
     started.put(order(share=2, most=9), entries={"x": Assignment(uid="u", epoch=1, workload=DIGEST, on_demand=True)})
 
     assert [started.start("a"), started.start("b")] == [100, None]
+
+
+def test_no_more_is_started_than_a_member_of_the_hub_may_have(started: Started) -> None:
+    """Declared children count too, whatever slice they are in."""
+    full, declared = Settings(on_demand=True, max_children=3), Assignment(uid="u", epoch=1, workload=DIGEST)
+    started.put(OPEN, settings=full)
+    started.put(None, index=1, name="h.h-0.1", entries={"x": declared}, settings=full)
+
+    assert [started.start(child) for child in "abc"] == [100, 101, None]
+    with pytest.raises(Problem) as busy:
+        started.activations.check_room("c")
+    started.activations.check_room("a")
+
+    assert (busy.value.status, busy.value.kind) == (429, "busy")
+    assert busy.value.detail.endswith("and member h-0 has its 3 children (spec.members.maxChildren)")
+    started.put(None, index=1, name="h.h-0.1", entries={}, settings=full)
+    assert started.start("c") == 102
 
 
 def test_no_more_is_started_than_the_status_of_slice_0_has_room_for(started: Started) -> None:

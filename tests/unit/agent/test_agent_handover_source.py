@@ -95,7 +95,7 @@ class Agent:
         self.supervisor = supervisor_of({Python: self.launcher}, handovers)
 
     def set_desired(self, epoch: int, to: str = "", **fields: Any) -> Child:
-        entry = Assignment(uid="u", epoch=epoch, workload="w", to=to, **fields)
+        entry = Assignment(**{"uid": "u", "epoch": epoch, "workload": "w", "to": to, **fields})
         self.supervisor.set_desired({"a": DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)})
         return self.supervisor.children["a"]
 
@@ -201,6 +201,36 @@ async def test_a_child_starts_afresh_in_another_role_as_another_child_and_withou
     child.ended(STATE)
 
     assert agent.launcher.paths == []
+    assert agent.launcher.states == [None, None]
+
+
+@pytest.mark.parametrize("up", [False, True], ids=["before its end", "before its next start"])
+async def test_the_object_that_adopts_a_child_gets_the_state_that_it_left(tmp_path: Path, *, up: bool) -> None:
+    agent, child = edited(tmp_path)
+    agent.set_desired(2)
+    if up:
+        child.ended(STATE)
+        assert agent.launcher.states == [None, b"7"]
+
+    agent.set_desired(3, uid="adopter", run=2)
+    child.ended(ExitStatus(Reason.IMPORT_ERROR, "not started") if up else STATE)
+
+    assert agent.launcher.states == [None, *[b"7"] * (1 + up)]
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["replaced", "removed before"])
+async def test_another_object_does_not_get_the_state_of_a_child_that_still_ends(
+    tmp_path: Path, *, removed: bool
+) -> None:
+    agent, child = edited(tmp_path)
+    agent.set_desired(2)
+    if removed:
+        agent.supervisor.set_desired({"a": None})
+
+    agent.set_desired(3, uid="u" if removed else "another")
+    assert agent.launcher.stops, "nobody gets its state"
+    child.ended(STATE)
+
     assert agent.launcher.states == [None, None]
 
 

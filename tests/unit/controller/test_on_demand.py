@@ -107,6 +107,19 @@ def test_an_ask_makes_no_more_than_the_hub_may_have_and_starts_nothing_that_is_d
     assert found.snapshot.children["declared"].uid == "c"
 
 
+def test_what_still_ends_counts_for_max_until_its_member_reports_its_end() -> None:
+    site = Demanded({**CACHE, "max": 2}, distribution={"strategy": "LeastLoaded"})
+    site.has("a")
+    site.has("ends", state=State.STOPPING)
+    del site.entries["ends"]
+    site.asks = ("b",)
+
+    assert site.wanted() == {"a"}
+
+    del site.reports["ends"]
+    assert site.wanted() == {"a", "b"}
+
+
 def test_a_suspended_hub_starts_nothing_for_requests() -> None:
     site = Demanded(suspend=True)
     site.has("a")
@@ -192,6 +205,16 @@ def test_a_members_wrong_clock_does_not_end_what_it_has_just_started() -> None:
         assert site.wanted(1000.0 + number) == {"a"}
     assert site.wanted(1100.0) == {"a"}
     assert site.wanted(1101.5) == set()
+
+
+@pytest.mark.parametrize("started_at", ["yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:60Z"])
+def test_a_report_with_a_time_that_is_none_ends_no_round(started_at: str) -> None:
+    site = Demanded({**CACHE, "ttlSeconds": 100})
+    site.has("a", started_at=started_at)
+    site.has("b", State.PENDING, started_at="")
+
+    assert site.wanted(1000.0) == {"a", "b"}
+    assert site.wanted(1101.0) == set()
 
 
 def test_one_that_never_starts_has_its_time_from_when_it_was_seen_on_record() -> None:

@@ -108,6 +108,10 @@ def test_a_target_that_is_to_return_the_child_has_taken_over() -> None:
     hub.acknowledge(target)
     hub.change(source, draining=False)
     hub.change(target, draining=True)
+    hub.write(plan(hub.snapshot()))
+    assert set(hub.record["a"]) == {target}
+    assert not plan(hub.snapshot()).entries, "the source may still keep its copy, which is older than the child"
+    hub.acknowledge(source)
     planned = plan(hub.snapshot())
     assert set(planned.entries) == {source, target}
 

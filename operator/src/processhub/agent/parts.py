@@ -224,6 +224,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     slices.settings_changed.listen(supervisor.apply)
     slices.settings_changed.listen(lease.apply)
     slices.desired_changed.listen(supervisor.set_desired)
+    slices.desired_changed.listen(requests.activations.count.desired_changed)
     slices.own_changed.listen(own_slice_changed)
     slices.registry_changed.listen(requests.takeover.registry_changed)
     slices.registry_changed.listen(requests.activations.registry_changed)
@@ -237,6 +238,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     supervisor.news.changed.listen(requests.streams.child_changed)
     supervisor.news.started.listen(parts.metrics.child_started)
     supervisor.news.restarted.listen(parts.metrics.child_restarted)
+    supervisor.news.gone.listen(requests.activations.count.gone)
     parts.handovers.listen_to(supervisor.news)
     parts.meter.measured.listen(lease.set_usage)
 

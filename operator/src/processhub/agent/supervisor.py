@@ -157,7 +157,7 @@ class Supervisor:
         allowed = child.desired.restartable if again else child.desired.startable
         if not (allowed and self._permit.may_start(again=again)):
             return False
-        if not again and self._handovers.lacks(child):
+        if not again and not child.status.started_at and self._handovers.lacks(child):
             # Started without its state, the child would count as moved, and the only copy of the state would be
             # discarded.
             report_lost(child)

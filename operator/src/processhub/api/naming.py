@@ -90,7 +90,11 @@ _LABEL_MAX = 63
 
 def is_child_id(text: str) -> bool:
     """Whether the text may be the id of a child: 1 to 253 bytes of UTF-8 without control characters."""
-    return 1 <= len(text.encode(errors="replace")) <= 253 and not any(unicodedata.category(c) == "Cc" for c in text)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # a lone surrogate, which JSON may have
+        return False
+    return 1 <= size <= 253 and not any(unicodedata.category(c) == "Cc" for c in text)
 
 
 def id_hash(child_id: str) -> str:

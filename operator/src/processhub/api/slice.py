@@ -27,10 +27,10 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The part of its Hub's spec that a member needs; times are in seconds.
 
     ``fence`` is true with a quorum strategy. ``redundancy_signal`` says for which roles a child is signalled.
-    ``on_demand`` says whether a first request starts a child, and ``on_demand_max`` how many such children there may be
-    (0: no limit). ``partitioned``: the hub has lost its quorum, and the member runs nothing, whatever its entries say.
-    ``handover_seconds`` limits a handover of state; 0 if there is none (ColdSwap). ``on_owner_lost_local``: the hub's
-    onDemand.onOwnerLost is Local.
+    ``max_children``: how many children a member may have. ``on_demand`` says whether a first request starts a child,
+    and ``on_demand_max`` how many such children there may be (0: no limit). ``partitioned``: the hub has lost its
+    quorum, and the member runs nothing, whatever its entries say. ``handover_seconds`` limits a handover of state; 0 if
+    there is none (ColdSwap). ``on_owner_lost_local``: the hub's onDemand.onOwnerLost is Local.
     """
 
     start_seconds: int = 10
@@ -42,6 +42,7 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
     fence: bool = False
     partitioned: bool = False
     redundancy_signal: str = "None"
+    max_children: int = 10_000
     on_demand: bool = False
     on_demand_max: int = 0
     handover_seconds: int = 0

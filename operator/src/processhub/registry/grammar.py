@@ -40,6 +40,7 @@ for its object. Nothing else in a report is ever cut, because clients wait for i
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -169,6 +170,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     view: int = 0
 
 
+@functools.lru_cache(maxsize=256)  # a child in a crash loop ends with the same text each time
 def _encode(value: str) -> str:
     # A lone surrogate, which an exception's text may contain, has no UTF-8.
     return quote(value, safe="/@+!$*;()[]{}'", errors="replace")

@@ -150,8 +150,9 @@ class Agents(Checked):
         return self.started(with_member(state, index, member), index, id_, run)
 
     def _count(self, agent: Agent) -> int:
-        """How many children on demand the member has."""
-        found = zip(agent.runs, agent.seen.slice.entries, strict=True)
+        """How many children on demand the member has: those on record, its own, and those that it still ends."""
+        runs = [run if run and (run.view or self.keeps("counts what ends")) else None for run in agent.runs]
+        found = zip(runs, agent.seen.slice.entries, strict=True)
         return sum(any(item is not None and item.uid == HUB for item in pair) for pair in found)
 
     def report(self, state: State, index: int) -> State | None:

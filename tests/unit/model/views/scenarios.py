@@ -68,6 +68,7 @@ VIEWS_NEEDED = {
     "confirmed": ViewRules(trouble={"move": 1, "turn": 1}),
     "proven elsewhere": ViewRules(trouble={"declare": 1, "move": 1, "delete": 1}),
     "shares": ViewRules(ids=("a", "d"), most=1),
+    "counts what ends": ViewRules(ids=("d", "h"), most=1, trouble={"idle": 2}),
     "no share for a move": ViewRules(ids=("d", "h"), most=1, trouble={"move": 1, "turn": 2}),
     "no move into a share": ViewRules(ids=("d", "h"), most=1, trouble={"move": 1}),
 }

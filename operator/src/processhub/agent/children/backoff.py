@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from processhub.agent.children.runs import ExitStatus
-from processhub.api.reasons import RestartPolicy
+from processhub.api.reasons import RestartPolicy, State
+from processhub.registry.grammar import Report
 
 _MIN_SECONDS, _MAX_SECONDS = 0.1, 30.0
 _STEADY_SECONDS = 10.0  # After a run of this length the next restart is immediate again.
@@ -75,6 +76,12 @@ class RunHistory:
         self.tried = False  # this agent has started it before
         self.interrupted = False  # an earlier agent of this member was running it
         self.was_up = False  # and had reported it Running
+
+    def adopt(self, report: Report) -> None:
+        """Continue the history that an earlier agent has reported."""
+        self.restarts = report.restarts
+        self.was_up = report.state in (State.RUNNING, State.STOPPING)
+        self.interrupted = self.was_up or report.state == State.STARTING
 
     def next_delay(self, now: float, limit: int, window: float) -> float | None:
         """Count a restart; returns the seconds to wait before it, or None if the restart limit is exceeded."""

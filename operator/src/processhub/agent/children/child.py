@@ -66,15 +66,15 @@ class Child:
         self._timer: asyncio.TimerHandle | None = None
         self._fresh()
 
-    def _fresh(self) -> None:
+    def _fresh(self, started_at: str = "", received: str = "") -> None:
         """Reset everything that belongs to an incarnation, because a new one is desired."""
-        self.status = RunStatus()
+        self.status = RunStatus(started_at=started_at)
         self.history = RunHistory()
         self.idle = False  # the child takes no more requests and waits to be stopped
         # The child is not started again until its spec changes: it has finished, or failed for good.
         self.given_up = False
         self.settled = False  # the child ran or failed once, so readiness does not wait for it any more
-        self.handover = HandoverState()
+        self.handover = HandoverState(received=received)
 
     @property
     def alive(self) -> bool:
@@ -118,6 +118,11 @@ class Child:
         """Set the run that is desired; None stops the child."""
         before, self.desired = self.desired, desired
         attempt = self._attempt
+        if desired is None or before is None or not desired.inherits(before):
+            if attempt is not None:
+                attempt.leaves_state = False
+        elif desired.assignment.uid != before.assignment.uid:
+            self._host.news.adopted.notify(self, before.assignment.uid)
         if attempt is not None and attempt.run is not None:
             if desired is None or before is None or not desired.same_run(before):
                 self.handover.received = ""
@@ -148,7 +153,7 @@ class Child:
         else:
             if before is not None and not desired.same_run(before):
                 self._cancel_timer()
-                self._fresh()
+                self._fresh(self.status.started_at if desired.has_state_of(before) else "")
                 before = None
             self._follow_handover(before)
             self.changed(urgent=False)
@@ -188,10 +193,9 @@ class Child:
         attempt = self._attempt
         if attempt is None or attempt.run is None:
             return
-        grace = self.limits.stop_seconds
         self._cancel_timer()
         attempt.stopping = attempt.leaves_state = True
-        attempt.held_back = lambda run: self._leave(run, path, grace)
+        attempt.held_back = lambda run: self._leave(run, path)
         self.status.state = State.STOPPING
         self.changed(urgent=False)
         if self._answers:
@@ -199,10 +203,10 @@ class Child:
         else:
             self._go_on()
 
-    def _leave(self, run: RunHandle, path: Path, grace: float) -> None:
-        run.hand_over(path, grace, ask=False)
+    def _leave(self, run: RunHandle, path: Path) -> None:
+        run.hand_over(path, self.limits.stop_seconds, ask=False)
         # An actor may be busy for long. Then it is stopped, without its state.
-        self._timer = self._loop.call_later(self.limits.handover_seconds, run.stop, grace)
+        self._timer = self._loop.call_later(self.limits.handover_seconds, run.stop, self.limits.stop_seconds)
 
     def stays(self) -> None:
         """Serve requests again: the child declined to be moved."""
@@ -215,14 +219,11 @@ class Child:
 
         A child that had finished stays finished. One whose policy forbids restarts is not started again.
         """
-        self.history.restarts = report.restarts
+        self.history.adopt(report)
         self.status.started_at, self.status.last_exit = report.started_at, report.last_exit
         if report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED:
             self.status.show(State(report.state), report.reason, report.message)
             self.settled = self.given_up = True
-        elif report.state in (State.STARTING, State.RUNNING, State.STOPPING):
-            self.history.interrupted = True
-            self.history.was_up = report.state in (State.RUNNING, State.STOPPING)
 
     # The run.
 
@@ -366,10 +367,10 @@ class Child:
         if attempt is not None and attempt.leaves_state and not exit_status.fenced:
             self._host.news.left.notify(self, exit_status)
         if attempt is None or not self.desired.same_run(attempt.desired):
-            received = self.handover.received  # for the present entry, while the earlier incarnation was ending
-            self._fresh()
-            self.handover.received = received
-            self._follow_handover(None)  # Ordered while the earlier incarnation was ending.
+            took = attempt is not None and self.desired.has_state_of(attempt.desired)
+            # What was received, and is ordered, while the earlier incarnation was ending is for the present entry.
+            self._fresh(self.status.started_at if took else "", self.handover.received)
+            self._follow_handover(None)
             self.changed(urgent=True)
             self.advance()
             return

@@ -53,6 +53,8 @@ class ChildNews(Generic[C]):
         self.handover_declined: Listeners[C] = Listeners()  # the child declined to be moved
         # The child ended for a handover; it may have left a state.
         self.quiesced: Listeners[C, ExitStatus] = Listeners()
+        # Another object than the one with this uid has the child now, which goes on as it is.
+        self.adopted: Listeners[C, str] = Listeners()
         # The child is edited or suspended: it ends here, and its next run here takes its state up.
         self.replaced: Listeners[C] = Listeners()
         # It ended for that; it may have left a state.

@@ -149,7 +149,8 @@ class ModuleRunner(RunnerProcess):
             self._idle = None
         self.runs[run.key] = run
         # A state may hold what is no UTF-8, which the faster encoder refuses.
-        self.post(frame(json.dumps(order).encode() if "state" in order else _encode(order)))
+        # The request for which a child is started goes with it.
+        self.post(frame(json.dumps(order).encode() if "state" in order else _encode(order)), at_once=False)
 
     def heard(self, message: Message) -> None:
         """Handle an event of the runner."""

@@ -46,6 +46,12 @@ class HeldStates:
             return got
         return self.left[child_id] if self.has_left(child_id, entry.uid) else None
 
+    def adopt(self, child_id: str, uid: str, by: str) -> None:
+        """Keep the states of the object with this uid for the one that has its child now."""
+        for states in (self.left, self.received):
+            if (held := states.get(child_id)) is not None and held.uid == uid:
+                states[child_id] = msgspec.structs.replace(held, uid=by)
+
     def discard(self, child_id: str) -> None:
         """Remove the states of the child, with their files."""
         if child_id in self._writing:

@@ -74,6 +74,7 @@ class Handovers:
         news.quiesced.listen(self.quiesced)
         news.replaced.listen(self.replace)
         news.left.listen(self.keep)
+        news.adopted.listen(self.adopt)
         news.started.listen(self.started)
         news.gone.listen(self.forget)
 
@@ -106,6 +107,11 @@ class Handovers:
         content = path if exit_status.state is None else exit_status.state
         self._states.left[child.id] = HeldState(desired.assignment.uid, content)
         return True
+
+    def adopt(self, child: Child, uid: str) -> None:
+        """Keep the states of a child for the object that has it now, instead of the one with this uid."""
+        assert child.desired is not None
+        self._states.adopt(child.id, uid, child.desired.assignment.uid)
 
     def quiesced(self, child: Child, exit_status: ExitStatus) -> None:
         """Take the state that the child left at its end for a handover."""

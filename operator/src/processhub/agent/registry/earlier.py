@@ -16,7 +16,10 @@ class EarlierReports:
         self._slices, self._holder = slices, holder
 
     def of(self, child_id: str, desired: DesiredRun) -> Report | None:
-        """The earlier report of the same incarnation of the child, or None if there is none."""
+        """The earlier report of the same incarnation of the child, or None if there is none.
+
+        A child that was edited after it had taken up the state that its entry names has taken it up all the same.
+        """
         item = self._slices.own_slice(desired.slice)
         if item is None or item.status.holder == self._holder:
             return None
@@ -24,7 +27,9 @@ class EarlierReports:
         if text is None:
             return None
         with contextlib.suppress(EntryError):
-            report = parse_report(text)
-            if is_current(desired.assignment, report):
+            report, entry = parse_report(text), desired.assignment
+            if is_current(entry, report):
                 return report
+            if entry.state and report.uid == entry.uid:
+                return Report(uid=entry.uid, epoch=entry.epoch, started_at=report.started_at)
         return None

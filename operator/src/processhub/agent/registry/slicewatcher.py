@@ -46,6 +46,15 @@ class DesiredRun:
         same = mine.uid == theirs.uid or mine.run == theirs.started_with
         return same and mine.started_with == theirs.started_with and self.workload == other.workload
 
+    def inherits(self, other: DesiredRun) -> bool:
+        """Whether a state of ``other`` is for this one: the object is the same, or has adopted its run."""
+        return self.assignment.uid == other.assignment.uid or self.same_run(other)
+
+    def has_state_of(self, other: DesiredRun) -> bool:
+        """Whether the same state came with both by a handover."""
+        mine, theirs = self.assignment, other.assignment
+        return bool(mine.state) and (mine.uid, mine.state) == (theirs.uid, theirs.state)
+
     def continues(self, other: DesiredRun) -> bool:
         """Whether the next run of an edited or suspended child may take up the state of a run for ``other``."""
         mine, theirs = self.assignment, other.assignment
@@ -178,6 +187,10 @@ class SliceWatcher:
     def count_on_demand(self) -> int:
         """The number of this member's entries of children that a request started."""
         return sum(own.on_demand for own in self._own.values())
+
+    def count_children(self) -> int:
+        """The number of children that this member has: by its entries, and by itself."""
+        return len(self.made) + sum(len(own.entries) for own in self._own.values())
 
     def may_report(self, child: str) -> bool:
         """Whether the status of slice 0 has room for one more child that is not on record."""

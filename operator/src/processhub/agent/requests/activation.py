@@ -48,7 +48,7 @@ class Activations:
     ) -> None:
         self._env, self._identity, self._slices, self._children = env, identity, slices, children
         self._may_start = may_start
-        self.count = DemandCount(slices)
+        self.count = DemandCount(slices, children)
         self._block = self._used = 0  # the first epoch of the block, and the last one that was given
         self._template: DesiredRun | None = None
         self._taken: Activation | None = None
@@ -81,14 +81,13 @@ class Activations:
         running = child is not None and not child.stopping
         return RoutedCopy(self._env.member, self._env.address, Role.ACTIVE, epoch, wait=False, running=running)
 
-    @property
-    def asks(self) -> bool:
-        """Whether the operator is to be asked for new ids: no view is open, and none is about to be replaced.
+    def asks_for(self, child_id: str) -> bool:
+        """Whether the operator is to be asked for the id: no view is open, and none is about to be replaced.
 
         A view that closes is followed by the next within moments, unless its hub has no views any more.
         """
         if self._routing_view() is not None:
-            return False
+            return self.asks_for_own(child_id)
         if not self._closes:
             return True
         now = asyncio.get_running_loop().time()
@@ -96,32 +95,50 @@ class Activations:
             self._awaited_since = now
         return now - self._awaited_since > _CLOSING_SECONDS
 
-    def check_share(self, child_id: str) -> None:
-        """Raise Problem if the id is this member's to start, and its share is used up (docs/protocol.md, rule 33).
+    def asks_for_own(self, child_id: str) -> bool:
+        """Whether the id is this member's by an open view, and was named by a slice that was deleted since.
 
+        Only the operator can prove that it has ended (docs/protocol.md, rule 27).
+        """
+        view = self._routing_view()
+        return view is not None and self._is_lost(child_id, view) and chosen_member(view, child_id) == self._env.member
+
+    def _is_lost(self, child_id: str, view: View) -> bool:
+        """Whether a slice that named the id was deleted since this view was opened."""
+        return view.number <= self._lost.get(child_id, 0)
+
+    def check_room(self, child_id: str) -> None:
+        """Raise Problem if the id is this member's to start, and it may have no more children.
+
+        It has as many as spec.members.maxChildren allows, or its share of onDemand.max (docs/protocol.md, rule 33).
         Where each member would get more, the operator opens another view, and the request waits for that.
         """
         order, view = self._order(), self._routing_view()
-        if order is None or view is None or not self._is_used_up(order):
+        if order is None or view is None or child_id in self._slices.made:
             return
-        left = order.most - self.count.entries - len(self._slices.made)
-        if left < len(view.members) and chosen_member(view, child_id) == self._env.member:
+        left = order.most - self.count.entries - len(self._slices.made) if self._is_used_up(order) else None
+        no_share, most = left is not None and left < len(view.starting), self._slices.settings.max_children
+        if not (no_share or self._has_all(most)) or chosen_member(view, child_id) != self._env.member:
+            return
+        if no_share:
             raise full(child_id, f"member {self._env.member} has its share, {order.share},")
+        said = f"child {child_id!r} does not exist, and member {self._env.member} has its {most} children"
+        raise Problem(429, "busy", f"{said} (spec.members.maxChildren)", _RETRY_AFTER)
 
     def why(self, child_id: str) -> str:
         """Why the child is not started, as a clause; "" if nothing is known."""
         view = self._routing_view()
+        if self.asks_for(child_id):
+            return "the operator has not placed it"
         if view is None:
-            return (
-                "the operator has not placed it" if self.asks else "the members that start such children are changing"
-            )
+            return "the members that start such children are changing"
         chosen = chosen_member(view, child_id)
         return f"member {chosen}, which has to start it, does not start any child now"
 
     def registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Look at the views again, and note the children of a deleted slice: its member may still run them.
 
-        The operator closes the view then (docs/protocol.md, rule 27). A child that has an entry again leaves the record
+        The operator is asked for these (docs/protocol.md, rule 27). A child that has an entry again leaves the record
         as any other does.
         """
         self._looked = False
@@ -210,11 +227,13 @@ class Activations:
             return None
         if any(child_id in known.spec.entries for known in self._slices.registry()):
             return None
-        if order.view <= self._lost.get(child_id, 0):
+        if self._is_lost(child_id, view):
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
             return None
-        if self._is_used_up(order) or not self._slices.may_report(child_id):
+        if self._is_used_up(order) or self._has_all(self._slices.settings.max_children):
+            return None
+        if not self._slices.may_report(child_id):
             return None
         self._used += 1
         made = dataclasses.replace(
@@ -226,9 +245,13 @@ class Activations:
         self._slices.make(child_id, made)
         return made
 
+    def _has_all(self, most: int) -> bool:
+        """Whether this member has so many children, on demand or not."""
+        return self._slices.count_children() >= most
+
     def _is_used_up(self, order: Activation) -> bool:
         """Whether this member has its share of the hub's children on demand."""
-        return bool(order.most) and len(self._slices.made) + self._slices.count_on_demand() >= order.share
+        return bool(order.most) and self.count.here >= order.share
 
 
 def full(child_id: str, who_has: str) -> Problem:

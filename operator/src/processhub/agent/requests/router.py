@@ -29,6 +29,7 @@ from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
+from processhub.api.naming import is_child_id
 from processhub.api.reasons import Role, State
 
 _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
@@ -218,7 +219,7 @@ class Router:
         ``put_off()`` is called before each wait for that.
         """
         until = self._loop.time() + _AGAIN_SECONDS
-        with self.watch.on(child_id) as changed:
+        with self.watch.on(child_id) as changed, self._asks.ask(child_id) as ask:
             self.watch.set_unowned(changed, True)
             while True:
                 changed.clear()
@@ -227,7 +228,9 @@ class Router:
                 if owner is not None or copies:
                     here = owner is not None and owner.member == self._env.member
                     return owner.epoch if owner is not None and here else BY_VIEW
-                self._activations.check_share(child_id)
+                self._activations.check_room(child_id)
+                if self._activations.asks_for_own(child_id):
+                    ask.make()
                 left = until - self._loop.time()
                 if left <= 0 or self._leaving:
                     return BY_VIEW
@@ -278,8 +281,12 @@ class Router:
         ]
 
     def _owner(self, child_id: str, copies: list[RoutedCopy]) -> RoutedCopy | None:
-        """The copy that gets the request. A child that no slice names is started by the member whose it is."""
+        """The copy that gets the request. A child that no slice names is started by the member whose it is.
+
+        Raises Problem if the text can be no id.
+        """
         if not copies:
+            _check_id(child_id)
             return self._activations.owner(child_id)
         return self._takeover.takeover_of(child_id, copies) or _owner(copies)
 
@@ -354,6 +361,13 @@ class Router:
                     self._queue.cast_failed(child_id, problem.detail)
         finally:
             del self._following[child_id], self._followers[child_id]
+
+
+def _check_id(child_id: str) -> None:
+    """Raise Problem if this can be no child's id. A status that names it would be rejected with all that it reports."""
+    if not is_child_id(child_id):
+        what = "the id must be 1 to 253 bytes of UTF-8 without control characters"
+        raise Problem(400, "bad_request", what)
 
 
 def _owner(copies: list[RoutedCopy]) -> RoutedCopy | None:

@@ -8,11 +8,11 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import sys
 import traceback
 import weakref
 from collections import deque
-from pathlib import Path
 from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
@@ -239,7 +239,8 @@ class Hosted(Strand):
     def _inherited(self) -> str | None:
         """The JSON text of the state that the actor starts with, or None."""
         if path := self._order.get("state_file"):
-            return Path(path).read_text()
+            with open(path) as file:
+                return file.read()
         state: str | None = self._order.pop("state", None)  # the text is not needed any more
         return state
 
@@ -417,9 +418,10 @@ def _is_plain(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _write(path: str, text: str) -> None:
-    scratch = Path(path + ".part")
-    scratch.write_text(text)
-    scratch.replace(path)
+    scratch = path + ".part"
+    with open(scratch, "w") as file:
+        file.write(text)
+    os.replace(scratch, path)  # noqa: PTH105 a runner that needs no pathlib is up sooner, and smaller by 0.6 MiB
 
 
 def _print_trace(error: BaseException) -> None:

@@ -34,6 +34,7 @@ def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
         redundancy_signal=hub.spec.redundancy.redundancy_signal,
         fence=hub.spec.partition_tolerance.strategy != "Divergence",
         partitioned=partitioned,
+        max_children=hub.spec.members.max_children,
         on_demand=on_demand is not None,
         on_demand_max=(on_demand.max or 0) if on_demand else 0,
         on_owner_lost_local=on_demand is not None and on_demand.on_owner_lost == "Local",

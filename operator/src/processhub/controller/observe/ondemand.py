@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 
 import msgspec
 
+from processhub.api.grouporders import GroupOrderError, parse_stop_orders
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_STOP, is_child_id
 from processhub.api.reasons import Reason, State
-from processhub.api.stoporders import StopOrderError, parse_stop_orders
-from processhub.cluster.timestamps import utc_now
+from processhub.cluster.timestamps import unix_time, utc_now
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.views import ViewFacts
 from processhub.controller.rounds.round import Round
@@ -108,7 +107,7 @@ def stop_orders(hub: Hub) -> dict[str, int]:
     """The orders to stop children on demand: id → epoch. Orders that can't be read are none."""
     try:
         return parse_stop_orders(hub.metadata.annotations.get(ANNOTATION_STOP, ""))
-    except StopOrderError:
+    except GroupOrderError:
         return {}
 
 
@@ -126,11 +125,7 @@ def _in_slice(hub: Hub, member: Member, known: KnownSlice) -> _InSlice:
             {child_id: entry.epoch for child_id, entry in own.items()},
             frozenset(child_id for child_id, report in current.items() if report.reason == Reason.IDLE),
             frozenset(child_id for child_id, report in current.items() if _is_over(own[child_id], report)),
-            {
-                child_id: datetime.fromisoformat(report.started_at).timestamp()
-                for child_id, report in current.items()
-                if report.started_at
-            },
+            {child_id: at for child_id, report in current.items() if (at := unix_time(report.started_at)) is not None},
         )
 
     return known.derived("on demand", (uid, bool(reports)), compute)
@@ -158,23 +153,39 @@ def _asked(
 ) -> dict[str, str]:
     """The ids that members ask for and that may be placed, each with the first member that asks for it.
 
-    While a view is not closed, only the member that may start an id asks for it: it can't, for want of room.
+    While a view is not closed, only the member that may start an id asks for it: it can't, because a slice that named
+    the id was deleted (docs/protocol.md, rule 27).
     """
     state, template = round.state, round.hub.spec.on_demand
     if round.hub.spec.suspend or template is None:
         return {}
+
+    def declared(child_id: str) -> bool:
+        return child_id in state.children.by_id or any(child_id in item.wanted for item in state.sets.values())
+
     found: dict[str, str] = {}
     for name, member in members.items():
         first = next((known for known in member.slices if known.index == 0), None)
         if first is None or member.phase is not Phase.LIVE or first.present.status.holder != member.holder:
             continue
         for child_id in first.present.status.asks:
-            declared = child_id in state.children.by_id or any(child_id in item.wanted for item in state.sets.values())
-            if child_id in on_record or declared or not is_child_id(child_id):
+            if child_id in on_record or declared(child_id) or not is_child_id(child_id):
                 continue
             if views.not_closed is None or chosen_member(views.not_closed.view, child_id) == name:
                 found.setdefault(child_id, name)
-    if template.max is not None:
-        room = template.max - len(on_record) - sum(map(len, views.recorded.values()))
-        found = dict(list(found.items())[: max(0, room)])
+    if found and template.max is not None:
+        taken = on_record.keys() | {child_id for own in views.recorded.values() for child_id in own}
+        taken |= {child_id for child_id in _ending(members) if not declared(child_id)}
+        found = dict(list(found.items())[: max(0, template.max - len(taken))])
     return found
+
+
+def _ending(members: Mapping[str, Member]) -> set[str]:
+    """The ids that may run on a member beside what is on record there."""
+    return {
+        child_id
+        for member in members.values()
+        if member.phase is not Phase.GONE
+        for known in member.slices
+        for child_id in known.possibly_running(member.holder)
+    }

@@ -151,15 +151,21 @@ class KnownSlice:
         """
         ids = self.unproven.keys() | self.uncertain.keys()
         if self.present.status.holder == holder:
-            for child_id, report in self.reports.items():
-                entry = self.assignments.get(child_id)
-                if (
-                    entry is None
-                    or entry.uid != report.uid
-                    or (entry.wait and entry.epoch != report.epoch)
-                    or (entry.role == Role.PASSIVE and report.role == Role.ACTIVE)
-                ):
-                    ids.add(child_id)
+            ids |= self.derived("reported beside", None, self._reported_beside)
+        return ids
+
+    def _reported_beside(self) -> set[str]:
+        """The ids whose report is of a run that no entry of this slice orders so."""
+        ids = set()
+        for child_id, report in self.reports.items():
+            entry = self.assignments.get(child_id)
+            if (
+                entry is None
+                or entry.uid != report.uid
+                or (entry.wait and entry.epoch != report.epoch)
+                or (entry.role == Role.PASSIVE and report.role == Role.ACTIVE)
+            ):
+                ids.add(child_id)
         return ids
 
 
@@ -167,8 +173,8 @@ class Slices(dict[str, KnownSlice]):
     """The slices of one hub, by object name.
 
     - ``older``: those of an earlier Hub of its name.
-    - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
-    - ``lost``: the members that had them, until the view that they are in begins to close.
+    - ``unaccounted``: member → the ids of slices that were deleted. They may run there.
+    - ``lost``: the members of such slices, until the view that is open begins to close.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 

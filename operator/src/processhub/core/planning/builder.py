@@ -188,7 +188,7 @@ class PlanBuilder:
             return child
         return msgspec.structs.replace(child, workload=entry.workload)
 
-    def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> None:
+    def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> bool:
         """Write the waiting entry on ``target``; ``why`` is a clause such as ``my-hub-3 joined``."""
         self.budget.begin_move()
         self.load[source] -= 1
@@ -196,6 +196,7 @@ class PlanBuilder:
         # The target's entry gets a new epoch at once, so that any reader of both entries knows which is newer.
         self.put(target, child.id, self.assignment(child, wait=True))
         self.moves.append(Move(child.id, source, target, why))
+        return True
 
     def unfit(self, name: str) -> str:
         """Why no child can be moved to the member of this name; "" if one can, given room."""

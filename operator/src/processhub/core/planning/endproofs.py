@@ -30,6 +30,10 @@ class EndProofs:
     def _late_members(self) -> MemberNames:
         return MemberNames(member.name for member in self._snapshot.members if not member.settled)
 
+    def may_run(self, child_id: str, member: str) -> bool:
+        """Whether the child may run on this member beside what is on record."""
+        return not self._members[member].settled or member in self._possibly_running.get(child_id, ())
+
     def blocked(
         self, child_id: str, besides: Collection[str] = (), besides_pods_of: Collection[str] = ()
     ) -> Unplaced | None:

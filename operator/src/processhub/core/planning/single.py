@@ -154,7 +154,7 @@ class SingleCopyPlanner(ChildSteps):
             return REFUSED
         if source is not None and not self.budget.spent:
             begun.add(child_id)
-            self.begin_move(child, source, name, "a move was requested")
+            self.begin_move(child, source, name, "a move was requested")  # where it can't begin yet, the request stays
         else:
             self.budget.put_off()
         return None
@@ -190,8 +190,10 @@ class SingleCopyPlanner(ChildSteps):
                     self.deferred.append(child.id)
                     unfinished.add(joiner.name)
                     continue
-                left.add(source)
-                self.begin_move(child, source, joiner.name, f"{joiner.name} {self._why(joiner)}")
+                if self.begin_move(child, source, joiner.name, f"{joiner.name} {self._why(joiner)}"):
+                    left.add(source)
+                else:
+                    unfinished.add(joiner.name)
             if take > now:
                 unfinished.add(joiner.name)
             if len(order) > take:

@@ -74,20 +74,26 @@ class ChildSteps(PlanBuilder):
 
     # Steps for one child.
 
-    def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> None:
+    def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> bool:
         """Put the waiting entry on ``target``, and order the handover if the migration strategy has one.
 
+        Returns False if the child was on ``target``, and its removal there is not acknowledged: by what that member
+        keeps of its former stay it would start with a state that is older than the child (docs/protocol.md, rule 20).
         The source's order and the waiting entry may be written in any order, because the state is not taken before the
         waiting entry exists. If the source's entry changes for another reason in this plan, it gets the order in the
         next round.
         """
+        if child.id in self.changes.get(target, ()) or self.proofs.may_run(child.id, target):
+            self.budget.put_off()
+            return False
         super().begin_move(child, source, target, why)
         if child.id in self.changes.get(source, ()) or self.mode(child, source, target) is not MigrationMode.HOT:
-            return
+            return True
         entry = self.changes[target][child.id]
         there = next((place for place in self.snapshot.record[child.id] if place.member == source), None)
         if entry is not None and there is not None:
             self._order(child, there, OnRecord(target, entry))
+        return True
 
     def mode(self, child: DesiredChild, source: str, target: str, *, by_choice: bool = False) -> MigrationMode:
         """The mode in which the hub's migration strategy moves the child."""
