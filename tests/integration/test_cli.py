@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 import pytest_asyncio
 import yaml
@@ -236,6 +237,40 @@ async def test_a_list_is_watched_until_it_is_interrupted(cli: Cli) -> None:
     everywhere = (await cli("list -A --hub shop -o json")).json
     assert {(one["namespace"], one["hub"]) for one in everywhere} == {(cli.product.namespace, HUB)}
     assert (await cli("stop hidden shown --wait")).code == 0
+
+
+async def test_the_page_follows_the_hub_and_answers_only_to_localhost(cli: Cli) -> None:
+    process = await cli.begin("ui", "--port", "0")
+    address = (await asyncio.wait_for(process.stdout.readline(), 30)).decode().strip()
+    assert address.startswith("http://127.0.0.1:")
+    port = address.rstrip("/").rpartition(":")[2]
+
+    async with aiohttp.ClientSession() as session:
+
+        async def get(path: str, **headers: str) -> tuple[int, str]:
+            async with session.get(address + path, headers=headers) as answer:
+                assert "default-src 'none'" in answer.headers.get("Content-Security-Policy", "") or answer.status == 403
+                return answer.status, await answer.text()
+
+        assert "<script src=" in (await get(""))[1]
+        assert (await get("ui.js", Host=f"localhost:{port}"))[0] == 200
+        assert (await get("hubs.json", Host=f"evil.example:{port}"))[0] == 403
+        async with session.post(f"{address}hubs.json") as answer:
+            assert answer.status == 405
+        assert (await cli("start onpage --wait --exec -- sleep 1000")).code == 0
+
+        async def there() -> bool:
+            (hub,) = json.loads((await get("hubs.json?filter=onpa"))[1])
+            return [(one["id"], one["nodes"][0]["state"]) for one in hub["registry"]] == [("onpage", "Running")]
+
+        await eventually(there, "the new child is on the page", within=30)
+    taken = await cli(f"ui --port {port}")
+    assert (taken.code, taken.err.partition(":")[0]) == (1, "error")
+    assert "name another with --port" in taken.err
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 130
+    assert (await cli("stop onpage --wait")).code == 0
 
 
 async def test_kubectls_connection_options_override_the_kubeconfig(cli: Cli, product: Live, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from processhub.requesterrors import Timeout
 
 A = TypeVar("A", bound="Actor")
 
-# Sends a request to another child: (call or cast, id, value, to) → the answer.
+# Sends a request to another child, or looks something up: (operation, id or tag, value, to) → the answer.
+# The operations are call, cast, where, tagged and members.
 Ask = Callable[[str, str, Any, str], Awaitable[Any]]
 
 
@@ -58,6 +59,30 @@ class HubHandle:
         Raises the errors of ``call``.
         """
         await self._limited("cast", child_id, message, to, timeout)
+
+    async def where(self, child_id: str) -> list[dict[str, Any]]:
+        """The copies of a child on record, the active one first; none if the hub has no such child.
+
+        Each has the ``name`` of its member, ``pod``, ``role``, ``state``, ``pid`` and ``epoch``. It is answered from
+        memory.
+        """
+        found: list[dict[str, Any]] = await self._ask("where", child_id, None, "one")
+        return found
+
+    async def is_alive(self, child_id: str) -> bool:
+        """Whether the child's active copy runs."""
+        copies = await self.where(child_id)
+        return bool(copies) and (copies[0]["role"], copies[0]["state"]) == ("Active", "Running")
+
+    async def tag_query(self, tag: str) -> list[str]:
+        """The ids of the children with the tag, sorted."""
+        found: list[str] = await self._ask("tagged", tag, None, "one")
+        return found
+
+    async def members(self) -> list[dict[str, Any]]:
+        """The members of the hub: ``name``, ``pod``, ``children`` and ``running`` (numbers of children)."""
+        found: list[dict[str, Any]] = await self._ask("members", "", None, "one")
+        return found
 
     def actor(self, child_id: str, kind: type[A], *, timeout: float | None = None) -> A:
         """A handle by which the methods of another actor are called: ``await self.hub.actor("a", Counter).add(2)``.
@@ -111,6 +136,8 @@ class Actor:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls._methods = marked(cls)
+        if taken := sorted(cls._methods & Actor.__annotations__.keys()):
+            raise TypeError(f"{cls.__name__}.{taken[0]}: an actor has a field of this name; rename the method")
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine beside the messages. An exception in it is a crash. It is cancelled when the actor ends."""

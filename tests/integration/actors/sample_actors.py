@@ -115,6 +115,10 @@ class Worker(Actor):
         answer["headers"] = self.headers
         if other := request.get("ask"):
             answer["asked"] = await self.hub.call(other, request.get("with", {}), timeout=request.get("timeout"))
+        if request.get("looks"):
+            hub = self.hub
+            alive = [await hub.is_alive(other) for other in (self.id, "nobody")]
+            answer["looks"] = [await hub.where(self.id), alive, await hub.tag_query("eu"), await hub.members()]
         if other := request.get("tell"):
             await self.hub.cast(other, request.get("with", {}))
         if "echo" in request:

@@ -102,6 +102,14 @@ def test_a_handle_of_the_blocking_client_returns_the_result() -> None:
     assert counter.add(7) == 1
 
 
+@pytest.mark.parametrize("name", ["env", "headers", "state", "hub"])
+def test_a_method_that_a_field_would_hide_is_refused(name: str) -> None:
+    async def hidden(self: Any) -> None: ...
+
+    with pytest.raises(TypeError, match=f"Own.{name}: an actor has a field of this name; rename the method"):
+        type("Own", (processhub.Actor,), {name: processhub.method(hidden)})
+
+
 async def test_a_marked_method_can_be_called_as_any_other() -> None:
     class Own(processhub.Actor):
         @processhub.method

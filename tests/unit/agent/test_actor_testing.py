@@ -87,6 +87,8 @@ async def test_a_state_goes_from_one_run_to_the_next() -> None:
 async def test_other_children_are_functions_of_the_test() -> None:
     class Asker(processhub.Actor):
         async def handle_call(self, request: Any) -> Any:
+            if request == "hub":
+                return [await self.hub.is_alive("b"), await self.hub.where("c"), len(await self.hub.members())]
             return [await self.hub.call(request, (1, 2)), await self.hub.actor(request, Counter).add(by=1)]
 
     async def other(request: Any) -> Any:
@@ -94,6 +96,7 @@ async def test_other_children_are_functions_of_the_test() -> None:
 
     async with host(Asker, children={"b": other}) as child:
         assert await child.call("b") == [{"got": [1, 2]}, {"got": {"method": "add", "args": [], "kwargs": {"by": 1}}}]
+        assert await child.call("hub") == [True, [], 1]
         with pytest.raises(ChildNotFound, match="hub test has no child 'c'; name it in children"):
             await child.call("c")
 

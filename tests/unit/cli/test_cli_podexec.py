@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
 import os
+import pty
+import signal
+import struct
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
@@ -93,6 +99,50 @@ async def test_standard_input_is_sent_to_its_end(
         [("container", "agent"), ("command", "cat"), ("command", "-n"), ("stdout", "true"), ("stdin", "true"),
          ("stderr", "true")]
     ]  # fmt: skip
+
+
+@pytest.fixture
+def terminal() -> Iterator[int]:
+    """The other end of a terminal of 100 by 30 that is standard input."""
+    kept, (theirs, ours) = os.dup(0), pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    os.dup2(ours, 0)
+    yield theirs
+    os.dup2(kept, 0)
+    for number in (kept, ours, theirs):
+        os.close(number)
+
+
+async def test_a_terminal_passes_each_key_and_its_size(
+    site: tuple[Server, Client], terminal: int, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    server, client = site
+    sizes: list[dict[str, int]] = []
+    before = termios.tcgetattr(0)
+
+    async def shell(socket: web.WebSocketResponse) -> None:
+        async for message in socket:
+            if message.data[:1] == b"\x04":
+                sizes.append(json.loads(message.data[1:]))
+                if len(sizes) == 1:
+                    os.write(terminal, b"\x03")  # Ctrl-C is a key of the command
+            else:
+                await socket.send_bytes(b"\x01" + message.data[1:])
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+                os.kill(os.getpid(), signal.SIGWINCH)
+            if len(sizes) == 2:
+                await socket.send_bytes(b"\x03" + failure("130"))
+                return
+
+    server.kubelet = shell
+
+    assert await asyncio.wait_for(run_in_pod(client, WHAT, stdin=True, terminal=True), 20) == 130
+    assert sizes == [{"Width": 100, "Height": 30}, {"Width": 120, "Height": 40}]
+    assert capsysbinary.readouterr().out == b"\x03"
+    assert termios.tcgetattr(0) == before
+    assert server.protocols == ["v4.channel.k8s.io"]
+    assert ("tty", "true") in server.queries[0]
+    assert ("stderr", "true") not in server.queries[0]
 
 
 async def test_both_outputs_and_the_exit_code_are_those_of_the_command(

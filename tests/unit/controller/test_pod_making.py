@@ -207,7 +207,7 @@ async def test_a_pod_whose_annotations_cannot_be_written_is_named_and_blocks_not
     assert ("three", "Passive") in round_.site.marks
     said = pods.unplaced()["a"]
     assert said.reason is Reason.INVALID
-    assert "could not be told its role and epoch: the policy says no" in said.message
+    assert "could not be given its role and epoch: the policy says no" in said.message
 
     round_.site.refuse.clear()
     round_.memory.execute.refused_pods.clear()  # as after its delay

@@ -143,7 +143,7 @@ def test_a_bug_in_a_step_is_reported_and_logged_and_blocks_no_other(caplog: pyte
     virtualtime.run(hubs.run(1.5))
 
     assert len(hubs.tries["fine"]) == 2
-    assert hubs.posted == ["broken: the operator has a bug, of which its log tells more: KeyError: 'spec'"]
+    assert hubs.posted == ["broken: the operator has a bug, see its log: KeyError: 'spec'"]
     assert "Traceback" in caplog.text
 
 

@@ -164,6 +164,20 @@ def status(target: Target, *, everywhere: EverywhereOption = False, watch: Watch
 
 @command()
 @on_hub()
+def ui(
+    target: Target,
+    *,
+    everywhere: EverywhereOption = False,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0: any that is free.")] = 8090,
+) -> Work:
+    """Serve a read-only page on localhost: conditions, members and children, as they change."""
+    from processhub.cli.ui import serve
+
+    return serve(target, everywhere=everywhere, port=port)
+
+
+@command()
+@on_hub()
 def members(target: Target, *, everywhere: EverywhereOption = False, watch: WatchOption = False) -> Work:
     """List the hub's members."""
     from processhub.cli.status import members as list_members

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import termios
@@ -121,7 +120,10 @@ async def _input() -> AsyncIterator[bytes]:
 
     def read() -> None:
         while True:
-            chunk = os.read(0, _CHUNK)
+            try:
+                chunk = os.read(0, _CHUNK)
+            except OSError:  # the terminal is gone
+                chunk = b""
             with contextlib.suppress(RuntimeError):  # the loop has been closed: the command has ended
                 loop.call_soon_threadsafe(queue.put_nowait, chunk)
             if not chunk:
@@ -143,7 +145,7 @@ async def _raw_terminal(wanted: bool, socket: aiohttp.ClientWebSocketResponse) -
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
 
     async def resize() -> None:
-        size = shutil.get_terminal_size()
+        size = os.get_terminal_size(0)  # wherever the output goes
         await socket.send_bytes(bytes([_RESIZE]) + msgspec.json.encode({"Width": size.columns, "Height": size.lines}))
 
     def resized() -> None:

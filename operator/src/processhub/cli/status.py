@@ -30,7 +30,7 @@ async def status(target: Target, *, everywhere: bool, watch: bool) -> int:
     """Print the hub's conditions, members and what does not run; with -A or --watch a row for each hub."""
     async with opened_scope(target, everywhere=everywhere) as scope:
         if target.output in (Output.JSON, Output.YAML):
-            found = [_plain(session) for session in scope.sessions]
+            found = [plain_status(session) for session in scope.sessions]
             for plain in found if watch or not everywhere else [found]:
                 structured(plain, target.output)
         elif target.output is Output.NAME:
@@ -44,7 +44,7 @@ async def status(target: Target, *, everywhere: bool, watch: bool) -> int:
         if target.output is Output.TABLE and (everywhere or watch):
             rows.print(scope.sessions)
         if watch:
-            await rows.follow(scope, target.output, _plain)
+            await rows.follow(scope, target.output, plain_status)
     return DONE
 
 
@@ -161,7 +161,8 @@ def _not_running(session: Session) -> list[tuple[str, Node]]:
     ]
 
 
-def _plain(session: Session) -> dict[str, Any]:
+def plain_status(session: Session) -> dict[str, Any]:
+    """The hub's status, and what does not run, as data."""
     hub = session.living_hub()
     plain: dict[str, Any] = msgspec.to_builtins(hub.status)
     return {

@@ -9,7 +9,7 @@ So such a list is refused, and if all lists are older for ``REWOUND_SECONDS``, t
 
 Where etcd was restored to a time that was seconds ago, its revisions may have caught up. A custom resource has another
 spec under the same generation then. So it has where the API server drops fields that an older CRD does not have: each
-object is read once more to tell the two apart (rewinds.py).
+object is read once more to distinguish the two (rewinds.py).
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Informer(Generic[T]):
             try:
                 raw = await self._client.get(kind, *key)
             except NotFoundError:
-                raw = None  # the watch tells so
+                raw = None  # it was deleted, which the watch reports
             del self._rewinds.doubtful[key]
             if raw is not None:
                 self._take_read(key, raw)

@@ -20,6 +20,7 @@ from processhub.agent.env import Environment
 from processhub.agent.listeners import Signal
 from processhub.agent.peers.link import PeerLink, UnreachableError
 from processhub.agent.problems import Problem
+from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
@@ -240,10 +241,12 @@ class Router:
                         await changed.wait()
 
     async def ask(self, operation: str, child_id: str, body: bytes, to: str) -> dict[str, Any]:
-        """Send the request (JSON) of an actor here.
+        """Send the request (JSON) of an actor here, or look something up for it: ``where``, ``tagged`` or ``members``.
 
         Returns the answer as ``payload``, and whether it is JSON; or ``status``, ``code`` and ``detail``.
         """
+        if operation not in ("call", "cast"):
+            return {"payload": msgspec.json.encode(self._look_up(operation, child_id)), "json": True}
         request = Request(operation, body)
         try:
             if operation == "cast" and to == "all":
@@ -257,6 +260,16 @@ class Router:
         return {"payload": answer.body, "json": answer.content_type.partition(";")[0].strip() == JSON}
 
     # Internal.
+
+    def _look_up(self, operation: str, subject: str) -> list[Any]:
+        """What the registry has: the copies of a child, the ids of the children with a tag, or the members."""
+        registry = self._slices.registry()
+        if operation == "where":
+            entry = lookup.child(registry, subject)
+            return entry["nodes"] if entry is not None else []
+        if operation == "tagged":
+            return [entry["id"] for entry in lookup.children(registry, tag=subject)]
+        return lookup.members(registry)
 
     def _check_quorum(self) -> None:
         """Raise Problem if the hub is partitioned, because its children are stopped then."""

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class AuthorityKeeper:
-    """The authority of this installation. ``changed()`` is called when members must be told of another."""
+    """The authority of this installation. ``changed()`` is called when members are to get another."""
 
     def __init__(self, client: Client, namespace: str, settings: TlsSettings, changed: Callable[[], None]) -> None:
         self._client, self._namespace, self.settings, self._changed = client, namespace, settings, changed

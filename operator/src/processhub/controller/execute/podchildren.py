@@ -115,7 +115,7 @@ class PodChildren:
                 _, pod = self._state.child_pods.unidentified.popitem()
                 self._identify(pod, uids)
         await self._round.steps.take(
-            "pods that the watch tells of no more can't be read",
+            "pods that the watch no longer reports can't be read",
             lambda: read_unwatched_pods(self._client, self._store, self._state, self._limit),
             longest=_CONFIRM_SECONDS,
         )
@@ -182,7 +182,7 @@ class PodChildren:
             ),
             *(self._take(pod, "given its marks back", owner, partial(self._mend, pod)) for pod in mended),
             *(
-                self._take(pod, "told its role and epoch", owner, partial(self._update, item, pod, now, ungate=ungate))
+                self._take(pod, "given its role and epoch", owner, partial(self._update, item, pod, now, ungate=ungate))
                 for item, pod, ungate in news
             ),
             *(
@@ -289,7 +289,7 @@ class PodChildren:
                 log.debug("pod %s is gone or was changed: %s", metadata.name, error.message)
                 self._round.again_in(_CHANGED_SECONDS)
             except (ForbiddenError, InvalidError) as error:
-                what = "let start" if ungate else "told its role and epoch"
+                what = "started" if ungate else "given its role and epoch"
                 text = f"its pod {metadata.name} could not be {what}: {error.message}"[:1000]
                 self._refuse(item, now, Reason.INVALID, text)
             else:

@@ -138,7 +138,7 @@ class SliceWriter:
         """The holder for whom the entries are: "" for any holder (Hold), else the present one; None changes nothing."""
         if self._hub.spec.migration.holds:
             return ""
-        # A new holder that acknowledges the grant to an earlier one tells by that what it runs; so the grant stays.
+        # A new holder that acknowledges the grant to an earlier one reports by that what it runs; so the grant stays.
         return None if member.answers_as_new else member.holder or None
 
     def _spec(self, known: KnownSlice, content: SliceContent | None, grant: str | None) -> SliceSpec:

@@ -124,7 +124,7 @@ class Steps:
         except Exception as error:
             log.exception("hub %s/%s: %s", *self._hub.metadata.key, what)
             metrics.FAILED_ROUNDS.inc()
-            bug = RuntimeError(f"the operator has a bug, of which its log tells more: {type(error).__name__}: {error}")
+            bug = RuntimeError(f"the operator has a bug, see its log: {type(error).__name__}: {error}")
             self._fail(what, bug, about, longest)
             return otherwise
         if self._failures.pop(what, None) is not None:
