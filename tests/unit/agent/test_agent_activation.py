@@ -14,7 +14,8 @@ from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.api.child import Exec, Workload
 from processhub.api.slice import Activation, Settings, ViewMember
-from processhub.registry.grammar import Assignment, format_assignment
+from processhub.cluster.client import WatchEvent
+from processhub.registry.grammar import Assignment, Report, format_assignment
 from processhub.registry.workloads import encode_workload
 
 ENV = Environment("h", "default", "uid", "h-0", "h-0", "pod", "127.0.0.1", "node")
@@ -251,6 +252,26 @@ def test_a_deleted_slice_0_ends_what_was_started(started: Started) -> None:
     started.slices._drop(started.slices.first_slice)
 
     assert started.runs() == {}
+
+
+def test_an_id_of_a_deleted_slice_is_started_when_its_member_shows_that_it_has_read_of_that(started: Started) -> None:
+    """No newer view comes where the leader did not know of the slice."""
+
+    def zero(generation: int, observed: int, **reports: Report) -> None:
+        started.put(member="h-1", generation=generation, observed_generation=observed, reports=reports)
+
+    zero(3, 3)
+    entry = Assignment(uid="uid", epoch=9, workload=DIGEST)
+    started.put(member="h-1", index=1, entries={"a": entry})
+    started.slices.informer._event(WatchEvent("DELETED", started.slices.own_slice("h.h-1.1")))
+    assert started.start("a") is None
+
+    zero(4, 3)
+    assert started.start("a") is None, "its member runs it on, and may not have read that the slice is gone"
+    zero(4, 4, a=Report(uid="uid", epoch=9, state="Stopping"))
+    assert started.start("a") is None, "its member ends it"
+    zero(4, 4)
+    assert started.start("a") == 100
 
 
 def test_no_more_is_started_than_the_members_share(started: Started) -> None:

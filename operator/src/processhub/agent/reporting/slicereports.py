@@ -56,17 +56,17 @@ class SliceReports:
             return False
         return only_restarts(reported, after)
 
-    def compose(self, item: RegistrySlice, beside: int = 0) -> tuple[dict[str, str], int]:
+    def compose(self, item: RegistrySlice, beside: int = 0, *, observes: bool = True) -> tuple[dict[str, str], int]:
         """The entries to write into the slice's status, and the bytes that the object then takes.
 
-        ``beside``: bytes of the status beside its entries.
+        ``beside``: bytes of the status beside its entries. ``observes``: the present generation may be acknowledged.
         """
         for child_id, child in self.dirty.items():
             self._enter(child_id, report_text(child, item.metadata.name))
         self.dirty.clear()
         entries, whole, size = fit(self._entries, item.spec, self._spec_size, self._named, beside)
         self._named = entries
-        if whole:
+        if whole and observes:
             self.observed = item.metadata.generation
         return entries, self._spec_size + size + beside + _ENVELOPE
 

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,6 +21,7 @@ from processhub.agent.registry import lookup
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.demandcount import DemandCount
+from processhub.api.naming import slice_name
 from processhub.api.reasons import Role
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.core.model.activation import View, ViewPhase, chosen_member
@@ -30,6 +32,15 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER = 1  # seconds
 _CLOSING_SECONDS = 2.0  # within this time the next view follows one that closes
 BY_VIEW = 0  # the epoch by which a request is routed to the member that may start its child
+
+
+class _Lost(NamedTuple):
+    """What is known of a slice that was deleted: the newest view, its member, and the slice 0 of that member then."""
+
+    view: int
+    member: str
+    uid: str
+    generation: int
 
 
 class Activations:
@@ -52,8 +63,8 @@ class Activations:
         self._block = self._used = 0  # the first epoch of the block, and the last one that was given
         self._template: DesiredRun | None = None
         self._taken: Activation | None = None
-        # By id: what a slice said that was deleted is unknown until a newer view than this is open.
-        self._lost: dict[str, int] = {}
+        # By id: what a slice said that was deleted is unknown until its member, or a newer view, shows it.
+        self._lost: dict[str, _Lost] = {}
         # What the slices say of views. It is looked up again when one of them has changed.
         self._looked = False
         self._view: View | None = None
@@ -131,7 +142,10 @@ class Activations:
         elif old is not None and (ids := old.spec.entries.keys() | old.status.entries.keys()):
             orders = (_activation_in(item) for item in (old, *self._slices.registry()))
             newest = max((order.view for order in orders if order is not None), default=0)
-            self._lost.update(dict.fromkeys(ids, newest))
+            first = self._slices.own_slice(slice_name(self._env.hub, old.spec.member, 0))
+            zero = old if first is None else first  # as it was when the slice was deleted
+            lost = _Lost(newest, old.spec.member, zero.metadata.uid, zero.metadata.generation)
+            self._lost.update(dict.fromkeys(ids, lost))
 
     def retake(self) -> None:
         """End what nobody else is kept from starting: the Lease was taken again (docs/protocol.md, rule 29).
@@ -182,7 +196,7 @@ class Activations:
         before, self._taken = self._taken, order
         if order == before:
             return
-        self._lost = {child_id: view for child_id, view in self._lost.items() if view >= order.view}
+        self._lost = {child_id: lost for child_id, lost in self._lost.items() if lost.view >= order.view}
         if order.first_epoch != self._block:
             self._block, self._used = order.first_epoch, order.first_epoch - 1
         self._template = None
@@ -208,9 +222,11 @@ class Activations:
             return None
         if child_id in self._children or self._used >= order.last_epoch:
             return None
-        if any(child_id in known.spec.entries for known in self._slices.registry()):
+        if any(
+            child_id in known.spec.entries or self._runs_elsewhere(child_id, known) for known in self._slices.registry()
+        ):
             return None
-        if order.view <= self._lost.get(child_id, 0):
+        if (lost := self._lost.get(child_id)) is not None and order.view <= lost.view and not self._is_known(lost):
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
             return None
@@ -225,6 +241,20 @@ class Activations:
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)
         return made
+
+    def _runs_elsewhere(self, child_id: str, known: RegistrySlice) -> bool:
+        """Whether another member reports the child, which it may end without an entry."""
+        return known.spec.member != self._env.member and child_id in known.status.entries
+
+    def _is_known(self, lost: _Lost) -> bool:
+        """Whether the member of the deleted slice has acknowledged a slice 0 that was written since.
+
+        It knows then that the slice is gone, and its reports name what it still ends of it.
+        """
+        first = self._slices.own_slice(slice_name(self._env.hub, lost.member, 0))
+        if first is None:
+            return False
+        return first.status.observed_generation > (lost.generation if first.metadata.uid == lost.uid else 0)
 
     def _is_used_up(self, order: Activation) -> bool:
         """Whether this member has its share of the hub's children on demand."""
