@@ -143,6 +143,11 @@ def make_slice(
     )
 
 
+def reports_of(item: Mapping[str, Any]) -> Mapping[str, str]:
+    """The reports of a slice as JSON, by id."""
+    return msgspec.convert(item.get("status", {}), SliceStatus).reports
+
+
 def known_slice(*versions: RegistrySlice) -> KnownSlice:
     """Return a slice as the operator knows it after these versions of it."""
     known = KnownSlice()

@@ -10,7 +10,7 @@ from processhub.agent import metrics as members_metrics
 from processhub.agent.env import PORT
 from reference.markdown import NotDescribedError, code, prose, table, words
 
-_METHODS = {"get": "GET", "post": "POST", "put": "PUT", "delete": "DELETE"}
+_METHODS = {"get": "GET", "post": "POST", "put": "PUT", "delete": "DELETE", "route": "ANY"}
 _METRICS = {
     "Gauge": "gauge",
     "Counter": "counter",
@@ -65,12 +65,12 @@ def _routes(path: Path) -> Iterator[tuple[str, str]]:
             continue
         if function.value.id != "web" or function.attr not in _METHODS:
             continue
-        route, handler = ast.literal_eval(call.args[0]), call.args[1]
+        route, handler = ast.literal_eval(call.args[-2]), call.args[-1]
         name = handler.attr if isinstance(handler, ast.Attribute) else ast.unparse(handler)
         text = handlers.get(name)
         if not text:
             raise NotDescribedError(f"{path.name}: the handler {name} of {route} has no docstring")
-        shown = route.replace("{id:.+}", "{id}")
+        shown = route.replace("{id:.+}", "{id}").replace("{path:.*}", "{path}")
         yield code(f"{_METHODS[function.attr]} {shown}"), prose(text).replace("\n\n", " ")
 
 

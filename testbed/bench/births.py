@@ -17,7 +17,7 @@ from bench.processes import cpu_seconds, memory
 from localcluster.processes import marked
 from processhub.api.meta import API_VERSION, ObjectMeta
 from processhub.api.reasons import State
-from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec
+from processhub.api.slice import MAX_ENTRIES, RegistrySlice, SliceSpec, stored_bytes
 from processhub.client.session import Session
 from processhub.cluster.client import Client
 from processhub.cluster.kinds import SLICES
@@ -60,7 +60,7 @@ async def give_birth(lab: Lab, count: int) -> Sequence[Value]:
         full = [memory(pids) for pids in await _members(lab, namespace)]
     ours = (item for item in slices if isinstance(item, RegistrySlice) and item.spec.hub == "bench")
     stored = [item for item in ours if item.spec.entries]
-    told = sum(len(msgspec.json.encode(item.status.entries)) for item in stored)
+    told = sum(stored_bytes(item.status) for item in stored)
     whole = sum(used.values()) + mine
     return [
         Value(name="all Running", unit="s", samples=(took,), goal=1.0),

@@ -56,7 +56,7 @@ class Told:
 
     def by_slices(self) -> int:
         """Return the pid in the slices' status."""
-        texts = [item.status.entries[self.name] for item in self.slices.values() if self.name in item.status.entries]
+        texts = [item.status.reports[self.name] for item in self.slices.values() if self.name in item.status.reports]
         reports = [parse_report(text) for text in texts]
         return next((report.pid for report in reports if report.state == "Running"), 0)
 

@@ -25,9 +25,9 @@ import msgspec
 import yaml
 from waiting import ENDS_WITH_US, pauses
 
-from processhub.api.child import Exec, Python, Workload
+from processhub.api.child import ChildEnvVar, Exec, Python, Workload
 from processhub.api.kubernetes import Lease, LeaseSpec
-from processhub.api.meta import EnvVar, ObjectMeta
+from processhub.api.meta import ObjectMeta
 from processhub.api.naming import (
     AUDIENCE,
     LABEL_HUB,
@@ -70,7 +70,7 @@ async def until(
 
 def shell(script: str, *, stop_signal: str = "SIGTERM", env: dict[str, str] | None = None, cwd: str = "") -> Workload:
     """An exec workload that runs a shell script."""
-    variables = tuple(EnvVar(name=name, value=value) for name, value in (env or {}).items())
+    variables = tuple(ChildEnvVar(name=name, value=value) for name, value in (env or {}).items())
     return Workload(exec=Exec(command=("sh", "-c", script), env=variables, stop_signal=stop_signal, working_dir=cwd))
 
 
@@ -274,7 +274,7 @@ class Member:
 
     async def reports(self, index: int = 0) -> dict[str, Report]:
         """Return the parsed entries of a slice's status."""
-        return {child: parse_report(text) for child, text in (await self.slice(index)).status.entries.items()}
+        return {child: parse_report(text) for child, text in (await self.slice(index)).status.reports.items()}
 
     async def report(self, child: str, check: Callable[[Report], bool], seconds: float = 40) -> Report:
         """Return the child's report once it has these values."""

@@ -240,7 +240,7 @@ class World:
             for child_id, text in item.spec.entries.items():
                 entry = parse_assignment(text)
                 place = Place(item.spec.member, entry.uid, entry.epoch, entry.wait)
-                if told := item.status.entries.get(child_id):
+                if told := item.status.reports.get(child_id):
                     report = parse_report(told)
                     if (report.uid, report.epoch) == (entry.uid, entry.epoch):
                         place = Place(

@@ -67,8 +67,8 @@ async def test_removing_the_entry_stops_the_whole_process_tree_before_it_is_repo
     item = await member.acknowledged(removed)
 
     # It is either still listed as Stopping under its old epoch, or no process of it is left.
-    if "a" in item.status.entries:
-        assert " 1 Active Stopping " in item.status.entries["a"]
+    if "a" in item.status.reports:
+        assert " 1 Active Stopping " in item.status.reports["a"]
 
     async def gone() -> bool:
         return "a" not in await member.reports()

@@ -57,6 +57,7 @@ async def test_lookups_cover_the_registry_of_the_whole_hub(member: Member) -> No
         # b ends at once and is restarted again and again; for a moment each time it runs.
         return members if len(members) == 2 and members[0]["running"] < 2 else None
 
+    await check_document(agent.ip, member.token, quote(strange, safe=""))
     members = await until(both)
     assert members[0] == {"name": member.name, "pod": member.name, "children": 2, "running": 1}
 
@@ -66,6 +67,56 @@ async def test_lookups_cover_the_registry_of_the_whole_hub(member: Member) -> No
     assert "nobody" in problem["detail"]
     assert (await look(f"{base}/children?color=red"))[0] == 400
     assert (await look(f"{base}/nothing"))[1]["code"] == "not_found"
+
+
+async def check_document(address: str, token: str, child_id: str) -> None:
+    """Check that the OpenAPI document has the routes that there are, and the fields that they answer."""
+    base = f"http://{address}:8080"
+    status, document = await get(f"{base}/openapi.json")
+    assert (status, document["openapi"]) == (200, "3.1.0")
+    schemas = document["components"]["schemas"]
+
+    def fits(value: Any, schema: dict[str, Any]) -> None:
+        if name := schema.get("$ref"):
+            schema = schemas[name.rpartition("/")[2]]
+        if schema["type"] == "array":
+            assert value
+            for item in value:
+                fits(item, schema["items"])
+        elif schema["type"] == "object":
+            assert value.keys() == schema["properties"].keys()
+            for key, item in value.items():
+                fits(item, schema["properties"][key])
+        else:
+            assert isinstance(value, {"string": str, "integer": int}[schema["type"]])
+
+    operations = {
+        (path, method): operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    }
+    async with Caller(token) as caller:
+        for (path, method), operation in operations.items():
+            url = base + path.replace("{id}", child_id)
+            if path.endswith("/{path}"):
+                continue  # to a child with a server
+            if method == "get":
+                status, value = (await caller.get(url))[:2]
+                assert status == 200, path
+                fits(value, operation["responses"]["200"]["content"]["application/json"]["schema"])
+            else:
+                reply = await caller.send("POST", url, data=b"no JSON")
+                assert (reply.status, reply.value["code"]) == (400, "bad_request"), path
+                assert reply.value.keys() == schemas["Problem"]["properties"].keys()
+    assert {path for path, _ in operations} == {
+        "/v1/children",
+        "/v1/children/{id}",
+        "/v1/children/{id}/call",
+        "/v1/children/{id}/cast",
+        "/v1/children/{id}/http/{path}",
+        "/v1/members",
+    }
 
 
 async def test_probes_and_metrics_show_the_members_state(member: Member) -> None:

@@ -97,7 +97,7 @@ async def test_sigterm_stops_children_reports_that_and_releases_the_lease(member
     assert await agent.exit_code() == 0
     assert not any(map(alive, pids))
     after = await member.slice()
-    assert after.status.entries == {}
+    assert after.status.reports == {}
     assert after.status.observed_generation == item.metadata.generation
     assert (await member.lease()).spec.holder_identity == ""
 
@@ -117,7 +117,7 @@ async def test_a_pods_short_grace_period_limits_stop_seconds(fenced: Member, tmp
     assert await agent.exit_code() == 0
     assert time.monotonic() - began < 6
     assert mark.read_text() == "done\n"
-    assert (await fenced.slice()).status.entries == {}
+    assert (await fenced.slice()).status.reports == {}
     assert (await fenced.lease()).spec.holder_identity == ""
 
 
@@ -421,7 +421,7 @@ async def test_children_still_ending_of_a_deleted_slice_are_reported_in_slice_0(
     written = await member.update(lambda spec: msgspec.structs.replace(spec, settings=settings))
     answered = await member.acknowledged(written)
 
-    ending = parse_report(answered.status.entries["a"])
+    ending = parse_report(answered.status.reports["a"])
     assert (ending.state, ending.pid) == ("Stopping", pid)
     assert alive(pid)
     os.kill(pid, signal.SIGKILL)

@@ -104,7 +104,7 @@ async def test_a_new_agent_takes_over_the_running_pod(member: Member) -> None:
 
     second.signal(signal.SIGTERM)
     assert await second.exit_code() == 0
-    assert (await member.slice()).status.entries == {}, "it lets go of the Pod without waiting for its end"
+    assert (await member.slice()).status.reports == {}, "it lets go of the Pod without waiting for its end"
     member.start_agent()
     await member.report("a", is_in(State.RUNNING))
 

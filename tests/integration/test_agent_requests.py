@@ -49,6 +49,16 @@ async def known(caller: Caller, agent: Agent, child: str) -> None:
     await until(runs, what=f"{agent.member.name} knows {child}")
 
 
+# The headers of a request that reach the child.
+PASSED = {
+    "Idempotency-Key": "k1",
+    "traceparent": "00-1-2-01",
+    "tracestate": "a=b",
+    "baggage": "k=v",
+    "X-Request-Id": "r1",
+}
+
+
 async def waiting(caller: Caller, agent: Agent, count: int) -> None:
     """Wait until this many requests wait on the member, besides those that its children are serving."""
 
@@ -66,12 +76,14 @@ async def test_a_call_is_answered_by_the_same_and_by_another_member(member: Memb
 
     for agent in (here, there, there):
         await known(caller, agent, "a%2Fb%20%C3%BC")
-        reply = await caller.call(agent.ip, "a/b ü", {"echo": [1, "ü"]}, headers={"Idempotency-Key": "k1"})
+        reply = await caller.call(agent.ip, "a/b ü", {"echo": [1, "ü"]}, headers={**PASSED, "X-Other": "no"})
 
         assert reply.status == 200, reply
         assert reply.value["member"] == member.name
         assert reply.value["echo"] == [1, "ü"]
         assert reply.value["key"] == "k1"
+        assert reply.value["headers"] == {name.lower(): value for name, value in PASSED.items()}
+    assert (await caller.call(here.ip, "a/b ü", {})).value["headers"] == {}, "of a request without them"
 
 
 async def test_calls_of_one_child_are_served_one_at_a_time_in_order(

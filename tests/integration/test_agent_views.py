@@ -138,10 +138,10 @@ async def test_a_member_that_lost_its_lease_ends_what_it_started_where_the_view_
     await cable.mend()
 
     now = await member.acknowledged(item)
-    assert now.status.entries == {} or now.status.entries["cart"].split()[3] == "Stopping"
+    assert now.status.reports == {} or now.status.reports["cart"].split()[3] == "Stopping"
     await until(lambda: _is_empty(member), what="the end of the child")
     assert starts.read_text().count("\n") == 1
 
 
 async def _is_empty(member: Member) -> bool:
-    return not (await member.slice()).status.entries
+    return not (await member.slice()).status.reports

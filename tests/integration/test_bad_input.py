@@ -120,6 +120,16 @@ CHILDREN = [
         'spec.exec.env[1]: Duplicate value: {"name":"A"}',
     ),
     Bad(
+        "environment variable with two values",
+        child(exec={**SLEEP, "env": [{"name": "A", "value": "x", "valueFrom": {"file": "/x"}}]}),
+        "spec.exec.env[0]: Invalid value: must have either value or valueFrom.file, not both",
+    ),
+    Bad(
+        "environment variable from a relative path",
+        child(exec={**SLEEP, "env": [{"name": "A", "valueFrom": {"file": "x"}}]}),
+        "spec.exec.env[0].valueFrom.file: Invalid value: must be an absolute path such as /etc/secrets/password",
+    ),
+    Bad(
         "environment variable as a map",
         child(exec={**SLEEP, "env": {"A": "b"}}),
         'unknown field "spec.exec.env.A"',

@@ -13,9 +13,9 @@ from livehub import SLEEP, Live, live, places, sleepers
 from waiting import eventually, until
 
 from localcluster.cluster import Cluster
+from processhub.api.grouporders import parse_move_orders
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO, lease_name
-from processhub.api.setorders import parse_set_orders
 from processhub.api.usage import parse_usage
 from processhub.client.errors import HubError
 from processhub.cluster.client import Client
@@ -209,7 +209,7 @@ async def test_a_moved_child_of_a_set_stays_there(product: Live) -> None:
         async def refused() -> dict[str, str] | None:
             annotations = (await product.api.get(CHILD_SETS, product.namespace, "web")).metadata.annotations
             text = annotations.get(ANNOTATION_MOVE_REFUSED, "{}")
-            return None if ANNOTATION_MOVE_TO in annotations else parse_set_orders(text)
+            return None if ANNOTATION_MOVE_TO in annotations else parse_move_orders(text)
 
         assert await eventually(refused, "refused") == {
             "web-1": f"nobody: the hub has no member 'nobody'; its members are {name}-0, {name}-1, {name}-2",

@@ -330,7 +330,7 @@ async def test_the_operator_changes_nothing_of_a_paused_hub_while_its_members_re
     before = await world.running(["a", "b"])
     await world.edit_hub(annotations={"processhub.dev/paused": "true"})
     (said,) = await eventually(lambda: world.events("hub", "Paused"), "it is seen to be paused")
-    assert "until the annotation processhub.dev/paused is taken off; what runs runs on" in said
+    assert "the annotation processhub.dev/paused is true: until it is removed, nothing is placed or moved" in said
 
     await world.child("late")
     await world.delete_children("b")

@@ -91,7 +91,7 @@ async def test_an_actor_that_sleeps_a_minute_affects_no_other_child(world: World
 
     async def ended() -> None:
         assert "blocked" not in await world.record()
-        assert not any("blocked" in item.status.entries for item in await world.slices())
+        assert not any("blocked" in item.status.reports for item in await world.slices())
 
     await settles(ended)
     assert {name: pid for name, (pid, _) in (await bystanders(world)).items()} == {

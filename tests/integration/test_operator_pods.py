@@ -97,7 +97,7 @@ async def test_a_pod_child_runs_on_its_members_node_and_is_deleted_with_its_chil
 
     async def off_the_record() -> None:
         assert await world.record() == {}
-        assert all("a" not in item.status.entries for item in await world.slices())
+        assert all("a" not in item.status.reports for item in await world.slices())
 
     await settles(off_the_record)
 

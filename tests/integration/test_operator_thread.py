@@ -55,7 +55,7 @@ async def test_a_child_runs_from_its_creation_to_its_deletion(world: World) -> N
 
     async def no_entry_left() -> None:
         assert await world.record() == {}
-        assert [item.status.entries for item in await world.slices()] == [{}, {}, {}]
+        assert [item.status.reports for item in await world.slices()] == [{}, {}, {}]
         assert (await world.get_hub("hub")).status.registry == ()
 
     await settles(no_entry_left)

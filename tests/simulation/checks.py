@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from memoryapi import Json
 from memoryrequests import Key
 
+from builders import reports_of
 from processhub.api.reasons import Reason, State
 from processhub.registry.grammar import Assignment, parse_assignment, parse_report
 
@@ -59,15 +60,15 @@ class Checks:
         if key.plural != "registryslices" or after is None:
             return
         spec = after["spec"]
-        self._note_reports(after.get("status", {}).get("entries", {}))
+        self._note_reports(reports_of(after))
         if before is not None and before["spec"] == spec:
             return
         for child_id, text in spec["entries"].items():
             entry = parse_assignment(text)
             self._note_epoch(entry.epoch, child_id, spec["member"])
-            before = self._entries.get((child_id, entry.run))
-            if before is not None and before != entry.uid:
-                self._adopted.add(((child_id, before), (child_id, entry.uid)))
+            uid = self._entries.get((child_id, entry.run))
+            if uid is not None and uid != entry.uid:
+                self._adopted.add(((child_id, uid), (child_id, entry.uid)))
             self._entries[child_id, entry.epoch] = entry.uid
 
     def _note_epoch(self, epoch: int, child_id: str, member: str) -> None:

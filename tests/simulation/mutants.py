@@ -250,6 +250,9 @@ MUTANTS = {
     ),
 }  # fmt: skip
 
+# Mutants of rules about children on demand, which only odd seeds have.
+ON_DEMAND = frozenset({"started-anywhere", "reports-unrecorded"})
+
 # Mutants that none of the seeds 0 to 4 has found, and some none at all.
 RARE = {
     "slices-unread": Mutant(

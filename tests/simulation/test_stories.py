@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from memoryrequests import Key
 
+from builders import reports_of
 from processhub.api.reasons import State
 from processhub.registry.grammar import has_state
 
@@ -32,7 +33,7 @@ def test_a_child_counts_as_running_once_the_lease_of_its_reporter_is_seen(late: 
             return sum(status["state"] == "Pending" for status in statuses)
 
         def reported() -> int:
-            reports = server.get("registryslices", "hub.hub-0.0")["status"]["entries"].values()
+            reports = reports_of(server.get("registryslices", "hub.hub-0.0")).values()
             return sum(has_state(report, State.RUNNING) for report in reports)
 
         await told.until(lambda: reported() == pending() == running)

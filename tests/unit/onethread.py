@@ -39,6 +39,7 @@ from processhub.controller.settings import OperatorSettings, TlsSettings
 BEGIN = datetime(2040, 1, 1, tzinfo=UTC)
 BOOTED = 1000.0  # seconds before the loop's time 0
 START_SECONDS, STOP_SECONDS = 0.05, 0.02
+WAITS_SECONDS = 5.0  # that a request waits for an id that the operator is to place
 
 
 class PlainHost:
@@ -308,9 +309,14 @@ class Cluster:
         """Have every member asked for the child, as by a request; returns the one that has it now, or ""."""
         has_it = ""
         for name, agent in self.agents.items():
-            router = agent._parts.requests.router
-            owner = router._owner(child_id, router._copies(child_id))
+            requests = agent._parts.requests
+            copies = requests.router._copies(child_id)
+            owner = requests.router._owner(child_id, copies)
             has_it = name if owner is not None and owner.member == name else has_it
+            on_demand = agent._parts.slices.settings.on_demand
+            if not copies and owner is None and on_demand and requests.activations.asks_for(child_id):
+                requests.asks.add(child_id)
+                asyncio.get_running_loop().call_later(WAITS_SECONDS, requests.asks.withdraw, child_id)
         return has_it
 
     def runs_on(self) -> dict[str, set[str]]:

@@ -21,7 +21,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{/* Linux nodes alone, and what nodeSelector says beside that. */}}
 {{- define "processhub.nodes" -}}
-{{ toYaml (merge (dict) .Values.nodeSelector (dict "kubernetes.io/os" "linux")) }}
+{{ toYaml (merge (dict) (.Values.nodeSelector | default dict) (dict "kubernetes.io/os" "linux")) }}
 {{- end }}
 
 {{- define "processhub.account" -}}

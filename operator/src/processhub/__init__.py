@@ -1,7 +1,7 @@
 """ProcessHub for Kubernetes: small, named, stateful workers, placed, found, restarted, moved and fenced.
 
-``Actor`` is what a Python child derives from; ``Hub`` is the client. Both are loaded on first use, so that
-a worker's process imports nothing but the standard library.
+``Actor`` is what a Python child derives from, ``method`` marks the methods that are called by name, and ``Hub`` is the
+client. All are loaded on first use, so that a worker's process imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from processhub.actor import Actor
     from processhub.client.hub import Hub
+    from processhub.methods import method
     from processhub.requesterrors import HubError
 
-__all__ = ["Actor", "Hub", "HubError"]
+__all__ = ["Actor", "Hub", "HubError", "method"]
 __version__ = "0.1.0"
 
 _WHERE = {
     "Actor": "processhub.actor",
     "Hub": "processhub.client.hub",
     "HubError": "processhub.requesterrors",
+    "method": "processhub.methods",
 }
 
 

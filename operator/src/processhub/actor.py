@@ -20,9 +20,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
+from processhub.methods import handle_of, marked
 from processhub.requesterrors import Timeout
+
+A = TypeVar("A", bound="Actor")
 
 # Sends a request to another child: (call or cast, id, value, to) → the answer.
 Ask = Callable[[str, str, Any, str], Awaitable[Any]]
@@ -56,6 +59,14 @@ class HubHandle:
         """
         await self._limited("cast", child_id, message, to, timeout)
 
+    def actor(self, child_id: str, kind: type[A], *, timeout: float | None = None) -> A:
+        """A handle by which the methods of another actor are called: ``await self.hub.actor("a", Counter).add(2)``.
+
+        ``kind`` is the actor's class. The methods are those that are marked with ``processhub.method``. They raise the
+        errors of ``call``.
+        """
+        return handle_of(kind, lambda request: self.call(child_id, request, timeout=timeout))
+
     async def _limited(self, operation: str, child_id: str, value: Any, to: str, timeout: float | None) -> Any:
         # The Python of a user's image may not have asyncio.timeout yet.
         try:
@@ -87,9 +98,19 @@ class Actor:
     """The hub, for requests to other children."""
     state: Any = None
     """The state that a handover takes along by default: anything that fits JSON."""
+    env: dict[str, str] = {}  # noqa: RUF012 replaced, never changed
+    """The variables of the Child's ``python.env``; those of the member's container are in ``os.environ``."""
+    headers: dict[str, str] = {}  # noqa: RUF012 replaced, never changed
+    """Headers of the present request, as far as the caller gave them: ``traceparent``, ``tracestate``, ``baggage``,
+    ``x-request-id`` and ``idempotency-key``."""
     idempotency_key: str = ""
     """The caller's Idempotency-Key of the present request, "" if it gave none."""
     _crash: Callable[[BaseException], None] | None = None  # set by the runner
+    _methods: frozenset[str] = frozenset()  # the names of those that are marked with processhub.method
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._methods = marked(cls)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run a coroutine beside the messages. An exception in it is a crash. It is cancelled when the actor ends."""
@@ -121,6 +142,8 @@ class Actor:
 
     async def handle_call(self, request: Any) -> Any:
         """Answer a request. An exception is a crash: the caller gets OutcomeUnknown.
+
+        A request that names a method which is marked with ``processhub.method`` goes to that method instead.
 
         The result goes back as JSON. For one that does not fit JSON, such as NaN, the caller gets status 500 and the
         reason, and the actor keeps running.

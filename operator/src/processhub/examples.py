@@ -9,10 +9,14 @@ import random
 from typing import Any
 
 from processhub.actor import Actor
+from processhub.methods import method
 
 
 class Counter(Actor):
-    """A counter: ``{"op": "add", "by": 2}`` adds and answers the new value; any other request answers the value."""
+    """A counter: ``{"op": "add", "by": 2}`` adds and answers the new value; any other request answers the value.
+
+    ``hub.actor("counter", Counter).add(2)`` does the same.
+    """
 
     async def init(self, args: dict[str, Any]) -> None:
         """Start at ``args["start"]``, by default 0."""
@@ -20,8 +24,13 @@ class Counter(Actor):
 
     async def handle_call(self, request: Any) -> int:
         """Add if the request says so; answer the value."""
-        if isinstance(request, dict) and request.get("op") == "add":
-            self.state += int(request.get("by", 1))
+        by = int(request.get("by", 1)) if isinstance(request, dict) and request.get("op") == "add" else 0
+        return await self.add(by)
+
+    @method
+    async def add(self, by: int = 1) -> int:
+        """Add ``by``; returns the new value."""
+        self.state += by
         value: int = self.state
         return value
 

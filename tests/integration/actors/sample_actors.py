@@ -112,6 +112,7 @@ class Worker(Actor):
         if request.get("crash"):
             raise ValueError("as told")
         answer: Any = {"id": self.id, "member": self.member, "served": self.served, "key": self.idempotency_key}
+        answer["headers"] = self.headers
         if other := request.get("ask"):
             answer["asked"] = await self.hub.call(other, request.get("with", {}), timeout=request.get("timeout"))
         if other := request.get("tell"):

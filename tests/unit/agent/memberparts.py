@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from processhub.agent.children.child import Child
+from processhub.agent.children.execchild import ExecStarter
+from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.children.restartlog import RestartLog
+from processhub.agent.env import Environment
 from processhub.agent.handover.transfer import Handovers
+from processhub.agent.logs import LogSink
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
-from processhub.registry.grammar import Report
+from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
+from processhub.api.child import Exec, Python
+from processhub.registry.grammar import Assignment, Report
 
 
 class AlwaysPermitted:
@@ -47,3 +57,25 @@ def supervisor_of(
     if handovers is not None:
         handovers.listen_to(supervisor.news)
     return supervisor
+
+
+@contextlib.asynccontextmanager
+async def with_processes(folder: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter]]:
+    """A supervisor whose children are processes, below a watchdog of its own; it ends with them."""
+    env = Environment(
+        "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=folder, python_path=str(folder)
+    )
+    process, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
+    watchdog, sink = WatchdogClient(process, None), LogSink(log)
+    pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
+    yield supervisor_of({Exec: ExecStarter(env, watchdog, sink), Python: pythons}), pythons
+    watchdog.close()
+    await asyncio.to_thread(process.process.wait, 40)
+    sink.close()
+    os.close(log)
+
+
+def desired(workload: Exec | Python, epoch: int = 1, **fields: Any) -> DesiredRun:
+    """A run of the workload that may start."""
+    entry = Assignment(uid="u", epoch=epoch, workload="w", **fields)
+    return DesiredRun(entry, workload, slice="s", term=1, startable=True)

@@ -9,12 +9,12 @@ import pytest
 
 from builders import make_client, make_slice
 from processhub.agent.env import Environment
+from processhub.agent.problems import Problem
 from processhub.agent.registry.maderuns import room_by_view
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.api.child import Exec, Workload
 from processhub.api.slice import Activation, Settings, ViewMember
-from processhub.cluster.client import WatchEvent
 from processhub.registry.grammar import Assignment, Report, format_assignment
 from processhub.registry.workloads import encode_workload
 
@@ -62,7 +62,7 @@ class Started:
     ) -> None:
         """The watch delivers a slice."""
         self.version += 1
-        settings = Settings(on_demand=True, partitioned=more.pop("partitioned", False))
+        settings = more.pop("settings", Settings(on_demand=True, partitioned=more.pop("partitioned", False)))
         version = {"generation": self.version, "resource_version": str(self.version)}
         given = {"member": "h-0", "hub": "h", "hub_uid": "uid", "workloads": {DIGEST: TEXT}, "settings": settings}
         item = make_slice(entries, activation=activation, **{**given, **version, "namespace": "default", **more})
@@ -254,23 +254,11 @@ def test_a_deleted_slice_0_ends_what_was_started(started: Started) -> None:
     assert started.runs() == {}
 
 
-def test_an_id_of_a_deleted_slice_is_started_when_its_member_shows_that_it_has_read_of_that(started: Started) -> None:
-    """No newer view comes where the leader did not know of the slice."""
-
-    def zero(generation: int, observed: int, **reports: Report) -> None:
-        started.put(member="h-1", generation=generation, observed_generation=observed, reports=reports)
-
-    zero(3, 3)
-    entry = Assignment(uid="uid", epoch=9, workload=DIGEST)
-    started.put(member="h-1", index=1, entries={"a": entry})
-    started.slices.informer._event(WatchEvent("DELETED", started.slices.own_slice("h.h-1.1")))
+def test_an_id_that_another_member_still_ends_is_not_started_beside_it(started: Started) -> None:
+    started.put(member="h-1", reports={"a": Report(uid="uid", epoch=9, state="Stopping")})
     assert started.start("a") is None
 
-    zero(4, 3)
-    assert started.start("a") is None, "its member runs it on, and may not have read that the slice is gone"
-    zero(4, 4, a=Report(uid="uid", epoch=9, state="Stopping"))
-    assert started.start("a") is None, "its member ends it"
-    zero(4, 4)
+    started.put(member="h-1")
     assert started.start("a") == 100
 
 
@@ -278,6 +266,23 @@ def test_no_more_is_started_than_the_members_share(started: Started) -> None:
     started.put(order(share=2, most=9), entries={"x": Assignment(uid="u", epoch=1, workload=DIGEST, on_demand=True)})
 
     assert [started.start("a"), started.start("b")] == [100, None]
+
+
+def test_no_more_is_started_than_a_member_of_the_hub_may_have(started: Started) -> None:
+    """Declared children count too, whatever slice they are in."""
+    full, declared = Settings(on_demand=True, max_children=3), Assignment(uid="u", epoch=1, workload=DIGEST)
+    started.put(OPEN, settings=full)
+    started.put(None, index=1, name="h.h-0.1", entries={"x": declared}, settings=full)
+
+    assert [started.start(child) for child in "abc"] == [100, 101, None]
+    with pytest.raises(Problem) as busy:
+        started.activations.check_room("c")
+    started.activations.check_room("a")
+
+    assert (busy.value.status, busy.value.kind) == (429, "busy")
+    assert busy.value.detail.endswith("and member h-0 has its 3 children (spec.members.maxChildren)")
+    started.put(None, index=1, name="h.h-0.1", entries={}, settings=full)
+    assert started.start("c") == 102
 
 
 def test_no_more_is_started_than_the_status_of_slice_0_has_room_for(started: Started) -> None:

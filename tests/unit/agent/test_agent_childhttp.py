@@ -32,6 +32,9 @@ class Sender:
         return self.body
 
 
+marks: list[str] = []  # the X-Request-Id of each request that a child received
+
+
 @asynccontextmanager
 async def child(socket: Path) -> AsyncIterator[list[tuple[bytes, str]]]:
     """A child that listens; the bodies that it received, each with its Content-Length."""
@@ -39,6 +42,7 @@ async def child(socket: Path) -> AsyncIterator[list[tuple[bytes, str]]]:
 
     async def call(request: web.Request) -> web.Response:
         got.append((await request.read(), request.headers.get("Content-Length", "")))
+        marks.append(request.headers.get("X-Request-Id", ""))
         return web.json_response(7)
 
     app = web.Application()
@@ -75,6 +79,15 @@ async def test_the_body_of_a_forwarded_request_is_fetched_once_the_child_accepts
 
     assert (answer.status, answer.body, sender.asked, sender.request.begun) == (200, b"7", 1, True)
     assert got == [(b'{"op": "get"}', "13")]
+
+
+async def test_an_exec_child_gets_the_headers_that_are_passed_on(tmp_path: Path, http: ChildHttp) -> None:
+    marks.clear()
+    async with child(tmp_path / "socket"):
+        await http.post("http://child", Request("call", b"1", headers={"x-request-id": "r1"}), PLACE)
+        await http.post("http://child", Request("call", b"1"), PLACE)
+
+    assert marks == ["r1", ""]
 
 
 async def test_a_withdrawn_request_reaches_no_child(tmp_path: Path, http: ChildHttp) -> None:

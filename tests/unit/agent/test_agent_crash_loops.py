@@ -151,7 +151,7 @@ def test_thousands_of_crash_loops_stay_within_the_hubs_writes_and_delay_no_stop(
         assert hub.written() <= (HUB_BURST + 600 * HUB_RATE) / members
         late = {name: [at for at, _ in writes if at > 300] for name, writes in hub.writes.items()}
         assert all(late.values()), "a slice is told of no more"
-        reports = [parse_report(text) for status in hub.statuses.values() for text in status.entries.values()]
+        reports = [parse_report(text) for status in hub.statuses.values() for text in status.reports.values()]
         # 18 restarts have happened by the time of a write after 300 s.
         assert min(report.restarts for report in reports if report.last_exit) >= 18
 

@@ -23,7 +23,7 @@ class Process(ModuleRunner):
         self._idle, self._because, self.out_of_memory = None, "", ""
         self._starter: Any = SimpleNamespace(retire=lambda _: None)
 
-    def post(self, data: bytes) -> None: ...
+    def post(self, data: bytes, *, at_once: bool = True) -> None: ...
 
 
 @pytest.mark.parametrize(

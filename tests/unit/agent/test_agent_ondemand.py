@@ -352,3 +352,40 @@ async def test_a_request_waits_where_a_member_with_a_used_up_share_is_to_get_mor
 
     await until(lambda: world.slices.made.keys() == {MINE})
     await end(task)
+
+
+@pytest.mark.parametrize("forwarded", [False, True])
+async def test_the_operator_is_asked_for_an_id_that_a_deleted_slice_named(world: World, forwarded: bool) -> None:
+    """No member can know that it has ended. Until another view was opened nobody started it, and nobody was asked."""
+    world.put("hub-1", view=view())
+    world.put("hub-2", Assignment(uid="h", epoch=3, workload=DIGEST), child_id=MINE)
+    world.drop("hub-2")
+
+    if forwarded:
+        task = asyncio.create_task(world.router.serve_forwarded(MINE, BY_VIEW, Request("call", b"1")))
+    else:
+        task = call(world, MINE)
+
+    await until(lambda: world.asks.ids == (MINE,))
+    assert not world.slices.made
+    await end(task)
+    assert world.asks.ids == ()
+
+
+# Texts that are no ids.
+
+
+@pytest.mark.parametrize("text", ["", "x" * 254, "é" * 127, "a\nb", "a\x00", "\ud800"])
+@pytest.mark.parametrize("with_view", [False, True])
+async def test_what_can_be_no_id_is_neither_started_nor_asked_for(world: World, text: str, with_view: bool) -> None:
+    """The API server refused a status that asked for it, and so all that the member had to report."""
+    if with_view:
+        world.put("hub-1", view=view(members=("hub-1",)))
+
+    with pytest.raises(Problem) as refused:
+        await asyncio.wait_for(call(world, text), 2.0)
+    with pytest.raises(Problem):
+        await world.router.serve_forwarded(text, BY_VIEW, Request("call", b"1"))
+
+    assert (refused.value.status, refused.value.kind) == (400, "bad_request")
+    assert (world.asks.ids, dict(world.slices.made)) == ((), {})

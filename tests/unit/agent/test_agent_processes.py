@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import gc
@@ -16,25 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memberparts import supervisor_of
+from memberparts import desired, with_processes
 from waiting import alive, until
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.commands import missing_interpreter
-from processhub.agent.children.execchild import ExecStarter
 from processhub.agent.children.pythonchild import PythonStarter
-from processhub.agent.env import Environment
-from processhub.agent.logs import LogSink
-from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog import client as watchdogclient
-from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
-from processhub.api.child import ActorLiveness, Exec, Liveness, Python
-from processhub.api.meta import EnvVar
+from processhub.api.child import ActorLiveness, ChildEnvVar, Exec, Liveness, Python
 from processhub.api.naming import id_hash
 from processhub.api.reasons import Reason
-from processhub.registry.grammar import Assignment
 
 ROOM = 3  # enough for one pipe but not for two
 
@@ -80,22 +72,8 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def agent(tmp_path: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter]]:
-    env = Environment(
-        "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=tmp_path, python_path=str(tmp_path)
-    )
-    process, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
-    watchdog, sink = WatchdogClient(process, None), LogSink(log)
-    pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
-    yield supervisor_of({Exec: ExecStarter(env, watchdog, sink), Python: pythons}), pythons
-    watchdog.close()
-    await asyncio.to_thread(process.process.wait, 40)
-    sink.close()
-    os.close(log)
-
-
-def desired(workload: Exec | Python, epoch: int = 1, **fields: Any) -> DesiredRun:
-    entry = Assignment(uid="u", epoch=epoch, workload="w", **fields)
-    return DesiredRun(entry, workload, slice="s", term=1, startable=True)
+    async with with_processes(tmp_path) as processes:
+        yield processes
 
 
 @pytest.mark.parametrize(
@@ -272,7 +250,7 @@ def probed(tmp_path: Path, **liveness: Any) -> Exec:
     return Exec(
         command=command,
         working_dir=str(tmp_path),
-        env=(EnvVar(name="PATH", value=os.environ["PATH"]),),
+        env=(ChildEnvVar(name="PATH", value=os.environ["PATH"]),),
         liveness=Liveness(period_seconds=1, failure_threshold=2, **liveness),
     )
 

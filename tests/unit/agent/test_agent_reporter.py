@@ -66,7 +66,7 @@ async def test_a_status_that_was_not_written_for_any_reason_is_written_again(tro
 
     reporter.slice_changed(server.slice, "s", supervisor.children.values())
 
-    await until(lambda: "a" in server.status.entries, "the status")
+    await until(lambda: "a" in server.status.reports, "the status")
     await reporter.flush(5)
 
 
@@ -88,17 +88,17 @@ async def test_a_status_without_room_for_all_running_children_keeps_its_observed
     order([], old)
     await until(lambda: server.status.observed_generation == 1, "the first answer")
     order(old, new)
-    await until(lambda: "new-1" in server.status.entries, "what there is room for")
+    await until(lambda: "new-1" in server.status.reports, "what there is room for")
     order(new, [])
-    await until(lambda: parse_report(server.status.entries["new-1"]).state == State.STOPPING, "its end's begin")
-    assert "new-2" not in server.status.entries
+    await until(lambda: parse_report(server.status.reports["new-1"]).state == State.STOPPING, "its end's begin")
+    assert "new-2" not in server.status.reports
     assert server.status.observed_generation == 1
 
     first = supervisor.children[old[0]]
     first.ended(ExitStatus(Reason.EXITED, "exit code 0"))
     reporter.child_changed(first, urgent=True)
     await until(lambda: server.status.observed_generation == 3, "an answer once there is room")
-    assert "new-2" in server.status.entries
+    assert "new-2" in server.status.reports
     await reporter.flush(5)
 
 

@@ -332,6 +332,18 @@ async def test_a_child_without_requests_for_its_idle_time_is_idle(world: World) 
     assert late.result().body == b"2"
 
 
+async def test_a_child_with_an_open_stream_is_not_timed_for_idleness(world: World) -> None:
+    world.begin(idle=60)
+    assert set(world.queue._idle) == {"a"}
+
+    with world.queue.streaming(world.child):
+        with world.queue.streaming(world.child):
+            assert not world.queue._idle
+        world.child.changed(urgent=False)
+        assert not world.queue._idle
+    assert set(world.queue._idle) == {"a"}
+
+
 async def _idle(child: Child) -> None:
     while not child.idle:
         await asyncio.sleep(0.01)

@@ -91,13 +91,14 @@ class World:
         report: Report | None = None,
         *,
         view: Activation | None = None,
+        child_id: str = "a",
     ) -> None:
-        """Give the member this entry of child "a", with this report, and what its slice 0 says of views."""
+        """Give the member this entry of the child, with this report, and what its slice 0 says of views."""
         self._version += 1
         self.slices.informer.put(
             make_slice(
-                {"a": entry} if entry is not None else {},
-                {"a": report} if report is not None else {},
+                {child_id: entry} if entry is not None else {},
+                {child_id: report} if report is not None else {},
                 hub_uid="h",
                 namespace="n",
                 member=member,
@@ -111,6 +112,11 @@ class World:
             )
         )
         self.slices.informer.seen = self._version
+
+    def drop(self, member: str) -> None:
+        """Have the member's slice deleted."""
+        key = next(key for key, item in self.slices.informer.items.items() if item.spec.member == member)
+        self.slices._changed(self.slices.informer.items.pop(key), None)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -87,6 +88,7 @@ class Agent:
         self.process = subprocess.Popen(
             [*ENDS_WITH_US, *run, sys.executable, "-c", watchdog, str(its.fileno()), str(feed)],
             pass_fds=(its.fileno(), feed),
+            stdin=subprocess.PIPE,
             cwd=folder,
         )
         its.close()
@@ -97,7 +99,11 @@ class Agent:
 
     def spawn(self, script: str, key: str = "1", *, main_alone: bool = False) -> None:
         """Let a shell run the script in the test's folder."""
-        order: dict[str, object] = {"op": "spawn", "key": key, "argv": ["sh", "-c", script], "env": dict(os.environ)}
+        self.execute(["sh", "-c", script], key, main_alone=main_alone)
+
+    def execute(self, argv: list[str], key: str = "1", *, main_alone: bool = False, **env: str) -> None:
+        """Start a program in the test's folder, with these variables beside the test's own."""
+        order: dict[str, object] = {"op": "spawn", "key": key, "argv": argv, "env": {**os.environ, **env}}
         order["main_alone"] = main_alone
         self._outbox.send({**order, "cwd": str(self._folder), "stop": int(signal.SIGTERM), "fds": []})
 
@@ -130,6 +136,12 @@ def agent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
 def is_there(pid: int) -> bool:
     """Return whether there is such a process, even if its first thread has ended."""
     return Path(f"/proc/{pid}").exists()
+
+
+def only_child(pid: int) -> int:
+    """Return the pid of the one child of the process."""
+    [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
 
 
 async def tree(folder: Path) -> int:
@@ -216,6 +228,69 @@ async def test_a_program_that_ends_at_once_was_started(agent: Agent) -> None:
     assert agent.hear("started") is not None
 
 
+async def test_a_child_does_not_outlive_a_watchdog_that_is_killed(agent: Agent) -> None:
+    agent.spawn("trap '' TERM; while :; do sleep 0.01; done")
+    pid = (await until(lambda: agent.hear("started"), "the child"))["pid"]
+
+    agent.process.kill()
+
+    await until(lambda: not alive(pid), "the child's end, which nobody but the kernel brings about")
+
+
+@of(WAITS_AS_A_FORK)
+async def test_a_fork_whose_watchdog_was_killed_executes_nothing(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn("touch ran")
+    await until((tmp_path / "note").exists, "the fork")
+    fork = only_child(agent.process.pid)
+
+    agent.process.kill()
+    agent.process.wait()
+    (tmp_path / "go").touch()
+
+    await until(lambda: not alive(fork), "the fork's end")
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_program_inherits_no_input_and_no_changed_signal(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn(
+        "readlink /proc/self/fd/0 >new; grep -E 'Sig(Blk|Ign)' /proc/self/status >>new; mv new note; sleep 1000"
+    )
+    note = tmp_path / "note"
+    await until(note.exists, "what it inherited")
+
+    assert note.read_text().split() == ["/dev/null", "SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+
+
+@pytest.mark.parametrize(
+    ("modes", "status", "number"),
+    [({"b": 0o700}, 0, None), ({"a": 0o600, "b": 0o700}, 0, None), ({"a": 0o600}, None, errno.EACCES),
+     ({}, None, errno.ENOENT)],
+    ids=["found", "found behind one that can't be executed", "not executable", "not found"],
+)  # fmt: skip
+async def test_a_program_is_looked_for_in_the_folders_of_its_own_path(
+    agent: Agent, tmp_path: Path, modes: dict[str, int], status: int | None, number: int | None
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    for folder, mode in modes.items():
+        (tmp_path / folder / "program").write_text("#!/bin/sh\n")
+        (tmp_path / folder / "program").chmod(mode)
+
+    agent.execute(["program"], PATH=f"a:{tmp_path}/b:/nowhere")
+
+    outcome = await until(lambda: agent.hear("exited") or agent.hear("failed"), "the outcome")
+    assert (outcome.get("status"), outcome.get("errno")) == (status, number)
+
+
+@pytest.mark.parametrize("argv", [[], ["true", "a\0b"]], ids=["no program", "a NUL character"])
+async def test_what_no_process_can_have_is_reported_and_affects_no_other(agent: Agent, argv: list[str]) -> None:
+    agent.execute(argv)
+    agent.spawn("exit 3", key="2")
+
+    assert (await until(lambda: agent.hear("failed"), "the report"))["what"] == "value"
+    assert (await until(lambda: agent.hear("exited", "2"), "the other's end"))["status"] == 3
+
+
 async def test_a_child_that_fencing_ordered_to_stop_ends_even_if_the_lease_is_renewed(
     agent: Agent, tmp_path: Path
 ) -> None:
@@ -266,6 +341,21 @@ async def test_after_a_pause_of_the_watchdog_alone_the_newest_deadline_counts(ag
     assert agent.hear("exited") is None
     agent.stop()
     assert not (await until(lambda: agent.hear("exited"), "its end"))["fenced"]
+
+
+async def test_orders_that_arrive_together_are_carried_out_in_their_order(agent: Agent) -> None:
+    agent.spawn("exit 0", key="before")
+    await until(lambda: agent.hear("exited", "before"), "an end that comes after the watchdog has come up")
+    agent.process.send_signal(signal.SIGSTOP)
+    agent.spawn("exec sleep 1000")
+    agent.spawn("exit 2", key="2")
+    agent.stop()
+    agent.spawn("exit 3", key="3")
+
+    agent.process.send_signal(signal.SIGCONT)
+
+    ends = [await until(lambda key=key: agent.hear("exited", key), "its end") for key in ("1", "2", "3")]
+    assert [end["status"] for end in ends] == [-signal.SIGKILL, 2, 3]
 
 
 # As in a container with the capabilities SETUID and SETGID: it can't signal processes that changed their user.

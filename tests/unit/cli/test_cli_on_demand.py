@@ -12,6 +12,7 @@ from clihub import HUB, JSON, MEMBERS, NAMES, Printed, started, with_cluster
 from memoryapi import Key
 from onethread import Cluster
 
+from builders import reports_of
 from processhub.cli import explain, listing, moves, plan, show, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, CliError
 
@@ -30,7 +31,7 @@ def slices(cluster: Cluster) -> list[dict[str, Any]]:
 def recorded(cluster: Cluster, *ids: str) -> bool:
     """Whether these children are on record, and reported to run without a view."""
     entries = {child_id for item in slices(cluster) for child_id in item["spec"]["entries"]}
-    reports = {id_: text for item in slices(cluster) for id_, text in item.get("status", {}).get("entries", {}).items()}
+    reports = {id_: text for item in slices(cluster) for id_, text in reports_of(item).items()}
     return set(ids) <= entries and all(" Running " in reports.get(id_, "") for id_ in ids)
 
 
@@ -121,9 +122,7 @@ def test_a_child_that_only_its_member_knows_yet_is_shown_while_no_operator_runs(
         member = cluster.ask("a")
 
         def reported() -> bool:
-            return any(
-                " Running " in item.get("status", {}).get("entries", {}).get("a", "") for item in slices(cluster)
-            )
+            return any(" Running " in reports_of(item).get("a", "") for item in slices(cluster))
 
         await cluster.until(reported, "its member reports it")
         await listing.list_children(HUB)
@@ -157,7 +156,9 @@ def test_for_an_id_that_nobody_has_asked_for_the_effect_of_a_request_is_explaine
         assert await explain.explain("b", JSON) == DONE
         found = json.loads(printed.text())
         assert (found["member"], found["onDemand"]) == (None, False)
-        assert found["why"][0].startswith(f"a request would start it on {found['wouldStartOn']}, which view")
+        assert found["why"][0].startswith(
+            f"a request would start it on {found['wouldStartOn']}, its member by the hash"
+        )
         with pytest.raises(
             CliError, match=r"no child 'b' in hub hub of namespace ns; a request would start it on hub-"
         ):

@@ -62,7 +62,7 @@ def test_an_open_view_has_its_member_start_the_child(strategy: str, by: str) -> 
 
     found = seen(session_of(*(slice_of(name, order) for name in MEMBERS)))
 
-    assert found == Outlook(f"a request would start it on {chosen}, which view 7 has for its id by {by}", chosen)
+    assert found == Outlook(f"a request would start it on {chosen}, its member by {by}", chosen)
 
 
 def test_a_request_waits_while_the_view_closes() -> None:
@@ -88,7 +88,7 @@ def test_a_request_waits_for_a_member_that_is_not_ready() -> None:
 
 
 def test_a_request_is_refused_when_the_limit_or_the_share_of_the_member_is_reached() -> None:
-    shared = msgspec.structs.replace(VIEW, share=1)
+    shared = msgspec.structs.replace(VIEW, share=1, most=3)
     entry = {"b": Assignment(uid=HUB_UID, epoch=5, workload="w", on_demand=True)}
     reported = {"b": Report(uid=HUB_UID, epoch=5, state="Running", view=7)}
 
@@ -99,6 +99,29 @@ def test_a_request_is_refused_when_the_limit_or_the_share_of_the_member_is_reach
     assert "answered 429, because the hub has its 1 children on demand (spec.onDemand.max)" in full.says
     assert f"answered 429, because {CHOSEN} has its 1 children on demand, its share of" in no_share.says
     assert (full.member, no_share.member, elsewhere.member) == ("", "", CHOSEN)
+
+
+def test_a_member_may_have_a_share_of_nothing_and_more_places_are_shared_out_anew() -> None:
+    """When the view was opened all places were taken by others. Some of these have ended since."""
+    shared = msgspec.structs.replace(VIEW, share=0, most=3)
+
+    one_left = {name: Assignment(uid=HUB_UID, epoch=5, workload="w", on_demand=True) for name in ("b", "c")}
+    none = seen(session_of(slice_of(CHOSEN, shared), slice_of(OTHER, entries=one_left), demand={"max": 3}))
+    more = seen(session_of(slice_of(CHOSEN, shared), demand={"max": 3}))
+
+    assert f"answered 429, because {CHOSEN} has its 0 children on demand" in none.says
+    assert more.says == f"a request waits until the next view is open, because {CHOSEN} has used its share up"
+
+
+def test_a_request_is_refused_by_a_member_that_has_as_many_children_as_it_may() -> None:
+    session = session_of(members={"maxChildren": 1})
+    status = session.living_hub().status
+    full = tuple(msgspec.structs.replace(member, children=int(member.name == CHOSEN)) for member in status.members)
+    session.hub = msgspec.structs.replace(session.living_hub(), status=msgspec.structs.replace(status, members=full))
+
+    assert seen(session) == Outlook(
+        f"a request is answered 429, because {CHOSEN} has its 1 children (spec.members.maxChildren)"
+    )
 
 
 def test_a_suspended_or_partitioned_hub_starts_nothing() -> None:

@@ -16,7 +16,7 @@ from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_STOP
 from processhub.client.asynchub import AsyncHub
 from processhub.client.session import Session
-from processhub.cluster.errors import ForbiddenError
+from processhub.cluster.errors import ForbiddenError, UnavailableError
 from processhub.registry.grammar import Assignment, Report
 
 HUB = Key("hubs", "ns", "hub")
@@ -193,5 +193,34 @@ def test_the_error_of_a_write_is_that_of_each_child() -> None:
         result = await site.hub.stop_children(["a"], wait=True)
 
         assert str(result.errors["a"]) == "Forbidden: you may not patch hubs"
+
+    run(test)
+
+
+def test_an_order_for_a_run_that_was_moved_is_written_again_until_it_is_stored() -> None:
+    """A server error at the second order ended the stop of all children, without an outcome of any."""
+
+    async def test(site: Site) -> None:
+        site.runs = {"a": 1, "b": 1}
+        site.show()
+        stopping = asyncio.create_task(site.hub.stop_children(["a", "b"], wait=True))
+        await asyncio.sleep(1)
+        failures, patch = [1, 2], site.session.client.patch
+
+        async def unavailable(*given: Any, **more: Any) -> Any:
+            if failures:
+                raise UnavailableError(500, "InternalError", f"etcd: {failures.pop()}")
+            return await patch(*given, **more)
+
+        site.session.client.patch = unavailable  # type: ignore[method-assign]
+        site.runs["a"] = 3
+        site.show()
+        site.answer()
+
+        await asyncio.sleep(2)
+        assert (failures, site.orders) == ([], {"a": 3})
+        site.answer()
+        site.show()
+        assert (await stopping).stopped == ["a", "b"]
 
     run(test)

@@ -79,6 +79,15 @@ def test_metadata_tags_and_environment_are_merged_over_the_childs_own() -> None:
     assert changed.asked == attributes_digest(known(**EXEC).wanted)
 
 
+def test_a_variable_of_a_verdict_replaces_one_from_a_file() -> None:
+    env = [{"name": "A", "valueFrom": {"file": "/a"}}, {"name": "B", "valueFrom": {"file": "/b"}}]
+    own = {"python": {**PYTHON["python"], "env": env}}
+
+    _, text = changed_child(known(**own), HookVerdict(env={"A": "2"}))
+
+    assert json.loads(text)["python"]["env"] == [{"name": "A", "value": "2"}, env[1]]
+
+
 def test_arguments_are_merged_over_those_of_a_python_child() -> None:
     _, text = changed_child(known(**PYTHON), HookVerdict(args={"b": 3, "c": [4]}))
 
@@ -96,8 +105,7 @@ def test_of_several_verdicts_the_later_one_wins() -> None:
 @pytest.mark.parametrize(
     ("spec", "answer", "why"),
     [
-        (PYTHON, HookVerdict(env={"A": "1"}), "only exec children have one"),
-        (POD, HookVerdict(env={"A": "1"}), "only exec children have one"),
+        (POD, HookVerdict(env={"A": "1"}), "a pod child has its variables in pod.template"),
         (EXEC, HookVerdict(args={"a": 1}), "only python children have them"),
         (EXEC, HookVerdict(env={"1A": "x"}), "env: at most 256 names of letters, digits and underscores"),
         (EXEC, HookVerdict(tags=("",)), "tags: at most 32 of 1 to 128 characters"),

@@ -58,6 +58,17 @@ async def test_a_child_that_may_not_be_deleted_delays_nothing_else_of_its_hub() 
     assert failure.sentence == "child/kept can't be deleted though its ttlSeconds (1) are over: the policy says no"
 
 
+async def test_a_first_start_that_is_no_time_ends_no_round() -> None:
+    child = over("kept")
+    child = msgspec.structs.replace(child, status=msgspec.structs.replace(child.status, first_started_at="soon"))
+    state = HubState(("ns", "hub"))
+    state.put_child(child)
+    observation = make_observation(chosen={known.child.id: known for known in state.children.values()})
+    round = a_round(make_hub(), state, now=lambda: 0.0)
+
+    await Lifetimes(round, ExecuteMemory(), ReportMemory()).delete_expired(observation)
+
+
 def test_the_first_start_is_read_from_the_status() -> None:
     memory, fresh = ReportMemory(), make_child("a", {"exec": {"command": ["true"]}}, uid="uid-a")
     assert first_started(fresh, [], memory) == "", "it has not run yet"
@@ -66,3 +77,5 @@ def test_the_first_start_is_read_from_the_status() -> None:
     memory.first_started["uid-a"] = "2026-01-02T00:00:00.000Z"
     assert first_started(known, [], memory) == "2026-01-01T00:00:00.250Z"
     assert memory.first_started == {}
+    rubbish = msgspec.structs.replace(fresh, status=ChildStatus(first_started_at="soon"))
+    assert first_started(rubbish, [], memory) == "", "a time that is none is written again"

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
-from observing import observed, plain
+from observing import alike, frozen, observed
 
 from builders import HUB, NAMESPACE, make_child, make_hub, make_member, make_slice
 from processhub.api.childset import ChildSet
@@ -17,6 +17,7 @@ from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_MOVE_TO
 from processhub.api.slice import RegistrySlice
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
+from processhub.controller.observe.observation import on_record
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.model.membership import Phase
@@ -110,11 +111,40 @@ def test_the_same_facts_give_the_same_observation_and_are_unchanged(
     assert set(observed(make_hub(spec=spec), state, members, memory).members) == set(MEMBERS)
 
 
+@given(*[slices(MEMBERS[0])] * 2, slices(MEMBERS[1]), st.sets(st.sampled_from(MEMBERS)))
+def test_the_record_follows_each_slice(
+    before: RegistrySlice, after: RegistrySlice, other: RegistrySlice, reporting: set[str]
+) -> None:
+    state, fresh = HubState((NAMESPACE, HUB)), HubState((NAMESPACE, HUB))
+    for item in (before, other):
+        state.put_slice(item)
+    on_record(state, {})
+
+    state.put_slice(after)
+    for item in (after, other):
+        fresh.put_slice(item)
+
+    for holder in ("x/1", "y/2"):
+        members = {name: make_member(name, phase=Phase.LIVE, holder=holder) for name in reporting}
+        assert on_record(state, members) == on_record(fresh, members)
+
+
 def test_a_change_deep_in_the_facts_is_seen_by_the_comparison() -> None:
     state = HubState((NAMESPACE, HUB))
     state.put_slice(make_slice())
-    before = plain(state)
+    before = frozen(state)
+    assert frozen(state) == before
 
     state.slices["hub.hub-0.0"].unproven["a"] = None
 
-    assert plain(state) != before
+    assert frozen(state) != before
+
+
+def test_a_difference_deep_in_two_observations_is_seen_by_the_comparison() -> None:
+    def state(epoch: int) -> HubState:
+        made = HubState((NAMESPACE, HUB))
+        made.put_slice(make_slice({"a": Assignment(uid="u", epoch=epoch, workload="w")}))
+        return made
+
+    assert alike(state(1), state(1))
+    assert not alike(state(1), state(2))

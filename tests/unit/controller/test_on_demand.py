@@ -207,6 +207,16 @@ def test_a_members_wrong_clock_does_not_end_what_it_has_just_started() -> None:
     assert site.wanted(1101.5) == set()
 
 
+@pytest.mark.parametrize("started_at", ["yesterday", "2026-13-01T00:00:00Z", "2026-01-01T00:00:60Z"])
+def test_a_report_with_a_time_that_is_none_ends_no_round(started_at: str) -> None:
+    site = Demanded({**CACHE, "ttlSeconds": 100})
+    site.has("a", started_at=started_at)
+    site.has("b", State.PENDING, started_at="")
+
+    assert site.wanted(1000.0) == {"a", "b"}
+    assert site.wanted(1101.0) == set()
+
+
 def test_one_that_never_starts_has_its_time_from_when_it_was_seen_on_record() -> None:
     site = Demanded({**CACHE, "ttlSeconds": 100})
     site.has("a", State.PENDING, started_at="")

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import virtualtime
 from memoryapi import Json, Key
-from onethread import Cluster
+from onethread import Cluster, running_hub
 
 IDS = ("a", "b", "c", "d")
 _TIME = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
@@ -118,3 +118,30 @@ def test_the_same_seed_gives_the_same_writes_at_the_same_times(tmp_path: Path) -
     assert len(first) > 100
     for before, after in zip(first, second, strict=True):
         assert before == after
+
+
+def test_a_child_whose_slice_was_deleted_while_no_operator_led_starts_elsewhere_only_after_its_end(
+    tmp_path: Path,
+) -> None:
+    """Its member is cut off. It had no slice that it could fail to acknowledge, so the next leader did not wait."""
+
+    async def main() -> None:
+        spec = {"strategy": "StaticQuorum", "quorumSize": 1}
+        async with running_hub(tmp_path, distribution={"strategy": "RoundRobin"}, partitionTolerance=spec) as cluster:
+            for child_id in IDS:
+                body = {"hub": "hub", "exec": {"command": ["x"]}}
+                cluster.api.create("children", {"metadata": {"name": child_id}, "spec": body})
+            await cluster.until(lambda: cluster.reported_running(*IDS), "all run")
+            (member,) = cluster.runs_on()["a"]
+            cluster.stops["operator-0"].set()
+            assert await cluster.tasks.pop("operator-0") == 0
+            cluster.wires[member].whole.clear()
+            cluster.api.delete("registryslices", f"hub.{member}.0")
+
+            cluster.start_replica("operator-1")
+
+            await cluster.until(lambda: cluster.runs_on()["a"] not in ({member}, set()), "it runs elsewhere")
+            cluster.wires[member].whole.set()
+            await cluster.until(lambda: cluster.reported_running(*IDS), "all run")
+
+    virtualtime.run(main())

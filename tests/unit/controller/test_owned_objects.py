@@ -18,6 +18,7 @@ from processhub.api.meta import PartialObject
 from processhub.api.reasons import EventReason
 from processhub.cluster.client import Client, WatchEvent
 from processhub.controller.execute.ownedobjects import OwnedMemory, OwnedObjects, Refused, supporting_objects
+from processhub.controller.objects.registry import new_lease, new_slice
 from processhub.controller.objects.template import pod_template
 from processhub.controller.objects.workload import workload
 from processhub.controller.settings import OperatorSettings
@@ -292,3 +293,19 @@ async def test_planning_waits_for_no_watch_of_owned_objects() -> None:
         await store.synced()
 
     assert not any(informer.synced.is_set() for informer in store.owned.informers)
+
+
+def test_slices_and_leases_have_the_labels_of_all_that_a_hub_owns() -> None:
+    first = new_slice(HUB, "hub-0", 0, 1, {}, holder="", partitioned=False)
+    made = [first.metadata, new_lease(HUB, "hub-0").metadata]
+    expected = MANIFESTS[0]["metadata"]["labels"] | {"processhub.dev/member": "hub-0"}
+
+    assert [each.labels for each in made] == [expected, expected]
+    assert (
+        expected.items()
+        >= {
+            "app.kubernetes.io/name": "processhub",
+            "app.kubernetes.io/component": "agent",
+            "processhub.dev/hub": "hub",
+        }.items()
+    )

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from processhub.api.childset import ChildSet
+from processhub.api.grouporders import GroupOrderError, format_orders, latest, parse_move_orders
 from processhub.api.naming import ANNOTATION_MOVE_TO
-from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders
 from processhub.controller.observe.setmoverequests import AppliedMoves, move_requests_of_sets, refusal_of_id
 from processhub.controller.store.childsets import SeenSet, known_set
 
@@ -29,17 +29,17 @@ def seen(annotation: str, taken: dict[str, str] | None = None, **spec: Any) -> S
 def test_ids_of_any_text_are_distinguished() -> None:
     orders = {"a,b=c": "hub-0", 'ten"ant/4 2': "hub-1"}
 
-    text = format_set_orders(orders)
+    text = format_orders(orders)
 
     assert text is not None
-    assert parse_set_orders(text) == orders
-    assert (parse_set_orders(""), format_set_orders({})) == ({}, None)
+    assert parse_move_orders(text) == orders
+    assert (parse_move_orders(""), format_orders({})) == ({}, None)
 
 
 @pytest.mark.parametrize("text", ["hub-1", "[]", '{"a": 1}', "{"])
 def test_an_invalid_request_is_rejected_with_the_expected_form(text: str) -> None:
-    with pytest.raises(SetOrderError, match="JSON object of ids and members, such as"):
-        parse_set_orders(text)
+    with pytest.raises(GroupOrderError, match="JSON object of ids and members, such as"):
+        parse_move_orders(text)
 
 
 def test_only_the_latest_rejections_are_kept() -> None:

@@ -56,6 +56,7 @@ async def test_a_child_of_a_deleted_slice_starts_elsewhere_only_after_slice_0_is
             zero[part]["entries"], one[part]["entries"] = one[part]["entries"], zero[part]["entries"]
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
         rounds.want("a", "x")
+        await rounds.round()  # a and x are as they should be
         delete(rounds, deleted)
 
         assert await waits_for_the_earlier_x(rounds)

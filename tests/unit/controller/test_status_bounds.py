@@ -209,8 +209,8 @@ def test_crash_loops_of_ten_thousand_children_write_within_their_hubs_budget() -
         writer = writer_of(server, wanted)
         running = asyncio.create_task(writer.run())
         for restarts in range(1, 21):
+            wanted |= dict.fromkeys(wanted, status_of(restarts))
             for name in wanted:
-                wanted[name] = status_of(restarts)
                 writer.mark(("ns", name))
             await asyncio.sleep(20)
             name = f"tenant-{restarts}"
@@ -245,8 +245,8 @@ def test_constantly_changing_messages_write_within_their_hubs_budget() -> None:
         writer = writer_of(server, wanted)
         running = asyncio.create_task(writer.run())
         for turn in range(1, 31):
+            wanted |= dict.fromkeys(wanted, denied(turn))
             for name in wanted:
-                wanted[name] = denied(turn)
                 writer.mark(("ns", name))
             await asyncio.sleep(19)
             name = f"tenant-{turn}"
@@ -316,6 +316,25 @@ def test_crash_loops_of_sets_write_into_their_statuses_within_their_hubs_budget(
         assert min(sets.writes.values()) > 0.7 * max(sets.writes.values()), "each has its turn"
 
     virtualtime.run(ten_minutes())
+
+
+def test_a_status_that_changes_while_it_is_written_is_written_again() -> None:
+    async def a_change() -> None:
+        server, wanted = Server(), {"a": status_of(1)}
+        writer = writer_of(server, wanted)
+        running = asyncio.create_task(writer.run())
+        writer.mark(("ns", "a"))
+        await asyncio.sleep(0.005)
+        assert (server.tries, server.stored) == (1, {}), "it is being written"
+
+        wanted["a"] = status_of(1, State.STOPPED, "Completed")
+        writer.mark(("ns", "a"))
+        await asyncio.sleep(5)
+
+        assert server.stored["a"].state == State.STOPPED
+        running.cancel()
+
+    virtualtime.run(a_change())
 
 
 def test_a_status_that_is_always_rejected_backs_off() -> None:

@@ -80,6 +80,7 @@ async def test_a_slice_whose_creation_got_no_response_is_created_again_so_that_i
     site = SliceSite()
     site.add("hub.hub-0.0", "hub-0")
     async with rounds_on(site, "hub-0") as rounds:
+        await rounds.round()  # the member has acknowledged its slice
         rounds.want("x")
         del site.slices["hub.hub-0.0"]
         rounds.state.slices.clear()

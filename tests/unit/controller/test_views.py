@@ -27,6 +27,7 @@ from processhub.controller.observe.views import (
 )
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.slices import Slices
+from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
 from processhub.registry.grammar import Assignment, Report
@@ -179,6 +180,43 @@ def test_a_view_is_replaced_when_a_share_is_used_up_and_each_would_get_more() ->
     assert not closes(10, 10)
 
 
+@pytest.mark.parametrize(("phase", "closes"), [(Phase.LIVE, True), (Phase.HELD, True), (Phase.GONE, False)])
+def test_a_view_is_replaced_when_a_member_may_run_what_a_deleted_slice_named(phase: Phase, closes: bool) -> None:
+    """Also where the member is not in the view: it is being drained. One that has restarted may start what it named."""
+    members, slices = members_with(dict(written(hub(), members_with({})).orders)), Slices()
+    drained = make_member("hub-2", holder="hub-2/1")
+    judgement = msgspec.structs.replace(drained.judgement, phase=phase)
+    slices.lost.add("hub-2")
+
+    facts = look_at_views(members, frozenset(NAMES))
+    assert (
+        must_close(facts, members | {"hub-2": msgspec.structs.replace(drained, judgement=judgement)}, slices) is closes
+    )
+    assert not must_close(facts, members, slices), "it was retired"
+
+
+def test_a_member_that_may_start_none_has_no_share_to_use_up() -> None:
+    """Its share of nothing counted as used up, and each view was replaced as soon as it was open."""
+    limited = hub(onDemand={**EXEC, "max": 20})
+
+    def closes(orders: dict[str, Activation], *ids: str) -> bool:
+        members = weighted(orders, {"hub-0": {child_id: demanded(7) for child_id in ids}})
+        return must_close(look_at_views(members, frozenset(NAMES)), members, Slices())
+
+    def weighted(
+        orders: dict[str, Activation], entries: dict[str, dict[str, Assignment]] | None = None
+    ) -> dict[str, Member]:
+        members = members_with(orders, entries)
+        return {name: msgspec.structs.replace(it, weight=int(name == "hub-0")) for name, it in members.items()}
+
+    orders = dict(written(limited, weighted({})).orders)
+    assert {name: order.share for name, order in orders.items()} == {"hub-0": 20, "hub-1": 0}
+
+    assert not closes(orders, "a")
+    smaller = {**orders, "hub-0": msgspec.structs.replace(orders["hub-0"], share=1)}
+    assert closes(smaller, "a"), "the next view has all other places for it"
+
+
 def test_no_shares_are_made_while_a_child_counts_for_two_of_them() -> None:
     limited, there = hub(onDemand={**EXEC, "max": 20}), {"hub-0": {"a": demanded(7)}}
     record = {"a": (OnRecord("hub-0", demanded(7)),)}
@@ -190,6 +228,23 @@ def test_no_shares_are_made_while_a_child_counts_for_two_of_them() -> None:
     assert written(hub(), members_with({}, there), begins, seen).orders, "without a limit there are no shares"
     both = {**there, "hub-1": {"a": demanded(8)}}
     assert not written(limited, members_with({}, both), seen=seen).orders
+
+
+def test_with_modulo_a_member_that_is_away_changes_nobodys_number() -> None:
+    """The view counted one member fewer, so children were started where no number has them, and stayed there."""
+    of, members = hub(distribution={"strategy": "Modulo"}), members_with({})
+    away = msgspec.structs.replace(members["hub-0"].judgement, phase=Phase.GONE)
+    leaves = msgspec.structs.replace(members["hub-0"].judgement, draining=True)
+
+    for judgement in (away, leaves):
+        without = {**members, "hub-0": msgspec.structs.replace(members["hub-0"], judgement=judgement)}
+        view, by_hash = wanted_view(of, without, snapshot(of), 7), wanted_view(hub(), without, snapshot(of), 7)
+        assert view is not None
+        assert by_hash is not None
+        assert (view.members, by_hash.members) == ((("hub-0", 0), ("hub-1", 1)), (("hub-1", 1),))
+
+    none = {name: msgspec.structs.replace(member, weight=0) for name, member in members.items()}
+    assert wanted_view(of, none, snapshot(of), 7) is None, "the operator says why nothing is started"
 
 
 def test_a_changed_limit_is_another_view() -> None:

@@ -18,7 +18,6 @@ from memoryapi import Key
 from onethread import Cluster, running_hub
 from test_views_one_thread import ask, drain, is_open, on_record, running
 
-from processhub.agent.app import Agent
 from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_STOP
 from processhub.controller.observe import views
 
@@ -40,7 +39,6 @@ class Trouble:
         self.declared: set[str] = set()
         self.ever_declared: set[str] = set()
         self.replicas, self.leaders, self.highest = 3, 1, most
-        self.requests: set[asyncio.Task[None]] = set()
 
     async def step(self) -> None:
         """Let one thing happen."""
@@ -93,22 +91,18 @@ class Trouble:
             self.edit(lambda hub: hub["spec"].pop("onDemand", None))
         elif what == 15:
             self.edit(lambda hub: hub["spec"].setdefault("onDemand", template(self.most)))
+        elif what == 16:
+            self.delete_a_slice()
         else:
             for each in chance.sample(IDS, 4):
-                self.request(each)
+                ask(cluster, each)
         demanded = running(cluster).keys() - self.ever_declared
         assert not self.most or len(demanded) <= self.highest, demanded
 
-    def request(self, child: str) -> bool:
-        """Have every member asked for the child; returns whether one has it."""
-        if ask(self.cluster, child):
-            return True
-        for agent in self.cluster.agents.values():
-            if agent._parts.slices.settings.on_demand and agent._parts.requests.activations.asks:
-                task = asyncio.create_task(_wait_for_a_place(agent, child))
-                self.requests.add(task)
-                task.add_done_callback(self.requests.discard)
-        return False
+    def delete_a_slice(self) -> None:
+        """Have somebody delete a slice."""
+        slices = sorted(key for key in self.cluster.api.objects if key.plural == "registryslices")
+        self.cluster.api.delete("registryslices", self.chance.choice(slices).name)
 
     def edit(self, change: Any) -> None:
         """Edit the Hub."""
@@ -155,12 +149,6 @@ class Trouble:
         self.edit(lambda hub: hub["spec"]["distribution"].update(strategy="ConsistentHashing"))
 
 
-async def _wait_for_a_place(agent: Agent, child: str) -> None:
-    with agent._parts.requests.asks.ask(child) as asked:
-        asked.make()
-        await asyncio.sleep(5.0)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -185,7 +173,7 @@ def test_whatever_happens_no_id_runs_twice_and_all_are_on_record_in_the_end(
             await trouble.end()
             await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), f"a view: {seed}", within=240)
             for child in IDS:
-                await cluster.until(lambda child=child: trouble.request(child), f"{child} runs: {seed}", within=90)
+                await cluster.until(lambda child=child: bool(ask(cluster, child)), f"{child} runs: {seed}", within=90)
             await cluster.until(
                 lambda: {child: {member} for child, member in on_record(cluster).items()} == running(cluster),
                 f"all is on record: {seed}",

@@ -163,6 +163,20 @@ def test_an_order_on_the_hub_moves_what_a_request_has_started(tmp_path: Path) ->
     virtualtime.run(main())
 
 
+def test_an_order_on_a_hub_that_starts_no_children_on_demand_is_refused(tmp_path: Path) -> None:
+    """It stood for ever, and moved a child that a request started after the Hub had got spec.onDemand."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            order(cluster, ANNOTATION_MOVE_TO, json.dumps({"a": "hub-0"}))
+
+            await cluster.until(lambda: ANNOTATION_MOVE_TO not in annotations_of(cluster), "the order is done")
+            refused = json.loads(annotations_of(cluster)[ANNOTATION_MOVE_REFUSED])
+            assert refused == {"a": "hub-0: hub/hub has no spec.onDemand"}
+
+    virtualtime.run(main())
+
+
 def test_a_childs_time_is_over_after_its_ttl_wherever_it_runs_by_then(tmp_path: Path) -> None:
     async def main() -> None:
         async with running_hub(tmp_path, onDemand={**DEMAND["onDemand"], "ttlSeconds": 20}) as cluster:
@@ -224,5 +238,58 @@ def test_the_next_view_waits_for_a_member_that_has_not_closed_the_last(tmp_path:
             for number in range(20):
                 await cluster.until(lambda number=number: bool(ask(cluster, f"cart-{number}")), "it runs")
             cluster.wires["hub-0"].whole.set()
+
+    virtualtime.run(main())
+
+
+def test_what_a_lost_member_had_is_started_again_after_it_has_ended_on_another(tmp_path: Path) -> None:
+    """Its slice was deleted under the next view, so the others may not know that what it named has ended.
+
+    They start none of that by themselves. Nobody asked the operator, and no other view was opened.
+    """
+
+    async def main() -> None:
+        spec = {**DEMAND, "partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 1}}
+        async with running_hub(tmp_path, **spec) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            members = {f"cart-{number}": ask(cluster, f"cart-{number}") for number in range(12)}
+            await cluster.until(lambda: on_record(cluster) == members, "all is on record")
+            child = next(child for child, member in members.items() if member == "hub-2")
+            await cluster.until(lambda: running(cluster).get(child) == {"hub-2"}, "it runs")
+
+            cluster.wires["hub-2"].whole.clear()
+            cluster.api.update(HUB, lambda hub: hub["spec"]["members"].update(replicas=2))
+            await cluster.until(lambda: child in on_record(cluster) and "hub-2" not in orders(cluster), "it is retired")
+            await cluster.until(lambda: len(running(cluster)) == 12, "all run")
+            order(cluster, ANNOTATION_STOP, json.dumps({child: epoch_of(cluster, child)}))
+            await cluster.until(lambda: child not in on_record(cluster), "it has ended")
+
+            await cluster.until(lambda: bool(ask(cluster, child)), "it is started again")
+            cluster.wires["hub-2"].whole.set()
+
+    virtualtime.run(main())
+
+
+def test_what_was_started_before_an_edit_and_is_recorded_after_it_gets_the_template_a_few_at_a_time(
+    tmp_path: Path,
+) -> None:
+    """None was on record when the operator read the edit, so it had nothing to roll out. Then all came at once."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path, **DEMAND) as cluster:
+            await cluster.until(lambda: is_open(cluster, "hub-0", "hub-1", "hub-2"), "a view is open")
+            cluster.stops["operator-0"].set()
+            assert await cluster.tasks.pop("operator-0") == 0
+            for number in range(20):
+                ask(cluster, f"cart-{number}")
+            await cluster.until(lambda: len(running(cluster)) == 20, "all run")
+            cluster.api.update(HUB, lambda hub: hub["spec"]["onDemand"]["exec"].update(command=["y"]))
+
+            cluster.start_replica("operator-1")
+
+            await cluster.until(lambda: len(cluster.log) > 20, "the first is restarted")
+            await asyncio.sleep(1.0)
+            assert len({child for _, child, *_ in cluster.log[20:]}) == 2, "10 % of them, for minReadySeconds"
+            await cluster.until(lambda: len({child for _, child, *_ in cluster.log[20:]}) == 20, "all have it")
 
     virtualtime.run(main())

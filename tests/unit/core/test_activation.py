@@ -58,6 +58,9 @@ def test_a_member_of_weight_0_activates_nothing() -> None:
     assert chosen_member(View(1, "ConsistentHashing", (("h-0", 0), ("h-1", 1))), "a") == "h-1"
     assert chosen_member(View(1, "ConsistentHashing", (("h-0", 0),)), "a") == ""
     assert chosen_member(View(1, "Modulo", ()), "a") == ""
+    three = View(1, "Modulo", (("h-0", 1), ("h-1", 0), ("h-2", 1)))
+    assert [chosen_member(three, str(number)) for number in (0, 2, 3, 5)] == ["h-0", "h-2", "h-0", "h-2"]
+    assert {chosen_member(three, str(number)) for number in range(1, 99, 3)} == {"h-0", "h-2"}, "by the hash"
 
 
 def test_the_first_view_is_opened_for_all_its_members() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from planned_hub import child, hub_spec
 
-from processhub.api.hub import OnDemand
+from processhub.api.hub import Members, OnDemand
 from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
@@ -32,17 +32,21 @@ def restricted(
     members: tuple[MemberView, ...] = (MemberView(name="m0"), MemberView(name="m1")),
     demand: bool = False,
     most: int | None = None,
+    load: int = 0,
+    spec: dict[str, Any] | None = None,
 ) -> Restricted:
     """What is left of these changes of child "a", which has this record; both by member.
 
-    ``demand``: the child is on demand. ``most``: the hub's onDemand.max.
+    ``demand``: the child is on demand. ``most``: the hub's onDemand.max. ``load``: so many others are on record where
+    the view has the child. ``spec``: fields of the hub's spec.
     """
     places = tuple(OnRecord(member, placed) for member, placed in (record or {}).items())
+    others = {f"other-{number}": (OnRecord(CHOSEN, entry(40)),) for number in range(load)}
     snapshot = HubSnapshot(
-        spec=msgspec.structs.replace(hub_spec(), on_demand=OnDemand(max=most)),
+        spec=msgspec.structs.replace(hub_spec(), on_demand=OnDemand(max=most), **(spec or {})),
         members=members,
         children={"a": child("a", on_demand=demand)},
-        record={"a": places} if places else {},
+        record=others | ({"a": places} if places else {}),
         next_epoch=200,
     )
     plan = Plan(entries={member: {"a": changed} for member, changed in changes.items()}, unplaced={}, next_epoch=300)
@@ -56,6 +60,16 @@ def left(found: Restricted) -> dict[str, Assignment | None]:
 def test_a_new_child_is_placed_where_the_open_view_has_it() -> None:
     assert left(restricted({CHOSEN: entry(250)}, OPEN)) == {CHOSEN: entry(250)}
     assert left(restricted({OTHER: entry(250)}, OPEN)) == {CHOSEN: entry(250)}
+
+
+def test_a_new_child_is_not_placed_on_a_member_that_has_as_many_as_it_may() -> None:
+    """The planner had it elsewhere, and the view was to be closed for that."""
+    found = restricted({OTHER: entry(250)}, OPEN, spec={"members": Members(max_children=2)}, load=2)
+    assert (left(found), found.close) == ({}, True)
+
+    assert left(restricted({OTHER: entry(250)}, OPEN, spec={"members": Members(max_children=3)}, load=2)) == {
+        CHOSEN: entry(250)
+    }
 
 
 def test_a_new_child_waits_while_the_view_closes_and_is_told_why() -> None:

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.api.child import Exec, PodWorkload, Python, Workload
-from processhub.api.meta import EnvVar
+from processhub.api.child import ChildEnvVar, Exec, PodWorkload, Python, Workload
 from processhub.api.reasons import State
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.registry.grammar import (
@@ -160,7 +159,7 @@ def test_options_of_a_newer_minor_version_are_ignored() -> None:
 
 @pytest.mark.parametrize("text", ["", "u", "u 5", "u 5 Active", "u five Active h", "u  Active h", "u 5.0 Active h"])
 def test_an_invalid_spec_entry_is_rejected_by_its_text(text: str) -> None:
-    with pytest.raises(EntryError, match="not a spec entry of format 1") as error:
+    with pytest.raises(EntryError, match="not a spec entry of format 2") as error:
         parse_assignment(text)
 
     assert repr(text) in str(error.value)
@@ -171,7 +170,7 @@ def test_an_invalid_spec_entry_is_rejected_by_its_text(text: str) -> None:
     ["", "u 5 Active Running", "u 5 Active Running x 0 -", "u x Active Running 1 0 -", "u 5 Active Running 1 - -"],
 )
 def test_an_invalid_status_entry_is_rejected_by_its_text(text: str) -> None:
-    with pytest.raises(EntryError, match="not a status entry of format 1") as error:
+    with pytest.raises(EntryError, match="not a status entry of format 2") as error:
         parse_report(text)
 
     assert repr(text) in str(error.value)
@@ -189,7 +188,7 @@ def test_equal_workloads_have_one_hash_and_one_text() -> None:
 @pytest.mark.parametrize(
     "workload",
     [
-        Workload(exec=Exec(command=("sleep", "1"), args=("é",), env=(EnvVar(name="A", value="b"),))),
+        Workload(exec=Exec(command=("sleep", "1"), args=("é",), env=(ChildEnvVar(name="A", value="b"),))),
         Workload(python=Python(target="m:C", args={"a": {"b": [1, 2.5, None, True]}})),
         Workload(pod=PodWorkload(template={"spec": {"containers": []}}, port=80)),
     ],

@@ -46,6 +46,24 @@ def test_helm_lint_has_no_complaint(helm: str, values: Path) -> None:
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
+def _maps(values: Manifest, path: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield path + name
+            yield from _maps(value, f"{path}{name}.")
+
+
+@pytest.mark.parametrize("name", [*_maps(yaml.safe_load((CHART / "values.yaml").read_text())), "image.repository"])
+def test_a_value_that_is_left_empty_renders_or_is_named(helm: str, name: str) -> None:
+    """A key of a values file whose lines below are all comments is null, which takes the default away."""
+    command = [helm, "template", "p", str(CHART), "--namespace", "p", "--set", f"{name}=null"]
+
+    answer = subprocess.run(command, capture_output=True, text=True)
+
+    if answer.returncode:
+        assert f"missing property '{name.rpartition('.')[2]}'" in answer.stderr
+
+
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
 def test_every_object_is_named_once_and_labelled(helm: str, values: Path) -> None:
     manifests = template(helm, "-f", str(values))

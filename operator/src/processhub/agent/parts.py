@@ -35,6 +35,7 @@ from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.server import Served
+from processhub.agent.requests.streams import Streams
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.slice import RegistrySlice
@@ -112,6 +113,7 @@ class RequestParts:
     activations: Activations
     asks: Asks
     router: Router
+    streams: Streams
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
                 health.healthy,
                 health.ready,
                 around.tls,
+                requests.streams,
             )
         ),
     )
@@ -184,7 +187,8 @@ def _build_requests(
     activations, asks = Activations(env, around.lease.identity, slices, children, permit.may_take_over), Asks()
     unplaced = UnplacedIds(env, around.client, slices, activations)
     router = Router(env, slices, children, queue, peers, unplaced, takeover, activations, asks)
-    return RequestParts(queue, takeover, activations, asks, router)
+    streams = Streams(env, router, queue, children, around.tls)
+    return RequestParts(queue, takeover, activations, asks, router, streams)
 
 
 def _build_reporter(
@@ -233,6 +237,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     requests.takeover.desired_changed.listen(supervisor.set_desired)
     supervisor.news.changed.listen(parts.reporter.child_changed)
     supervisor.news.changed.listen(requests.queue.child_changed)
+    supervisor.news.changed.listen(requests.streams.child_changed)
     supervisor.news.started.listen(parts.metrics.child_started)
     supervisor.news.restarted.listen(parts.metrics.child_restarted)
     supervisor.news.gone.listen(requests.activations.count.gone)

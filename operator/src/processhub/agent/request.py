@@ -51,7 +51,7 @@ class Request:
     kind: str  # call or cast
     body: bytes | None
     content_type: str = JSON
-    key: str = ""  # the caller's Idempotency-Key
+    headers: dict[str, str] = field(default_factory=dict)  # those that are passed on to the child, in lower case
     fetch: Callable[[], Awaitable[bytes]] = _nothing
     handed_over: Signal = field(default_factory=Signal)  # set when the request may have run
     put_off: Callable[[], None] = _no_sender
@@ -68,6 +68,10 @@ class Request:
             except (OSError, TimeoutError) as error:
                 raise WithdrawnError(str(error) or type(error).__name__) from error
         return self.body
+
+    def copy(self) -> Request:
+        """The same request once more, for another copy of the child."""
+        return Request(self.kind, self.body, self.content_type, self.headers)
 
     @property
     def begun(self) -> bool:

@@ -23,12 +23,24 @@ class ActorLiveness(Wire, frozen=True, kw_only=True):
     handler_seconds: int
 
 
+class EnvSource(Wire, frozen=True, kw_only=True):
+    """Where the value of an environment variable comes from: a file of the member's container."""
+
+    file: str
+
+
+class ChildEnvVar(EnvVar, frozen=True, kw_only=True):
+    """An environment variable of a child: ``value``, or what the file of ``value_from`` has at each start."""
+
+    value_from: EnvSource | None = None
+
+
 class Exec(Wire, frozen=True, kw_only=True):
     """A child that is a process."""
 
     command: tuple[str, ...]
     args: tuple[str, ...] = ()
-    env: tuple[EnvVar, ...] = ()
+    env: tuple[ChildEnvVar, ...] = ()
     working_dir: str = ""
     stop_signal: str = "SIGTERM"
     stop_target: str = "Group"
@@ -41,6 +53,7 @@ class Python(Wire, frozen=True, kw_only=True):
 
     target: str
     args: dict[str, Any] = {}
+    env: tuple[ChildEnvVar, ...] = ()
     liveness: ActorLiveness | None = None
 
 

@@ -11,7 +11,7 @@ import xxhash
 LABEL_NAME = "app.kubernetes.io/name"
 """``processhub``, on every object that ProcessHub makes."""
 LABEL_COMPONENT = "app.kubernetes.io/component"
-"""The component of a Pod: ``operator``, ``agent`` (a member) or ``child`` (a pod child)."""
+"""``operator`` on the operator's own objects, ``child`` on the Pods of pod children, ``agent`` on a hub's others."""
 LABEL_HUB = "processhub.dev/hub"
 """The hub's name."""
 LABEL_HUB_UID = "processhub.dev/hub-uid"
@@ -90,7 +90,11 @@ _LABEL_MAX = 63
 
 def is_child_id(text: str) -> bool:
     """Whether the text may be the id of a child: 1 to 253 bytes of UTF-8 without control characters."""
-    return 1 <= len(text.encode(errors="replace")) <= 253 and not any(unicodedata.category(c) == "Cc" for c in text)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # a lone surrogate, which JSON may have
+        return False
+    return 1 <= size <= 253 and not any(unicodedata.category(c) == "Cc" for c in text)
 
 
 def id_hash(child_id: str) -> str:

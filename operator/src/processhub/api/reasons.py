@@ -80,6 +80,8 @@ class Reason(StrEnum):
     """The program of an exec child or of a Pod's container can't be found or run. It is tried again, with back-off."""
     WORKING_DIR_NOT_FOUND = "WorkingDirNotFound"
     """The workingDir of an exec child does not exist, or can't be entered. It is tried again, with back-off."""
+    ENV_FILE_NOT_READABLE = "EnvFileNotReadable"
+    """The file of an exec child's env[].valueFrom.file can't be read. It is tried again, with back-off."""
     IMPORT_ERROR = "ImportError"
     """The module or class of a python child can't be loaded. It is tried again, with back-off."""
     RESTARTS_EXCEEDED = "RestartsExceeded"

@@ -9,6 +9,8 @@ import msgspec
 EPOCH_HEADER = "X-Processhub-Epoch"  # set by members only: the epoch by which the request was routed
 ANSWER_HEADER = "X-Processhub-Answer"  # "child" if the answer is the child's own, whatever its status
 KEY_HEADER = "Idempotency-Key"
+# The headers of a request that are passed on to the child: the caller's key, and those by which traces are followed.
+PASSED_HEADERS = (KEY_HEADER.lower(), "traceparent", "tracestate", "baggage", "x-request-id")
 
 
 class ProblemBody(msgspec.Struct, frozen=True):

@@ -5,11 +5,15 @@ The grammar of the entries is in registry/grammar.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
+
 import msgspec
 
 from processhub.api.meta import ObjectMeta, Wire
+from processhub.api.running import RunningGroup, grouped, whole_reports
 
-FORMAT = 1  # the format of the entries
+FORMAT = 2  # the format of the entries
 EPOCHS_PER_TERM = 10**9
 MAX_ENTRIES = 1000
 MAX_REPORTS = 10_000  # of a slice 0 with the children that its member has started by itself
@@ -23,10 +27,10 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
     """The part of its Hub's spec that a member needs; times are in seconds.
 
     ``fence`` is true with a quorum strategy. ``redundancy_signal`` says for which roles a child is signalled.
-    ``on_demand`` says whether a first request starts a child, and ``on_demand_max`` how many such children there may be
-    (0: no limit). ``partitioned``: the hub has lost its quorum, and the member runs nothing, whatever its entries say.
-    ``handover_seconds`` limits a handover of state; 0 if there is none (ColdSwap). ``on_owner_lost_local``: the hub's
-    onDemand.onOwnerLost is Local.
+    ``max_children``: how many children a member may have. ``on_demand`` says whether a first request starts a child,
+    and ``on_demand_max`` how many such children there may be (0: no limit). ``partitioned``: the hub has lost its
+    quorum, and the member runs nothing, whatever its entries say. ``handover_seconds`` limits a handover of state; 0 if
+    there is none (ColdSwap). ``on_owner_lost_local``: the hub's onDemand.onOwnerLost is Local.
     """
 
     start_seconds: int = 10
@@ -38,6 +42,7 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
     fence: bool = False
     partitioned: bool = False
     redundancy_signal: str = "None"
+    max_children: int = 10_000
     on_demand: bool = False
     on_demand_max: int = 0
     handover_seconds: int = 0
@@ -125,11 +130,14 @@ class TlsReport(Wire, frozen=True, kw_only=True, omit_defaults=False):
     offered: bool = False
 
 
-class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
+class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False, dict=True):
     """The status of a slice, which its member writes.
 
     ``address`` is the IP of the member's pod, "" if unknown. ``port``: where the member accepts requests. ``asks``, in
     slice 0 only: the ids that requests wait for here and that the operator is to place on demand, sorted.
+
+    ``running`` and ``entries`` are the stored form of ``reports``: the children that run well, and all others. Nobody
+    reads them by themselves.
     """
 
     observed_generation: int = 0
@@ -138,7 +146,18 @@ class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     port: int = 8080
     tls: TlsReport = TlsReport()
     asks: tuple[str, ...] = ()
+    running: tuple[RunningGroup, ...] = ()
     entries: dict[str, str] = {}
+
+    @cached_property
+    def reports(self) -> Mapping[str, str]:
+        """The reports of all children, by id, in the grammar of registry/grammar.py. A child not listed has ended."""
+        return whole_reports(self.running, self.entries) if self.running else self.entries
+
+    def reporting(self, reports: Mapping[str, str]) -> SliceStatus:
+        """The status with these reports instead, in their stored form."""
+        running, entries = grouped(reports)
+        return msgspec.structs.replace(self, running=running, entries=entries)
 
 
 class RegistrySlice(Wire, frozen=True, kw_only=True, omit_defaults=False):

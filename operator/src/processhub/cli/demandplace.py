@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from processhub.api.hub import Hub, OnDemand
 from processhub.api.reasons import Reason
-from processhub.client.demand import chosen_by, view_of
+from processhub.client.demand import by_what, chosen_by, view_of
 from processhub.client.records import Record
 from processhub.client.session import Session
+from processhub.cluster.timestamps import unix_time
 
 
 def how_started(record: Record) -> list[str]:
@@ -26,8 +27,7 @@ def by_choice(session: Session, child_id: str, record: Record) -> str:
     here, strategy = record.nodes[0].name, session.living_hub().spec.distribution.strategy
     order = view_of(session)
     if order is not None and chosen_by(order, child_id) == here:
-        by = "its number" if order.strategy == "Modulo" else "the hash"
-        return f"view {order.view} has {here} for its id by {by}, whatever the load"
+        return f"view {order.view} has {here} for its id by {by_what(order, child_id)}, whatever the load"
     if strategy == "Local":
         return f"{here} was asked for it, or the hash chose it because that member was away or full (Local)"
     return ""
@@ -44,8 +44,9 @@ def when_it_ends(hub: Hub, record: Record) -> list[str]:
     node = record.nodes[0]
     if template.ttl_seconds is not None:
         seconds = f"{template.ttl_seconds} s after its first start (spec.onDemand.ttlSeconds)"
-        if node.started_at and not node.restarts:
-            ends = datetime.fromisoformat(node.started_at) + timedelta(seconds=template.ttl_seconds)
+        started = unix_time(node.started_at)
+        if started is not None and not node.restarts:
+            ends = datetime.fromtimestamp(started, UTC) + timedelta(seconds=template.ttl_seconds)
             sentences.append(f"it ends at {ends:%Y-%m-%dT%H:%M:%SZ}, {seconds}, or earlier if it has been moved")
         else:
             sentences.append(f"it ends {seconds}")

@@ -97,7 +97,7 @@ async def _with_them(
     having |= {
         item.spec.hub
         for item in known
-        for ids_there in (item.spec.entries, item.status.entries, item.status.asks)
+        for ids_there in (item.spec.entries, item.status.reports, item.status.asks)
         if any(child_id in ids_there for child_id in ids)
     }
     if not having and ids:

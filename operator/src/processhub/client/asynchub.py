@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
@@ -33,6 +33,12 @@ from processhub.client.specs import ChildLike, checked_ids, prepare
 from processhub.client.start import OnFailure, StartCall
 from processhub.client.stop import stop_children
 from processhub.client.waiting import Start
+from processhub.methods import handle_of
+
+if TYPE_CHECKING:
+    from processhub.actor import Actor
+
+A = TypeVar("A", bound="Actor")
 
 
 class AsyncHub:
@@ -288,6 +294,14 @@ class AsyncHub:
             RequestFailed: the child answered with an HTTP status of 400 or above.
         """
         return await self._requests.call(child_id, request, timeout, idempotency_key)
+
+    def actor(self, child_id: str, kind: type[A], timeout: float | None = None) -> A:
+        """A handle by which the methods of a python child are called: ``await hub.actor("counter", Counter).add(2)``.
+
+        ``kind`` is the actor's class. The methods are those that are marked with ``processhub.method``. Arguments and
+        results must fit JSON. They raise the errors of ``call``.
+        """
+        return handle_of(kind, lambda request: self.call(child_id, request, timeout))
 
     async def cast(self, child_id: str, message: Any, to: str = "one", *, timeout: float | None = None) -> list[str]:
         """Send a child a message without an answer; returns when it is in the child's queue.

@@ -7,7 +7,7 @@ import msgspec
 from processhub.api.hub import Hub, OnDemand
 from processhub.api.slice import Activation
 from processhub.client.session import Session
-from processhub.core.model.activation import View, ViewPhase, chosen_member
+from processhub.core.model.activation import View, ViewPhase, chosen_member, home_of
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -48,8 +48,16 @@ def view_of(session: Session) -> Activation | None:
 
 def chosen_by(order: Activation, child_id: str) -> str:
     """The member that the view chooses for the id."""
-    members = tuple((member.name, member.weight) for member in order.members)
-    return chosen_member(View(order.view, order.strategy, members), child_id)
+    return chosen_member(_view(order), child_id)
+
+
+def by_what(order: Activation, child_id: str) -> str:
+    """What the view chooses the id's member by."""
+    return "its number" if home_of(_view(order), child_id) else "the hash"
+
+
+def _view(order: Activation) -> View:
+    return View(order.view, order.strategy, tuple((member.name, member.weight) for member in order.members))
 
 
 def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | None:
@@ -65,14 +73,19 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
             "have changed"
         )
     chosen = chosen_by(newest, child_id)
-    by = "its number" if newest.strategy == "Modulo" else "the hash"
-    whose = f"{chosen}, which view {view} has for its id by {by}"
+    whose = f"{chosen}, its member by {by_what(newest, child_id)}"
     known = next((member for member in session.living_hub().status.members if member.name == chosen), None)
     if chosen not in orders or (known is not None and not known.ready):
         why = f" ({known.message})" if known is not None and known.message else ""
-        return Outlook(f"a request waits for {whose}, and which is not ready{why}")
-    share = orders[chosen].share
-    if share and _count(session, chosen) >= share:
+        return Outlook(f"a request waits for {whose}, which is not ready{why}")
+    if known is not None and known.children >= (limit := session.living_hub().spec.members.max_children):
+        return Outlook(
+            f"a request is answered 429, because {chosen} has its {limit} children (spec.members.maxChildren)"
+        )
+    most, share = orders[chosen].most, orders[chosen].share
+    if most and _count(session, chosen) >= share:
+        if most - _count(session) >= len(_view(newest).starting):
+            return Outlook(f"a request waits until the next view is open, because {chosen} has used its share up")
         return Outlook(
             f"a request is answered 429, because {chosen} has its {share} children on demand, its share of "
             f"spec.onDemand.max ({template.max})"

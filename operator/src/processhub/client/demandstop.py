@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Collection, Iterable, Mapping
 
+from processhub.api.grouporders import GroupOrderError, format_orders, parse_stop_orders
 from processhub.api.naming import ANNOTATION_STOP
-from processhub.api.stoporders import StopOrderError, format_stop_orders, parse_stop_orders
 from processhub.client.annotations import Annotations, change_annotations
 from processhub.client.errors import ChildError, ClientReason, HubError
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError, ForbiddenError
 from processhub.cluster.kinds import HUBS
 
+log = logging.getLogger(__name__)
 _LONGEST = 100_000  # of the 262,144 bytes that all annotations of an object may have
 _LOOK_SECONDS = 0.3  # between looks at the Hub: while its orders leave no room for more, and for those that are done
 
@@ -87,10 +89,17 @@ class DemandStop:
             )
         ]
 
-    async def _order_again(self, pending: Iterable[str]) -> None:
-        """Order the end of runs that have got another epoch before the operator read the order."""
+    async def _order_again(self, pending: Collection[str]) -> None:
+        """Order the end of runs that have got another epoch before the operator read the order.
+
+        What is not written now is written at the next look.
+        """
         records, registry = self._session.registry.records, self._session.registry
         orders = _read(self._session.living_hub().metadata.annotations)
+        # An order may be stored that was not answered.
+        self.runs |= {
+            child_id: orders[child_id] for child_id in pending if orders.get(child_id, 0) > self.runs[child_id]
+        }
         later = {
             child_id: records[child_id].epoch
             for child_id in pending
@@ -100,9 +109,16 @@ class DemandStop:
             and records[child_id].uid == registry.hub_uid
             and records[child_id].epoch > self.runs[child_id]
         }
-        if later:
-            self.runs |= later
-            await self._write(later)
+        if not later:
+            return
+        try:
+            left = await self._write(later)
+        except ForbiddenError as error:
+            self._fail(later, ClientReason.FORBIDDEN, error.message)
+        except (ApiError, HubError) as error:
+            log.debug("the orders are written again: %s", error)
+        else:
+            self.runs |= {child_id: epoch for child_id, epoch in later.items() if child_id not in left}
 
     async def _write(self, runs: Mapping[str, int]) -> dict[str, int]:
         """Write as many orders as the annotation has room for; returns the others. Raises ApiError, HubError."""
@@ -110,15 +126,15 @@ class DemandStop:
 
         def ordered(annotations: Mapping[str, str]) -> Annotations:
             orders = _read(annotations)
-            room = _LONGEST - len((format_stop_orders(orders) or "").encode())
+            room = _LONGEST - len((format_orders(orders) or "").encode())
             left.clear()
             for child_id, epoch in runs.items():
-                room -= len((format_stop_orders({child_id: epoch}) or "").encode()) if child_id not in orders else 0
+                room -= len((format_orders({child_id: epoch}) or "").encode()) if child_id not in orders else 0
                 if room < 0:
                     left[child_id] = epoch
                 else:
                     orders[child_id] = epoch
-            return {ANNOTATION_STOP: format_stop_orders(orders)}
+            return {ANNOTATION_STOP: format_orders(orders)}
 
         hub = await change_annotations(self._session, HUBS, self._session.name, ordered)
         if hub is not None:
@@ -132,5 +148,5 @@ class DemandStop:
 def _read(annotations: Mapping[str, str]) -> dict[str, int]:
     try:
         return parse_stop_orders(annotations.get(ANNOTATION_STOP, ""))
-    except StopOrderError:
+    except GroupOrderError:
         return {}  # the operator can't read it either

@@ -9,10 +9,10 @@ import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
+from processhub.api.grouporders import GroupOrderError, format_orders, parse_move_orders
 from processhub.api.hub import Hub
 from processhub.api.movednodes import format_moved_nodes, guided_nodes
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO, ANNOTATION_NODES
-from processhub.api.setorders import SetOrderError, format_set_orders, parse_set_orders
 from processhub.client.annotations import Annotated, Annotations, change_annotations
 from processhub.client.errors import HubError
 from processhub.client.session import Session
@@ -93,8 +93,8 @@ class OnGroup(Generic[Annotated]):
             orders, refused = _read(annotations, ANNOTATION_MOVE_TO), _read(annotations, ANNOTATION_MOVE_REFUSED)
             refused.pop(self.id, None)
             return {
-                ANNOTATION_MOVE_TO: format_set_orders({**orders, self.id: member}),
-                ANNOTATION_MOVE_REFUSED: format_set_orders(refused),
+                ANNOTATION_MOVE_TO: format_orders({**orders, self.id: member}),
+                ANNOTATION_MOVE_REFUSED: format_orders(refused),
             }
 
         await change_annotations(self._session, self._kind, self._owner.metadata.name, ordered)
@@ -138,6 +138,6 @@ class OnSet(OnGroup[ChildSet]):
 
 def _read(annotations: Mapping[str, str], name: str) -> dict[str, str]:
     try:
-        return parse_set_orders(annotations.get(name, ""))
-    except SetOrderError:
+        return parse_move_orders(annotations.get(name, ""))
+    except GroupOrderError:
         return {}  # the operator can't read it either

@@ -60,7 +60,7 @@ class SliceCopy(Copy, frozen=True):
     spec: Spec | None
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Node(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
     """One copy of a child on one member. ``pid`` is 0 if no process runs; ``started_at`` is RFC 3339 or empty.
 
     ``waiting`` is true for the target of a move whose source still runs, and for a child that is ``asleep``: it is

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import HubError
@@ -16,8 +16,13 @@ from processhub.client.records import Processes, Spec
 from processhub.client.results import Result, StopResult
 from processhub.client.specs import ChildLike
 from processhub.client.start import OnFailure
+from processhub.methods import handle_of
+
+if TYPE_CHECKING:
+    from processhub.actor import Actor
 
 T = TypeVar("T")
+A = TypeVar("A", bound="Actor")
 
 
 class SyncResult(Result):
@@ -156,6 +161,10 @@ class SyncHub:
     def call(self, child_id: str, request: Any, timeout: float | None = None, *, idempotency_key: str = "") -> Any:
         """See ``Hub.call``."""
         return self._run(self._hub.call(child_id, request, timeout, idempotency_key=idempotency_key))
+
+    def actor(self, child_id: str, kind: type[A], timeout: float | None = None) -> A:
+        """See ``Hub.actor``. The methods block, and return the result itself."""
+        return handle_of(kind, lambda request: self.call(child_id, request, timeout))
 
     def cast(self, child_id: str, message: Any, to: str = "one", *, timeout: float | None = None) -> list[str]:
         """See ``Hub.cast``."""

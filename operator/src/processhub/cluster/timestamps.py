@@ -28,6 +28,15 @@ def utc_now() -> datetime:
     return _clock.get()()
 
 
+def unix_time(text: str) -> float | None:
+    """The Unix time of an RFC 3339 time; None if it is empty or is none: anybody may have written it."""
+    try:
+        then = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (then if then.tzinfo is not None else then.replace(tzinfo=UTC)).timestamp()
+
+
 def now_seconds() -> str:
     """The present time in whole seconds, such as ``2026-01-02T03:04:05Z`` (Kubernetes' type Time)."""
     return utc_now().isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -28,6 +29,7 @@ from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings, SettingsError, from_environment
 
 _DEPLOYMENT = "processhub-operator"  # the chart's names are fixed
+_GC_OBJECTS = 50_000  # new objects, after which garbage is looked for among them
 log = logging.getLogger(__name__)
 
 
@@ -39,6 +41,10 @@ def main() -> int:
         print(f"processhub-operator: {error}", file=sys.stderr)  # noqa: T201 before logging is set up
         return 2
     configure_logging(settings.log_level)
+    # A round makes some objects for each child that it starts, and they stay. By the default, looking for cycles among
+    # them took half of the time of a round that starts 10,000.
+    gc.freeze()
+    gc.set_threshold(_GC_OBJECTS, 20, 20)
     try:
         return uvloop.run(_run(settings))
     except (ConfigError, DeposedError, UnauthorizedError) as error:

@@ -63,7 +63,7 @@ def is_current(entry: Assignment, report: Report | None) -> bool:
 AnyCopy = TypeVar("AnyCopy", bound="Copy")
 
 
-class Copy(msgspec.Struct, frozen=True):
+class Copy(msgspec.Struct, frozen=True, gc=False):
     """The entry and the report of a child in one member's slice; one of them may be missing."""
 
     member: str

@@ -31,7 +31,8 @@ An entry of ``status.entries``, which the member writes::
 
 ``-`` stands for an empty positional field. Values after ``=`` are percent-encoded. Readers ignore options that they
 don't know, and accept them in any order: earlier agents wrote ``exit`` and ``msg`` before the options of a handover.
-Both grammars are format 1.
+Both grammars are format 2. In the stored form of a status, children that run well are not in ``status.entries`` but in
+groups (api/running.py); ``SliceStatus.reports`` has the texts of all.
 
 Texts for people (``exit``, ``msg``, the text of ``kept``) are bounded, and cut further if a status becomes too large
 for its object. Nothing else in a report is ever cut, because clients wait for it.
@@ -39,6 +40,7 @@ for its object. Nothing else in a report is ever cut, because clients wait for i
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import TypeAlias
@@ -118,7 +120,7 @@ class Given(msgspec.Struct, frozen=True):
         return f"{self.epoch}:{self.checksum}"
 
 
-class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One parsed entry of spec.entries: a child that this member is to run."""
 
     uid: str
@@ -148,7 +150,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
         return self.uid == NOBODY
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One parsed entry of status.entries: a child that this member runs. ``started_at`` is RFC 3339 or empty."""
 
     uid: str
@@ -168,6 +170,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     view: int = 0
 
 
+@functools.lru_cache(maxsize=256)  # a child in a crash loop ends with the same text each time
 def _encode(value: str) -> str:
     # A lone surrogate, which an exception's text may contain, has no UTF-8.
     return quote(value, safe="/@+!$*;()[]{}'", errors="replace")

@@ -42,7 +42,7 @@ class SliceView:
     def update(self, item: RegistrySlice) -> SliceChange:
         """Take a new version of the slice."""
         change = self.update_entries(item)
-        before, self._report_texts = self._report_texts, item.status.entries
+        before, self._report_texts = self._report_texts, item.status.reports
         changed, unreadable = _reparse(before, self._report_texts, self.reports, parse_report)
         for child_id, _ in unreadable:
             self.reports.pop(child_id, None)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 from processhub.agent.request import OutcomeUnknownError, Request, Response
-from processhub.api.requests import KEY_HEADER
 
 if TYPE_CHECKING:
     from aiohttp.tracing import Trace
@@ -63,9 +62,7 @@ class ChildHttp:
         after it was made, and WithdrawnError.
         """
         session = self._open()
-        headers = {"Content-Type": request.content_type}
-        if request.key:
-            headers[KEY_HEADER] = request.key
+        headers = {"Content-Type": request.content_type, **request.headers}
         pause = _AGAIN_MIN
         _asked.set(request)
         while True:

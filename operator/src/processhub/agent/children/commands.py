@@ -8,7 +8,10 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
-from processhub.api.child import Exec
+import msgspec
+
+from processhub.agent.envfiles import read_value
+from processhub.api.child import ChildEnvVar, Exec
 
 _FIRST_LINE_MAX = 256  # bytes; the kernel reads no more of it
 
@@ -31,6 +34,17 @@ def workload_problem(workload: Exec) -> str:
         if name and name not in signal.Signals.__members__:
             return f"{field} {name}: no such signal; use a name such as SIGTERM"
     return ""
+
+
+def with_file_values(workload: Exec) -> Exec:
+    """The workload with the texts of the files that its env names (``valueFrom.file``). Raises EnvFileError."""
+    env = tuple(
+        ChildEnvVar(name=variable.name, value=read_value(variable.name, variable.value_from.file))
+        if variable.value_from
+        else variable
+        for variable in workload.env
+    )
+    return msgspec.structs.replace(workload, env=env)
 
 
 def missing_interpreter(command: str, number: int, env: Mapping[str, str]) -> str:

@@ -10,15 +10,18 @@ import os
 import shutil
 import signal
 from collections import deque
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
-from processhub.agent.children.commands import missing_interpreter, workload_problem
+from processhub.agent.children.commands import missing_interpreter, with_file_values, workload_problem
 from processhub.agent.children.liveness import LivenessProbe
 from processhub.agent.children.output import PipeReader, open_pipes, tagged
 from processhub.agent.children.runs import ExitStatus, RunHandle, out_of_memory
 from processhub.agent.env import Environment
+from processhub.agent.envfiles import EnvFileError
 from processhub.agent.logs import LogSink
 from processhub.agent.peers.statesender import Content
 from processhub.agent.registry.slicewatcher import DesiredRun
@@ -30,6 +33,7 @@ from processhub.api.reasons import Reason
 log = logging.getLogger(__name__)
 # Starts in flight at the watchdog. More of them wait, so that their time limit does not begin before their turn.
 _IN_FLIGHT = 32
+_FILES_SECONDS = 5.0  # in which the files of env[].valueFrom are read; a volume may hang
 
 
 class ExecStarter:
@@ -39,7 +43,7 @@ class ExecStarter:
         self.env, self.watchdog, self.sink = env, watchdog, sink
         self._waiting: deque[ExecRun] = deque()
         self._flying = 0
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
         """Start the child with the state that was handed over to it; the outcome is reported to the child."""
@@ -64,9 +68,13 @@ class ExecStarter:
 
     def close(self, http: ChildHttp) -> None:
         """Break the connections to a child that has ended. A process outside its group may still hold them open."""
-        task = asyncio.get_running_loop().create_task(http.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self.keep(http.close())
+
+    def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine to its end."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def forget(self, child_id: str) -> None:
         """Remove the files of a child that was removed from this member."""
@@ -140,6 +148,11 @@ class ExecRun:
         return await self._http.post("http://child", request, "its HUB_SOCKET")
 
     @property
+    def http_server(self) -> tuple[str, str]:
+        """HUB_SOCKET, and the base of the URLs of the server that may listen there."""
+        return self._socket, "http://child"
+
+    @property
     def _socket(self) -> str:
         """The path of HUB_SOCKET."""
         return str(self._starter.env.child_dir(self._child.id) / "socket")
@@ -151,8 +164,31 @@ class ExecRun:
         if self.cancelled:
             self._land()
             return
-        self._begun = True
         self._child.begun()
+        if any(variable.value_from for variable in self._workload.env):
+            self._starter.keep(self._read_files())
+        else:
+            self._start()
+
+    async def _read_files(self) -> None:
+        """Put the values of valueFrom into the workload, and start the process."""
+        try:
+            async with asyncio.timeout(_FILES_SECONDS):
+                self._workload = await asyncio.to_thread(with_file_values, self._workload)
+        except (EnvFileError, TimeoutError) as error:
+            message = str(error) or f"the files of env can't be read within {_FILES_SECONDS:g} s"
+            if self.cancelled:
+                self._land()
+            else:
+                self._end(ExitStatus(Reason.ENV_FILE_NOT_READABLE, "not started", message=message))
+            return
+        self._start()
+
+    def _start(self) -> None:
+        if self.cancelled:
+            self._land()
+            return
+        self._begun = True
         problem = workload_problem(self._workload)
         if problem:
             self._end(ExitStatus(Reason.COMMAND_NOT_FOUND, "not started", final=True, message=problem))

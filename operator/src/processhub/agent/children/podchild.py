@@ -162,6 +162,12 @@ class PodRun:
             post.cancel()
             self._posts.discard(post)
 
+    @property
+    def http_server(self) -> tuple[str, str]:
+        """No socket, and the base of the URLs of the server on the Pod's port."""
+        pod = self._pod()
+        return "", f"http://{authority(pod.status.pod_ip, self._port)}" if pod and pod.status.pod_ip else ""
+
     # Changes that the watch reports.
 
     def look(self) -> None:

@@ -149,7 +149,8 @@ class ModuleRunner(RunnerProcess):
             self._idle = None
         self.runs[run.key] = run
         # A state may hold what is no UTF-8, which the faster encoder refuses.
-        self.post(frame(json.dumps(order).encode() if "state" in order else _encode(order)))
+        # The request for which a child is started goes with it.
+        self.post(frame(json.dumps(order).encode() if "state" in order else _encode(order)), at_once=False)
 
     def heard(self, message: Message) -> None:
         """Handle an event of the runner."""
@@ -240,6 +241,9 @@ class ActorRun:
             order["state"] = state.decode(errors="surrogateescape")
         elif state is not None:
             order["state_file"] = str(state)
+        if workload.env:
+            order["env"] = {item.name: item.value for item in workload.env if not item.value_from}
+            order["env_files"] = {item.name: item.value_from.file for item in workload.env if item.value_from}
         runner.add(self, {**order, "target": workload.target, "args": workload.args})
         child.begun()
 
@@ -302,8 +306,8 @@ class ActorRun:
 
     def _pass_on(self, number: int, request: Request, body: bytes, answer: asyncio.Future[Response]) -> None:
         request.handed_over.set()
-        key = json.dumps(request.key) if request.key else '""'
-        head = f'{{"op":"{request.kind}","key":"{self.key}","call":{number},"idempotency":{key}}}'
+        headers = json.dumps(request.headers) if request.headers else "{}"
+        head = f'{{"op":"{request.kind}","key":"{self.key}","call":{number},"headers":{headers}}}'
         self._runner.post(frame(head.encode(), body))
         if self._liveness is not None:
             hangs = self._watch_handler(self._liveness.handler_seconds)
@@ -320,7 +324,8 @@ class ActorRun:
         if answer is None or answer.done():
             return
         if "bad" in message:
-            answer.set_result(Response(500, message["bad"].encode(), "text/plain; charset=utf-8"))
+            status = message.get("status", 500)
+            answer.set_result(Response(status, message["bad"].encode(), "text/plain; charset=utf-8"))
         else:
             answer.set_result(Response(200, message["payload"]))
 

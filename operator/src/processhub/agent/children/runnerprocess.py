@@ -66,12 +66,13 @@ class RunnerProcess:
         self._outbox.send(message)
         self._write_later()
 
-    def post(self, data: bytes) -> None:
-        """Send a frame to the runner: the first of a turn of the event loop at once, all further ones together."""
+    def post(self, data: bytes, *, at_once: bool = True) -> None:
+        """Send a frame to the runner: the first of a turn of the event loop ``at_once``, all further ones together."""
         self._outbox.queue(data)
         if not self._flushing:
             self._flushing = True
-            self._outbox.flush()
+            if at_once:
+                self._outbox.flush()
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:

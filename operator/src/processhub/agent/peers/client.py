@@ -37,7 +37,7 @@ from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
 from processhub.agent.tls.identity import MemberTls
-from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER, read_problem
+from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, read_problem
 from processhub.cluster.trust import tls_failure
 
 _CONNECT_SECONDS = 2.0
@@ -178,9 +178,8 @@ class Peers:
             "Authorization": f"Bearer {self.token()}",
             EPOCH_HEADER: str(owner.epoch),
             "Content-Type": request.content_type,
+            **request.headers,
         }
-        if request.key:
-            headers[KEY_HEADER] = request.key
         try:
             async with self._session.post(
                 url,

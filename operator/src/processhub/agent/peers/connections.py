@@ -139,7 +139,7 @@ class PeerConnection:
         if at_once:
             self._may_run(call)
         ask = Ask(
-            call.number, call.child_id, owner.epoch, request.kind, request.content_type, request.key, body, at_once
+            call.number, call.child_id, owner.epoch, request.kind, request.content_type, request.headers, body, at_once
         )
         self._line.send(ask, len(body or b""))
 

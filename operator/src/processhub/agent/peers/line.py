@@ -50,7 +50,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True, tag=1):
     epoch: int
     kind: str  # call or cast
     content_type: str
-    key: str  # the caller's Idempotency-Key
+    headers: dict[str, str]  # those that are passed on to the child
     body: bytes | None
     at_once: bool
 

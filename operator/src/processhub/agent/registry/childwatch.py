@@ -82,4 +82,4 @@ class RegistryWatch:
 def _said(item: RegistrySlice | None, child_id: str) -> tuple[str | None, str | None]:
     if item is None:
         return None, None
-    return item.spec.entries.get(child_id), item.status.entries.get(child_id)
+    return item.spec.entries.get(child_id), item.status.reports.get(child_id)

@@ -23,7 +23,7 @@ class EarlierReports:
         item = self._slices.own_slice(desired.slice)
         if item is None or item.status.holder == self._holder:
             return None
-        text = item.status.entries.get(child_id)
+        text = item.status.reports.get(child_id)
         if text is None:
             return None
         with contextlib.suppress(EntryError):

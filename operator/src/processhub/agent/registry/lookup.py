@@ -56,7 +56,7 @@ def state_sources(slices: Iterable[RegistrySlice], child_id: str, target: str) -
                 continue
             given = None
             with contextlib.suppress(EntryError):
-                given = Given.parse(parse_report(item.status.entries.get(child_id, "")).gave)
+                given = Given.parse(parse_report(item.status.reports.get(child_id, "")).gave)
             yield StateSource(entry.uid, given.epoch if given else 0)
 
 
@@ -78,7 +78,7 @@ def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> R
     """The copy that another member started because it could not reach the owner; the first by member if several did."""
     found: list[RoutedCopy] = []
     for item in slices:
-        text = item.status.entries.get(child_id)
+        text = item.status.reports.get(child_id)
         if not text or child_id in item.spec.entries:
             continue
         with contextlib.suppress(EntryError):
@@ -108,7 +108,7 @@ def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = ""
     """All children, sorted by id; only those with the tag, or with a copy on the member, if one is given."""
     found: dict[str, list[RegistrySlice]] = {}
     for item in slices:
-        for child_id in item.spec.entries.keys() | item.status.entries.keys():
+        for child_id in item.spec.entries.keys() | item.status.reports.keys():
             found.setdefault(child_id, []).append(item)
     listed = (_entry(child_id, _copies(found[child_id], child_id)) for child_id in sorted(found))
     return [
@@ -126,7 +126,7 @@ def members(slices: Iterable[RegistrySlice]) -> list[Entry]:
     children: dict[str, set[str]] = {}
     running: dict[str, set[str]] = {}
     for item in slices:
-        name, entries, reports = item.spec.member, item.spec.entries, item.status.entries
+        name, entries, reports = item.spec.member, item.spec.entries, item.status.reports
         modes[name] = item.spec.mode
         there = children.setdefault(name, set())
         there.update(known for known, text in entries.items() if not is_of_nobody(text))
@@ -154,7 +154,7 @@ def _copies(slices: Iterable[RegistrySlice], child_id: str) -> list[_SliceCopy]:
     """The copies of a child, as each slice names it."""
     found = []
     for item in slices:
-        entry, report = item.spec.entries.get(child_id), item.status.entries.get(child_id)
+        entry, report = item.spec.entries.get(child_id), item.status.reports.get(child_id)
         if (entry or report) and (copy := parse_copy(item.spec.member, entry, report)) is not None:
             found.append(_SliceCopy(copy.member, copy.entry, copy.report, item))
     return found

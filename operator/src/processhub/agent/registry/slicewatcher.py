@@ -196,6 +196,10 @@ class SliceWatcher:
         """The number of this member's entries of children that a request started."""
         return sum(own.on_demand for own in self._own.values())
 
+    def count_children(self) -> int:
+        """The number of children that this member has: by its entries, and by itself."""
+        return len(self.made) + sum(len(own.entries) for own in self._own.values())
+
     def may_report(self, child: str) -> bool:
         """Whether the status of slice 0 has room for one more child that is not on record."""
         own = self._own.get(self.first_slice)

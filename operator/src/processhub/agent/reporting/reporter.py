@@ -190,7 +190,7 @@ class _SliceStatus:
         index_0 = self._slice.metadata.name.endswith(".0")
         asks = self._identity.asks() if index_0 else ()
         observes = self._identity.has_read(self._slice.metadata.name)
-        entries, size = self.reports.compose(self._slice, stored_bytes(asks), observes=observes)
+        reports = self.reports.compose(self._slice, stored_bytes(asks), observes=observes)
         self._lags = not observes
         status = SliceStatus(
             observed_generation=self.reports.observed,
@@ -199,6 +199,5 @@ class _SliceStatus:
             port=self._identity.port,
             tls=self._identity.tls() if index_0 else TlsReport(),
             asks=asks,
-            entries=entries,
-        )
-        return status, size
+        ).reporting(reports)
+        return status, self.reports.object_bytes(status)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from itertools import islice
 
 from processhub.agent.children.child import Child
@@ -10,12 +9,12 @@ from processhub.agent.children.report import awaits_pod, report_in, report_text
 from processhub.agent.reporting.noise import FEW
 from processhub.agent.reporting.statusfit import fit
 from processhub.api.reasons import State
-from processhub.api.slice import RegistrySlice, stored_bytes
+from processhub.api.slice import RegistrySlice, SliceStatus, stored_bytes
 from processhub.registry.crashloops import only_restarts
 from processhub.registry.grammar import parse_report, same_incarnation, shorten_report
 
 _MANY = 8  # starts at once that are reported together
-_ENVELOPE = 2048  # bytes of an object beside its spec and its entries
+_ENVELOPE = 2048  # bytes of an object beside its spec and its status
 
 
 class SliceReports:
@@ -27,7 +26,7 @@ class SliceReports:
         self._spec_size = 0  # bytes of the spec as stored
         self._entries: dict[str, str] = {}
         self._turns: dict[str, int] = {}  # by id: how often the report of the child's present incarnation has changed
-        self._named: Collection[str] = ()  # the children in the last status that was composed
+        self._named: dict[str, str] = {}  # the reports in the last status that was composed
 
     def measure(self, item: RegistrySlice) -> None:
         """Take the size of a changed spec."""
@@ -56,19 +55,22 @@ class SliceReports:
             return False
         return only_restarts(reported, after)
 
-    def compose(self, item: RegistrySlice, beside: int = 0, *, observes: bool = True) -> tuple[dict[str, str], int]:
-        """The entries to write into the slice's status, and the bytes that the object then takes.
+    def object_bytes(self, status: SliceStatus) -> int:
+        """The bytes that the slice takes with this status."""
+        return self._spec_size + stored_bytes(status) + _ENVELOPE
 
-        ``beside``: bytes of the status beside its entries. ``observes``: the present generation may be acknowledged.
+    def compose(self, item: RegistrySlice, beside: int = 0, *, observes: bool = True) -> dict[str, str]:
+        """The reports to write into the slice's status. ``beside``: bytes of the status beside them.
+
+        ``observes``: the present generation may be acknowledged.
         """
         for child_id, child in self.dirty.items():
             self._enter(child_id, report_text(child, item.metadata.name))
         self.dirty.clear()
-        entries, whole, size = fit(self._entries, item.spec, self._spec_size, self._named, beside)
-        self._named = entries
+        self._named, whole = fit(self._entries, item.spec, self._spec_size, self._named, beside)
         if whole and observes:
             self.observed = item.metadata.generation
-        return entries, self._spec_size + size + beside + _ENVELOPE
+        return self._named
 
     def _enter(self, child_id: str, text: str | None) -> None:
         """Take a child's report (None: it has none), and count how often its present incarnation has changed it."""

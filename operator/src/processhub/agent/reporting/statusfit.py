@@ -21,11 +21,10 @@ SPEC_MAX = 2 * MAX_BYTES  # the size to which an operator may let a spec grow (c
 
 
 class Fitted(NamedTuple):
-    """The entries to report, whether they name every child that may run, and their size in bytes as stored."""
+    """The entries to report, and whether they name every child that may run."""
 
     entries: dict[str, str]
     whole: bool
-    size: int
 
 
 def fit(
@@ -44,16 +43,17 @@ def fit(
     A child that the member starts by itself is never left out: no entry tells the operator of it. The member starts no
     more of them than there is room for (``room_by_view``). ``beside``: bytes of the status beside its entries.
 
+    Each entry counts as it would be stored by itself. Those that run well take less (api/running.py), but may stop to
+    run well at any moment.
+
     The number of children that are being stopped has no limit: new children take their room in the spec while they
     still run.
     """
     room = OBJECT_MAX - ENVELOPE - beside - max(spec_size, SPEC_MAX)
-    size = stored_bytes(entries)
-    if len(entries) <= MAX_ENTRIES and size <= room:
-        return Fitted(dict(entries), True, size)
+    if len(entries) <= MAX_ENTRIES and stored_bytes(entries) <= room:
+        return Fitted(dict(entries), True)
     kept, whole = _those_with_room(entries, spec, set(reported), OBJECT_MAX - ENVELOPE - beside - spec_size)
-    shortened = _shortened(kept, room)
-    return Fitted(shortened, whole, stored_bytes(shortened))
+    return Fitted(_shortened(kept, room), whole)
 
 
 def _size(child_id: str, text: str) -> int:

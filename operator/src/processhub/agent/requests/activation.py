@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -21,7 +20,6 @@ from processhub.agent.registry import lookup
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.demandcount import DemandCount
-from processhub.api.naming import slice_name
 from processhub.api.reasons import Role
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.core.model.activation import View, ViewPhase, chosen_member
@@ -32,15 +30,6 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER = 1  # seconds
 _CLOSING_SECONDS = 2.0  # within this time the next view follows one that closes
 BY_VIEW = 0  # the epoch by which a request is routed to the member that may start its child
-
-
-class _Lost(NamedTuple):
-    """What is known of a slice that was deleted: the newest view, its member, and the slice 0 of that member then."""
-
-    view: int
-    member: str
-    uid: str
-    generation: int
 
 
 class Activations:
@@ -63,8 +52,8 @@ class Activations:
         self._block = self._used = 0  # the first epoch of the block, and the last one that was given
         self._template: DesiredRun | None = None
         self._taken: Activation | None = None
-        # By id: what a slice said that was deleted is unknown until its member, or a newer view, shows it.
-        self._lost: dict[str, _Lost] = {}
+        # By id: what a slice said that was deleted is unknown until a newer view than this is open.
+        self._lost: dict[str, int] = {}
         # What the slices say of views. It is looked up again when one of them has changed.
         self._looked = False
         self._view: View | None = None
@@ -92,14 +81,13 @@ class Activations:
         running = child is not None and not child.stopping
         return RoutedCopy(self._env.member, self._env.address, Role.ACTIVE, epoch, wait=False, running=running)
 
-    @property
-    def asks(self) -> bool:
-        """Whether the operator is to be asked for new ids: no view is open, and none is about to be replaced.
+    def asks_for(self, child_id: str) -> bool:
+        """Whether the operator is to be asked for the id: no view is open, and none is about to be replaced.
 
         A view that closes is followed by the next within moments, unless its hub has no views any more.
         """
         if self._routing_view() is not None:
-            return False
+            return self.asks_for_own(child_id)
         if not self._closes:
             return True
         now = asyncio.get_running_loop().time()
@@ -107,45 +95,60 @@ class Activations:
             self._awaited_since = now
         return now - self._awaited_since > _CLOSING_SECONDS
 
-    def check_share(self, child_id: str) -> None:
-        """Raise Problem if the id is this member's to start, and its share is used up (docs/protocol.md, rule 33).
+    def asks_for_own(self, child_id: str) -> bool:
+        """Whether the id is this member's by an open view, and was named by a slice that was deleted since.
 
+        Only the operator can prove that it has ended (docs/protocol.md, rule 27).
+        """
+        view = self._routing_view()
+        return view is not None and self._is_lost(child_id, view) and chosen_member(view, child_id) == self._env.member
+
+    def _is_lost(self, child_id: str, view: View) -> bool:
+        """Whether a slice that named the id was deleted since this view was opened."""
+        return view.number <= self._lost.get(child_id, 0)
+
+    def check_room(self, child_id: str) -> None:
+        """Raise Problem if the id is this member's to start, and it may have no more children.
+
+        It has as many as spec.members.maxChildren allows, or its share of onDemand.max (docs/protocol.md, rule 33).
         Where each member would get more, the operator opens another view, and the request waits for that.
         """
         order, view = self._order(), self._routing_view()
-        if order is None or view is None or not self._is_used_up(order):
+        if order is None or view is None or child_id in self._slices.made:
             return
-        left = order.most - self.count.entries - len(self._slices.made)
-        if left < len(view.members) and chosen_member(view, child_id) == self._env.member:
+        left = order.most - self.count.entries - len(self._slices.made) if self._is_used_up(order) else None
+        no_share, most = left is not None and left < len(view.starting), self._slices.settings.max_children
+        if not (no_share or self._has_all(most)) or chosen_member(view, child_id) != self._env.member:
+            return
+        if no_share:
             raise full(child_id, f"member {self._env.member} has its share, {order.share},")
+        said = f"child {child_id!r} does not exist, and member {self._env.member} has its {most} children"
+        raise Problem(429, "busy", f"{said} (spec.members.maxChildren)", _RETRY_AFTER)
 
     def why(self, child_id: str) -> str:
         """Why the child is not started, as a clause; "" if nothing is known."""
         view = self._routing_view()
+        if self.asks_for(child_id):
+            return "the operator has not placed it"
         if view is None:
-            return (
-                "the operator has not placed it" if self.asks else "the members that start such children are changing"
-            )
+            return "the members that start such children are changing"
         chosen = chosen_member(view, child_id)
         return f"member {chosen}, which has to start it, does not start any child now"
 
     def registry_changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Look at the views again, and note the children of a deleted slice: its member may still run them.
 
-        The operator closes the view then (docs/protocol.md, rule 27). A child that has an entry again leaves the record
+        The operator is asked for these (docs/protocol.md, rule 27). A child that has an entry again leaves the record
         as any other does.
         """
         self._looked = False
         if new is not None:
             for child_id in self._lost.keys() & new.spec.entries.keys():
                 del self._lost[child_id]
-        elif old is not None and (ids := old.spec.entries.keys() | old.status.entries.keys()):
+        elif old is not None and (ids := old.spec.entries.keys() | old.status.reports.keys()):
             orders = (_activation_in(item) for item in (old, *self._slices.registry()))
             newest = max((order.view for order in orders if order is not None), default=0)
-            first = self._slices.own_slice(slice_name(self._env.hub, old.spec.member, 0))
-            zero = old if first is None else first  # as it was when the slice was deleted
-            lost = _Lost(newest, old.spec.member, zero.metadata.uid, zero.metadata.generation)
-            self._lost.update(dict.fromkeys(ids, lost))
+            self._lost.update(dict.fromkeys(ids, newest))
 
     def retake(self) -> None:
         """End what nobody else is kept from starting: the Lease was taken again (docs/protocol.md, rule 29).
@@ -196,7 +199,7 @@ class Activations:
         before, self._taken = self._taken, order
         if order == before:
             return
-        self._lost = {child_id: lost for child_id, lost in self._lost.items() if lost.view >= order.view}
+        self._lost = {child_id: view for child_id, view in self._lost.items() if view >= order.view}
         if order.first_epoch != self._block:
             self._block, self._used = order.first_epoch, order.first_epoch - 1
         self._template = None
@@ -222,15 +225,15 @@ class Activations:
             return None
         if child_id in self._children or self._used >= order.last_epoch:
             return None
-        if any(
-            child_id in known.spec.entries or self._runs_elsewhere(child_id, known) for known in self._slices.registry()
-        ):
+        if any(self._may_run_by(known, child_id) for known in self._slices.registry()):
             return None
-        if (lost := self._lost.get(child_id)) is not None and order.view <= lost.view and not self._is_known(lost):
+        if self._is_lost(child_id, view):
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
             return None
-        if self._is_used_up(order) or not self._slices.may_report(child_id):
+        if self._is_used_up(order) or self._has_all(self._slices.settings.max_children):
+            return None
+        if not self._slices.may_report(child_id):
             return None
         self._used += 1
         made = dataclasses.replace(
@@ -242,19 +245,15 @@ class Activations:
         self._slices.make(child_id, made)
         return made
 
-    def _runs_elsewhere(self, child_id: str, known: RegistrySlice) -> bool:
-        """Whether another member reports the child, which it may end without an entry."""
-        return known.spec.member != self._env.member and child_id in known.status.entries
+    def _may_run_by(self, known: RegistrySlice, child_id: str) -> bool:
+        """Whether the slice names the child, or another member reports there that it still ends it."""
+        return child_id in known.spec.entries or (
+            known.spec.member != self._env.member and child_id in known.status.reports
+        )
 
-    def _is_known(self, lost: _Lost) -> bool:
-        """Whether the member of the deleted slice has acknowledged a slice 0 that was written since.
-
-        It knows then that the slice is gone, and its reports name what it still ends of it.
-        """
-        first = self._slices.own_slice(slice_name(self._env.hub, lost.member, 0))
-        if first is None:
-            return False
-        return first.status.observed_generation > (lost.generation if first.metadata.uid == lost.uid else 0)
+    def _has_all(self, most: int) -> bool:
+        """Whether this member has so many children, on demand or not."""
+        return self._slices.count_children() >= most
 
     def _is_used_up(self, order: Activation) -> bool:
         """Whether this member has its share of the hub's children on demand."""

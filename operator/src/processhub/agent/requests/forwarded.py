@@ -88,7 +88,7 @@ class ForwardingSession:
         if self._loop.time() - self._checked_at > _CHECK_SECONDS and self._checking is None:
             self._checking = self._loop.create_task(self._check_again())
         body = ask.body if ask.at_once else None
-        request = Request(ask.kind, body, ask.content_type, ask.key)
+        request = Request(ask.kind, body, ask.content_type, ask.headers)
         forwarded = self._requests[ask.number] = _Forwarded(ask, request)
         request.fetch = lambda: self._fetch(forwarded)
         request.put_off = lambda: self._put_off(forwarded)

@@ -38,7 +38,7 @@ class UnplacedIds:
         except Problem:
             ask.withdraw()
             raise
-        if self._activations.asks:
+        if self._activations.asks_for(child_id):
             ask.make()
         else:
             ask.withdraw()
@@ -57,12 +57,11 @@ class UnplacedIds:
     # Children on demand.
 
     def _check_room(self, child_id: str) -> None:
-        """Raise Problem if onDemand.max leaves no room for one more child."""
+        """Raise Problem if there is no room for one more child."""
+        self._activations.check_room(child_id)
         limit = self._slices.settings.on_demand_max
-        if limit:
-            self._activations.check_share(child_id)
-            if self._count.is_full(limit):
-                raise full(child_id, f"hub {self._env.hub} has all {limit}")
+        if limit and self._count.is_full(limit):
+            raise full(child_id, f"hub {self._env.hub} has all {limit}")
 
     # Children with an object.
 

@@ -9,10 +9,11 @@ begun before the child is up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import RunHandle
@@ -73,7 +74,7 @@ class _Entry:
 class _ChildQueue:
     """The waiting requests of one child, and the request that it handles."""
 
-    __slots__ = ("alarm", "answer_by", "current", "last", "logged_at", "pause_until", "waiting", "work")
+    __slots__ = ("alarm", "answer_by", "current", "last", "logged_at", "pause_until", "streams", "waiting", "work")
 
     def __init__(self, now: float) -> None:
         self.waiting: deque[_Entry] = deque()
@@ -85,11 +86,12 @@ class _ChildQueue:
         self.alarm: asyncio.TimerHandle | None = None
         self.pause_until = 0.0  # the loop's time before which nothing is handed over
         self.last = now  # the loop's time at which a request last left the queue or was finished
+        self.streams = 0  # number of streams to the child, which are not queued
         self.logged_at = float("-inf")  # the loop's time at which a cast that failed was last logged
 
     @property
     def quiet(self) -> bool:
-        return not self.waiting and self.current is None
+        return not self.waiting and self.current is None and not self.streams
 
 
 class RequestQueue:
@@ -133,6 +135,25 @@ class RequestQueue:
         Raises Problem and MovedError as ``serve`` does.
         """
         self._put(child_id, request, moved)
+
+    def may_serve(self) -> bool:
+        """Whether the member may serve at all now."""
+        return self._may_serve()
+
+    @contextlib.contextmanager
+    def streaming(self, child: Child) -> Iterator[None]:
+        """Count a stream to the child. The child is not idle before its last stream has ended."""
+        queue = self._queues.get(child.id)
+        if queue is None:
+            queue = self._queues[child.id] = _ChildQueue(self._loop.time())
+        queue.streams += 1
+        self._watch(child)
+        try:
+            yield
+        finally:
+            queue.streams -= 1
+            queue.last = self._loop.time()
+            self.child_changed(child)
 
     def cast_failed(self, child_id: str, why: str) -> None:
         """Count a cast that was accepted and not handled. Of many for one child, one in 10 s is logged."""

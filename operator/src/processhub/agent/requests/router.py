@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,10 +29,13 @@ from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
+from processhub.api.naming import is_child_id
 from processhub.api.reasons import Role, State
 
 _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
 _HELD_SECONDS = 0.5  # time that a request spent at an owner does not count as waiting if it was longer than this
+
+T = TypeVar("T")
 
 
 class Router:
@@ -91,6 +94,21 @@ class Router:
         """
         if (answer := await self._serve_here(child_id, request)) is not None:
             return answer, self._env.member
+        return await self.route(
+            child_id, lambda owner, changed: self._offer(owner, child_id, request, changed), accepted_at
+        )
+
+    async def route(
+        self,
+        child_id: str,
+        offer: Callable[[RoutedCopy, Signal], Awaitable[T | None]],
+        accepted_at: float | None = None,
+    ) -> tuple[T, str]:
+        """Offer a request to the child's owners, one after the other, until one takes it.
+
+        ``offer(owner, changed)`` returns the answer, or None if the owner does not have the child (any more). It raises
+        UnreachableError if nothing was sent. Returns the answer, and the owner's member. Raises Problem.
+        """
         deadline = (self._loop.time() if accepted_at is None else accepted_at) + self._queue.max_wait
         pause: float | None
         with self.watch.on(child_id) as changed, self._asks.ask(child_id) as ask:
@@ -109,7 +127,7 @@ class Router:
                 if owner is not None:
                     began = self._loop.time()
                     try:
-                        answer = await self._offer(owner, child_id, request, changed)
+                        answer = await offer(owner, changed)
                     except UnreachableError as error:
                         answer, unreached = None, str(error)
                     if answer is not None:
@@ -150,7 +168,7 @@ class Router:
 
     async def send_to_all(self, child_id: str, request: Request) -> list[str]:
         """Send a cast to every running copy; returns the members that took it. Raises Problem if none did."""
-        first = Request(request.kind, request.body, request.content_type, request.key)
+        first = request.copy()
         copies = [copy for copy in self._copies(child_id) if copy.running and not copy.wait]
         if not copies:
             # No copy runs yet: the cast goes to the first that does.
@@ -160,7 +178,7 @@ class Router:
         problems: list[Problem] = []
 
         async def offer(copy: RoutedCopy) -> None:
-            own = Request(request.kind, request.body, request.content_type, request.key)
+            own = request.copy()
             try:
                 with self.watch.on(child_id) as changed:
                     if await self._offer(copy, child_id, own, changed, every=True) is not None:
@@ -181,7 +199,7 @@ class Router:
         Raises Problem: 409 if this member does not own the child at that epoch.
         """
         if epoch == BY_VIEW:
-            epoch = await self._epoch_here(child_id, request)
+            epoch = await self.epoch_here(child_id, request.put_off)
         child = self._children.get(child_id)
         desired = child.desired if child is not None else None
         stale = Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
@@ -194,13 +212,14 @@ class Router:
         except MovedError:
             raise stale from None
 
-    async def _epoch_here(self, child_id: str, request: Request) -> int:
+    async def epoch_here(self, child_id: str, put_off: Callable[[], None] = lambda: None) -> int:
         """The epoch of the child that this member runs, or starts by itself now; BY_VIEW if there is none.
 
         What keeps this member from a start may be over within moments: another version of a slice is to be read.
+        ``put_off()`` is called before each wait for that.
         """
         until = self._loop.time() + _AGAIN_SECONDS
-        with self.watch.on(child_id) as changed:
+        with self.watch.on(child_id) as changed, self._asks.ask(child_id) as ask:
             self.watch.set_unowned(changed, True)
             while True:
                 changed.clear()
@@ -209,11 +228,13 @@ class Router:
                 if owner is not None or copies:
                     here = owner is not None and owner.member == self._env.member
                     return owner.epoch if owner is not None and here else BY_VIEW
-                self._activations.check_share(child_id)
+                self._activations.check_room(child_id)
+                if self._activations.asks_for_own(child_id):
+                    ask.make()
                 left = until - self._loop.time()
                 if left <= 0 or self._leaving:
                     return BY_VIEW
-                request.put_off()
+                put_off()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(left):
                         await changed.wait()
@@ -260,8 +281,12 @@ class Router:
         ]
 
     def _owner(self, child_id: str, copies: list[RoutedCopy]) -> RoutedCopy | None:
-        """The copy that gets the request. A child that no slice names is started by the member whose it is."""
+        """The copy that gets the request. A child that no slice names is started by the member whose it is.
+
+        Raises Problem if the text can be no id.
+        """
         if not copies:
+            _check_id(child_id)
             return self._activations.owner(child_id)
         return self._takeover.takeover_of(child_id, copies) or _owner(copies)
 
@@ -336,6 +361,13 @@ class Router:
                     self._queue.cast_failed(child_id, problem.detail)
         finally:
             del self._following[child_id], self._followers[child_id]
+
+
+def _check_id(child_id: str) -> None:
+    """Raise Problem if this can be no child's id. A status that names it would be rejected with all that it reports."""
+    if not is_child_id(child_id):
+        what = "the id must be 1 to 253 bytes of UTF-8 without control characters"
+        raise Problem(400, "bad_request", what)
 
 
 def _owner(copies: list[RoutedCopy]) -> RoutedCopy | None:

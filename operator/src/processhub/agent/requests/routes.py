@@ -5,6 +5,7 @@ They are few and looked up for each request, so this costs a tenth of what ``web
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from aiohttp import web
@@ -15,13 +16,21 @@ _ID = "{id:.+}"
 
 
 class Routes:
-    """The handlers by path and method. A path that ends in ``{id:.+}`` stands for all that begin with the rest."""
+    """The handlers by path and method. A path that ends in ``{id:.+}`` stands for all that begin with the rest.
+
+    In a path for all methods (``*``), ``{id}`` stands for one part and ``{path:.*}`` for the rest, which may be empty.
+    """
 
     def __init__(self, routes: Iterable[web.RouteDef]) -> None:
         self._exact: dict[str, dict[str, Handler]] = {}
         self._beginnings: list[tuple[str, dict[str, Handler]]] = []
         found: dict[str, dict[str, Handler]] = {}
+        self._any: list[tuple[re.Pattern[str], Handler]] = []
         for route in routes:
+            if route.method == "*":
+                pattern = route.path.replace("{id}", "[^/]+").replace("{path:.*}", ".*")
+                self._any.append((re.compile(pattern), route.handler))  # type: ignore[arg-type]
+                continue
             handlers = found.setdefault(route.path, {})
             handlers[route.method] = route.handler  # type: ignore[assignment]  # no class-based views here
             if route.method == "GET":
@@ -36,6 +45,9 @@ class Routes:
         """The handler for a path, which is still percent-encoded. Raises Problem 404 or 405."""
         handlers = self._exact.get(path)
         if handlers is None:
+            for pattern, each in self._any:
+                if pattern.fullmatch(path):
+                    return each
             handlers = next(
                 (
                     found

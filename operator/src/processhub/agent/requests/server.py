@@ -15,6 +15,7 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 
+from processhub import __version__
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH, Line
@@ -23,17 +24,19 @@ from processhub.agent.problems import Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request, Response, WithdrawnError
+from processhub.agent.requests import openapi
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.routes import Routes
+from processhub.agent.requests.streams import Streams
 from processhub.agent.tls.identity import MemberTls
-from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, KEY_HEADER
+from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, PASSED_HEADERS
 
 log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
-_OPEN = ("/healthz", "/readyz", "/metrics")  # paths that need no token
+_OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")  # paths that need no token
 _PEER_SECONDS = 5.0  # time in which a member sends the body when its request's turn has come
 _CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
 _CLOSE_SECONDS = 0.5  # within which another member answers that a connection is closed
@@ -54,6 +57,7 @@ class Served:
     healthy: Callable[[], bool]
     ready: Callable[[], str]
     tls: MemberTls
+    streams: Streams
 
 
 class Server:
@@ -61,8 +65,7 @@ class Server:
 
     def __init__(self, served: Served) -> None:
         self._env, self._slices, self._router, self._access = served.env, served.slices, served.router, served.access
-        self._handovers, self._states, self._metrics = served.handovers, served.states, served.metrics
-        self._healthy, self._ready = served.healthy, served.ready
+        self._served, self._metrics = served, served.metrics
         self._leaving = False
         self._at_work = 0  # number of requests of callers that are being answered
         self._idle = asyncio.Event()
@@ -72,10 +75,12 @@ class Server:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._show_metrics),
+                web.get("/openapi.json", self._describe),
                 web.get("/v1/children", self._children),
                 # The id is percent-encoded and may contain slashes, so the handlers decode the raw path.
                 web.get("/v1/children/{id:.+}", self._child),
                 web.post("/v1/children/{id:.+}", self._request),
+                web.route("*", "/v1/children/{id}/http/{path:.*}", self._stream),
                 web.put("/v1/handovers/{id:.+}", self._handover),
                 web.post("/v1/handovers", self._small_handovers),
                 web.get("/v1/members", self._members),
@@ -106,6 +111,7 @@ class Server:
     async def finish(self, seconds: float) -> None:
         """Accept no more requests, and wait until those that came are answered, for ``seconds`` at most."""
         self._router.leave()
+        self._served.streams.close()
         self._idle.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -134,25 +140,29 @@ class Server:
             members_only = path.startswith(_HANDOVERS) or path == PATH or EPOCH_HEADER in request.headers
             await self._access.check(request.headers.get("Authorization"), members_only=members_only)
         handler = self._routes.find(request.method, path)
-        if handler != self._request:  # which does that when it has come to the request's turn
+        if handler not in (self._request, self._stream):  # which do that when the request's turn has come
             await _continue(request)
         return await handler(request)
 
     async def _healthz(self, _: web.BaseRequest) -> web.Response:
         """Whether the agent works: 200, or 503 where the thread that keeps the Lease is stuck. Without a token."""
-        if not self._healthy():
+        if not self._served.healthy():
             raise Problem(503, "unhealthy", "the thread that keeps the Lease is stuck")
         return web.Response(text="ok")
 
     async def _readyz(self, _: web.BaseRequest) -> web.Response:
         """Whether the member is ready: 200, or 503 with what it waits for. Without a token."""
-        if why := self._ready():
+        if why := self._served.ready():
             raise Problem(503, "not_ready", why)
         return web.Response(text="ok")
 
     async def _show_metrics(self, _: web.BaseRequest) -> web.Response:
         """The member's metrics, in Prometheus' text format. Without a token."""
         return web.Response(body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _describe(self, _: web.BaseRequest) -> web.Response:
+        """The routes for callers as an OpenAPI document. Without a token."""
+        return _json(openapi.document(__version__))
 
     async def _children(self, request: web.BaseRequest) -> web.Response:
         """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them."""
@@ -182,8 +192,9 @@ class Server:
         """Send a request to a child: ``POST /v1/children/<id>/call`` or ``…/cast``, with JSON.
 
         The id is percent-encoded. The answer to a call is the child's. A cast is answered 202 when it is in the child's
-        queue; ``?to=all`` sends it to every running copy. ``Idempotency-Key`` is passed on to the child. The body may
-        have 4 MiB.
+        queue; ``?to=all`` sends it to every running copy. The body may have 4 MiB. The headers
+        ``Idempotency-Key``, ``traceparent``, ``tracestate``, ``baggage`` and ``x-request-id`` are passed on to the
+        child.
         """
         own = EPOCH_HEADER not in request.headers
         kind = "cast" if request.rel_url.raw_path.endswith("/cast") else "call"
@@ -202,6 +213,20 @@ class Server:
             self._metrics.count_request(kind, answer.status)
         return answer
 
+    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Pass a request of any method to the HTTP server of the child, past its queue.
+
+        It goes to HUB_SOCKET of an exec child and to the port of a pod child. Bodies are streamed both ways, and
+        WebSockets are passed on. When the child is stopped, restarted or moved, its member ends the stream: a WebSocket
+        with close code 1012. All headers are passed on but ``Authorization``.
+        """
+        encoded, _, path = request.rel_url.raw_path.removeprefix(_CHILDREN).partition("/http/")
+        self._check_synced()
+        self._router.check_stays()
+        if request.rel_url.raw_query_string:
+            path = f"{path}?{request.rel_url.raw_query_string}"
+        return await self._served.streams.serve(request, _decoded(encoded), path)
+
     async def _serve(self, request: web.BaseRequest) -> web.Response:
         encoded, _, kind = request.rel_url.raw_path.removeprefix(_CHILDREN).rpartition("/")
         if kind not in ("call", "cast") or not encoded:
@@ -213,23 +238,23 @@ class Server:
             to = request.query.get("to", "one")
             if request.query.keys() - {"to"} or to not in ("one", "all") or (to == "all" and kind == "call"):
                 raise Problem(400, "bad_request", "the only parameter is to=all, and only for cast")
-        key = request.headers.get(KEY_HEADER, "")
+        headers = _passed_on(request)
         routed_by = request.headers.get(EPOCH_HEADER)
         if routed_by is not None:
             if not routed_by.isdecimal():
                 raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
-            forwarded = Request(kind, None, request.content_type, key, fetch=lambda: _fetch(request))
+            forwarded = Request(kind, None, request.content_type, headers, fetch=lambda: _fetch(request))
             answer = await self._serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
-            own = Request(kind, _json_body(await _body(request)), request.content_type, key)
+            own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
             if to == "all":
                 return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
             answer = await self._router.send(child_id, own)
-        headers = {ANSWER_HEADER: "child"}
+        marks = {ANSWER_HEADER: "child"}
         if answer.content_type:
-            headers["Content-Type"] = answer.content_type
-        return web.Response(body=answer.body, status=answer.status, headers=headers)
+            marks["Content-Type"] = answer.content_type
+        return web.Response(body=answer.body, status=answer.status, headers=marks)
 
     async def _serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
         """Serve a request that another member has routed here."""
@@ -279,7 +304,7 @@ class Server:
         if not (uid and epoch.isdecimal() and checksum):
             raise Problem(400, "bad_request", "give uid, epoch and checksum")
         body = request.content.iter_chunked(_CHUNK)
-        await self._handovers(child_id, uid, int(epoch), checksum, body)
+        await self._served.handovers(child_id, uid, int(epoch), checksum, body)
         return web.Response(status=204)
 
     async def _small_handovers(self, request: web.BaseRequest) -> web.Response:
@@ -289,7 +314,7 @@ class Server:
             batch = msgspec.msgpack.decode(await request.read(), type=Batch)
         except msgspec.DecodeError as error:
             raise Problem(400, "bad_request", "not a batch of states") from error
-        return web.Response(body=msgspec.msgpack.encode(self._states(batch)), content_type="application/msgpack")
+        return web.Response(body=msgspec.msgpack.encode(self._served.states(batch)), content_type="application/msgpack")
 
     async def _members(self, _: web.BaseRequest) -> web.Response:
         """The members of the hub, each with the number of its children and how many of them run."""
@@ -312,6 +337,15 @@ def _request(
     return web.BaseRequest(
         message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=BODY_MAX
     )
+
+
+def _passed_on(request: web.BaseRequest) -> dict[str, str]:
+    """The headers that are passed on to the child, in lower case."""
+    given = request.headers
+    found = {name: ",".join(given.getall(name)) for name in PASSED_HEADERS if name in given}
+    if not all(value.isascii() for value in found.values()):
+        raise Problem(400, "bad_request", f"{', '.join(found)}: write header values in ASCII")
+    return found
 
 
 async def _continue(request: web.BaseRequest) -> None:

@@ -8,20 +8,22 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import sys
 import traceback
 import weakref
 from collections import deque
-from pathlib import Path
 from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
+from processhub.agent.envfiles import read_value
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.outgoing import Message, OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
 from processhub.jsontext import NotJsonError, json_text
+from processhub.methods import MethodError, call_method, names_method
 
 _ASYNC_METHODS = (
     "init", "handle_call", "handle_cast", "handle_info", "redundancy_signal", "prepare_handover", "accept_handover",
@@ -237,7 +239,8 @@ class Hosted(Strand):
     def _inherited(self) -> str | None:
         """The JSON text of the state that the actor starts with, or None."""
         if path := self._order.get("state_file"):
-            return Path(path).read_text()
+            with open(path) as file:
+                return file.read()
         state: str | None = self._order.pop("state", None)  # the text is not needed any more
         return state
 
@@ -247,6 +250,9 @@ class Hosted(Strand):
         hub = self._host.hub
         actor.member, actor.role = hub.member, self._order["role"]
         actor.hub = HubHandle(hub.name, hub.namespace, hub.member, self._ask)
+        if "env" in self._order:
+            files = {name: read_value(name, path) for name, path in self._order["env_files"].items()}
+            actor.env = {**self._order["env"], **files}
         actor._crash = self._background_failed
         actor.__init__()  # type: ignore[misc]  # called after the fields are set, so that it can use them
         return actor
@@ -306,15 +312,21 @@ class Hosted(Strand):
         except (ValueError, RecursionError) as error:
             self._send({**answer, "bad": f"the request can't be decoded: {error}"})
             return
-        actor.idempotency_key = message.get("idempotency", "")
+        actor.headers = headers = message.get("headers", {})
+        actor.idempotency_key = headers.get("idempotency-key", "")
         requests = self._outgoing()
         requests.handling = asyncio.current_task()
         try:
             value = None
-            if operation == "call":
+            if actor._methods and names_method(request):
+                value = await call_method(actor, request)
+            elif operation == "call":
                 value = await actor.handle_call(request)
             else:
                 await actor.handle_cast(request)
+        except MethodError as error:
+            self._send({**answer, "bad": str(error), "status": 400})
+            return
         finally:
             requests.handling = None
         try:
@@ -406,9 +418,10 @@ def _is_plain(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def _write(path: str, text: str) -> None:
-    scratch = Path(path + ".part")
-    scratch.write_text(text)
-    scratch.replace(path)
+    scratch = path + ".part"
+    with open(scratch, "w") as file:
+        file.write(text)
+    os.replace(scratch, path)  # noqa: PTH105 a runner that needs no pathlib is up sooner, and smaller by 0.6 MiB
 
 
 def _print_trace(error: BaseException) -> None:

@@ -36,11 +36,10 @@ class Fence:
 
     @property
     def closed(self) -> bool:
-        """Whether the stop deadline has passed."""
-        self._read()
+        """Whether the stop deadline that was read last has passed."""
         return self.stop_at > 0 and boottime() >= self.stop_at
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Read the newest deadlines that the agent sent."""
         newest = b""
         with contextlib.suppress(BlockingIOError):
@@ -53,7 +52,7 @@ class Fence:
 
     def due(self) -> str:
         """The action that is due: ``stop``, once, at the stop deadline; ``kill`` from the kill deadline on; else ""."""
-        self._read()
+        self.read()
         if not self.stop_at:
             return ""
         now = boottime()

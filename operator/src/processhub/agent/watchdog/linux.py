@@ -19,7 +19,7 @@ _TFD_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _TFD_TIMER_ABSTIME = 1
 _REFUSED_SECONDS = 0.1  # A process that can't be ended for so long is not waited for.
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.PyDLL(None, use_errno=True)  # Nothing called here blocks, so other threads need not run meanwhile.
 
 
 def boottime() -> float:
@@ -28,7 +28,7 @@ def boottime() -> float:
 
 
 def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
+    if libc.prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
@@ -50,7 +50,7 @@ class BootTimer:
     """A timer descriptor on CLOCK_BOOTTIME. It is readable once the set time has passed, even over a suspend."""
 
     def __init__(self) -> None:
-        self.fd = _libc.timerfd_create(time.CLOCK_BOOTTIME, _TFD_NONBLOCK_CLOEXEC)
+        self.fd = libc.timerfd_create(time.CLOCK_BOOTTIME, _TFD_NONBLOCK_CLOEXEC)
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create failed")
 
@@ -58,7 +58,7 @@ class BootTimer:
         """Set the timer to ``at`` (seconds of CLOCK_BOOTTIME); 0 disarms it."""
         seconds, fraction = divmod(at, 1.0)
         value = struct.pack("qqqq", 0, 0, int(seconds), int(fraction * 1e9))
-        if _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, value, None) != 0:
+        if libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, value, None) != 0:
             raise OSError(ctypes.get_errno(), "timerfd_settime failed")
 
     def acknowledge(self) -> None:

@@ -15,6 +15,8 @@ one inherits a mark in its environment that names the child it belongs to.
 from __future__ import annotations
 
 import contextlib
+import gc
+import itertools
 import math
 import os
 import select
@@ -47,6 +49,9 @@ MARK = "PROCESSHUB_WARD"
 _SWEEP_AGAIN_SECONDS = 0.02
 _LOOKS_FOR_A_MARK = 10  # after so many looks an orphan without a mark is killed
 _END_SECONDS = 30.0
+# A signal to the whole container is the agent's to answer: it ends the watchdog by closing the socket. The last two, of
+# a write that fails, are errors of that write.
+_WITHOUT_EFFECT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Watchdog:
@@ -86,8 +91,8 @@ class Watchdog:
             for fd, _ in self._epoll.poll(self._timeout()):
                 if fd == self._control:
                     self._outbox.flush()
-                    for message in self._inbox.read():
-                        self._dispatch(message)
+                    for starts, messages in itertools.groupby(self._inbox.read(), lambda item: item["op"] == "spawn"):
+                        (self._spawn if starts else self._dispatch)(list(messages))
                 elif fd == self._fence.timer.fd:
                     self._fence.timer.acknowledge()
                 elif fd == wake:
@@ -116,49 +121,53 @@ class Watchdog:
 
     # Orders.
 
-    def _dispatch(self, message: Message) -> None:
-        process = self._processes.get(message["key"])
-        if message["op"] == "spawn":
-            self._spawn(message)
-        elif process is None:
-            return  # it ended meanwhile, which is reported to the agent
-        elif message["op"] == "stop":
-            self._stop(process, message["grace"])
-        elif message["op"] == "signal":
-            self._signal(process, message["signal"])
+    def _dispatch(self, messages: list[Message]) -> None:
+        for message in messages:
+            process = self._processes.get(message["key"])
+            if process is None:
+                continue  # it ended meanwhile, which is reported to the agent
+            if message["op"] == "stop":
+                self._stop(process, message["grace"])
+            elif message["op"] == "signal":
+                self._signal(process, message["signal"])
 
-    def _spawn(self, message: Message) -> None:
-        key = message["key"]
-        fds = self._inbox.take_fds(len(message["fds"]))
-        try:
-            if self._fence.closed:
-                self._failed(key, "fenced 0 the member's Lease was not renewed in time")
-                return
-            order = Launch(
-                argv=message["argv"],
-                env={**message["env"], MARK: f"{self._nonce}/{key}"},
-                cwd=message["cwd"],
-                fds=dict(zip(message["fds"], fds, strict=True)),
-                nofile=tuple(message["nofile"]) if message.get("nofile") else None,
-            )
-            try:
-                pid, report = launch(order)
-            except OSError as error:
-                self._failed(key, f"fork {error.errno} {error.strerror}")
-                return
-        finally:
-            for fd in fds:
+    def _spawn(self, messages: list[Message]) -> None:
+        """Start processes. What is written to between two forks is copied, so there is hardly anything between them."""
+        orders = [self._prepared(message) for message in messages]
+        self._fence.read()
+        forks = [self._fork(order) for order in orders]
+        for message, order, fork in zip(messages, orders, forks, strict=True):
+            for fd in order.fds.values():
                 os.close(fd)
-        process = ManagedProcess(
-            key=key,
-            pid=pid,
-            stop_signal=message["stop"],
-            main_alone=message["main_alone"],
-            report=report,
-            began=began(pid),
+            if isinstance(fork, str):
+                self._failed(message["key"], fork)
+                continue
+            pid, report = fork
+            process = ManagedProcess(
+                message["key"], pid, report, message["stop"], main_alone=message["main_alone"], began=began(pid)
+            )
+            self._processes[process.key] = self._by_pid[pid] = self._reports[report] = process
+            self._epoll.register(report, select.EPOLLIN)
+
+    def _prepared(self, message: Message) -> Launch:
+        return Launch(
+            argv=message["argv"],
+            env={**message["env"], MARK: f"{self._nonce}/{message['key']}"},
+            cwd=message["cwd"],
+            fds=dict(zip(message["fds"], self._inbox.take_fds(len(message["fds"])), strict=True)),
+            nofile=tuple(message["nofile"]) if message.get("nofile") else None,
         )
-        self._processes[key] = self._by_pid[pid] = self._reports[report] = process
-        self._epoll.register(report, select.EPOLLIN)
+
+    def _fork(self, order: Launch) -> tuple[int, int] | str:
+        """The pid and the launch pipe of the new process, or why there is none."""
+        if self._fence.closed:
+            return "fenced 0 the member's Lease was not renewed in time"
+        if order.problem:
+            return f"value 0 {order.problem}"
+        try:
+            return launch(order)
+        except OSError as error:
+            return f"fork {error.errno} {error.strerror}"
 
     def _launched(self, fd: int) -> None:
         """Handle the outcome of an exec: the launch pipe says what failed, or ended empty.
@@ -327,13 +336,16 @@ class Watchdog:
 def main() -> None:
     """Run the watchdog, which the agent starts with the arguments ``<control fd> <feed fd>`` (watchdog/client.py)."""
     control, feed = (int(word) for word in sys.argv[-2:])
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A signal to the whole container is the agent's to answer. It ends the watchdog by closing the socket.
-        signal.signal(signum, signal.SIG_IGN)
+    for signum in _WITHOUT_EFFECT:
+        # With a handler, not with SIG_IGN: an exec would pass that on to the program.
+        signal.signal(signum, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     become_subreaper()
     os.set_blocking(feed, False)
     for fd in (control, feed):
         os.set_inheritable(fd, False)
     sock = socket.socket(fileno=control)
     sock.setblocking(False)
+    gc.freeze()  # Looking for garbage would write to each object, and after a fork each page written to is copied.
     Watchdog(sock, feed).run()

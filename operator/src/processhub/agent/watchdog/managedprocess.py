@@ -5,26 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from dataclasses import dataclass
 
 
-@dataclass
 class ManagedProcess:
     """A main process and its tree. It counts as ended only when nothing of the tree is left."""
 
-    key: str
-    pid: int
-    stop_signal: int
-    main_alone: bool = False  # signals other than SIGKILL go to the main process and not to the group
-    report: int = -1  # read end of the launch pipe until the exec's outcome is known
-    failure: str = ""  # "<what> <errno> <text>" of a failed exec
-    status: int | None = None  # the main process's exit code (negative: signal) once it is reaped
-    fenced: bool = False
-    began: int = 0  # clock ticks after the machine's start
-    # What it used, and the limit (bytes), if it is ended because the container was running out of memory.
-    over_memory: tuple[int, int] | None = None
-    reported_stuck: bool = False  # whether the agent knows that the kernel refuses a signal
-    kill_at: float = 0.0  # CLOCK_BOOTTIME seconds at which SIGKILL follows a stop signal; 0: not stopping
+    def __init__(self, key: str, pid: int, report: int, stop_signal: int, *, main_alone: bool, began: int) -> None:
+        self.key, self.pid, self.stop_signal = key, pid, stop_signal
+        self.main_alone = main_alone  # signals other than SIGKILL go to the main process and not to the group
+        self.report = report  # read end of the launch pipe until the exec's outcome is known, then -1
+        self.failure = ""  # "<what> <errno> <text>" of a failed exec
+        self.status: int | None = None  # the main process's exit code (negative: signal) once it is reaped
+        self.fenced = False
+        self.began = began  # clock ticks after the machine's start
+        # What it used, and the limit (bytes), if it is ended because the container was running out of memory.
+        self.over_memory: tuple[int, int] | None = None
+        self.reported_stuck = False  # whether the agent knows that the kernel refuses a signal
+        self.kill_at = 0.0  # CLOCK_BOOTTIME seconds at which SIGKILL follows a stop signal; 0: not stopping
 
     def signal(self, signum: int) -> bool:
         """Signal the process group, or the main process alone; return whether the kernel allowed it.

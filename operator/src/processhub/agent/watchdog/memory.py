@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from processhub.agent.watchdog.linux import resident_pages
 
-CGROUP = Path("/sys/fs/cgroup")  # of the container, as it sees it
+CGROUP = "/sys/fs/cgroup"  # of the container, as it sees it
 _RESERVE, _LEAST_RESERVE = 0.05, 8 * 2**20  # of the limit, and bytes at least: so much is kept free
 _FASTEST = 2**30  # bytes a second: nothing is taken to use up memory faster
 _SOONEST_SECONDS, _LATEST_SECONDS = 0.02, 0.25  # between two looks
@@ -24,7 +23,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class MemoryGuard:
     """What the container uses of its memory. Without a limit, or on cgroup v1, there is nothing to guard."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike[str] = "") -> None:
         self._folder = folder or CGROUP
         self.limit = self._number("memory.max")  # bytes, 0: none
         self.next_look = 0.0  # CLOCK_BOOTTIME seconds
@@ -53,7 +52,8 @@ class MemoryGuard:
 
     def _text(self, name: str) -> str:
         try:
-            return (self._folder / name).read_text()
+            with open(f"{self._folder}/{name}") as file:
+                return file.read()
         except OSError:
             return ""
 

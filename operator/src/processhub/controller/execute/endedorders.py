@@ -13,12 +13,12 @@ from typing import TypeVar
 import msgspec
 
 from processhub.api.child import Child
+from processhub.api.grouporders import GroupOrderError, format_orders, parse_stop_orders
 from processhub.api.hub import Hub
 from processhub.api.movednodes import problem_of
 from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES, ANNOTATION_STOP
 from processhub.api.reasons import EventReason
 from processhub.api.registeredhooks import RegisteredHooksError, format_registered_hooks, parse_registered_hooks
-from processhub.api.stoporders import StopOrderError, format_stop_orders, parse_stop_orders
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS, Kind
@@ -67,7 +67,7 @@ async def remove_ended_stops(round: Round) -> None:
     what = f"what was carried out can't be removed from annotation {ANNOTATION_STOP}"
     try:
         orders = parse_stop_orders(hub.metadata.annotations[ANNOTATION_STOP])
-    except StopOrderError as error:
+    except GroupOrderError as error:
         if await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_STOP)):
             round.events.about_hub(hub, EventReason.REJECTED, f"{ANNOTATION_STOP} is not read: {error}", warning=True)
         return
@@ -84,7 +84,7 @@ async def remove_ended_stops(round: Round) -> None:
         child_id: epoch for child_id, epoch in orders.items() if child_id in uncertain or (child_id, epoch) in there
     }
     if left != orders:
-        text = format_stop_orders(left)
+        text = format_orders(left)
         await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_STOP, text))
 
 

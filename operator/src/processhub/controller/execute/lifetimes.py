@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
 
 from processhub.api.child import Child
 from processhub.api.reasons import Reason
 from processhub.cluster.errors import ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
-from processhub.cluster.timestamps import utc_now
+from processhub.cluster.timestamps import unix_time, utc_now
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.observation import Observation
@@ -60,8 +59,9 @@ class Lifetimes:
     def _over(self, known: KnownChild, copies: list[MemberCopy]) -> str:
         """Why the Child is to be deleted, or ""."""
         ttl = known.spec.ttl_seconds
-        if ttl is not None and (since := first_started(known.child, copies, self._reported)):
-            left = datetime.fromisoformat(since).timestamp() + ttl - utc_now().timestamp()
+        since = unix_time(first_started(known.child, copies, self._reported)) if ttl is not None else None
+        if ttl is not None and since is not None:
+            left = since + ttl - utc_now().timestamp()
             if left <= 0:
                 return f"its ttlSeconds ({ttl}) are over"
             self._round.again_in(left)

@@ -8,22 +8,22 @@ children on demand are on the Hub in the same way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
+from processhub.api.grouporders import GroupOrderError, format_orders, latest, parse_move_orders, shortened
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.api.reasons import EventReason
-from processhub.api.setorders import SetOrderError, format_set_orders, latest, parse_set_orders, shortened
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, Kind
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.setmoverequests import AppliedMoves, refusal_of_id
 from processhub.controller.rounds.round import Round
-from processhub.controller.store.childsets import SeenSet
 
 Ordered = TypeVar("Ordered", Child, ChildSet, Hub)
 _SET_SECONDS = 1.0  # Between writes that remove some of a ChildSet's requests.
@@ -50,27 +50,33 @@ class MoveRequests:
         for uid in self._applied_moves.keys() - observation.sets.keys():
             del self._applied_moves[uid]
         for seen in observation.sets.values():
-            if ANNOTATION_MOVE_TO in seen.known.metadata.annotations:
-                await self._record_set(seen, results, now)
+            await self._record_set(seen.known.object, partial(refusal_of_id, seen), results, now)
+        hub = self._round.hub
+        if hub.metadata.uid not in observation.sets:
+            none = f"hub/{hub.metadata.name} has no spec.onDemand"
+            await self._record_set(hub, lambda _: none, results, now)
 
     async def _record_child(self, child: Child, member: str, refusal: str) -> None:
         answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
         if await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
             self._emit(child, f"not moved to {member}: {refusal}")
 
-    async def _record_set(self, seen: SeenSet, results: Mapping[str, str], now: float) -> None:
-        item = seen.known.object
+    async def _record_set(
+        self, item: ChildSet | Hub, refusal_of: Callable[[str], str], results: Mapping[str, str], now: float
+    ) -> None:
+        """Record the results of the requests on a ChildSet or the Hub. ``refusal_of(id)``: why it has no such child."""
         annotations = item.metadata.annotations
-        text = annotations[ANNOTATION_MOVE_TO]
+        if (text := annotations.get(ANNOTATION_MOVE_TO)) is None:
+            return
         try:
-            orders = parse_set_orders(text)
-        except SetOrderError as error:
+            orders = parse_move_orders(text)
+        except GroupOrderError as error:
             if await self._change_set(item, text, {ANNOTATION_MOVE_TO: None}):
                 self._emit(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
             return
         uid = item.metadata.uid
         held = self._applied_moves.get(uid) or AppliedMoves(float("-inf"))
-        answers = {child_id: refusal_of_id(seen, child_id) or results.get(child_id) for child_id in orders}
+        answers = {child_id: refusal_of(child_id) or results.get(child_id) for child_id in orders}
         answers.update({child_id: "" for child_id, member in orders.items() if held.applied.get(child_id) == member})
         left = {child_id: member for child_id, member in orders.items() if answers[child_id] is None}
         if left == orders:
@@ -85,13 +91,13 @@ class MoveRequests:
             self._round.again_in(due - now)
             return
         try:
-            before = parse_set_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
-        except SetOrderError:
+            before = parse_move_orders(annotations.get(ANNOTATION_MOVE_REFUSED, ""))
+        except GroupOrderError:
             before = {}  # No reader could have parsed it.
         others = {child_id: why for child_id, why in before.items() if child_id not in orders}
-        changed = {ANNOTATION_MOVE_TO: format_set_orders(left)}
+        changed = {ANNOTATION_MOVE_TO: format_orders(left)}
         if others != before or refused:
-            changed[ANNOTATION_MOVE_REFUSED] = format_set_orders(latest(others, refused))
+            changed[ANNOTATION_MOVE_REFUSED] = format_orders(latest(others, refused))
         if await self._change_set(item, text, changed):
             for child_id, why in refused.items():
                 self._emit(item, f"child {child_id!r} is not moved to {why}")

@@ -27,7 +27,7 @@ async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Memb
         for known in member.slices:
             present, name = known.present, known.present.metadata.name
             empty = not present.spec.entries and not known.unproven and not known.uncertain
-            acknowledged = known.acknowledged_by(member.holder) and not present.status.entries
+            acknowledged = known.acknowledged_by(member.holder) and not present.status.reports
             retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
             # An agent starts by slice 0. A creation without an answer may still be stored while its name is free.
             kept = (known.index == 0 and len(member.slices) > 1) or name in memory.unconfirmed_slices

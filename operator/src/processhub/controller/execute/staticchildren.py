@@ -14,9 +14,7 @@ from processhub.api.meta import API_VERSION
 from processhub.api.naming import (
     ANNOTATION_CHILD_ID,
     LABEL_CHILD,
-    LABEL_HUB,
     LABEL_HUB_UID,
-    LABEL_NAME,
     child_object_names,
     id_hash,
 )
@@ -25,7 +23,7 @@ from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
 from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.earlierhubs import check_absent, earlier_uid, take_over
-from processhub.controller.objects.owned import owner_reference
+from processhub.controller.objects.owned import owner_reference, selector_labels
 from processhub.controller.rounds.round import Round
 
 _LOOK_AGAIN_SECONDS = 0.2  # After a Child has changed that was about to be taken over.
@@ -127,8 +125,7 @@ def _manifest(hub: Hub, name: str, spec: ChildSpec) -> dict[str, Any]:
         "metadata": {
             "name": name,
             "labels": {
-                LABEL_NAME: "processhub",
-                LABEL_HUB: hub.metadata.name,
+                **selector_labels(hub),
                 LABEL_HUB_UID: hub.metadata.uid,
                 LABEL_CHILD: id_hash(spec.id),
             },

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from processhub.api.child import Workload
-from processhub.api.meta import EnvVar, brief
+from processhub.api.child import ChildEnvVar, Exec, Workload
+from processhub.api.meta import brief
 from processhub.api.wording import wrong_json
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.observe.admission import StartCandidate
@@ -98,11 +98,7 @@ def changed_child(candidate: StartCandidate, answer: HookVerdict) -> tuple[Desir
     _check(tags, metadata, answer.env)
     workload = Workload(exec=spec.exec, python=spec.python, pod=spec.pod)
     if answer.env:
-        if workload.exec is None:
-            raise HookError("its answer has env, but only exec children have one; leave it out")
-        env = {entry.name: entry.value for entry in workload.exec.env} | answer.env
-        pairs = tuple(EnvVar(name=name, value=value) for name, value in env.items())
-        workload = Workload(exec=msgspec.structs.replace(workload.exec, env=pairs))
+        workload = _with_env(workload, answer.env)
     if answer.args:
         if workload.python is None:
             raise HookError("its answer has args, but only python children have them; leave it out")
@@ -114,6 +110,16 @@ def changed_child(candidate: StartCandidate, answer: HookVerdict) -> tuple[Desir
     asked = attributes_digest(candidate.wanted)
     pairs_of = frozen_metadata(metadata)
     return msgspec.structs.replace(candidate.wanted, workload=name, tags=tags, metadata=pairs_of, asked=asked), text
+
+
+def _with_env(workload: Workload, env: dict[str, str]) -> Workload:
+    changed = workload.exec or workload.python
+    if changed is None:
+        raise HookError("its answer has env, but a pod child has its variables in pod.template; leave it out")
+    given = {variable.name: variable for variable in changed.env}
+    merged = {**given, **{name: ChildEnvVar(name=name, value=value) for name, value in env.items()}}
+    changed = msgspec.structs.replace(changed, env=tuple(merged.values()))
+    return Workload(exec=changed) if isinstance(changed, Exec) else Workload(python=changed)
 
 
 def as_recorded(wanted: DesiredChild, entry: Assignment) -> DesiredChild:

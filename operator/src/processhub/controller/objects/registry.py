@@ -9,7 +9,6 @@ from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, OwnerReference
 from processhub.api.naming import (
     ANNOTATION_MODE,
-    LABEL_HUB,
     LABEL_HUB_UID,
     LABEL_MEMBER,
     label_value,
@@ -17,7 +16,7 @@ from processhub.api.naming import (
     slice_name,
 )
 from processhub.api.slice import RegistrySlice, Settings, SliceSpec
-from processhub.controller.objects.owned import owner_reference
+from processhub.controller.objects.owned import owner_reference, selector_labels
 
 
 def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
@@ -35,6 +34,7 @@ def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
         redundancy_signal=hub.spec.redundancy.redundancy_signal,
         fence=hub.spec.partition_tolerance.strategy != "Divergence",
         partitioned=partitioned,
+        max_children=hub.spec.members.max_children,
         on_demand=on_demand is not None,
         on_demand_max=(on_demand.max or 0) if on_demand else 0,
         on_owner_lost_local=on_demand is not None and on_demand.on_owner_lost == "Local",
@@ -75,7 +75,7 @@ def lease_annotations(hub: Hub, member: str) -> dict[str, str]:
 
 def member_labels(hub: Hub, member: str) -> dict[str, str]:
     """The labels of a member's slices and Lease."""
-    return {LABEL_HUB: hub.metadata.name, LABEL_HUB_UID: hub.metadata.uid, LABEL_MEMBER: label_value(member)}
+    return {**selector_labels(hub), LABEL_HUB_UID: hub.metadata.uid, LABEL_MEMBER: label_value(member)}
 
 
 def member_owners(hub: Hub) -> tuple[OwnerReference, ...]:

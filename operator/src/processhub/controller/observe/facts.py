@@ -18,10 +18,11 @@ from processhub.controller.observe.memory import Formation, ObserveMemory
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.rollouts import Rollout, of_set
 from processhub.controller.observe.setmoverequests import AppliedMoves
-from processhub.controller.observe.views import ViewFacts, look_at_views
+from processhub.controller.observe.views import ViewFacts, look_at_views, starts_former
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import KnownSet
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
 from processhub.core.model.quorum import Verdict
@@ -122,7 +123,7 @@ def learn(
         deferred=memory.deferred_moves.still_deferred(now),
         rebalance_target=memory.rebalance_target,
         applied_moves=memory.sets.applied_moves,
-        rollouts=_rollouts(round, members, memory, set_refusals, demand),
+        rollouts=_rollouts(round, members, memory, set_refusals, demand, views),
         views=views,
         demand=demand,
     )
@@ -134,12 +135,13 @@ def _rollouts(
     memory: ObserveMemory,
     set_refusals: Mapping[str, Refusal | None],
     demand: KnownSet | None,
+    views: ViewFacts,
 ) -> dict[str, Rollout]:
     """The roll-outs that are under way. The round is repeated when the next child of one is proven."""
     state = round.state
     templates = [of_set(known) for known in state.sets.values() if set_refusals[known.metadata.name] is None]
     if demand is not None:
-        templates.append(of_set(demand))
+        templates.append(of_set(demand, more=starts_former(round.hub, views)))
     found = memory.sets.rollouts.look(templates, members, round.now())
     for rollout in found.values():
         if rollout.again_in is not None:
@@ -163,8 +165,18 @@ def _take_proofs(member: Member, state: HubState, memory: ObserveMemory) -> None
         state.slices.unaccounted.pop(member.name, None)
     for known in member.slices:
         known.prove(member.holder)
-    if _acknowledged(member, memory):
+    first = next((known for known in member.slices if known.index == 0), None)
+    if first is None and member.holder and member.name not in memory.settled:
+        # Slice 0 is there before a member runs anything: somebody deleted it while no operator led.
+        memory.bare.add(member.name)
+        state.slices.lost.add(member.name)
+    if _acknowledged(member, memory) and (member.name not in memory.bare or _answers(first, member.holder)):
         memory.settled.add(member.name)
+
+
+def _answers(first: KnownSlice | None, holder: str) -> bool:
+    """Whether the member has read a slice 0 that was made anew, and so reports there what it runs without an entry."""
+    return first is not None and first.present.status.holder == holder and first.present.status.observed_generation > 0
 
 
 def _acknowledged(member: Member, memory: ObserveMemory) -> bool:

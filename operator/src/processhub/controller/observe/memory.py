@@ -110,6 +110,7 @@ class ObserveMemory:
         self.term_generations: Mapping[str, int] = {}
         self.restarting_since: dict[str, float] = {}  # by member
         self.settled: set[str] = set()  # The members that confirmed their slices to this leader.
+        self.bare: set[str] = set()  # The members that had no slice 0 when this leader began, though they may run.
         self.fingerprint = ""  # The fingerprint of the present strategy and weights.
         self.copies = 1  # By the latest result of a custom redundancy strategy.
         self.last_placed = ""  # The member to which the newest child went.

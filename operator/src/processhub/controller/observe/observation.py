@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 
@@ -35,6 +36,7 @@ from processhub.controller.observe.setmoverequests import move_requests_of_sets
 from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
@@ -100,7 +102,10 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def observe(facts: Facts) -> Observation:
-    """Observe a hub. This function is pure: it does not change the facts, and equal facts give equal observations."""
+    """Observe a hub. This function is pure: it does not change the facts, and equal facts give equal observations.
+
+    What follows from one slice alone is kept with it until the slice changes.
+    """
     hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
     wanted, refusals, chosen, sets = _wanted(facts, record)
@@ -152,19 +157,30 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
     """All entries of the hub's slices, by id, with the reports of the members in ``reporting``."""
     record: dict[str, tuple[OnRecord, ...]] = {}
     for known in state.slices.values():
-        name = known.present.spec.member
-        member = reporting.get(name)
-        reports = known.reports if member is not None and known.present.status.holder == member.holder else {}
-        for child_id, entry in known.assignments.items():
-            report = reports.get(child_id) if reports else None
-            if report is not None and is_current(entry, report):
-                came_up = bool(report.started_at)
-                place = OnRecord(name, entry, report.state, report.gave, report.kept, report.got, came_up)
-            else:
-                place = OnRecord(name, entry)
-            others = record.get(child_id)
-            record[child_id] = (place,) if others is None else (*others, place)
+        member = reporting.get(known.present.spec.member)
+        reported = member is not None and known.present.status.holder == member.holder
+        places = known.derived("on record", reported, partial(_places, known, reported=reported))
+        if record.keys().isdisjoint(places):
+            record.update(places)
+        else:
+            for child_id, place in places.items():
+                record[child_id] = (*record.get(child_id, ()), *place)
     return record
+
+
+def _places(known: KnownSlice, *, reported: bool) -> dict[str, tuple[OnRecord]]:
+    """The entries of one slice by id, with what the member reports of them if ``reported``."""
+    name, reports = known.present.spec.member, known.reports if reported else {}
+    places = {}
+    for child_id, entry in known.assignments.items():
+        report = reports.get(child_id) if reports else None
+        if report is not None and is_current(entry, report):
+            came_up = bool(report.started_at)
+            place = OnRecord(name, entry, report.state, report.gave, report.kept, report.got, came_up)
+        else:
+            place = OnRecord(name, entry)
+        places[child_id] = (place,)
+    return places
 
 
 def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 
 import msgspec
 
+from processhub.api.grouporders import GroupOrderError, parse_stop_orders
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_STOP, is_child_id
 from processhub.api.reasons import Reason, State
-from processhub.api.stoporders import StopOrderError, parse_stop_orders
-from processhub.cluster.timestamps import utc_now
+from processhub.cluster.timestamps import unix_time, utc_now
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.views import ViewFacts
 from processhub.controller.rounds.round import Round
@@ -108,7 +107,7 @@ def stop_orders(hub: Hub) -> dict[str, int]:
     """The orders to stop children on demand: id → epoch. Orders that can't be read are none."""
     try:
         return parse_stop_orders(hub.metadata.annotations.get(ANNOTATION_STOP, ""))
-    except StopOrderError:
+    except GroupOrderError:
         return {}
 
 
@@ -126,11 +125,7 @@ def _in_slice(hub: Hub, member: Member, known: KnownSlice) -> _InSlice:
             {child_id: entry.epoch for child_id, entry in own.items()},
             frozenset(child_id for child_id, report in current.items() if report.reason == Reason.IDLE),
             frozenset(child_id for child_id, report in current.items() if _is_over(own[child_id], report)),
-            {
-                child_id: datetime.fromisoformat(report.started_at).timestamp()
-                for child_id, report in current.items()
-                if report.started_at
-            },
+            {child_id: at for child_id, report in current.items() if (at := unix_time(report.started_at)) is not None},
         )
 
     return known.derived("on demand", (uid, bool(reports)), compute)
@@ -158,7 +153,8 @@ def _asked(
 ) -> dict[str, str]:
     """The ids that members ask for and that may be placed, each with the first member that asks for it.
 
-    While a view is not closed, only the member that may start an id asks for it: it can't, for want of room.
+    While a view is not closed, only the member that may start an id asks for it: it can't, because a slice that named
+    the id was deleted (docs/protocol.md, rule 27).
     """
     state, template = round.state, round.hub.spec.on_demand
     if round.hub.spec.suspend or template is None:

@@ -36,7 +36,8 @@ _PERCENT = "%"
 class Templated(msgspec.Struct, frozen=True):
     """The children of one template. ``ids``: those that are wanted. ``uid``: of the ChildSet, or the Hub.
 
-    ``digest``: the hash of the template's workload.
+    ``digest``: the hash of the template's workload. ``more``: children that run by an earlier template may still come
+    on record.
     """
 
     uid: str
@@ -44,6 +45,7 @@ class Templated(msgspec.Struct, frozen=True):
     ids: Collection[str]
     max_failed: int | str
     min_ready_seconds: int
+    more: bool = False
 
     @property
     def bound(self) -> int:
@@ -53,10 +55,9 @@ class Templated(msgspec.Struct, frozen=True):
         return max(1, math.ceil(len(self.ids) * int(self.max_failed.removesuffix(_PERCENT)) / 100))
 
 
-def of_set(known: KnownSet) -> Templated:
-    """The children of a ChildSet, or those on demand of a Hub."""
-    max_failed, min_ready_seconds = known.pace
-    return Templated(known.metadata.uid, known.digest, known.wanted, max_failed, min_ready_seconds)
+def of_set(known: KnownSet, *, more: bool = False) -> Templated:
+    """The children of a ChildSet, or those on demand of a Hub. ``more``: as in ``Templated``."""
+    return Templated(known.metadata.uid, known.digest, known.wanted, *known.pace, more)
 
 
 class Rollout(msgspec.Struct, frozen=True):
@@ -166,7 +167,7 @@ class _Counts:
         wanted = self._template.ids
         waiting = [child_id for child_id in wanted if child_id in self._former and child_id not in self._begun]
         if not waiting:
-            self._watch.done = not any(child_id in wanted for child_id in self._former)
+            self._watch.done = not self._template.more and not any(child_id in wanted for child_id in self._former)
             return None
         # The place of a child that fails, or of one that is down anyway, is taken by nobody else.
         bound = self._template.bound

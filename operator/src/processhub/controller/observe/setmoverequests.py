@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from processhub.api.grouporders import GroupOrderError, parse_move_orders
 from processhub.api.naming import ANNOTATION_MOVE_TO
-from processhub.api.setorders import SetOrderError, parse_set_orders
 from processhub.controller.store.childsets import SeenSet
 
 
@@ -25,8 +25,8 @@ def move_requests_of_sets(sets: Mapping[str, SeenSet], applied_moves: Mapping[st
         held = applied_moves.get(uid)
         text = seen.known.metadata.annotations.get(ANNOTATION_MOVE_TO, "")
         try:
-            orders = parse_set_orders(text)
-        except SetOrderError:
+            orders = parse_move_orders(text)
+        except GroupOrderError:
             continue  # The annotation is removed, and reported.
         if held is not None:
             orders = {child_id: member for child_id, member in orders.items() if held.applied.get(child_id) != member}

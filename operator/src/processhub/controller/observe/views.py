@@ -184,16 +184,19 @@ def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, 
     """
     if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
         return None
+    # Modulo counts the members that the hub is to have. What belongs to one that is away goes by the hash.
+    counted, strategy = hub.spec.distribution.strategy == "Modulo", hub.spec.distribution.strategy
+    takes = {name: member.phase is not Phase.GONE and not member.judgement.draining for name, member in members.items()}
     there = tuple(
-        (name, member.weight)
+        (name, member.weight if takes[name] else 0)
         for name, member in members.items()
-        if member.wanted and member.phase is not Phase.GONE and not member.judgement.draining
+        if member.wanted and (takes[name] or counted)
     )
-    limit = hub.spec.on_demand.max or 0
-    if not there or (limit and limit < _PLACES_OF_MEMBER * len(there)):
+    limit, entry_and_workload = hub.spec.on_demand.max or 0, _template(hub)
+    view = View(number, strategy, there, _digest(*entry_and_workload, limit))
+    if not view.starting or (limit and limit < _PLACES_OF_MEMBER * len(view.starting)):
         return None
-    entry, workload = _template(hub)
-    return View(number, hub.spec.distribution.strategy, there, _digest(entry, workload, limit))
+    return view
 
 
 def _template(hub: Hub) -> tuple[str, str]:
@@ -209,6 +212,16 @@ def _template(hub: Hub) -> tuple[str, str]:
         on_demand=True,
     )
     return format_assignment(entry), workload
+
+
+def starts_former(hub: Hub, facts: ViewFacts) -> bool:
+    """Whether children that are not on record yet may run by an earlier template, which their view has."""
+    if hub.spec.on_demand is None or facts.not_closed is None:
+        return bool(facts.recorded)
+    entry, workload = _template(hub)
+    return bool(facts.recorded) or facts.not_closed.view.workload != _digest(
+        entry, workload, hub.spec.on_demand.max or 0
+    )
 
 
 def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
@@ -228,14 +241,14 @@ def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
 def must_close(facts: ViewFacts, members: Mapping[str, Member], slices: Slices) -> bool:
     """Whether the open view is to be replaced although it names the members that it should.
 
-    Somebody deleted a slice of one of its members: the others start none of its children until the next view
-    (docs/protocol.md, rule 27). Or a member's share is used up, and the next view would leave each member more places.
+    Somebody deleted a slice, and its member may run what that named (docs/protocol.md, rule 27). Or a member's share is
+    used up, and the next view would leave each member more places.
     """
     if facts.not_closed is None or not facts.not_closed.open:
         slices.lost.clear()
         return False
-    view = facts.not_closed.view
-    return not slices.lost.isdisjoint(name for name, _ in view.members) or _share_is_used_up(view, members, facts)
+    may_run = any(name in members and members[name].phase is not Phase.GONE for name in slices.lost)
+    return may_run or _share_is_used_up(facts.not_closed.view, members, facts)
 
 
 def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFacts) -> bool:
@@ -248,9 +261,9 @@ def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFact
         counts[name] = counts.get(name, 0) + len(found)
     used_up = any(
         name in orders and orders[name].view == view.number and counts.get(name, 0) >= orders[name].share
-        for name, _ in view.members
+        for name in view.starting
     )
-    return used_up and limit - sum(counts.values()) >= len(view.members)
+    return used_up and limit - sum(counts.values()) >= len(view.starting)
 
 
 class ViewOrders(msgspec.Struct, frozen=True):
@@ -317,8 +330,7 @@ def _granted(
     }
     own = {name: order.share for name, order in present.items()}
     counts = _counts(members)
-    starts = [name for name, weight in view.members if weight > 0 or view.strategy == "Modulo"]
-    parts = {**counts, **shares(limit, counts, starts, own)}
+    parts = {**counts, **shares(limit, counts, view.starting, own)}
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
     found: dict[str, Activation] = {}
     bare = _bare(view)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from processhub.api.child import Child
 from processhub.api.reasons import State
-from processhub.cluster.timestamps import now_millis
+from processhub.cluster.timestamps import now_millis, unix_time
 from processhub.controller.report.memory import ReportMemory
 from processhub.registry.copies import Copy
 
@@ -18,7 +18,7 @@ from processhub.registry.copies import Copy
 def first_started(child: Child, copies: Iterable[Copy], memory: ReportMemory) -> str:
     """The time at which the child was first seen to run, or ""."""
     uid = child.metadata.uid
-    if child.status.first_started_at:
+    if unix_time(child.status.first_started_at) is not None:  # what is no time is written again
         memory.first_started.pop(uid, None)
         return child.status.first_started_at
     if uid not in memory.first_started:

@@ -23,8 +23,8 @@ class Pauses:
             self._events.about_hub(
                 hub,
                 EventReason.PAUSED,
-                f"nothing is placed, moved or told in its status until the annotation {ANNOTATION_PAUSED} is taken off;"
-                " what runs runs on",
+                f"the annotation {ANNOTATION_PAUSED} is true: until it is removed, nothing is placed or moved and no"
+                " status is written; children that run keep running",
             )
         elif not paused and uid in self._paused:
             self._paused.discard(uid)

@@ -84,6 +84,7 @@ class HubState:
     def forget_unanswered(self) -> None:
         """Forget what was not answered, or is not accounted for, of an earlier Hub."""
         self.slices.unaccounted.clear()
+        self.slices.lost.clear()
         self.slices.creating.clear()
         self.child_pods.unconfirmed.clear()
 

@@ -99,7 +99,7 @@ class KnownSlice:
         self.by_view |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].view}
         self.object = new
         self._derived.clear()
-        self._reported_only = new.status.entries.keys() - new.spec.entries.keys()
+        self._reported_only = new.status.reports.keys() - new.spec.entries.keys()
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):
                 self.unproven[child_id] = new.metadata.generation
@@ -138,7 +138,7 @@ class KnownSlice:
         """
         report, entry = self.reports.get(child_id), self.assignments.get(child_id)
         if report is None:
-            return child_id not in self.present.status.entries
+            return child_id not in self.present.status.reports
         if entry is None and report.view:
             return True
         return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
@@ -167,8 +167,8 @@ class Slices(dict[str, KnownSlice]):
     """The slices of one hub, by object name.
 
     - ``older``: those of an earlier Hub of its name.
-    - ``unaccounted``: member → the ids of slices that somebody deleted. They may run there.
-    - ``lost``: the members that had them, until the view that they are in begins to close.
+    - ``unaccounted``: member → the ids of slices that were deleted. They may run there.
+    - ``lost``: the members of such slices, until the view that is open begins to close.
     - ``creating``: name → contents of a slice whose creation was not answered.
     """
 

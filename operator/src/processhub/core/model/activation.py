@@ -29,13 +29,19 @@ class View(msgspec.Struct, frozen=True):
     """A view: its number, the strategy, and the members in ordinal order (PerNode: by name) with their weights.
 
     ``number`` is taken from the epochs of the hub, so no view of a later leader has a lower one. ``workload`` is the
-    hash of what is started.
+    hash of what is started. With Modulo a member that takes no children now is in it with weight 0, because the number
+    of members decides.
     """
 
     number: int
     strategy: str
     members: tuple[tuple[str, int], ...]
     workload: str = ""
+
+    @property
+    def starting(self) -> tuple[str, ...]:
+        """The members that may start any id: those with a weight above 0."""
+        return tuple(name for name, weight in self.members if weight > 0)
 
     def same_choice(self, other: View) -> bool:
         """Whether both views have each id started by the same member and in the same way."""
@@ -74,13 +80,20 @@ class ViewStep(msgspec.Struct, frozen=True):
 
 def chosen_member(view: View, child_id: str) -> str:
     """The only member that may start the id by itself under this view; "" if the view has none."""
-    if view.strategy == "Modulo":
-        number = (
-            int(child_id) if child_id.isascii() and child_id.isdigit() else xxhash.xxh3_64_intdigest(child_id.encode())
-        )
-        return view.members[number % len(view.members)][0] if view.members else ""
+    if home := home_of(view, child_id):
+        return home
     key = xxhash.xxh3_64_intdigest(child_id.encode())
     return max(((_score(key, name, weight), name) for name, weight in view.members if weight > 0), default=(0.0, ""))[1]
+
+
+def home_of(view: View, child_id: str) -> str:
+    """The member that Modulo has for the id by its number; "" with another strategy, or where that has weight 0."""
+    if view.strategy != "Modulo" or not view.members:
+        return ""
+    is_number = child_id.isascii() and child_id.isdigit()
+    number = int(child_id) if is_number else xxhash.xxh3_64_intdigest(child_id.encode())
+    name, weight = view.members[number % len(view.members)]
+    return name if weight > 0 else ""
 
 
 def _score(key: int, member: str, weight: int) -> float:

@@ -20,7 +20,7 @@ from processhub.core.model.placement import child_key
 from processhub.registry.grammar import Assignment
 
 
-class DesiredChild(msgspec.Struct, frozen=True, kw_only=True):
+class DesiredChild(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A child that should be on record: the accepted spec of the user, in the planner's terms.
 
     ``suspended``: the child must not run, but keeps its place if it has one. ``paced``: the child is one of many that
@@ -108,7 +108,7 @@ class MemberView(msgspec.Struct, frozen=True, kw_only=True):
         return self.ended or self.phase is Phase.GONE
 
 
-class OnRecord(msgspec.Struct, frozen=True):
+class OnRecord(msgspec.Struct, frozen=True, gc=False):
     """An entry, and the member whose slice holds it; ``state`` as that member reports it, "" if it reports none.
 
     ``gave``, ``kept`` and ``got`` are its reports on a handover (registry/grammar.py). ``came_up``: the child was

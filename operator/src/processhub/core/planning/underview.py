@@ -7,7 +7,9 @@ again in the next round.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -142,7 +144,18 @@ class _Restriction:
             return changes
         if not _takes(self._members.get(chosen)):
             return self._hold(child_id)
+        if self._loads[chosen] >= self._snapshot.spec.members.max_children:
+            return self._hold(child_id, close=True)
+        self._loads[chosen] += 1
         return {chosen: entry}
+
+    @cached_property
+    def _loads(self) -> Counter[str]:
+        """The number of children of each member, with those that are planned for it."""
+        loads = Counter(place.member for places in self._snapshot.record.values() for place in places)
+        for member, changes in self._plan.entries.items():
+            loads[member] += sum(child_id not in self._snapshot.record for child_id in changes)
+        return loads
 
     def _leaves(self, child_id: str, place: OnRecord) -> Changes:
         """An entry leaves the record when nobody can start its id under a lower epoch, and its end is proven."""
