@@ -60,3 +60,20 @@ def test_no_module_but_those_of_the_registry_reads_or_writes_entries() -> None:
 
     assert len(modules) > 100
     assert not found, "use a function of processhub/registry/grammar.py, or add one that says what it looks for"
+
+
+def test_only_the_resource_itself_reads_the_stored_form_of_a_status() -> None:
+    """Its ``entries`` lack the children that run well: they would count as ended."""
+    modules = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "api"]
+    found = {
+        f"{path.relative_to(PACKAGE)}, line {node.lineno}"
+        for path in modules
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("entries", "running") and _is_a_slices_status(node.value)
+    }
+
+    assert not found, "use SliceStatus.reports"
+
+
+def _is_a_slices_status(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "status" and "set" not in ast.unparse(node)

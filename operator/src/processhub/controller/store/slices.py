@@ -151,15 +151,21 @@ class KnownSlice:
         """
         ids = self.unproven.keys() | self.uncertain.keys()
         if self.present.status.holder == holder:
-            for child_id, report in self.reports.items():
-                entry = self.assignments.get(child_id)
-                if (
-                    entry is None
-                    or entry.uid != report.uid
-                    or (entry.wait and entry.epoch != report.epoch)
-                    or (entry.role == Role.PASSIVE and report.role == Role.ACTIVE)
-                ):
-                    ids.add(child_id)
+            ids |= self.derived("reported beside", None, self._reported_beside)
+        return ids
+
+    def _reported_beside(self) -> set[str]:
+        """The ids whose report is of a run that no entry of this slice orders so."""
+        ids = set()
+        for child_id, report in self.reports.items():
+            entry = self.assignments.get(child_id)
+            if (
+                entry is None
+                or entry.uid != report.uid
+                or (entry.wait and entry.epoch != report.epoch)
+                or (entry.role == Role.PASSIVE and report.role == Role.ACTIVE)
+            ):
+                ids.add(child_id)
         return ids
 
 
