@@ -372,6 +372,10 @@ RARE = {
         "what a deleted slice had is not started before the next view (docs/protocol.md, rule 27)",
         Activations, "registry_changed", _no,
     ),
+    "acknowledged-unread": Mutant(
+        "an agent acknowledges a slice when its watch has come so far (docs/protocol.md, rule 7)",
+        SliceWatcher, "has_read", lambda *_: True,
+    ),
     "registry-behind": Mutant(
         "a member starts nothing that it may not have read of others (docs/protocol.md, rule 27)",
         SliceWatcher, "reads_others_as_own", True,

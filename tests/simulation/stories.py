@@ -11,6 +11,7 @@ from typing import Any
 from memoryapi import Json
 from memoryrequests import Key
 
+from builders import reports_of
 from processhub.api.reasons import State
 from processhub.registry.grammar import Assignment, has_state, parse_assignment
 
@@ -61,7 +62,7 @@ class Story:
 
     def is_reported(self, member: str, child_id: str, state: State) -> bool:
         """Whether slice 0 of a member reports this state of a child."""
-        reports = self.world.server.get("registryslices", f"hub.{member}.0")["status"]["entries"]
+        reports = reports_of(self.world.server.get("registryslices", f"hub.{member}.0"))
         return has_state(reports.get(child_id, ""), state)
 
     def slices_of(self, child_id: str) -> list[Key]:

@@ -10,6 +10,8 @@ import pytest
 from memoryapi import Json
 from memoryrequests import Key
 
+from processhub.core.model.activation import View, chosen_member
+
 from .stories import Story, hub, tell
 from .world import HUB
 
@@ -20,6 +22,19 @@ CHILD = Key("children", "ns", "c0")
 def demand(**template: Any) -> Json:
     """The spec of a hub whose members start children on demand."""
     return hub(onDemand={"exec": {"command": ["x"]}, **template})
+
+
+async def moved(told: Story) -> tuple[str, str]:
+    """Move c0 from the member that the view names for it to the other; returns both."""
+    await told.until(told.view_is_open)
+    run = told.run("c0")
+    assert run is not None
+    here = run.machine.member
+    there = "hub-1" if here == "hub-0" else "hub-0"
+    told.world.edit(CHILD, {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+    await told.until(lambda: (moved := told.run("c0")) and moved.machine.member == there)
+    await told.until(told.view_is_open)
+    return here, there
 
 
 def test_a_child_that_is_started_again_where_it_has_just_ended_is_put_on_record() -> None:
@@ -81,14 +96,7 @@ def test_an_id_whose_record_somebody_deleted_is_not_started_beside_what_runs() -
     """Its slice was deleted, so no slice named it, and the member that the view names for it started it."""
 
     async def story(told: Story) -> None:
-        await told.until(told.view_is_open)
-        run = told.run("c0")
-        assert run is not None
-        here = run.machine.member
-        there = "hub-1" if here == "hub-0" else "hub-0"
-        told.world.edit(CHILD, {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
-        await told.until(lambda: (moved := told.run("c0")) and moved.machine.member == there)
-        await told.until(told.view_is_open)
+        here, there = await moved(told)
         told.world.network.weather.stall(there, "registryslices")
         for operator in told.world.operators:
             operator.process.pause()
@@ -99,6 +107,54 @@ def test_an_id_whose_record_somebody_deleted_is_not_started_beside_what_runs() -
 
         told.world.mend()
         assert (await answer).startswith("200 ")
+
+    tell(demand(), 1, story)
+
+
+def test_a_member_that_has_not_read_that_its_slice_is_gone_acknowledges_no_other() -> None:
+    """The answer to a report of its own showed it slice 0 as that was written after the deletion, and it observed that.
+
+    So what it still ran by the deleted slice counted as ended.
+    """
+
+    async def story(told: Story) -> None:
+        _, there = await moved(told)
+        server = told.world.server
+        told.world.network.weather.stall(there, "registryslices")
+        view = View(1, "ConsistentHashing", (("hub-0", 1), ("hub-1", 1)))
+        new = next(child_id for child_id in map("d{}".format, range(12)) if chosen_member(view, child_id) == there)
+        await told.answered(new, there)
+        await asyncio.sleep(1)
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": there}}})
+        server.end(told.slices_of("c0")[0])
+        before = server.get("registryslices", f"hub.{there}.0")["metadata"]["generation"]
+        await told.until(lambda: server.get("registryslices", f"hub.{there}.0")["metadata"]["generation"] > before)
+
+        run = told.run(new)
+        assert run is not None
+        run.crash()  # its report is refused, as slice 0 was written since; the next one is not
+
+        await asyncio.sleep(5)
+
+    tell(demand(), 1, story)
+
+
+def test_a_new_leader_lets_nobody_start_what_runs_by_a_slice_that_was_deleted_before_it_led() -> None:
+    """It did not know of the slice. The agent that the view names for the id was new too, and got a block of epochs."""
+
+    async def story(told: Story) -> None:
+        here, there = await moved(told)
+        for operator in told.world.operators:
+            operator.process.kill()
+        told.world.network.weather.stall(there, "registryslices")
+        told.world.server.end(told.slices_of("c0")[0])
+        before = told.pod(here).container
+        before.kill()
+        await told.until(lambda: told.pod(here).container is not before)
+
+        for _ in range(25):
+            told.call("c0", here)
+            await asyncio.sleep(1)
 
     tell(demand(), 1, story)
 

@@ -15,7 +15,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.api.child import Exec, Workload
 from processhub.api.slice import Activation, Settings, ViewMember
-from processhub.registry.grammar import Assignment, format_assignment
+from processhub.registry.grammar import Assignment, Report, format_assignment
 from processhub.registry.workloads import encode_workload
 
 ENV = Environment("h", "default", "uid", "h-0", "h-0", "pod", "127.0.0.1", "node")
@@ -252,6 +252,14 @@ def test_a_deleted_slice_0_ends_what_was_started(started: Started) -> None:
     started.slices._drop(started.slices.first_slice)
 
     assert started.runs() == {}
+
+
+def test_an_id_that_another_member_still_ends_is_not_started_beside_it(started: Started) -> None:
+    started.put(member="h-1", reports={"a": Report(uid="uid", epoch=9, state="Stopping")})
+    assert started.start("a") is None
+
+    started.put(member="h-1")
+    assert started.start("a") == 100
 
 
 def test_no_more_is_started_than_the_members_share(started: Started) -> None:

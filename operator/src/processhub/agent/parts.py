@@ -207,6 +207,7 @@ def _build_reporter(
             slices.member_count,
             lambda: around.tls.report,
             lambda: asks.ids,
+            slices.has_read,
         )
     )
 
@@ -231,6 +232,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     slices.registry_changed.listen(parts.handovers.registry_changed)
     slices.registry_changed.listen(requests.router.watch.changed)
     slices.read_on.listen(requests.router.watch.look_again)
+    slices.read_on.listen(parts.reporter.look_again)
     requests.asks.changed.listen(lambda urgent: parts.reporter.asks_changed(slices.first_slice, urgent))
     requests.takeover.desired_changed.listen(supervisor.set_desired)
     supervisor.news.changed.listen(parts.reporter.child_changed)

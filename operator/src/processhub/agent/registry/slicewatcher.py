@@ -182,7 +182,15 @@ class SliceWatcher:
 
         The answer to a write of this member may show its own slice before the watch has come so far.
         """
-        return all(own.version <= self.informer.seen for own in self._own.values())
+        return all(map(self.has_read, self._own))
+
+    def has_read(self, name: str) -> bool:
+        """Whether all slices were read up to the present spec of this own slice.
+
+        Until then another own slice may be gone, and what runs by it is not reported as ending.
+        """
+        own = self._own.get(name)
+        return own is not None and own.version <= self.informer.seen
 
     def count_on_demand(self) -> int:
         """The number of this member's entries of children that a request started."""

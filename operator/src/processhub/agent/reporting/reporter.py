@@ -5,7 +5,8 @@ Each slice has one writer, with one write in flight. The rules for writes are:
 - A change for which a client may wait is written at once. Changes that follow shortly after are written together.
 - Changes of a crash loop wait for a budget of bytes, so that they do not fill etcd (noise.py).
 - A write takes its content from the children at the moment of writing, after the slice's newest spec was applied to
-  them. So its observedGeneration is true.
+  them. So its observedGeneration is true. What an answer has shown before the watch is acknowledged when the watch has
+  come so far: a slice that was deleted before is known then (docs/protocol.md, rule 7).
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class StatusReporter:
         if self._open and (slice_status := self._statuses.get(first)) is not None:
             slice_status.ask(urgent=urgent)
 
+    def look_again(self) -> None:
+        """Acknowledge the slices that the watch has reached: answers to writes may have shown them before."""
+        for slice_status in self._statuses.values() if self._open else ():
+            slice_status.look_again()
+
     def open(self) -> None:
         """Start writing, beginning with all of the status: the Lease is held."""
         self._open = True
@@ -94,6 +100,7 @@ class _SliceStatus:
         self._pace = Pace(budget, lambda: identity.busy() or self.reports.many_start)
         self._item: RegistrySlice | None = None
         self._said: SliceStatus | None = None  # the last status that this agent wrote
+        self._lags = False  # the last one that was composed could not acknowledge the slice
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -129,6 +136,12 @@ class _SliceStatus:
         self._pace.kick(pressing=pressing)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    def look_again(self) -> None:
+        """Acknowledge the slice, if the watch has come so far now."""
+        if self._lags and self._identity.has_read(self._slice.metadata.name):
+            self._lags = False
+            self.kick()
 
     def ask(self, *, urgent: bool) -> None:
         """Have changed asks written."""
@@ -176,7 +189,9 @@ class _SliceStatus:
         self._pace.gathered(len(self.reports.dirty))
         index_0 = self._slice.metadata.name.endswith(".0")
         asks = self._identity.asks() if index_0 else ()
-        reports = self.reports.compose(self._slice, stored_bytes(asks))
+        observes = self._identity.has_read(self._slice.metadata.name)
+        reports = self.reports.compose(self._slice, stored_bytes(asks), observes=observes)
+        self._lags = not observes
         status = SliceStatus(
             observed_generation=self.reports.observed,
             holder=self._identity.holder,

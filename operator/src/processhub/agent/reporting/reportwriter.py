@@ -21,6 +21,7 @@ class WriterIdentity:
     ``renewals()`` is the number of renewals of that Lease. ``written(slice)`` receives each slice as it was stored.
     ``busy()`` is true while many children are about to change, whose changes should go into one write. ``members()`` is
     the number of the hub's members that have slices. ``tls()`` and ``asks()`` are reported in slice 0.
+    ``has_read(name)``: whether all slices were read up to the present spec of this one.
     """
 
     client: Client
@@ -34,6 +35,7 @@ class WriterIdentity:
     members: Callable[[], int]
     tls: Callable[[], TlsReport] = TlsReport
     asks: Callable[[], tuple[str, ...]] = tuple
+    has_read: Callable[[str], bool] = bool
 
 
 class ReportWriter:

@@ -59,13 +59,16 @@ class SliceReports:
         """The bytes that the slice takes with this status."""
         return self._spec_size + stored_bytes(status) + _ENVELOPE
 
-    def compose(self, item: RegistrySlice, beside: int = 0) -> dict[str, str]:
-        """The reports to write into the slice's status. ``beside``: bytes of the status beside them."""
+    def compose(self, item: RegistrySlice, beside: int = 0, *, observes: bool = True) -> dict[str, str]:
+        """The reports to write into the slice's status. ``beside``: bytes of the status beside them.
+
+        ``observes``: the present generation may be acknowledged.
+        """
         for child_id, child in self.dirty.items():
             self._enter(child_id, report_text(child, item.metadata.name))
         self.dirty.clear()
         self._named, whole = fit(self._entries, item.spec, self._spec_size, self._named, beside)
-        if whole:
+        if whole and observes:
             self.observed = item.metadata.generation
         return self._named
 

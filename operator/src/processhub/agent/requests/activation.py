@@ -225,7 +225,7 @@ class Activations:
             return None
         if child_id in self._children or self._used >= order.last_epoch:
             return None
-        if any(child_id in known.spec.entries for known in self._slices.registry()):
+        if any(self._may_run_by(known, child_id) for known in self._slices.registry()):
             return None
         if self._is_lost(child_id, view):
             return None
@@ -244,6 +244,12 @@ class Activations:
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)
         return made
+
+    def _may_run_by(self, known: RegistrySlice, child_id: str) -> bool:
+        """Whether the slice names the child, or another member reports there that it still ends it."""
+        return child_id in known.spec.entries or (
+            known.spec.member != self._env.member and child_id in known.status.reports
+        )
 
     def _has_all(self, most: int) -> bool:
         """Whether this member has so many children, on demand or not."""

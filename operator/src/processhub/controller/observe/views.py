@@ -303,6 +303,9 @@ def orders_for(
             epoch = step.open.number + 1
         used_up = {name for name, _ in step.open.members if _block_is_used_up(members.get(name), step.open)}
         names = {*step.grant, *used_up, *(grants & {name for name, _ in step.open.members})}
+        if not all(member.settled or member.phase is Phase.GONE for member in snapshot.members):
+            # A slice may have been deleted before this leader knew it: a new process would start what runs by it.
+            names -= {name for name in names if not _is_granted(members[name], step.open)}
         granted = _granted(hub, members, step.open, sorted(names), epoch, snapshot)
         orders.update(granted)
         epoch = max((order.last_epoch + 1 for order in granted.values()), default=epoch)
@@ -345,6 +348,12 @@ def _granted(
         )
         epoch += block
     return found
+
+
+def _is_granted(member: Member, view: View) -> bool:
+    """Whether the present process of the member has a block of epochs of the view."""
+    order = _order(member)
+    return order is not None and order.view == view.number and order.holder == member.holder
 
 
 def _block_is_used_up(member: Member | None, view: View) -> bool:
