@@ -289,9 +289,8 @@ async def test_an_unknown_cast_is_logged_and_counted(world: World, caplog: pytes
     await settle()
 
     assert world.queue.casts_failed == 2
-    assert [record.getMessage() for record in caplog.records] == [
-        "a cast was not handled: the child answered POST /cast with status 404"
-    ], "one line for many"
+    lines = [record.getMessage() for record in caplog.records if record.name == "processhub.agent.requests.queue"]
+    assert lines == ["a cast was not handled: the child answered POST /cast with status 404"], "one line for many"
 
 
 async def test_requests_that_arrive_while_the_member_cannot_serve_are_delivered_later(world: World) -> None:

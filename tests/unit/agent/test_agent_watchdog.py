@@ -258,7 +258,10 @@ async def test_a_program_inherits_no_input_and_no_changed_signal(agent: Agent, t
     note = tmp_path / "note"
     await until(note.exists, "what it inherited")
 
-    assert note.read_text().split() == ["/dev/null", "SigBlk:", "0" * 16, "SigIgn:", "0" * 16]
+    source, _, blocked, _, ignored = note.read_text().split()
+    assert (source, int(blocked, 16)) == ("/dev/null", 0)
+    # The signals 32 and 33 are the C library's own: posix_spawn, by which make may have started this, ignores them.
+    assert not int(ignored, 16) & ~(0b11 << 31)
 
 
 @pytest.mark.parametrize(
