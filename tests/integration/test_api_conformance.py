@@ -22,6 +22,7 @@ from apiservers import (
     version,
 )
 
+from processhub.api.slice import FORMAT
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, InvalidError, NotFoundError
 
@@ -304,7 +305,8 @@ async def test_defaults_are_set_and_unknown_fields_are_dropped(server: ApiServer
     bare = {name: item["spec"][name] for name in ("hub", "hubUid", "member", "mode", "term")}
 
     assert "none" not in item["spec"]
-    defaults = {"holder": "", "format": 1, "attempt": 0} | {name: item["spec"][name] for name in ("settings", "tls")}
+    structs = {name: item["spec"][name] for name in ("settings", "tls")}
+    defaults = {"holder": "", "format": FORMAT, "attempt": 0} | structs
     assert item["spec"] == bare | defaults
     assert item["spec"]["settings"]["startSeconds"] > 0
     assert item["spec"]["tls"]["required"] is False

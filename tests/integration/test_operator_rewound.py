@@ -75,6 +75,8 @@ async def test_a_crd_of_an_older_version_is_named_and_ends_no_child(world: World
         # The child's member reports its end, and the API server stores the slice without the field.
         os.kill(before["a"].pid, signal.SIGKILL)
         await settles(lambda: runs_again(world, "a", before["a"].pid))
+        # A member that read the slice again only when the CRD has the field again would take the field for restored.
+        await settles(lambda: members_say(world, "the API server drops spec.settings.requestSeconds"))
         untouched(before, await world.running(IDS), ["b", "c", "d"])
     finally:
         await patch_crd({"op": "add", "value": field})
@@ -92,6 +94,12 @@ async def requests_are_limited_to(world: World, seconds: int) -> None:
     except UnavailableError as error:  # for a moment after a change of the CRD
         raise AssertionError(str(error)) from error
     assert {item.spec.settings.request_seconds for item in slices} == {seconds}
+
+
+async def members_say(world: World, text: str) -> None:
+    """Assert that each member has logged the text."""
+    for pod in ("hub-0", "hub-1"):
+        assert text in await world.kubectl("logs", pod)
 
 
 async def runs_again(world: World, child_id: str, pid: int) -> None:
