@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from processhub.api.naming import LABEL_HUB
 from processhub.cluster.client import Client
+from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import CHILDREN, HUBS, PODS, untyped
 
 NAMESPACES = untyped("v1", "namespaces", namespaced=False)
@@ -24,8 +25,20 @@ async def remove_namespace(api: Client, name: str) -> None:
     """
     await api.delete(NAMESPACES, None, name)
     for kind in _MAKERS:
-        await api.raw("DELETE", kind.path(name))
+        await _delete_all(api, kind.path(name))
     await api.raw("DELETE", PODS.path(name), body={"gracePeriodSeconds": 1})
+
+
+async def _delete_all(api: Client, path: str) -> None:
+    """Delete all objects. Thousands take the API server longer than a request may: the next one deletes the rest."""
+    for _ in range(4):
+        try:
+            await api.raw("DELETE", path)
+        except ConnectionFailedError as error:
+            failure = error
+        else:
+            return
+    raise failure
 
 
 async def remove_hub(api: Client, namespace: str, name: str) -> None:
