@@ -53,8 +53,7 @@ def unmount(controller: str) -> None:
     """Undo ``mount``; a controller that something else still uses stays."""
     folder = _ROOT / controller
     if not os.path.ismount(folder):
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # an interrupted mount made it
+        _remove(folder)  # an interrupted mount made it
         return
     # Docker's empty cgroups keep the hierarchy busy. rmdir refuses those that hold processes.
     for nested, _, _ in os.walk(folder, topdown=False):
@@ -62,4 +61,10 @@ def unmount(controller: str) -> None:
             with contextlib.suppress(OSError):
                 Path(nested).rmdir()
     if subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode == 0:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove the mount point, unless somebody has put something there while nothing was mounted."""
+    with contextlib.suppress(OSError):
         folder.rmdir()
