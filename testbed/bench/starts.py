@@ -73,23 +73,9 @@ async def start_many(lab: Lab, count: int, kind: Kind) -> Sequence[Value]:
             listed=False,
             point=Point(series=f"Child objects by the client, {kind}", x=count),
         ),
-        Value(
-            name="registry complete ÷ plain creation",
-            unit="×",
-            samples=(registry / plain,),
-            goal=1.5,
-            topic="starts",
-            listed=count == _LISTED,
-        ),
+        _ratio("registry complete ÷ plain creation", registry / plain, 1.5, listed=count == _LISTED),
         Value(name="all Child statuses Ready", unit="s", samples=(ready,)),
-        Value(
-            name="all statuses Ready ÷ plain creation",
-            unit="×",
-            samples=(ready / plain,),
-            goal=3.0,
-            topic="starts",
-            listed=count == _LISTED,
-        ),
+        _ratio("all statuses Ready ÷ plain creation", ready / plain, 3.0, listed=count == _LISTED),
         *_beside_forks(registry, forks, listed=count == _LISTED),
         *(Value(name=f"API writes a child: {name}", unit="", samples=(written[name] / count,)) for name in _NAMED),
         Value(name="API writes a child: others", unit="", samples=(rest / count,)),
@@ -102,15 +88,12 @@ def _beside_forks(registry: float, forks: float | None, *, listed: bool) -> list
         return []
     return [
         Value(name="bare fork and exec of as many sleep", unit="s", samples=(forks,)),
-        Value(
-            name="registry complete ÷ bare fork and exec",
-            unit="×",
-            samples=(registry / forks,),
-            goal=2.0,
-            topic="starts",
-            listed=listed,
-        ),
+        _ratio("registry complete ÷ bare fork and exec", registry / forks, 2.0, listed=listed),
     ]
+
+
+def _ratio(name: str, value: float, goal: float, *, listed: bool) -> Value:
+    return Value(name=name, unit="×", samples=(value,), goal=goal, topic="starts", listed=listed)
 
 
 _NAMED = ("children", "children/status", "registryslices", "registryslices/status", "events")

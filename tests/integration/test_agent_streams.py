@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -128,12 +129,19 @@ async def test_requests_are_passed_to_the_childs_server_past_its_queue(
     call.cancel()
 
 
+@asynccontextmanager
+async def session_of(member: Member) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session of a caller with a token, for a minute at most."""
+    headers = {"Authorization": f"Bearer {member.token}"}
+    async with aiohttp.ClientSession(headers=headers) as session, asyncio.timeout(60):
+        yield session
+
+
 async def test_bodies_are_streamed_both_ways_and_break_with_the_epoch(
     member: Member, agents: tuple[Agent, Agent], caller: Caller
 ) -> None:
-    headers = {"Authorization": f"Bearer {member.token}"}
     endless: list[aiohttp.ClientResponse] = []
-    async with aiohttp.ClientSession(headers=headers) as session, asyncio.timeout(60):
+    async with session_of(member) as session:
         for agent in agents:
             await answers(caller, agent)
             parts: asyncio.Queue[bytes] = asyncio.Queue()
@@ -162,9 +170,8 @@ async def test_bodies_are_streamed_both_ways_and_break_with_the_epoch(
 async def test_websockets_are_passed_on_and_closed_with_1012_at_the_end_of_the_epoch(
     member: Member, agents: tuple[Agent, Agent], caller: Caller
 ) -> None:
-    headers = {"Authorization": f"Bearer {member.token}"}
     sockets: list[aiohttp.ClientWebSocketResponse] = []
-    async with aiohttp.ClientSession(headers=headers) as session, asyncio.timeout(60):
+    async with session_of(member) as session:
         for agent in agents:
             await answers(caller, agent)
             first = await session.ws_connect(url(agent, "socket"), protocols=("p0", "p1"))

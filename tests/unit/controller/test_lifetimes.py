@@ -68,6 +68,8 @@ async def test_a_first_start_that_is_no_time_ends_no_round() -> None:
 
     await Lifetimes(round, ExecuteMemory(), ReportMemory()).delete_expired(observation)
 
+    assert round.requeue.after is None, "no end is awaited"
+
 
 def test_the_first_start_is_read_from_the_status() -> None:
     memory, fresh = ReportMemory(), make_child("a", {"exec": {"command": ["true"]}}, uid="uid-a")

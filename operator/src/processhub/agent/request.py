@@ -70,7 +70,7 @@ class Request:
         return self.body
 
     def copy(self) -> Request:
-        """The same request once more, for another copy of the child."""
+        """A request of the same content that was not begun yet, for another copy of the child."""
         return Request(self.kind, self.body, self.content_type, self.headers)
 
     @property

@@ -90,13 +90,12 @@ def whole_reports(groups: Iterable[RunningGroup], others: Mapping[str, str]) -> 
         end = f" 0 {group.started_at} {_REASON}"
         middle = f" {group.role} {State.RUNNING} "
         for item in group.children.split(" "):
-            epoch, _, child_id = item.partition(":")
-            if epoch.isdecimal():
-                reports[child_id] = f"{uid} {first + int(epoch)}{middle}{pid}{end}"
-                continue
-            epoch, _, own = epoch.partition(",")
+            head, _, child_id = item.partition(":")
+            epoch, _, own = head.partition(",")
             own_uid, _, own_pid = own.partition(",")
-            known = epoch.isdecimal()
-            reports[child_id] = f"{own_uid or uid} {first + int(epoch)}{middle}{own_pid or pid}{end}" if known else item
+            if epoch.isdecimal():
+                reports[child_id] = f"{own_uid or uid} {first + int(epoch)}{middle}{own_pid or pid}{end}"
+            else:
+                reports[child_id] = item
     reports.update(others)
     return reports

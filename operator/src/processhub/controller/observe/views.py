@@ -183,15 +183,16 @@ def wanted_view(hub: Hub, members: Mapping[str, Member], snapshot: HubSnapshot, 
     if not has_views(hub) or snapshot.partitioned or not snapshot.formed or hub.spec.on_demand is None:
         return None
     # Modulo counts the members that the hub is to have. What belongs to one that is away goes by the hash.
-    counted, strategy = hub.spec.distribution.strategy == "Modulo", hub.spec.distribution.strategy
+    strategy = hub.spec.distribution.strategy
+    counted = strategy == "Modulo"
     takes = {name: member.phase is not Phase.GONE and not member.judgement.draining for name, member in members.items()}
     there = tuple(
         (name, member.weight if takes[name] else 0)
         for name, member in members.items()
         if member.wanted and (takes[name] or counted)
     )
-    limit, entry_and_workload = hub.spec.on_demand.max or 0, _template(hub)
-    view = View(number, strategy, there, _digest(*entry_and_workload, limit))
+    limit = hub.spec.on_demand.max or 0
+    view = View(number, strategy, there, _wanted_digest(hub))
     if not view.starting or (limit and limit < _PLACES_OF_MEMBER * len(view.starting)):
         return None
     return view
@@ -212,14 +213,17 @@ def _template(hub: Hub) -> tuple[str, str]:
     return format_assignment(entry), workload
 
 
+def _wanted_digest(hub: Hub) -> str:
+    """The digest of a view in which members start children as the Hub's spec is now."""
+    assert hub.spec.on_demand is not None
+    return _digest(*_template(hub), hub.spec.on_demand.max or 0)
+
+
 def starts_former(hub: Hub, facts: ViewFacts) -> bool:
     """Whether children that are not on record yet may run by an earlier template, which their view has."""
     if hub.spec.on_demand is None or facts.not_closed is None:
         return bool(facts.recorded)
-    entry, workload = _template(hub)
-    return bool(facts.recorded) or facts.not_closed.view.workload != _digest(
-        entry, workload, hub.spec.on_demand.max or 0
-    )
+    return bool(facts.recorded) or facts.not_closed.view.workload != _wanted_digest(hub)
 
 
 def is_ready(snapshot: HubSnapshot, plan: Plan, facts: ViewFacts) -> bool:
