@@ -34,6 +34,11 @@ async def test_a_pause_stops_every_process_until_it_is_resumed(pods: Pods) -> No
     await pods.running(pod("pauses", shell("while :; do date +%s%N > /state/beat; sleep 0.02; done"), **with_state()))
     beat = (await folder_of(pods, "pauses")) / "volumes" / "state" / "beat"
 
+    async def beats() -> bool:
+        return beat.exists() and beat.read_text() != ""
+
+    await eventually(beats, "its first beat")  # a pod is Running before its program has done anything
+
     await pods.faults.pause_pod(pods.key("pauses"))
     stopped = [state(pid) for pid in await pods.pids("pauses")]
     before = beat.read_text()
