@@ -186,6 +186,7 @@ class Rounds:
         self.memory.observe.formation.formed = True
         self.failures = Failures()  # of the latest round
         self.gone: set[str] = set()  # members with a fixed judgement
+        self.surplus: set[str] = set()  # members that the hub has scaled away
         self._now = 10.0
         self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {})  # lately
         self.requeue = Requeue()  # in the latest round
@@ -208,7 +209,8 @@ class Rounds:
         known = read or KnownLease(make_lease(name, f"{name}/n"), 0.0)
         slices = tuple(self.state.slices.by_member().get(name, ()))
         is_gone = name in self.gone and read is None  # a Lease that was read since shows that it is live
-        return make_member(name, *slices, lease=known, phase=Phase.GONE if is_gone else Phase.LIVE)
+        phase = Phase.GONE if is_gone else Phase.LIVE
+        return make_member(name, *slices, lease=known, phase=phase, wanted=name not in self.surplus)
 
     def _look(self) -> dict[str, Member]:
         return {name: self.member(name) for name in self._members}

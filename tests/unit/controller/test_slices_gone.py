@@ -95,3 +95,33 @@ async def test_a_member_with_only_another_slice_gets_slice_0() -> None:
 
     assert site.slices["hub.hub-0.0"]["spec"]["entries"] == {}
     assert list(site.slices["hub.hub-0.1"]["spec"]["entries"]) == ["x"], "what is on record stays there"
+
+
+async def test_a_surplus_member_whose_only_slice_is_deleted_proves_in_a_new_one_what_has_ended() -> None:
+    site = two_slices()
+    del site.slices["hub.hub-0.1"]
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a")
+        await rounds.round()  # a is as it should be
+        rounds.surplus.add("hub-0")
+        delete(rounds, "hub.hub-0.0")
+
+        await rounds.round()
+
+        assert not site.owners("a"), "it may run on hub-0"
+        answer(rounds, "hub.hub-0.0")
+        await rounds.round()
+        assert site.owners("a") == ["hub.hub-1.0"]
+
+
+async def test_a_surplus_member_that_is_gone_gets_no_slice() -> None:
+    site = two_slices()
+    for index in (0, 1):
+        del site.slices[f"hub.hub-0.{index}"]
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.surplus.add("hub-0")
+        rounds.gone.add("hub-0")
+
+        await rounds.round()
+
+    assert list(site.slices) == ["hub.hub-1.0"]

@@ -97,13 +97,13 @@ class SliceWriter:
     def _required(self, member: Member) -> set[int]:
         """The numbers of the slices that the member must have, even without entries.
 
-        An agent starts by slice 0. A slice whose creation was not answered is created again. This settles whether the
-        first creation can still be stored.
+        A slice whose creation was not answered is created again. This settles whether the first creation can still be
+        stored.
         """
         required = {
             creation.index for creation in self._state.slices.creating.values() if creation.member == member.name
         }
-        return required | {0} if member.wanted else required
+        return required | {0} if member.needs_slice else required
 
     def with_stale_term(self) -> list[KnownSlice]:
         """The slices that a deposed leader created after this one took over.

@@ -82,6 +82,15 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.slices[0].present.metadata.annotations.get(ANNOTATION_SETTLED, "") if self.slices else ""
 
     @property
+    def needs_slice(self) -> bool:
+        """Whether the member must have slice 0, even without entries: its agent starts by it.
+
+        A member that the hub has scaled away needs it as long as it may run. Where somebody has deleted its slices, it
+        proves there what has ended (docs/protocol.md, rule 7).
+        """
+        return self.wanted or (bool(self.holder) and self.phase is not Phase.GONE)
+
+    @property
     def usage(self) -> Usage | None:
         """The resources that the member's children use, as its agent reported them with the Lease, or None."""
         return parse_usage(self.lease.lease.metadata.annotations.get(ANNOTATION_LOAD, "")) if self.lease else None
