@@ -251,8 +251,19 @@ async def test_a_fork_whose_watchdog_was_killed_executes_nothing(agent: Agent, t
     assert not (tmp_path / "ran").exists()
 
 
-async def test_a_program_inherits_no_input_and_no_changed_signal(agent: Agent, tmp_path: Path) -> None:
-    agent.spawn(
+STARTED_IN_THE_BACKGROUND = ["sh", "-c", 'trap "" HUP INT QUIT USR1; exec "$@"', "sh"]
+
+
+@pytest.fixture(params=[[], STARTED_IN_THE_BACKGROUND], ids=["in the foreground", "in the background"])
+def started_agent(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Agent]:
+    """An agent, and one that a shell has started in the background, and so ignores signals."""
+    agent = Agent(tmp_path, WATCHDOG, request.param)
+    yield agent
+    agent.end()
+
+
+async def test_a_program_inherits_no_input_and_no_changed_signal(started_agent: Agent, tmp_path: Path) -> None:
+    started_agent.spawn(
         "readlink /proc/self/fd/0 >new; grep -E 'Sig(Blk|Ign)' /proc/self/status >>new; mv new note; sleep 1000"
     )
     note = tmp_path / "note"

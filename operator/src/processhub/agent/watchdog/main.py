@@ -339,6 +339,9 @@ def main() -> None:
     for signum in _WITHOUT_EFFECT:
         # With a handler, not with SIG_IGN: an exec would pass that on to the program.
         signal.signal(signum, lambda *_: None)
+    for signum in signal.valid_signals():
+        if signal.getsignal(signum) == signal.SIG_IGN:  # A shell that starts the agent in the background does that.
+            signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     become_subreaper()
