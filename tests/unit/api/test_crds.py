@@ -398,9 +398,11 @@ def test_no_term_makes_an_epoch_that_json_readers_would_round() -> None:
 
 
 def test_the_term_may_not_fall() -> None:
-    (rule,) = at(part("registryslices", "spec"), "term")["x-kubernetes-validations"]
+    of_slice, of_hub = at(part("registryslices", "spec"), "term"), at(part("hubs", "status"), "term")
 
-    assert rule["rule"] == "self >= oldSelf"
+    assert [rule["rule"] for rule in of_slice["x-kubernetes-validations"]] == ["self >= oldSelf"]
+    assert [rule["rule"] for rule in of_hub["x-kubernetes-validations"]] == ["self >= oldSelf"]
+    assert of_hub["maximum"] == of_slice["maximum"]
     assert "term" in part("registryslices", "spec")["required"]
 
 
