@@ -57,6 +57,45 @@ def test_a_restart_in_a_hub_at_rest_is_reported_without_a_plan(tmp_path: Path) -
     virtualtime.run(main())
 
 
+async def plans_in(seconds: float, folder: Path, **spec: Any) -> float:
+    """Return how many plans an operator makes in so many seconds for a hub at rest."""
+    async with running_hub(folder, **spec) as cluster:
+        await asyncio.sleep(20)  # Nothing is to be done any more.
+        before = plans()
+        await asyncio.sleep(seconds)
+        made = plans() - before
+        assert cluster.api.get("hubs", "hub")["status"]["readyReplicas"] == 3
+        return made
+
+
+def test_a_hub_at_rest_is_planned_rarely_though_its_leases_are_watched(tmp_path: Path) -> None:
+    assert virtualtime.run(plans_in(900, tmp_path)) <= 3
+
+
+def test_a_hub_that_is_planned_by_use_is_planned_as_often_as_leases_are_judged(tmp_path: Path) -> None:
+    assert virtualtime.run(plans_in(120, tmp_path, distribution={"strategy": "LeastLoaded"})) >= 7
+
+
+def test_members_that_were_live_until_now_count_for_the_quorum_after_a_long_rest(tmp_path: Path) -> None:
+    async def main() -> None:
+        tolerance = {"strategy": "DynamicQuorum", "thresholdSeconds": 30}
+        async with running_hub(tmp_path, partitionTolerance=tolerance) as cluster:
+            await asyncio.sleep(240)  # Longer than the threshold, and without a plan since.
+            for name in ("hub-1", "hub-2"):
+                cluster.wires[name].whole.clear()
+
+            def quorate() -> dict[str, Any]:
+                conditions = cluster.api.get("hubs", "hub")["status"]["conditions"]
+                return next(condition for condition in conditions if condition["type"] == "Quorate")
+
+            await cluster.until(lambda: quorate()["status"] == "False", "two of three are missed")
+            for name in ("hub-1", "hub-2"):
+                cluster.wires[name].whole.set()
+            await cluster.until(lambda: quorate()["status"] == "True", "all are back")
+
+    virtualtime.run(main())
+
+
 def version(*reports: Report, **more: Any) -> RegistrySlice:
     ids = [f"c-{number}" for number in range(len(reports))]
     workloads = more.pop("workloads", {"w": '{"exec":{"command":["x"]}}'})
