@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 import virtualtime
-from onethread import running_hub
+from memoryrequests import Key
+from onethread import Run, running_hub
 from prometheus_client import REGISTRY
 
 from builders import make_slice
+from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.api.slice import RegistrySlice
 from processhub.controller.store.restarts import children_only_restart
 from processhub.registry.grammar import Assignment, Report, format_report
@@ -57,6 +59,38 @@ def test_a_restart_in_a_hub_at_rest_is_reported_without_a_plan(tmp_path: Path) -
     virtualtime.run(main())
 
 
+def test_the_status_of_a_set_at_rest_follows_each_restart_without_a_plan(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            template = {"exec": {"command": ["x"]}}
+            spec = {"hub": "hub", "replicas": 3, "template": template}
+            cluster.api.create("childsets", {"metadata": {"name": "s"}, "spec": spec})
+
+            def running() -> int:
+                found: int = cluster.api.get("childsets", "s").get("status", {}).get("running", 0)
+                return found
+
+            await cluster.until(lambda: running() == 3, "the set runs")
+            await asyncio.sleep(20)  # Nothing is to be done any more.
+            before = plans()
+
+            def present() -> Run | None:
+                runs = (run for machine in cluster.machines for run in machine.runs)
+                return next((run for run in runs if run.child_id == "s-0"), None)
+
+            for _ in range(8):  # Until the back-off is long enough to be seen.
+                await cluster.until(lambda: present() is not None, "it is started")
+                await asyncio.sleep(1)
+                run = present()
+                assert run is not None
+                run.end()
+            await cluster.until(lambda: running() == 2, "its end is reported", within=3)
+            await cluster.until(lambda: running() == 3, "its restart is reported", within=8)
+            assert plans() == before
+
+    virtualtime.run(main())
+
+
 async def plans_in(seconds: float, folder: Path, **spec: Any) -> float:
     """Return how many plans an operator makes in so many seconds for a hub at rest."""
     async with running_hub(folder, **spec) as cluster:
@@ -92,6 +126,32 @@ def test_members_that_were_live_until_now_count_for_the_quorum_after_a_long_rest
             for name in ("hub-1", "hub-2"):
                 cluster.wires[name].whole.set()
             await cluster.until(lambda: quorate()["status"] == "True", "all are back")
+
+    virtualtime.run(main())
+
+
+def test_a_reset_of_the_quorum_is_taken_off_as_soon_as_it_is_reported(tmp_path: Path) -> None:
+    async def main() -> None:
+        tolerance = {"strategy": "DynamicQuorum", "thresholdSeconds": 3600}
+        async with running_hub(tmp_path, partitionTolerance=tolerance) as cluster:
+            hub = Key("hubs", "ns", "hub")
+            cluster.api.update(hub, lambda item: item["spec"]["members"].update(replicas=2))
+
+            def quorum() -> dict[str, Any]:
+                found: dict[str, Any] = cluster.api.get("hubs", "hub")["status"]["quorum"]
+                return found
+
+            await cluster.until(lambda: (quorum()["live"], quorum()["largestSeen"]) == (2, 3), "one is gone")
+            await asyncio.sleep(20)  # Nothing is to be done any more.
+            order = {ANNOTATION_QUORUM_RESET: "now"}
+            cluster.api.update(hub, lambda item: item["metadata"].update(annotations=order))
+
+            def annotations() -> dict[str, str]:
+                found: dict[str, str] = cluster.api.get("hubs", "hub")["metadata"].get("annotations", {})
+                return found
+
+            await cluster.until(lambda: not annotations(), "the order is taken off", within=3)
+            assert quorum()["largestSeen"] == 2
 
     virtualtime.run(main())
 
