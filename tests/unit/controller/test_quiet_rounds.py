@@ -159,7 +159,8 @@ def test_a_reset_of_the_quorum_is_taken_off_as_soon_as_it_is_reported(tmp_path: 
 def version(*reports: Report, **more: Any) -> RegistrySlice:
     ids = [f"c-{number}" for number in range(len(reports))]
     workloads = more.pop("workloads", {"w": '{"exec":{"command":["x"]}}'})
-    return make_slice(dict.fromkeys(ids, ENTRY), dict(zip(ids, reports, strict=True)), workloads=workloads, **more)
+    item = make_slice(dict.fromkeys(ids, ENTRY), dict(zip(ids, reports, strict=True)), workloads=workloads, **more)
+    return msgspec.structs.replace(item, status=item.status.reporting(item.status.reports))
 
 
 def test_a_restart_alone_is_seen_as_one() -> None:
@@ -195,6 +196,16 @@ def test_a_restart_alone_is_seen_as_one() -> None:
 )  # fmt: skip
 def test_what_a_plan_may_need_is_more_than_a_restart(before: RegistrySlice, after: RegistrySlice) -> None:
     assert not children_only_restart(before, after)
+
+
+def test_the_first_restart_of_one_of_many_children_that_run_well_is_seen_as_one() -> None:
+    before, after = version(*[RUNNING] * 5), version(FAILED, *[RUNNING] * 4)
+    fewer = version(FAILED, FAILED, *[RUNNING] * 3)
+
+    assert [len(item.status.running) for item in (before, after, fewer)] == [1, 1, 0]
+    assert children_only_restart(before, after)
+    assert children_only_restart(after, fewer)
+    assert not children_only_restart(before, version(*[RUNNING] * 4))
 
 
 def test_an_unreadable_report_is_more_than_a_restart() -> None:
