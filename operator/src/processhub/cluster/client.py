@@ -33,6 +33,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAGE = 2000  # objects for each list request; with 500, lists of 10,000 take twice as long
+LIST_SECONDS = 60.0  # for each list request; the API server itself ends one after so long
 _CONNECTIONS = 64
 _WATCH_SECONDS = 290
 _RELOAD_AFTER_SECONDS = 5.0
@@ -142,13 +143,22 @@ class Client:
         *,
         labels: str = "",
         fields: str = "",
+        silence: float = LIST_SECONDS,
     ) -> tuple[list[T | Undecodable], str]:
-        """List objects by a consistent read, in pages of one revision; returns ``(objects, resourceVersion)``."""
+        """List objects by a consistent read, in pages of one revision; returns ``(objects, resourceVersion)``.
+
+        It fails when nothing of an answer arrives for ``silence`` seconds.
+        """
         items: list[T | Undecodable] = []
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         while True:
             body = await self._request(
-                "GET", kind.path(namespace), query=query, timeout=60, accept=_accept(kind, "PartialObjectMetadataList")
+                "GET",
+                kind.path(namespace),
+                query=query,
+                timeout=LIST_SECONDS,
+                silence=silence,
+                accept=_accept(kind, "PartialObjectMetadataList"),
             )
             with _readable(kind.plural):
                 page = msgspec.json.decode(body, type=_Raw)
@@ -318,6 +328,7 @@ class Client:
         body: object = None,
         content_type: str = _JSON,
         timeout: float = 30,
+        silence: float | None = None,
         accept: str = _JSON,
     ) -> bytes:
         try:
@@ -329,7 +340,7 @@ class Client:
             ) from error
         if method != "GET":
             self.writes += 1
-        limits = aiohttp.ClientTimeout(total=self.config.request_timeout or timeout)
+        limits = aiohttp.ClientTimeout(total=self.config.request_timeout or timeout, sock_read=silence)
         for attempt in (1, 2):
             config = self.config
             try:
