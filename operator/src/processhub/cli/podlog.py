@@ -9,8 +9,10 @@ import aiohttp
 
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConnectionFailedError, api_error, reason_of
+from processhub.cluster.sockets import watched_socket
 
 _LINE_MAX = 2**20
+_CUT_OFF_SECONDS = 20  # after which a connection counts as broken whose other end has gone without a word
 
 
 async def pod_log(client: Client, namespace: str, pod: str, *, container: str, follow: bool) -> AsyncIterator[bytes]:
@@ -21,7 +23,11 @@ async def pod_log(client: Client, namespace: str, pod: str, *, container: str, f
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, read_bufsize=_LINE_MAX) as session,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(socket_factory=watched_socket(_CUT_OFF_SECONDS)),
+                timeout=timeout,
+                read_bufsize=_LINE_MAX,
+            ) as session,
             session.get(url, headers=await config.headers(), **config.connection) as answer,
         ):
             if answer.status >= 400:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -22,12 +22,13 @@ from processhub.cluster.errors import (
     ForbiddenError,
     GoneError,
     InvalidError,
-    api_error,
+    readable,
     reason_of,
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
-from processhub.cluster.sending import Answer, Sending, raise_for_status
+from processhub.cluster.sending import Answer, Sending, raise_for_status, shake_hands
+from processhub.cluster.sockets import watched_socket
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 PAGE = 2000  # objects for each list request; with 500, lists of 10,000 take twice as long
 LIST_SECONDS = 60.0  # for each list request; the API server itself ends one after so long
 _CONNECTIONS = 64
+_CUT_OFF_SECONDS = 20  # after which a connection counts as broken whose other end has gone without a word
 _WATCH_SECONDS = 290
 _RELOAD_AFTER_SECONDS = 5.0
 
@@ -113,7 +115,9 @@ class Client:
         return self.config.namespace
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60)
+        connector = aiohttp.TCPConnector(
+            limit=_CONNECTIONS, keepalive_timeout=60, socket_factory=watched_socket(_CUT_OFF_SECONDS)
+        )
         self._session = aiohttp.ClientSession(
             connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20, auto_decompress=True
         )
@@ -160,7 +164,7 @@ class Client:
                 silence=silence,
                 accept=_accept(kind, "PartialObjectMetadataList"),
             )
-            with _readable(kind.plural):
+            with readable(kind.plural):
                 page = msgspec.json.decode(body, type=_Raw)
             items += [self._decode_leniently(kind, raw) for raw in page.items or ()]
             if not page.metadata.next_token:
@@ -174,7 +178,7 @@ class Client:
         query = {"limit": "1", "labelSelector": labels, "fieldSelector": fields}
         accept = _accept(kind, "PartialObjectMetadataList")
         body = await self._request("GET", kind.path(namespace), query=query, accept=accept)
-        with _readable(kind.plural):
+        with readable(kind.plural):
             return msgspec.json.decode(body, type=_Raw).metadata.resource_version
 
     async def watch(
@@ -301,19 +305,13 @@ class Client:
         self, path: str, query: Mapping[str, str | Sequence[str]], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Open a WebSocket to a path that offers one (port-forward, exec), with this subprotocol."""
-        if self._session is None:
-            raise RuntimeError("the client is closed; use it inside 'async with'")
+        where = f"{path}?{urlencode(query, doseq=True)}"
         try:
-            async with self._session.ws_connect(
-                f"{self.config.host}{path}?{urlencode(query, doseq=True)}",
-                protocols=(protocol,),
-                headers=await self.config.headers(),
-                **self.config.connection,
-                max_msg_size=0,
-            ) as socket:
+            socket = await self._shake_hands(where, protocol)
+            try:
                 yield socket
-        except aiohttp.WSServerHandshakeError as error:
-            raise api_error(error.status, f"{path}: HTTP {error.status}".encode()) from error
+            finally:
+                await socket.close()
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise ConnectionFailedError(f"{path}: {reason_of(error)}") from error
 
@@ -358,6 +356,15 @@ class Client:
                 raise ConnectionFailedError(f"{method} {path}: {reason_of(error)}") from error
         raise AssertionError("unreachable")
 
+    async def _shake_hands(self, where: str, protocol: str) -> aiohttp.ClientWebSocketResponse:
+        for config in (self.config, None):
+            try:
+                return await shake_hands(self._opened(), config or self.config, where, protocol)
+            except ForbiddenError as error:
+                if error.status != 401 or config is None or not await self._reloaded(config):
+                    raise
+        raise AssertionError("unreachable")
+
     async def _reloaded(self, refused: Config) -> bool:
         """Read the credentials again, because a token or the cluster's CA may have been rotated.
 
@@ -387,11 +394,14 @@ class Client:
         accept: str = _JSON,
     ) -> AbstractAsyncContextManager[Answer]:
         """Send one request. All methods except ``websocket`` use this one, so a simulation overrides only it."""
-        if self._session is None:
-            raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
-        return Sending(self._session, self.config, method, url, payload, content_type, timeout, accept)
+        return Sending(self._opened(), self.config, method, url, payload, content_type, timeout, accept)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is closed; use it inside 'async with'")
+        return self._session
 
     def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
         decoder = self._decoders.get(kind)
@@ -400,19 +410,19 @@ class Client:
         return decoder
 
     def _decode(self, kind: Kind[T], body: bytes | msgspec.Raw) -> T:
-        with _readable(kind.plural):
+        with readable(kind.plural):
             return self._decoder(kind.type).decode(body)
 
     def _decode_leniently(self, kind: Kind[Any], body: msgspec.Raw) -> Any:
         try:
             return self._decoder(kind.type).decode(body)
         except msgspec.ValidationError as error:
-            with _readable(kind.plural):
+            with readable(kind.plural):
                 bare = msgspec.json.decode(body, type=_BareObject)
             return Undecodable(metadata=bare.metadata, error=wrong_json(error, bytes(body), kind.type))
 
     def _event(self, kind: Kind[Any], line: bytes) -> WatchEvent:
-        with _readable(kind.plural):
+        with readable(kind.plural):
             event = msgspec.json.decode(line, type=_RawEvent)
         if event.type == "ERROR":
             status = msgspec.json.decode(event.object, type=dict[str, Any])
@@ -422,7 +432,7 @@ class Client:
                 raise GoneError(code, "Expired", message)
             raise ApiError(code, str(status.get("reason", "")), message)
         if event.type == "BOOKMARK":
-            with _readable(kind.plural):
+            with readable(kind.plural):
                 return WatchEvent("BOOKMARK", msgspec.json.decode(event.object, type=_BareObject))
         return WatchEvent(event.type, self._decode_leniently(kind, event.object))
 
@@ -430,15 +440,3 @@ class Client:
 def _accept(kind: Kind[Any], shape: str) -> str:
     """The Accept header of a list or watch; ``shape`` is the kind that has only metadata."""
     return f"{_JSON};as={shape};g=meta.k8s.io;v=v1" if kind.metadata_only else _JSON
-
-
-@contextmanager
-def _readable(plural: str) -> Iterator[None]:
-    """Raise ConnectionFailedError for an unreadable answer (a proxy's page, half an answer): unknown outcome."""
-    try:
-        yield
-    except msgspec.MsgspecError as error:
-        raise ConnectionFailedError(
-            f"an answer about {plural} can't be read: it is none of a Kubernetes API server; is there a proxy on the"
-            " way?"
-        ) from error

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Protocol
 
 import aiohttp
+from multidict import CIMultiDict
 
 from processhub.cluster.config import Config, ConfigError
 from processhub.cluster.errors import ForbiddenError, api_error
+
+
+_HANDSHAKE_SECONDS = 30.0
 
 
 class _Content(Protocol):
@@ -56,10 +61,7 @@ class Sending:
         self._answer: aiohttp.ClientResponse | None = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
-        try:
-            headers = await self._config.headers()
-        except ConfigError as error:  # an exec plug-in gave no new credential
-            raise ForbiddenError(401, "Unauthorized", str(error)) from error
+        headers = await _headers(self._config)
         headers["Accept"] = self._accept
         if self._method != "GET":
             # The answer to a write repeats what was written. To compress it costs more than to send it.
@@ -89,3 +91,24 @@ async def raise_for_status(answer: Answer) -> None:
     """Raise the ApiError for the answer, if it is an error."""
     if answer.status >= 400:
         raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))
+
+
+async def shake_hands(
+    session: aiohttp.ClientSession, config: Config, where: str, protocol: str
+) -> aiohttp.ClientWebSocketResponse:
+    """Open a WebSocket to a path with its query. Raises ApiError, aiohttp.ClientError, TimeoutError."""
+    headers = await _headers(config)
+    try:
+        async with asyncio.timeout(config.request_timeout or _HANDSHAKE_SECONDS):
+            return await session.ws_connect(
+                config.host + where, protocols=(protocol,), headers=headers, **config.connection, max_msg_size=0
+            )
+    except aiohttp.WSServerHandshakeError as error:
+        raise api_error(error.status, f"{where.partition('?')[0]}: HTTP {error.status}".encode()) from error
+
+
+async def _headers(config: Config) -> CIMultiDict[str]:
+    try:
+        return await config.headers()
+    except ConfigError as error:  # an exec plug-in gave no new credential
+        raise ForbiddenError(401, "Unauthorized", str(error)) from error
