@@ -13,7 +13,6 @@ from multidict import CIMultiDict
 from processhub.cluster.config import Config, ConfigError
 from processhub.cluster.errors import ForbiddenError, api_error
 
-
 _HANDSHAKE_SECONDS = 30.0
 
 
