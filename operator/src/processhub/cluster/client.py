@@ -27,8 +27,7 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
-from processhub.cluster.sending import Answer, Sending, raise_for_status, shake_hands
-from processhub.cluster.sockets import watched_socket
+from processhub.cluster.sending import Answer, Sending, new_session, opened, raise_for_status, shake_hands
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 PAGE = 2000  # objects for each list request; with 500, lists of 10,000 take twice as long
 LIST_SECONDS = 60.0  # for each list request; the API server itself ends one after so long
 _CONNECTIONS = 64
-_CUT_OFF_SECONDS = 20  # after which a connection counts as broken whose other end has gone without a word
 _WATCH_SECONDS = 290
 _RELOAD_AFTER_SECONDS = 5.0
 
@@ -92,6 +90,9 @@ class Client:
         self._reload = reload
         self._reloaded_at = 0.0
         self._session: aiohttp.ClientSession | None = None
+        # Watches and WebSockets keep their connections for long: they must not leave none for requests. An operator
+        # has more than a dozen watches in each of its namespaces.
+        self._streams: aiohttp.ClientSession | None = None
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
         self.writes = 0  # counted for benchmarks and metrics
 
@@ -115,12 +116,7 @@ class Client:
         return self.config.namespace
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            limit=_CONNECTIONS, keepalive_timeout=60, socket_factory=watched_socket(_CUT_OFF_SECONDS)
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20, auto_decompress=True
-        )
+        self._session, self._streams = new_session(_CONNECTIONS), new_session()
         return self
 
     async def __aexit__(
@@ -130,9 +126,10 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._streams):
+            if session is not None:
+                await session.close()
+        self._session = self._streams = None
 
     # Reading.
 
@@ -359,7 +356,7 @@ class Client:
     async def _shake_hands(self, where: str, protocol: str) -> aiohttp.ClientWebSocketResponse:
         for config in (self.config, None):
             try:
-                return await shake_hands(self._opened(), config or self.config, where, protocol)
+                return await shake_hands(opened(self._streams), config or self.config, where, protocol)
             except ForbiddenError as error:
                 if error.status != 401 or config is None or not await self._reloaded(config):
                     raise
@@ -396,12 +393,8 @@ class Client:
         """Send one request. All methods except ``websocket`` use this one, so a simulation overrides only it."""
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
-        return Sending(self._opened(), self.config, method, url, payload, content_type, timeout, accept)
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the client is closed; use it inside 'async with'")
-        return self._session
+        session = self._streams if "watch" in given else self._session
+        return Sending(opened(session), self.config, method, url, payload, content_type, timeout, accept)
 
     def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
         decoder = self._decoders.get(kind)

@@ -12,8 +12,10 @@ from multidict import CIMultiDict
 
 from processhub.cluster.config import Config, ConfigError
 from processhub.cluster.errors import ForbiddenError, api_error
+from processhub.cluster.sockets import watched_socket
 
 _HANDSHAKE_SECONDS = 30.0
+_CUT_OFF_SECONDS = 20  # after which a connection counts as broken whose other end has gone without a word
 
 
 class _Content(Protocol):
@@ -38,6 +40,23 @@ class Answer(Protocol):
 
     async def read(self) -> bytes:
         """The whole body."""
+
+
+def new_session(connections: int = 0) -> aiohttp.ClientSession:
+    """A pool of up to so many connections; 0: of any number."""
+    connector = aiohttp.TCPConnector(
+        limit=connections, keepalive_timeout=60, socket_factory=watched_socket(_CUT_OFF_SECONDS)
+    )
+    return aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20, auto_decompress=True
+    )
+
+
+def opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+    """The session. Raises RuntimeError if its client is closed."""
+    if session is None:
+        raise RuntimeError("the client is closed; use it inside 'async with'")
+    return session
 
 
 class Sending:
