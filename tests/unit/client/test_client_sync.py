@@ -95,9 +95,9 @@ def said_in_a_fork(*works: Callable[[], Any]) -> list[str]:
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = pipe.read().splitlines()
+        lines = pipe.read().splitlines()
     os.waitpid(forked, 0)
-    return said
+    return lines
 
 
 def test_a_forked_process_is_refused_instead_of_waiting_or_being_shown_what_was() -> None:
