@@ -155,6 +155,8 @@ class EventReason(StrEnum):
     """Hub: it has the annotation ``processhub.dev/paused``, and is not reconciled any more."""
     RESUMED = "Resumed"
     """Hub: that annotation was removed, and the hub is reconciled again."""
+    ANNOTATION_IGNORED = "AnnotationIgnored"
+    """Hub: an annotation has a value that means nothing, and what to write instead."""
     STRATEGY_FAILED = "StrategyFailed"
     """Hub: a user's own strategy raised an error, and what is used instead."""
     MOVE_REFUSED = "MoveRefused"
