@@ -118,6 +118,80 @@ def test_a_child_is_current_when_it_runs_with_its_latest_spec(tmp_path: Path) ->
     in_hub(tmp_path, test)
 
 
+REFUSED = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "i"}], "affinity": "none"}}}}
+GOOD_POD = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "i"}]}}}}
+
+
+def test_a_pod_child_whose_pod_is_refused_waits_for_its_user(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **REFUSED}})
+        child = Story(cluster, "children", "a")
+        await child.until("InProgress", "Failed")
+        assert child.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
+        status = cluster.api.objects[child.key]["status"]["conditions"]
+        said = {found["message"] for found in status if found["type"] in ("Placed", "Ready", "Stalled")}
+        assert said == {"spec.pod.template is not a PodTemplateSpec: 'str' object has no attribute 'get'"}
+
+        child.spec(suspend=True)
+        await child.until("InProgress")
+        await cluster.until(lambda: health(cluster.api.objects[child.key])[0] == "Suspended", "it is suspended")
+        child.spec(suspend=False)
+        await child.until("InProgress", "Failed")
+
+        child.spec(**GOOD_POD)
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        run_pods(cluster)
+        await child.until("InProgress", "Current")
+
+    in_hub(tmp_path, test)
+
+
+def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -> None:
+    """The roll-out of a template that is refused reaches as many children as may fail, and the others run on."""
+
+    async def test(cluster: Cluster) -> None:
+        spec = {"hub": "hub", "replicas": 3, "template": GOOD_POD, "minReadySeconds": 0}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        web = Story(cluster, "childsets", "web")
+        await cluster.until(lambda: len(pods_of_children(cluster)) == 3, "its pods are made")
+        run_pods(cluster)
+        await web.until("InProgress", "Current")
+
+        web.spec(template=REFUSED)
+        await web.until("InProgress", "Failed")
+        assert web.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
+        (stalled,) = [it for it in cluster.api.objects[web.key]["status"]["conditions"] if it["type"] == "Stalled"]
+        assert stalled["message"].startswith("1 of 3 children are not placed, such as web-")
+        assert len(pods_of_children(cluster)) == 2
+
+    in_hub(tmp_path, test)
+
+
+def test_a_hub_does_not_wait_for_a_static_child_whose_pod_is_refused(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        hub = Story(cluster, "hubs", "hub")
+        await hub.until("InProgress", "Current")
+
+        hub.spec(children=[{"id": "a", **REFUSED}])
+        await cluster.until(lambda: Key("children", "ns", "a") in cluster.api.objects, "the Child is made")
+        await Story(cluster, "children", "a").until("InProgress", "Failed")
+        await hub.until("InProgress", "Current")
+
+    in_hub(tmp_path, test)
+
+
+def pods_of_children(cluster: Cluster) -> list[Key]:
+    return [key for key, item in cluster.api.objects.items()
+            if key.plural == "pods" and "processhub.dev/child" in item["metadata"]["labels"]]  # fmt: skip
+
+
+def run_pods(cluster: Cluster) -> None:
+    """Do the work of the kubelet for the Pods of children."""
+    ready = {"phase": "Running", "podIP": "10.0.0.2", "conditions": [{"type": "Ready", "status": "True"}]}
+    for key in pods_of_children(cluster):
+        cluster.api.update(key, lambda item: item.update(status=ready))
+
+
 def test_a_child_without_its_hub_waits_for_it(tmp_path: Path) -> None:
     """A tool that applies both at once must not fail because of their order."""
 
