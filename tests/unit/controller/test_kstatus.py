@@ -118,19 +118,20 @@ def test_a_child_is_current_when_it_runs_with_its_latest_spec(tmp_path: Path) ->
     in_hub(tmp_path, test)
 
 
-REFUSED = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "i"}], "affinity": "none"}}}}
-GOOD_POD = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "i"}]}}}}
+REFUSED = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "bad"}]}}}}
+GOOD_POD = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "good"}]}}}}
 
 
 def test_a_pod_child_whose_pod_is_refused_waits_for_its_user(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
         cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **REFUSED}})
         child = Story(cluster, "children", "a")
         await child.until("InProgress", "Failed")
         assert child.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
         status = cluster.api.objects[child.key]["status"]["conditions"]
         said = {found["message"] for found in status if found["type"] in ("Placed", "Ready", "Stalled")}
-        assert said == {"spec.pod.template is not a PodTemplateSpec: 'str' object has no attribute 'get'"}
+        assert said == {"its pod is refused: no such image here"}
 
         child.spec(suspend=True)
         await child.until("InProgress")
@@ -150,6 +151,7 @@ def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -
     """The roll-out of a template that is refused reaches as many children as may fail, and the others run on."""
 
     async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
         spec = {"hub": "hub", "replicas": 3, "template": GOOD_POD, "minReadySeconds": 0}
         cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
         web = Story(cluster, "childsets", "web")
@@ -172,12 +174,18 @@ def test_a_hub_does_not_wait_for_a_static_child_whose_pod_is_refused(tmp_path: P
         hub = Story(cluster, "hubs", "hub")
         await hub.until("InProgress", "Current")
 
+        cluster.api.policy = no_bad_image
         hub.spec(children=[{"id": "a", **REFUSED}])
         await cluster.until(lambda: Key("children", "ns", "a") in cluster.api.objects, "the Child is made")
         await Story(cluster, "children", "a").until("InProgress", "Failed")
         await hub.until("InProgress", "Current")
 
     in_hub(tmp_path, test)
+
+
+def no_bad_image(key: Key, item: Json) -> str:
+    bad = key.plural == "pods" and any(container["image"] == "bad" for container in item["spec"]["containers"])
+    return "no such image here" if bad else ""
 
 
 def pods_of_children(cluster: Cluster) -> list[Key]:
