@@ -9,6 +9,7 @@ from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta
 from processhub.controller.selftest import PLURALS, Check, NotReadyError, leader_of
 
+
 def lease(holder: str | None, renewed: str | None) -> Lease:
     spec = LeaseSpec(holder_identity=holder, renew_time=renewed, lease_duration_seconds=15)
     return Lease(metadata=ObjectMeta(name="processhub-operator", namespace="hubs"), spec=spec)

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 _ANY: Any = None
-_CONTAINER = {"env": [{}], "volumeMounts": [{}]}
+_CONTAINER: dict[str, Any] = {"env": [{}], "volumeMounts": [{}]}
 _REQUIRED = {"nodeSelectorTerms": [{"matchFields": [_ANY]}]}
-_POD_TEMPLATE = {
+_POD_TEMPLATE: dict[str, Any] = {
     "metadata": {"labels": {}, "annotations": {}},
     "spec": {
         "containers": [_CONTAINER],
