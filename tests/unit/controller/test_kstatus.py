@@ -147,6 +147,91 @@ def test_a_pod_child_whose_pod_is_refused_waits_for_its_user(tmp_path: Path) -> 
     in_hub(tmp_path, test)
 
 
+def test_a_pod_runs_on_when_the_edited_template_is_refused(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
+        child = Story(cluster, "children", "a")
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        run_pods(cluster)
+        await child.until("InProgress", "Current")
+        before = uids_of(cluster)
+
+        child.spec(**REFUSED)
+        await child.until("InProgress", "Failed")
+        assert child.conditions == {"Placed": "Placed", "Ready": "Started", "Stalled": "Invalid"}
+        conditions = cluster.api.objects[child.key]["status"]["conditions"]
+        said = {found["message"] for found in conditions if found["type"] in ("Accepted", "Stalled")}
+        assert said == {"the pod of the edited template is refused: no such image here"}
+
+        cluster.start_replica("operator-1")
+        cluster.stops["operator-0"].set()
+        await cluster.until(lambda: leads(cluster) == "operator-1", "the next leader leads")
+        child.spec(tags=["eu"])
+        await cluster.until(lambda: cluster.api.objects[child.key]["status"]["observedGeneration"] == 3, "it is seen")
+        assert kstatus(as_read(cluster.api.objects[child.key])) == "Failed", "the next leader checks it too"
+        assert uids_of(cluster) == before, "the pod runs on"
+
+        cluster.api.policy = lambda key, item: ""
+        await cluster.until(lambda: uids_of(cluster) not in (before, []), "the edit is carried out without another")
+        run_pods(cluster)
+        await cluster.until(lambda: kstatus(as_read(cluster.api.objects[child.key])) == "Current", "it runs")
+
+    in_hub(tmp_path, test)
+
+
+def test_an_edit_during_the_check_of_the_one_before_is_checked_too(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
+        child = Story(cluster, "children", "a")
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        run_pods(cluster)
+        await child.until("InProgress", "Current")
+        before, edits = uids_of(cluster), iter(range(1, 20))
+
+        def edited_meanwhile(key: Key, item: Json) -> str:
+            if why := no_bad_image(key, item):
+                if number := next(edits, 0):
+                    child.spec(pod={**REFUSED["pod"], "port": 8000 + number})
+                return why
+            return ""
+
+        cluster.api.policy = edited_meanwhile
+        child.spec(**REFUSED)
+        await child.until("InProgress", "Failed")
+
+        assert next(edits, 0) == 0, "each edit was checked"
+        assert uids_of(cluster) == before, "the pod runs on"
+
+    in_hub(tmp_path, test)
+
+
+def test_a_quota_that_the_pod_itself_uses_up_stops_no_edit(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        def one_pod(key: Key, item: Json) -> str:
+            full = key.plural == "pods" and "processhub.dev/child" in item["metadata"]["labels"]
+            return "exceeded quota: few, requested: pods=1" if full and pods_of_children(cluster) else ""
+
+        cluster.api.policy = one_pod
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **REFUSED}})
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        before = uids_of(cluster)
+
+        Story(cluster, "children", "a").spec(**GOOD_POD)
+        await cluster.until(lambda: uids_of(cluster) not in (before, []), "another pod has replaced it")
+
+    in_hub(tmp_path, test)
+
+
+def uids_of(cluster: Cluster) -> list[str]:
+    return [cluster.api.objects[key]["metadata"]["uid"] for key in pods_of_children(cluster)]
+
+
+def leads(cluster: Cluster) -> str:
+    holder: str = cluster.api.get("leases", "processhub-operator")["spec"]["holderIdentity"]
+    return holder.partition("/")[0].partition("_")[0]
+
+
 def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -> None:
     """The roll-out of a template that is refused reaches as many children as may fail, and the others run on."""
 

@@ -22,7 +22,13 @@ from processhub.registry.grammar import Assignment
 
 ABNORMAL = ("Stalled", "Reconciling")
 # Refusals that end when another object changes. They are no fault of the object.
-WAITS = (Reason.HUB_NOT_FOUND, Reason.ALREADY_STARTED, Reason.CAPACITY_EXCEEDED, Reason.NAME_CONFLICT)
+WAITS = (
+    Reason.HUB_NOT_FOUND,
+    Reason.ALREADY_STARTED,
+    Reason.CAPACITY_EXCEEDED,
+    Reason.NAME_CONFLICT,
+    Reason.WAITING,  # The API server has not said yet whether it creates the Pod of an edited template.
+)
 # Reasons for which a child has no place until its user, or whoever refuses it, changes something.
 REFUSED_PLACES = (Reason.INVALID, Reason.HOOK_DENIED)
 UNDER_WAY = (State.PENDING, State.STARTING, State.STOPPING)
