@@ -57,9 +57,9 @@ async def check_pod_templates(round: Round, memory: ExecuteMemory) -> None:
     names = {known.metadata.name for group in edited.values() for known, _ in group}
     # What has changed since the round began is in state.dirty. It has no verdict if it was edited again.
     for name in sorted(names | _pods_of(round, round.state.dirty)):
-        known = children.get(name)
-        if known is not None and _recorded(round, known) is not None and _is_unchecked(round, checks, known):
-            _take(round, checks, known, verdicts.get(known.wanted.workload, _unanswered("its turn has not come")))
+        present = children.get(name)
+        if present is not None and _recorded(round, present) and _is_unchecked(round, checks, present):
+            _take(round, checks, present, verdicts.get(present.wanted.workload, _unanswered("its turn has not come")))
     for due in checks.due.values():
         round.again_in(max(0.0, due - round.now()))
 

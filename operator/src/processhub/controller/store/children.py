@@ -119,9 +119,7 @@ class Children(dict[str, KnownChild]):
             for name in self.keys() - self._refusals.keys():
                 known = self[name]
                 spec = msgspec.structs.replace(known.child.spec, nodes=known.spec.nodes)
-                self._refusals[name] = (
-                    refuse_child(spec, hub) or refuse_size(known.workload) or self.rejected.get(name)
-                )
+                self._refusals[name] = refuse_child(spec, hub) or refuse_size(known.workload) or self.rejected.get(name)
         return self._refusals
 
     def reject(self, name: str, refusal: Refusal | None) -> None:
