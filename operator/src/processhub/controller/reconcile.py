@@ -31,6 +31,7 @@ from processhub.controller.execute.memberworkload import keep_last_members, keep
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
+from processhub.controller.execute.podtemplates import check_pod_templates
 from processhub.controller.execute.quorumreset import end_quorum_reset
 from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
@@ -206,6 +207,7 @@ class Reconciler:
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
+        await check_pod_templates(round, memory.execute)
         observation, plan, views = self._plan(round, memory, members)
         plan = await self._execute(round, memory, pods, observation, plan, views)
         await self._deal_with_orders(round, memory, observation, plan)
