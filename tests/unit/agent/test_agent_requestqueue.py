@@ -275,6 +275,20 @@ async def test_a_cast_follows_its_child(world: World) -> None:
     assert moved == [1]
 
 
+async def test_a_cast_whose_turn_has_come_leaves_with_its_child_before_those_behind_it(world: World) -> None:
+    moved: list[int] = []
+    world.begin()
+    world.accepts = False  # nothing listens on its socket yet
+    for number in range(3):
+        world.queue.deliver("a", Request("cast", b"%d" % number), lambda number=number: moved.append(number))  # type: ignore[misc]
+    await settle()
+
+    world.child.set_desired(None)
+    await settle()
+
+    assert moved == [0, 1, 2]
+
+
 async def test_an_unknown_cast_is_logged_and_counted(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.begin()
     for number in range(3):
