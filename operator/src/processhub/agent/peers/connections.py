@@ -299,6 +299,11 @@ class PeerConnections:
             return False
         return opening.result() or True
 
+    def open_to(self, address: str) -> bool:
+        """Whether requests can be sent to the member at the address on a connection that is open."""
+        known = self._open.get(address)
+        return known is not None and known.usable
+
     async def close(self) -> None:
         """Close all connections."""
         for opening in list(self._opening.values()):
