@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 
 import pytest
@@ -445,3 +446,22 @@ async def test_the_time_for_an_answer_counts_from_when_the_child_is_up(world: Wo
     with pytest.raises(Problem) as late:
         await serving
     assert late.value.status == 504
+
+
+async def test_a_body_that_does_not_come_is_no_error_once_nobody_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    withdrawn = asyncio.Event()
+
+    async def fetch() -> bytes:
+        await withdrawn.wait()
+        raise OSError("its sender has withdrawn it")
+
+    request = Request("call", None, fetch=fetch)
+    waiting = asyncio.get_running_loop().create_task(request.content())
+    await settle()
+    waiting.cancel()
+    withdrawn.set()
+    await settle()
+    del request, waiting
+    gc.collect()
+
+    assert "its sender has withdrawn it" not in caplog.text
