@@ -151,6 +151,9 @@ class NoPeers:
 
     async def send_states(self, *_: object) -> None: ...
 
+    def connected(self, address: str) -> bool:
+        return False
+
     async def answers(self, address: str) -> bool:
         return False
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -495,3 +497,14 @@ async def test_a_connection_without_tls_is_not_opened_where_tls_is_required(owne
         await asking.call(b"1")
 
     assert owner.tokens == []
+
+
+async def test_nothing_is_kept_of_connections_to_members_that_are_gone(owner: Owner, asking: Asking) -> None:
+    assert await asking.call(b"1") == b"1"
+    (connection,) = asking.peers._connections._open.values()
+    gone = weakref.ref(connection)
+    del connection
+    await owner.stop()
+    await until(lambda: not asking.peers.connected(OWNER.address))
+
+    await until(lambda: gc.collect() is not None and gone() is None)

@@ -85,9 +85,9 @@ class Agent:
         desired = DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
         self.supervisor.set_desired({"a": desired})
 
-    def take(self, state: bytes) -> None:
+    def take(self, state: bytes, epoch: int = 7) -> None:
         child = self.supervisor.children["a"]
-        receipt = self.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+        receipt = self.handovers.take(child, SmallState("a", "u", epoch, _sum(state), state))
         assert receipt.status == 204, receipt.detail
 
     @property
@@ -250,6 +250,15 @@ async def test_two_attempts_to_send_a_large_state_do_not_mix(tmp_path: Path) -> 
     assert (ends[0], type(ends[1])) == (None, ConnectionResetError)
     assert agent.started == [state]
     assert len(list(tmp_path.glob("handover/*"))) == 1
+
+
+async def test_the_state_of_an_earlier_attempt_takes_no_room_once_the_next_has_come(tmp_path: Path) -> None:
+    agent = Agent(tmp_path, Registry())
+    for epoch in (7, 9):
+        agent.set_desired(Assignment(uid="u", epoch=epoch, workload="w", wait=True))
+        agent.take(b"%d" % epoch * (STATE_IN_MESSAGE_MAX + 1), epoch)
+
+    assert [path.read_bytes()[:1] for path in tmp_path.glob("handover/*")] == [b"9"]
 
 
 async def test_a_state_that_cannot_be_written_again_stays_as_received(tmp_path: Path) -> None:

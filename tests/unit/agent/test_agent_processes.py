@@ -22,6 +22,7 @@ from waiting import alive, until
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.commands import missing_interpreter
+from processhub.agent.children.execchild import _IN_FLIGHT
 from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
@@ -423,3 +424,21 @@ async def test_a_reply_that_is_not_json_is_an_error_and_no_crash(
     assert (fine.status, fine.body) == (200, '"\U0001f419"'.encode())
     with pytest.raises(OutcomeUnknownError, match="NotJsonError: it has a number that is NaN or infinite"):
         await child.run.request(Request("call", b'"ask"'))
+
+
+async def test_starts_without_an_outcome_leave_room_for_others_once_their_time_is_over(
+    agent: tuple[Supervisor, PythonStarter],
+) -> None:
+    """As of programs on a volume that hangs, which not even SIGKILL ends."""
+    supervisor, pythons = agent
+    supervisor.limits.start_seconds = 0.2
+    watchdog = pythons._watchdog.pid
+    os.kill(watchdog, signal.SIGSTOP)
+    try:
+        hang = [f"hangs-{number}" for number in range(_IN_FLIGHT)]
+        for child_id in [*hang, "last"]:
+            supervisor.set_desired({child_id: desired(Exec(command=("sleep", "1000")))})
+
+        await until(lambda: supervisor.children["last"].status.reason == Reason.START_TIMEOUT, "its turn has come")
+    finally:
+        os.kill(watchdog, signal.SIGCONT)

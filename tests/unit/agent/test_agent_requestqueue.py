@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 
 import pytest
@@ -275,6 +276,20 @@ async def test_a_cast_follows_its_child(world: World) -> None:
     assert moved == [1]
 
 
+async def test_a_cast_whose_turn_has_come_leaves_with_its_child_before_those_behind_it(world: World) -> None:
+    moved: list[int] = []
+    world.begin()
+    world.accepts = False  # nothing listens on its socket yet
+    for number in range(3):
+        world.queue.deliver("a", Request("cast", b"%d" % number), lambda number=number: moved.append(number))  # type: ignore[misc]
+    await settle()
+
+    world.child.set_desired(None)
+    await settle()
+
+    assert moved == [0, 1, 2]
+
+
 async def test_an_unknown_cast_is_logged_and_counted(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.begin()
     for number in range(3):
@@ -431,3 +446,22 @@ async def test_the_time_for_an_answer_counts_from_when_the_child_is_up(world: Wo
     with pytest.raises(Problem) as late:
         await serving
     assert late.value.status == 504
+
+
+async def test_a_body_that_does_not_come_is_no_error_once_nobody_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    withdrawn = asyncio.Event()
+
+    async def fetch() -> bytes:
+        await withdrawn.wait()
+        raise OSError("its sender has withdrawn it")
+
+    request = Request("call", None, fetch=fetch)
+    waiting = asyncio.get_running_loop().create_task(request.content())
+    await settle()
+    waiting.cancel()
+    withdrawn.set()
+    await settle()
+    del request, waiting
+    gc.collect()
+
+    assert "its sender has withdrawn it" not in caplog.text

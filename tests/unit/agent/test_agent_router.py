@@ -16,13 +16,16 @@ from memberparts import supervisor_of
 from builders import loopback, make_client, make_slice
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
+from processhub.agent.peers.line import PATH, Line
 from processhub.agent.peers.statesender import Content
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
-from processhub.agent.request import Request
+from processhub.agent.request import Request, Response
 from processhub.agent.requests.activation import Activations
 from processhub.agent.requests.asks import Asks
+from processhub.agent.requests.castorder import OF_NO_RUN
+from processhub.agent.requests.forwarded import ForwardingSession, Serve
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
@@ -141,6 +144,34 @@ async def other(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, ADDRESSES[member], PORT_OF.get(member, PORT), reuse_address=True).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def connected(serve: Serve, *, hangs: bool = False) -> AsyncIterator[None]:
+    """Run the member hub-2, which serves what is forwarded on a connection. ``hangs``: it answers no probe."""
+
+    async def check() -> None: ...
+
+    async def healthz(_: web.Request) -> web.Response:
+        await asyncio.sleep(WAITS if hangs else 0)
+        return web.Response()
+
+    async def connection(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(timeout=0.5)
+        await socket.prepare(request)
+        await ForwardingSession(Line(socket), serve, check).run()
+        return socket
+
+    app = web.Application()
+    app.router.add_get(PATH, connection)
+    app.router.add_get("/healthz", healthz)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, OTHER, PORT, reuse_address=True).start()
     try:
         yield
     finally:
@@ -278,3 +309,82 @@ async def test_accepted_casts_follow_their_child_in_order_and_before_later_ones(
         await world.router.send("a", Request("call", b"4"))
 
     assert bodies == [b"1", b"2", b"3", b"4"]
+
+
+async def test_a_cast_waits_for_those_that_wait_at_the_former_owner_of_its_child(world: World) -> None:
+    asked, delivered = asyncio.Event(), asyncio.Event()
+
+    async def former(child_id: str, epoch: int, request: Request) -> Response:
+        if epoch == 3:
+            return Response(202, b"")
+        assert epoch == OF_NO_RUN
+        asked.set()
+        await delivered.wait()
+        raise Problem(409, "stale_epoch", "they have left")
+
+    async with connected(former):
+        world.put("hub-2", entry(3), running(3))
+        assert (await world.router.send("a", Request("cast", b"1"))).status == 202, "it waits in hub-2's queue"
+        world.put("hub-2")
+        world.put("hub-1", entry(4))
+        later = asyncio.create_task(world.router.send("a", Request("cast", b"2")))
+        await asyncio.wait_for(asked.wait(), WAITS)
+        assert not later.done()
+
+        await world.router.serve_forwarded("a", 4, Request("cast", b"1"))
+        delivered.set()
+        assert (await asyncio.wait_for(later, WAITS)).status == 202
+
+        await world.router.send("a", Request("cast", b"3"))
+    assert [waiting.request.body for waiting in world.queue._queues["a"].waiting] == [b"1", b"2", b"3"]
+
+
+async def test_a_cast_does_not_wait_for_a_former_owner_that_is_silent_or_gone(world: World) -> None:
+    asked = asyncio.Event()
+
+    async def former(child_id: str, epoch: int, request: Request) -> Response:
+        if epoch != 3:
+            asked.set()
+            await asyncio.sleep(WAITS)
+        return Response(202, b"")
+
+    async with connected(former, hangs=True):
+        for child_id in ("a", "b"):
+            world.put("hub-2", entry(3), running(3), child_id=child_id)
+            await world.router.send(child_id, Request("cast", b"1"))
+        world.put("hub-2")
+        world.put("hub-1", entry(4))
+        await asyncio.wait_for(world.router.send("a", Request("cast", b"2")), WAITS / 4)
+        assert asked.is_set()
+
+    world.put("hub-1", entry(4), child_id="b")
+    await asyncio.wait_for(world.router.send("b", Request("cast", b"2")), WAITS / 4)
+
+
+async def test_a_former_owner_says_when_the_casts_that_it_had_accepted_have_left(world: World) -> None:
+    bodies: list[bytes] = []
+    leaves = asyncio.Event()
+
+    async def owner(_: str, epoch: int, request: Request) -> Response:
+        await leaves.wait()
+        bodies.append(await request.content())
+        return Response(202, b"")
+
+    world.put("hub-1", entry(3))  # it is starting
+    for body in (b"1", b"2"):
+        await world.router.serve_forwarded("a", 3, Request("cast", body))
+    asking = asyncio.create_task(world.router.serve_forwarded("a", OF_NO_RUN, Request("cast", b"")))
+    await asyncio.sleep(0)
+    assert not asking.done(), "they wait in the queue of this member"
+
+    world.router.leave()
+    async with connected(owner):
+        world.put("hub-1")
+        world.put("hub-2", entry(4), running(4))
+        await asyncio.sleep(0)
+        assert not asking.done(), "they are on their way"
+        leaves.set()
+        with pytest.raises(Problem) as stale:
+            await asyncio.wait_for(asking, WAITS)
+
+    assert (stale.value.kind, bodies) == ("stale_epoch", [b"1", b"2"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -140,6 +141,44 @@ def test_loops_that_only_wait_for_their_turn_need_no_more_threads(monkeypatch: p
     release.set()
     assert {run.wait() for run in waiting} == {pool}
     for run in blocked:
+        run.wait()
+
+
+class LatePoll:
+    """An epoll whose caller goes on late, as on a machine that is too busy to run it at once."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self.register, self.modify, self.unregister = self._epoll.register, self._epoll.modify, self._epoll.unregister
+        self.polls = 0
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        events = self._epoll.poll(timeout)
+        time.sleep(0.02)
+        self.polls += 1
+        return events
+
+
+@pytest.mark.parametrize(("for_long", "grows"), [(3600.0, False), (0.1, True)])
+def test_a_busy_machine_is_not_taken_for_blocked_loops_until_that_has_lasted(
+    monkeypatch: pytest.MonkeyPatch, for_long: float, grows: bool
+) -> None:
+    monkeypatch.setattr("processhub.agent.runner.scheduler._BUSY_STALL_SECONDS", for_long, raising=False)
+    late = LatePoll()
+    monkeypatch.setattr("processhub.agent.runner.scheduler.select.epoll", lambda: late)
+    scheduler, release = Scheduler(), threading.Event()
+
+    async def block() -> None:
+        release.wait(DEADLINE)
+
+    runs = [Run(scheduler, block) for _ in range(20)]
+    before = scheduler._threads
+    polls = late.polls
+    until(lambda: scheduler._threads > before or late.polls > polls + 20)
+
+    assert (scheduler._threads > before) == grows
+    release.set()
+    for run in runs:
         run.wait()
 
 

@@ -525,6 +525,19 @@ async def test_the_largest_child_is_ended_before_the_container_runs_out_of_memor
     assert limit == 256 * MIB
 
 
+async def test_memory_that_a_daemon_of_a_child_takes_counts_as_the_childs(contained: Agent, tmp_path: Path) -> None:
+    contained.spawn(f"exec {sys.executable} -c 'import time; time.sleep(1000)'", "innocent")
+    contained.spawn(f"(setsid {sys.executable} -c '{EATER}' &); sleep 1000", "guilty")
+    await until(lambda: contained.hear("started", "innocent"), "the innocent one runs")
+    await until((tmp_path / "note").exists, "the daemon has taken its memory")
+
+    uses(tmp_path, 250)
+
+    ended = await until(lambda: contained.hear("exited", "guilty"), "it is ended")
+    assert contained.ends()[0] == "guilty", "before any other"
+    assert 64 <= ended["memory"][0] // MIB < 128
+
+
 @pytest.mark.parametrize(
     ("used", "cache", "limit", "short"),
     [

@@ -168,6 +168,7 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         (folder / "actors.py").write_text(ACTORS)
         mine, its = socket.socketpair()
+        its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's least
         self.process = subprocess.Popen(
             [*ENDS_WITH_US, sys.executable, "-c", PROGRAM, str(its.fileno())], pass_fds=(its.fileno(),), cwd=folder
         )
@@ -184,8 +185,19 @@ class Runner:
 
     def hear(self, event: str, key: str) -> Message | None:
         """Return the runner's message of this name about this actor, if it has arrived."""
+        self._outbox.flush()
         self._heard += self._inbox.read()
         return next((message for message in self._heard if message["ev"] == event and key in _subjects(message)), None)
+
+    def flushed(self) -> bool:
+        """Send what waits for room in the socket; returns whether all orders are sent."""
+        self._outbox.flush()
+        return not self._outbox.pending
+
+    @property
+    def threads(self) -> int:
+        """How many threads the runner has."""
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
 
     def order(self, operation: str, key: str, **more: object) -> None:
         """Send an order about an actor."""
@@ -359,6 +371,22 @@ async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> N
 
     await until(lambda: runner.process.poll() is not None, "the runner's end")
     assert runner.process.returncode == 1
+
+
+async def test_ends_that_the_agent_does_not_read_yet_keep_no_thread_each(runner: Runner, tmp_path: Path) -> None:
+    keys = [str(number) for number in range(400)]
+    for key in keys:
+        runner.start(key, "Late")
+    for key in keys:
+        await until(lambda key=key: runner.hear("running", key), "the actors")
+
+    for key in keys:
+        runner.order("stop", key, grace=20, reason="stop")
+    await until(lambda: runner.flushed() and all((tmp_path / f"child-{key}").exists() for key in keys), "all ends")
+
+    assert runner.threads < 100
+    for key in keys:
+        await until(lambda key=key: runner.hear("ended", key), "all reports")
 
 
 async def test_an_actor_that_blocks_its_thread_once_it_is_up_is_reported(runner: Runner, tmp_path: Path) -> None:

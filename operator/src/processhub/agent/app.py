@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from processhub.agent.parts import Surroundings, build_parts
@@ -16,6 +17,7 @@ EXIT_OK, EXIT_FAILED, EXIT_NO_WATCHDOG, EXIT_OTHER_HOLDER, EXIT_REWOUND = 0, 1, 
 _RETRY_SECONDS = 0.5
 _FLUSH_SECONDS = 5.0
 _FINISH_SECONDS = 5.0
+_CLOSE_SECONDS = 5.0
 # The part of the pod's grace period that is kept for the steps after the last child has ended: seconds, and the most.
 _MARGIN_SECONDS, _MARGIN_SHARE = 12.0, 0.5
 
@@ -54,8 +56,11 @@ class Agent:
                 code = EXIT_FAILED
         parts.meter.stop()
         self._tasks.cancel()
-        await parts.server.stop()
-        await self._around.peers.close()
+        # A member that is paused takes nothing any more. As long as this process lives, it renews the Lease.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await parts.server.stop()
+                await self._around.peers.close()
         return code
 
     async def _wait_for_slices(self) -> None:

@@ -63,6 +63,8 @@ class Request:
         if self.body is None:
             if self._fetching is None:
                 self._fetching = asyncio.ensure_future(self.fetch())
+                # Nobody may wait any more when it fails, which asyncio would log as an error.
+                self._fetching.add_done_callback(lambda body: body.cancelled() or body.exception())
             try:
                 self.body = await asyncio.shield(self._fetching)
             except (OSError, TimeoutError) as error:

@@ -118,8 +118,9 @@ class ExecRun:
             )
 
     def give_up(self) -> None:
-        """Send SIGKILL to the process group."""
+        """Send SIGKILL to the process group. Other starts need not wait until that takes effect."""
         self.stop(0)
+        self._land()
 
     def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
         """Stop the child. What it has written to HUB_HANDOVER_FILE by its end is its state."""

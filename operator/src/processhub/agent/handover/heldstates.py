@@ -46,6 +46,12 @@ class HeldStates:
             return got
         return self.left[child_id] if self.has_left(child_id, entry.uid) else None
 
+    def receive(self, child_id: str, held: HeldState) -> None:
+        """Keep a state that came from another member, instead of the one that came before."""
+        before, self.received[child_id] = self.received.get(child_id), held
+        if before is not None and isinstance(before.content, Path) and before.content != held.content:
+            before.content.unlink(missing_ok=True)
+
     def adopt(self, child_id: str, uid: str, by: str) -> None:
         """Keep the states of the object with this uid for the one that has its child now."""
         for states in (self.left, self.received):

@@ -217,7 +217,7 @@ class Handovers:
             if not self._waits(child, uid, epoch):
                 raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member} any more")
             scratch.replace(path)
-        self._states.received[child.id] = HeldState(uid, path, checksum)
+        self._states.receive(child.id, HeldState(uid, path, checksum))
         report_received(child, checksum)
 
     def take(self, child: Child | None, state: SmallState) -> Receipt:
@@ -235,7 +235,7 @@ class Handovers:
                     scratch.replace(content)
             except OSError as error:
                 return Receipt(500, f"it can't be kept on {self._env.member}: {error.strerror}")
-        self._states.received[child.id] = HeldState(state.uid, content, state.checksum)
+        self._states.receive(child.id, HeldState(state.uid, content, state.checksum))
         report_received(child, state.checksum)
         return Receipt(204)
 

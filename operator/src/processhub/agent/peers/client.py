@@ -245,6 +245,10 @@ class Peers:
             why = tls_failure(error, self._tls.server_name) or str(error) or type(error).__name__
             return 0, why.encode()
 
+    def connected(self, address: str) -> bool:
+        """Whether a connection to the member at the address is open, on which requests are forwarded."""
+        return self._connections.open_to(address)
+
     async def answers(self, address: str) -> bool:
         """Whether the member at the address answers at all. Probes need no TLS and no token."""
         try:

@@ -81,8 +81,10 @@ class Way:
 class PeerConnection:
     """An open connection to the member of that name, which was opened in this ``way``."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, member: str, way: Way) -> None:
-        self.member, self.way = member, way
+    def __init__(
+        self, socket: aiohttp.ClientWebSocketResponse, member: str, way: Way, ended: Callable[[PeerConnection], None]
+    ) -> None:
+        self.member, self.way, self._ended = member, way, ended
         self._socket, self._line = socket, Line(socket)
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, _Call] = {}
@@ -206,6 +208,7 @@ class PeerConnection:
             why = str(error) or type(error).__name__
         finally:
             self._lost(why)
+            self._ended(self)
             await self._socket.close()
 
     def _take(self, call: _Call, message: Message) -> None:
@@ -299,11 +302,16 @@ class PeerConnections:
             return False
         return opening.result() or True
 
+    def open_to(self, address: str) -> bool:
+        """Whether requests can be sent to the member at the address on a connection that is open."""
+        known = self._open.get(address)
+        return known is not None and known.usable
+
     async def close(self) -> None:
         """Close all connections."""
         for opening in list(self._opening.values()):
             opening.cancel()
-        await asyncio.gather(*(connection.close() for connection in self._open.values()))
+        await asyncio.gather(*(connection.close() for connection in list(self._open.values())))
         self._open.clear()
 
     def _opened(self, address: str, task: asyncio.Task[PeerConnection | None]) -> None:
@@ -329,7 +337,12 @@ class PeerConnections:
                 f"{error or type(error).__name__}"
             ) from error
         self._old.pop(way.base, None)
-        return PeerConnection(socket, owner.member, way)
+        return PeerConnection(socket, owner.member, way, lambda ended: self._drop(owner.address, ended))
+
+    def _drop(self, address: str, ended: PeerConnection) -> None:
+        """Forget a connection that has ended: its member may never come back at that address."""
+        if self._open.get(address) is ended:
+            del self._open[address]
 
 
 async def still(waiting: asyncio.Task[object], changed: Signal, stands: Callable[[], bool]) -> bool:

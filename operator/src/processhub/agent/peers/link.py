@@ -38,6 +38,9 @@ class PeerLink(Protocol):
     async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
         """Send small states for entries that wait at the address; returns the result for each, in order."""
 
+    def connected(self, address: str) -> bool:
+        """Whether a connection to the member at the address is open, on which requests are forwarded."""
+
     async def answers(self, address: str) -> bool:
         """Whether the member at the address answers at all."""
 

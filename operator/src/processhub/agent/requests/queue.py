@@ -136,6 +136,13 @@ class RequestQueue:
         """
         self._put(child_id, request, moved)
 
+    async def casts_left(self, child_id: str) -> None:
+        """Return when none of the casts that wait here now does any more: they were handed over, or left the member."""
+        if (queue := self._queues.get(child_id)) is not None:
+            entries = [*queue.waiting, *([queue.current] if queue.current is not None else [])]
+            if waiting := [entry.future for entry in entries if entry.moved is not None and not entry.future.done()]:
+                await asyncio.wait(waiting)
+
     def may_serve(self) -> bool:
         """Whether the member may serve at all now."""
         return self._may_serve()
@@ -185,9 +192,13 @@ class RequestQueue:
         self._watch(child)
 
     def _follow(self, child: Child, queue: _ChildQueue) -> None:
-        for entry in [entry for entry in queue.waiting if not _serves(child, entry.request)]:
-            queue.waiting.remove(entry)
-            entry.fail(MovedError())
+        current = queue.current
+        if not child.serving and queue.work is not None and current is not None and not current.request.begun:
+            queue.work.cancel()  # it waits for the child's socket; its turn comes again, before that of the others
+        else:
+            for entry in [entry for entry in queue.waiting if not _serves(child, entry.request)]:
+                queue.waiting.remove(entry)
+                entry.fail(MovedError())
         if queue.current is not None and queue.answer_by == math.inf and child.status.state != State.STARTING:
             self._begun(child.id, queue)
         if child.given_up:
@@ -195,8 +206,6 @@ class RequestQueue:
                 queue.waiting.popleft().fail(_given_up(child))
         if not child.serving:
             queue.pause_until = 0.0
-        if not child.serving and queue.work is not None and queue.current and not queue.current.request.begun:
-            queue.work.cancel()  # it waits for the child's socket; its turn comes again
         if child.desired is None and not child.alive and queue.quiet:
             self._queues.pop(child.id, None)
         else:
@@ -312,8 +321,10 @@ class RequestQueue:
         request = entry.request
         request.handed_over.heard = None
         failure = asyncio.CancelledError() if work.cancelled() else work.exception()
+        returned = False
         if not request.begun and isinstance(failure, asyncio.CancelledError | OutcomeUnknownError | WithdrawnError):
             self._not_begun(child, queue, entry, failure)
+            returned = True
         elif failure is None:
             entry.answer(work.result())
         elif isinstance(failure, OutcomeUnknownError):
@@ -326,7 +337,7 @@ class RequestQueue:
         queue.last = self._loop.time()
         child.at_rest()
         now = self._child_of(child.id)
-        if now is child and child.desired is not None:
+        if now is child and child.desired is not None and not returned:
             self._pump(child.id, queue)
             self._watch(child)
         else:

@@ -27,6 +27,7 @@ from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, MovedError, Request, Response
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.agent.requests.asks import Asks
+from processhub.agent.requests.castorder import OF_NO_RUN, CastOrder
 from processhub.agent.requests.localtakeover import LocalTakeover
 from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
@@ -58,6 +59,7 @@ class Router:
         self._queue, self._peers, self._unplaced, self._takeover = queue, peers, unplaced, takeover
         self._activations, self._asks = activations, asks
         self.watch = RegistryWatch(slices.registry)
+        self._order = CastOrder(peers, lambda child_id: bool(self.watch.copies(child_id)), lambda: queue.max_wait)
         self._leaving = False
         self._loop = asyncio.get_running_loop()
         # By id: casts that were accepted here and go to the child's next owner, each with the time since when.
@@ -93,11 +95,18 @@ class Router:
 
         ``accepted_at``: the loop's time at which a cast was accepted here, whose sender will not send it again.
         """
-        if (answer := await self._serve_here(child_id, request)) is not None:
+        if child_id not in self._order and (answer := await self._serve_here(child_id, request)) is not None:
             return answer, self._env.member
-        return await self.route(
-            child_id, lambda owner, changed: self._offer(owner, child_id, request, changed), accepted_at
-        )
+
+        async def offer(owner: RoutedCopy, changed: Signal) -> Response | None:
+            if accepted_at is None:
+                await self._order.before(child_id, owner)
+            answer = await self._offer(owner, child_id, request, changed)
+            if answer is not None and request.kind == "cast" and owner.member != self._env.member:
+                self._order.took(child_id, owner)
+            return answer
+
+        return await self.route(child_id, offer, accepted_at)
 
     async def route(
         self,
@@ -199,6 +208,10 @@ class Router:
 
         Raises Problem: 409 if this member does not own the child at that epoch.
         """
+        if epoch == OF_NO_RUN:
+            await self._left(child_id)
+        else:
+            self.check_stays()
         if epoch == BY_VIEW:
             epoch = await self.epoch_here(child_id, request.put_off)
         child = self._children.get(child_id)
@@ -362,6 +375,12 @@ class Router:
         self._following.setdefault(child_id, deque()).append((self._loop.time(), request))
         if child_id not in self._followers:
             self._followers[child_id] = self._loop.create_task(self._follow(child_id))
+
+    async def _left(self, child_id: str) -> None:
+        """Return when the casts that were accepted here were handed over, or have reached the child's next owner."""
+        await self._queue.casts_left(child_id)
+        if (following := self._followers.get(child_id)) is not None:
+            await asyncio.wait((following,))
 
     async def _follow(self, child_id: str) -> None:
         following = self._following[child_id]

@@ -289,7 +289,6 @@ class Server:
         self._at_work += 1
         try:
             self._check_synced()
-            self._router.check_stays()
             return await self._serve_forwarded(child_id, epoch, request)
         finally:
             self._at_work -= 1

@@ -43,8 +43,10 @@ class Runner:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._sending = threading.Lock()
+        self._sending = threading.Condition()
         self._out: list[bytes] = []  # frames to be sent
+        self._begun = memoryview(b"")  # those that were sent in part
+        self._blocked = False  # a thread waits for room in the socket
         self._unreported: list[str] = []  # the actors that came up and were not reported yet
         self._leader: Leader | None = None
         self._scheduler = Scheduler()
@@ -148,23 +150,47 @@ class Runner:
             self._out.append(frame(_encode({"ev": "running", "keys": keys}).encode()))
 
     def _flush(self) -> None:
+        """Send what the socket takes. A thread that ran actors is not kept: the rest is sent once there is room."""
         with self._sending:
             self._put_up()
-            if not self._out:
+            if self._blocked or self._send():
                 return
-            data = memoryview(b"".join(self._out))
-            self._out.clear()
-            while data:
-                try:
-                    data = data[self._sock.send(data) :]
-                except BlockingIOError:
-                    select.select((), (self._sock,), ())
-                except OSError:
-                    os._exit(0)  # the agent has ended
+            self._blocked = True
+            try:
+                threading.Thread(target=self._send_rest, name="writer", daemon=True).start()
+            except RuntimeError:  # the container's limit of threads is reached
+                self._send_rest()
+
+    def _send(self) -> bool:
+        """Send until the socket is full; returns whether all is sent. The lock must be held."""
+        while self._begun or self._out:
+            if not self._begun:
+                self._begun = memoryview(b"".join(self._out))
+                self._out.clear()
+            try:
+                self._begun = self._begun[self._sock.send(self._begun) :]
+            except BlockingIOError:
+                return False
+            except OSError:
+                os._exit(0)  # the agent has ended
+        return True
+
+    def _send_rest(self) -> None:
+        """Send the rest, as fast as the agent reads it."""
+        while True:
+            select.select((), (self._sock,), ())
+            with self._sending:
+                self._put_up()
+                if self._send():
+                    self._blocked = False
+                    self._sending.notify_all()
+                    return
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._hosted:
             self._flush()
+            with self._sending:
+                self._sending.wait_for(lambda: not self._blocked)
             os._exit(0)
 
 

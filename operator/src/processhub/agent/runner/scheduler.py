@@ -12,7 +12,8 @@ The states of a strand, which is one actor's loop, are:
 The loop of a strand that sleeps is given to the next one that starts (hosted.py): it is parked without a loop.
 
 If nothing was taken from the queue for some milliseconds, the threads of the pool are blocked in actors' code. The pool
-then grows, so that other actors need not wait for the blocked ones.
+then grows, so that other actors need not wait for the blocked ones. If the thread that finds this ran late itself, the
+machine or the interpreter may have been too busy for any of them. Then the pool grows only when that has lasted.
 
 What the agent's messages wake is run by the thread that takes them (leader.py), as long as that is not kept waiting.
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 import os
 import select
 import threading
@@ -34,6 +36,7 @@ from processhub.agent.runner.loop import ActorLoop, Parked
 
 _BASE_THREADS = 4
 STALL_SECONDS = 0.005
+_BUSY_STALL_SECONDS = 0.1  # the same where the thread that looks runs late
 _IDLE_SECONDS = 10.0
 _SPARE_LOOPS = 8  # as a few threads run all strands, hardly more are needed at a time
 
@@ -140,6 +143,27 @@ class _Bell:
         """Read what made ``fd`` readable."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 64)
+
+
+class _Stall:
+    """How long strands have waited in the queue while none was taken from it. ``look_at``: when to look again."""
+
+    def __init__(self) -> None:
+        self._taken, self._since, self.look_at = -1, 0.0, 0.0
+
+    def has_lasted(self, taken: int, now: float, *, late: bool) -> bool:
+        """Whether the threads of the pool are blocked. ``taken``: how many strands were ever taken from the queue."""
+        if taken != self._taken:
+            self._taken, self._since, self.look_at = taken, now, now + STALL_SECONDS
+            return False
+        # Checked, because the bell and descriptors wake the thread that looks more often.
+        if now < self.look_at:
+            return False
+        self.look_at = now + STALL_SECONDS
+        if late and now - self._since < _BUSY_STALL_SECONDS:
+            return False
+        self._since = now
+        return True
 
 
 class Scheduler:
@@ -282,7 +306,7 @@ class Scheduler:
             strand.watching = None
 
     def _wait_for_all(self) -> None:
-        taken, since = -1, 0.0  # the count of taken strands when the queue was first seen waiting, and the time of that
+        stall, late = _Stall(), False  # late: this thread ran some milliseconds later than it was to
         while True:
             timeout: float | None = None
             with self.lock:
@@ -300,19 +324,17 @@ class Scheduler:
                 if self.leader is not None and (look_at := self.leader.watch(now)) is not None:
                     timeout = look_at - now if timeout is None else min(timeout, look_at - now)
                 if len(self._ready) > self._idle:
-                    if self._taken != taken:
-                        taken, since = self._taken, now
-                    # Checked, because the bell and descriptors wake this thread more often.
-                    elif now - since >= STALL_SECONDS:
-                        since = now
+                    if stall.has_lasted(self._taken, now, late=late):
                         for _ in range(min(len(self._ready), self._threads // 2 + 1)):
                             self._grow()
-                    stalled = since + STALL_SECONDS - now
-                    timeout = stalled if timeout is None else min(timeout, stalled)
+                    timeout = stall.look_at - now if timeout is None else min(timeout, stall.look_at - now)
                 else:
-                    taken = -1
+                    stall = _Stall()
                 self._bell.rung = False
-            for fd, _ in self._epoll.poll(timeout):
+            due = math.inf if timeout is None else time.monotonic() + timeout
+            events = self._epoll.poll(timeout)
+            late = time.monotonic() - due >= STALL_SECONDS
+            for fd, _ in events:
                 if fd == self._bell.fd:
                     self._bell.hear()
                 else:

@@ -221,10 +221,20 @@ class Watchdog:
             return
         if any(process.over_memory for process in self._processes.values()):
             return  # Something of it is left, whose memory is not free yet.
-        used = memory_of(self._by_pid)
+        used = self._memory_used()
         process = self._by_pid[max(used, key=lambda pid: used[pid])]
         if self._signal(process, signal.SIGKILL):
             process.over_memory = used[process.pid], self._memory.limit
+
+    def _memory_used(self) -> dict[int, int]:
+        """The bytes in memory of each process that runs, with all that is below it and its daemons, by pid."""
+        daemons = own_children(self._by_pid)
+        used = memory_of([*self._by_pid, *daemons])
+        for pid in daemons:
+            of_daemon, process = used.pop(pid), self._processes.get(self._key_of(pid))
+            if process is not None and process.pid in used:
+                used[process.pid] += of_daemon
+        return used
 
     def _signal(self, process: ManagedProcess, signum: int) -> bool:
         """Signal the process group. If the kernel refuses, report that to the agent and return False."""
