@@ -98,6 +98,13 @@ def test_a_failed_child_is_explained_with_its_reason() -> None:
     assert reasons(child(), known)[-1] == "it is Failed there (Exited: exit code 1)"
 
 
+def test_a_child_whose_pod_is_refused_is_explained_with_the_refusal() -> None:
+    refusal = {"type": "Placed", "status": "False", "reason": "Invalid", "message": "its pod is refused: no such image"}
+    known = registry({"a": BEST}, state="Starting", pid=0, reason="Starting")
+
+    assert reasons(child(conditions=[refusal]), known)[-2:] == ["it is Starting there", refusal["message"]]
+
+
 def test_a_child_on_a_member_that_is_not_ready_has_the_members_reason() -> None:
     member = {"name": BEST, "message": "container agent: ImagePullBackOff: no such image"}
     of = make_hub("h", status={"members": [member]})

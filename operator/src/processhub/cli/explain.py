@@ -154,9 +154,7 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
     spec = child.spec.template if isinstance(child, ChildSet) else child.spec if child else None
     if record is None:
         kinds = ("Accepted", "Ready") if isinstance(child, ChildSet) else ("Accepted", "Placed")
-        conditions = child.status.conditions if child else ()
-        held_back = [found for found in conditions if found.status != "True" and found.type in kinds]
-        said = dict.fromkeys(condition.message or condition.reason for condition in held_back)
+        said = _held_back(child, *kinds)
         return [*(said or ["the operator has not answered yet"]), *_not_ready(hub)[:_MEMBERS_MAX]]
     here = record.nodes[0].name
     sentences = []
@@ -168,7 +166,13 @@ def why(hub: Hub, child: Child | ChildSet | None, record: Record | None, choices
         sentences.append(by_strategy(hub, record.spec.id, spec.origin if spec else "", here))
     if spec and spec.pinned:
         sentences.append("it is pinned: never moved, it waits for its member")
-    return [*sentences, *_now(hub, record)]
+    return [*sentences, *_now(hub, record), *(() if isinstance(child, ChildSet) else _held_back(child, "Placed"))]
+
+
+def _held_back(child: Child | ChildSet | None, *kinds: str) -> list[str]:
+    """What the conditions of these kinds say, where they are not true."""
+    held_back = [found for found in (child.status.conditions if child else ()) if found.type in kinds]
+    return list(dict.fromkeys(found.message or found.reason for found in held_back if found.status != "True"))
 
 
 def _by_hash(here: str, choices: list[Choice]) -> str:
@@ -198,7 +202,11 @@ def _now(hub: Hub, record: Record) -> list[str]:
         sentences.append(f"the hub has lost its quorum: {hub.partitioned}")
     if not record.alive:
         node = record.nodes[0]
-        reason = f" ({node.reason}{': ' + node.message if node.message else ''})" if node.reason else ""
+        reason = (
+            f" ({node.reason}{': ' + node.message if node.message else ''})"
+            if node.reason not in ("", node.state)
+            else ""
+        )
         sentences.append(f"it is {node.state} there{reason}")
     return sentences
 
