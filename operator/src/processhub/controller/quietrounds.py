@@ -15,7 +15,6 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Round
 from processhub.core.model.plan import Plan
 
-
 _LONGEST_SECONDS = 300.0  # A plan is made so often, though nothing is known to have changed.
 
 
