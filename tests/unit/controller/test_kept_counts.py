@@ -8,8 +8,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import HUB, HUB_UID, make_member, make_slice
+from builders import HUB, HUB_UID, make_child, make_member, make_slice
 from processhub.api.childset import ChildSet
+from processhub.api.hub import HubSpec
 from processhub.api.reasons import Role, State
 from processhub.api.slice import RegistrySlice
 from processhub.controller.execute.slicewriter import _content
@@ -119,3 +120,19 @@ def test_what_is_kept_of_slices_is_as_if_computed_anew(history: list[RegistrySli
 
         found, expected = (everything(it, restarting=restarting, reported=reported) for it in (kept, anew))
         assert found == expected
+
+
+def test_refusals_are_kept_until_the_spec_of_the_hub_differs() -> None:
+    def guided(strategy: str) -> HubSpec:
+        return msgspec.convert({"distribution": {"strategy": strategy}}, HubSpec)
+
+    state = HubState(("ns", HUB))
+    state.put_child(make_child("a", {"exec": {"command": ["x"]}}, generation=1))
+
+    first = state.children.refusals(guided("Guided"))["a"]
+    again = state.children.refusals(guided("Guided"))["a"]
+    other = state.children.refusals(guided("ConsistentHashing"))["a"]
+
+    assert first is not None
+    assert again is first, "the Hub is another object after each write of its status"
+    assert other is None
