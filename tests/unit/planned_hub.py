@@ -15,6 +15,7 @@ from processhub.core.model.placement import Candidate, Keys, best, child_key
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import ChildPod, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
+from processhub.core.planning.steady import SteadyChildren
 from processhub.registry.grammar import Assignment
 
 FIRST_EPOCH = 10**9
@@ -86,6 +87,8 @@ class PlannedHub:
         self.answers: dict[str, str] = {}
         self.last_placed = ""
         self.states: dict[tuple[str, str], str] = {}  # (id, member) → a report that differs from the real state
+        self.steady = SteadyChildren()
+        self._places: dict[str, tuple[OnRecord, ...]] = {}
 
     def want(self, children: Iterable[DesiredChild]) -> None:
         self.children.update({child.id: child for child in children})
@@ -106,7 +109,7 @@ class PlannedHub:
         return HubSnapshot(
             spec=self.spec,
             members=tuple(members),
-            children=self.children,
+            children=dict(self.children),
             record={
                 id_: tuple(OnRecord(name, entry, self._state(name, id_, entry)) for name, entry in places.items())
                 for id_, places in self.record.items()
@@ -120,6 +123,19 @@ class PlannedHub:
             move_requests=self.move_requests,
             last_placed=self.last_placed,
         )
+
+    def plan(self, budget: int = 10**9, **more: Any) -> Plan:
+        """Return the plan for the present state, which is the same with and without what earlier plans know.
+
+        ``more``: fields of the snapshot.
+        """
+        snapshot, before = self.snapshot(budget), self._places
+        # What is on record as before is the same object, as in the operator.
+        self._places = {id_: before[id_] if before.get(id_) == now else now for id_, now in snapshot.record.items()}
+        snapshot = msgspec.structs.replace(snapshot, record=self._places, **more)
+        planned = plan(snapshot)
+        assert plan(snapshot, steady=self.steady) == planned
+        return planned
 
     def resettle(self, spec: HubSpec | None = None) -> None:
         """Strategy or weights were changed: all members count as joining, as in the operator."""
@@ -167,7 +183,7 @@ class PlannedHub:
 
     def step(self, budget: int = 10**9) -> Plan:
         """Run one round: plan, write, and let all members act."""
-        planned = plan(self.snapshot(budget))
+        planned = self.plan(budget)
         self.write(planned)
         self.acknowledge()
         return planned

@@ -225,6 +225,7 @@ class Rounds:
         members = await proven_members(self._look, lambda member: confirm_gone(round, member), copies=False)
         observation = observed(HUB, self.state, members, self.memory.observe, self._now, strategy)
         planned = plan(observation.snapshot, strategy)
+        assert plan(observation.snapshot, strategy, steady=self.memory.steady) == planned
         writer = SliceWriter(round, self.memory.execute, fingerprint=observation.fingerprint, partitioned=False)
         self.memory.observe.epochs.next, self.memory.observe.last_placed = planned.next_epoch, planned.last_placed
         self.executed = await Executor(round, writer).execute(observation, planned, workload_texts(observation))

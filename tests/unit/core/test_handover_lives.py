@@ -11,7 +11,6 @@ from planned_hub import child
 
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
-from processhub.core.planning.planner import plan
 
 MEMBERS = [f"hub-{number}" for number in range(4)]
 
@@ -104,7 +103,7 @@ class HandingLife(RuleBasedStateMachine):
     @rule(budget=st.sampled_from([0, 1, 100]), times=st.integers(1, 3))
     def rounds_go(self, budget: int, times: int) -> None:
         for _ in range(times):
-            self._write(plan(self.hub.snapshot(budget)))
+            self._write(self.hub.plan(budget))
 
     def _write(self, planned: Plan) -> None:
         self.hub.write(planned)

@@ -12,7 +12,6 @@ from processhub.api.hub import HubSpec
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import Claim
-from processhub.core.planning.planner import plan
 
 
 def spec(how: str = "Local") -> HubSpec:
@@ -32,7 +31,7 @@ class ClaimedHub(PlannedHub):
     def claimed(self, member: str = "", **words: Any) -> Plan:
         """Return the plan after the other member (or this one) reports that it runs the child, in this form."""
         claim = Claim(member or self.other, words.get("uid", "uid-a"), words.get("epoch", self.epoch("a")))
-        return plan(msgspec.structs.replace(self.snapshot(), claims={"a": claim}))
+        return self.plan(claims={"a": claim})
 
 
 @pytest.mark.parametrize("phase", [Phase.LIVE, Phase.HELD, Phase.GONE])

@@ -19,7 +19,6 @@ from processhub.api.usage import Usage
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import DesiredChild
-from processhub.core.planning.planner import plan
 from processhub.core.strategies import BUILT_IN
 from processhub.registry.grammar import Assignment
 
@@ -186,7 +185,7 @@ class HubLife(RuleBasedStateMachine):
     @rule(budget=st.sampled_from([0, 1, 3, 100]), times=st.integers(1, 3))
     def rounds_go(self, budget: int, times: int) -> None:
         for _ in range(times):
-            planned = plan(self.hub.snapshot(budget))
+            planned = self.hub.plan(budget)
             self._check(planned, budget)
             self.hub.write(planned)
 
@@ -271,7 +270,7 @@ class HubLife(RuleBasedStateMachine):
             plans += hub.rest(budget, rounds=150)
         note(f"{len(plans)} rounds to rest")
 
-        at_rest = plan(hub.snapshot())
+        at_rest = hub.plan()
         where = hub.where()
         ready = {name for name, member in hub.members.items() if member.phase is Phase.LIVE and not member.draining}
         full = all(self._held_by(name) >= hub.spec.members.max_children for name in ready)
@@ -294,7 +293,7 @@ class HubLife(RuleBasedStateMachine):
 
         # A restart of the operator moves nothing.
         hub.next_epoch = (hub.next_epoch // FIRST_EPOCH + 1) * FIRST_EPOCH
-        assert plan(hub.snapshot()).empty
+        assert hub.plan().empty
 
     def _held_by(self, name: str) -> int:
         """Return how many children the member runs or reserves room for."""

@@ -16,6 +16,7 @@ from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Plan
+from processhub.core.planning.steady import SteadyChildren
 
 
 class LastRound(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +48,7 @@ class HubMemory:
         # A spec, the mark of the Hub's annotation of hooks, and the spec with the hooks of both.
         self.hooks: tuple[HubSpec, str, HubSpec] | None = None
         self.last: LastRound | None = None  # The last round, if it has left nothing to do (quietrounds.py).
+        self.steady = SteadyChildren()  # As the latest plan has found them.
         self.observe = ObserveMemory(term, used_epochs)
         self.execute = ExecuteMemory()
         self.report = ReportMemory()

@@ -314,7 +314,8 @@ class Reconciler:
             observation = admit_starts(observation, admission, hub)
         observation = self.hooks.before_plan(hub, observation)
         with metrics.PLAN_SECONDS.time():
-            plan = self.hooks.before_execution(hub, observation, make_plan(observation.snapshot, strategy, migration))
+            made = make_plan(observation.snapshot, strategy, migration, memory.steady)
+            plan = self.hooks.before_execution(hub, observation, made)
         views, snapshot = facts.views, observation.snapshot
         left = under_view(snapshot, plan, views.not_closed)
         plan = with_recorded(left.plan, views.recorded, snapshot.record)

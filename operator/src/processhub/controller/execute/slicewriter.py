@@ -32,7 +32,7 @@ from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
-from processhub.controller.store.slices import Creation, KnownSlice
+from processhub.controller.store.slices import Creation, KnownSlice, unchanged
 from processhub.core.planning.packing import SliceContent, measured, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
@@ -292,7 +292,7 @@ class SliceWriter:
 
 def _content(known: KnownSlice) -> SliceContent:
     spec = known.present.spec
-    measure = known.derived("measure", None, partial(measured, spec.entries))
+    measure = known.derived("measure", None, partial(measured, spec.entries), unchanged)
     return SliceContent(known.index, spec.workloads, spec.entries, known.ending, measure)
 
 

@@ -37,7 +37,8 @@ async def sync_static_children(round: Round) -> None:
     """
     hub, state, steps = round.hub, round.state, round.steps
     await _take_over(round)
-    owned = [known.child for known in state.children.values() if known.child.metadata.owned_by(hub.metadata.uid)]
+    marked = [state.children[name].child for name in sorted(state.children.marked)]
+    owned = [child for child in marked if child.metadata.owned_by(hub.metadata.uid)]
     desired = {entry.id: _spec(hub, entry) for entry in hub.spec.children if entry.id}
     kept = {child.id: child for child in owned if child.id in desired}
     work = []
@@ -60,11 +61,10 @@ async def sync_static_children(round: Round) -> None:
 
 async def _take_over(round: Round) -> None:
     """Take over the static Children of an earlier Hub of this name, and give the Hub's own their label back."""
-    work, metadata = [], round.hub.metadata
-    for known in list(round.state.children.values()):
-        child, marks = known.child, known.child.metadata
-        marked = LABEL_HUB_UID in marks.labels or marks.owner_references  # Most Children have neither.
-        if not marked or marks.deletion_timestamp is not None:
+    work, metadata, children = [], round.hub.metadata, round.state.children
+    for name in sorted(children.marked):
+        child, marks = children[name].child, children[name].metadata
+        if marks.deletion_timestamp is not None:
             continue
         if uid := earlier_uid(round.hub, marks):
             work.append(_mark(round, child, uid))

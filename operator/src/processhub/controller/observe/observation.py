@@ -36,7 +36,7 @@ from processhub.controller.observe.setmoverequests import move_requests_of_sets
 from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.slices import KnownSlice
+from processhub.controller.store.slices import KnownSlice, unchanged
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
@@ -159,7 +159,8 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
     for known in state.slices.values():
         member = reporting.get(known.present.spec.member)
         reported = member is not None and known.present.status.holder == member.holder
-        places = known.derived("on record", reported, partial(_places, known, reported=reported))
+        follow = None if reported else unchanged
+        places = known.derived("on record", reported, partial(_places, known, reported=reported), follow)
         if record.keys().isdisjoint(places):
             record.update(places)
         else:

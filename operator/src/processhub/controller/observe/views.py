@@ -17,7 +17,7 @@ from processhub.api.hooks import HookEvent
 from processhub.api.hub import Hub
 from processhub.api.slice import Activation, ViewMember
 from processhub.controller.observe.members import Member
-from processhub.controller.store.slices import KnownSlice, Slices
+from processhub.controller.store.slices import KnownSlice, Slices, unchanged
 from processhub.core.model.activation import (
     Standing,
     View,
@@ -120,7 +120,7 @@ def _standing(member: Member) -> Standing:
         return Standing(present=present, answered=answered, gone=gone)
     assert first is not None
     return Standing(
-        view=first.derived("view", None, partial(_view, order)),
+        view=first.derived("view", None, partial(_view, order), unchanged),
         phase=ViewPhase(order.phase),
         holder=order.holder,
         present=present,

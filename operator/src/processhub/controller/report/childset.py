@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cached_property
 
 import msgspec
@@ -45,6 +45,12 @@ class Tally:
         if self._states.get(child_id, ("", "", ""))[0] != State.RUNNING:
             reported = (state, reason, last_exit)
             self._states[child_id] = _WELL if reported == _WELL else reported  # most have this one
+
+    def forget(self, child_id: str) -> None:
+        """Take the state of one child back, before its next one is counted."""
+        self._states.pop(child_id, None)
+        for counted in ("_counts", "_failed"):
+            self.__dict__.pop(counted, None)
 
     def include(self, part: Tally) -> None:
         """Count the children of another tally, which is complete. No child may be in both."""
@@ -97,8 +103,10 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct
         return found
     slices = [(member, known) for member in members.values() for known in member.slices]
     if all_once((known for _, known in slices), distinct):
+        # A set's children as they are wanted are one object for each generation of the set.
+        wanted = tuple((uid, _Same(seen.known.wanted)) for uid, seen in sets.items())
         for member, known in slices:
-            for uid, part in _part(sets, member, known).items():
+            for uid, part in _part(sets, wanted, member, known).items():
                 found[uid].include(part)
     else:
         for member, known in slices:
@@ -111,8 +119,8 @@ def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct
     return found
 
 
-def _part(sets: Mapping[str, SeenSet], member: Member, known: KnownSlice) -> dict[str, Tally]:
-    """The tallies of one slice, by uid."""
+def _part(sets: Mapping[str, SeenSet], wanted: object, member: Member, known: KnownSlice) -> dict[str, Tally]:
+    """The tallies of one slice, by uid. ``wanted``: what they depend on of the sets."""
     reports = member.counted_reports_in(known)
 
     def compute() -> dict[str, Tally]:
@@ -120,9 +128,16 @@ def _part(sets: Mapping[str, SeenSet], member: Member, known: KnownSlice) -> dic
         _add(found, sets, known, reports)
         return found
 
-    # A set's children as they are wanted are one object for each generation of the set.
-    wanted = tuple(_Same(seen.known.wanted) for seen in sets.values())
-    return known.derived("tallies", (known.other(reports), tuple(sets), wanted), compute)
+    def follow(found: dict[str, Tally], ids: Set[str]) -> dict[str, Tally]:
+        for child_id in ids & known.assignments.keys():
+            entry = known.assignments[child_id]
+            tally = found.get(entry.uid)
+            if tally is not None and not entry.wait and child_id in sets[entry.uid].known.wanted:
+                tally.forget(child_id)
+                _add_report(tally, child_id, entry, reports.get(child_id))
+        return found
+
+    return known.derived("tallies", (known.other(reports), wanted), compute, follow)
 
 
 class _Same:
@@ -150,11 +165,14 @@ def _add(
         if wanted is None:
             tally.ending.add(child_id)
             continue
-        report = reports.get(child_id)
-        if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
-            tally.add(child_id, report.state, report.reason, report.last_exit)
+        _add_report(tally, child_id, entry, reports.get(child_id))
         if differs(entry, wanted) and not _as_a_hook_has_it(entry, wanted):
             tally.former.add(child_id)
+
+
+def _add_report(tally: Tally, child_id: str, entry: Assignment, report: Report | None) -> None:
+    if report is not None and entry.role == Role.ACTIVE and is_current(entry, report):
+        tally.add(child_id, report.state, report.reason, report.last_exit)
 
 
 def _as_a_hook_has_it(entry: Assignment, wanted: DesiredChild) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import islice, repeat
 from types import MappingProxyType
 
@@ -180,9 +180,28 @@ def _row(child_id: str, places: Sequence[tuple[Member, KnownSlice]]) -> _Row:
 class _Part:
     """The part of one slice in the registry: the first of its ids, and the number of its entries in each state."""
 
-    def __init__(self, first: tuple[str, ...], states: Counter[str]) -> None:
-        self.first, self.states = first, states
+    def __init__(self, entries: Mapping[str, Assignment], reports: Mapping[str, Report]) -> None:
+        own = [child_id for child_id, entry in entries.items() if not entry.of_nobody]
+        self.first = tuple(heapq.nsmallest(REGISTRY_MAX, own))
+        self._count = len(own)
+        self._states: dict[str, str] = {}  # Of those that do not run.
         self._rows: dict[str, _Row] = {}
+        self.follow(entries, reports, own)
+
+    def follow(self, entries: Mapping[str, Assignment], reports: Mapping[str, Report], ids: Iterable[str]) -> None:
+        """Take the reports of these ids anew."""
+        for child_id in ids:
+            self._rows.pop(child_id, None)
+            entry = entries.get(child_id)
+            if entry is None or entry.of_nobody:
+                continue
+            state = _state(entry, reports.get(child_id))
+            if state == State.RUNNING:
+                self._states.pop(child_id, None)
+            else:
+                self._states[child_id] = state
+        others = Counter(self._states.values())
+        self.states = Counter({State.RUNNING.value: self._count - len(self._states)}) + others
 
     def row(self, child_id: str, place: tuple[Member, KnownSlice]) -> _Row:
         """The child's row, if it has no entry but the one in this slice. It is kept as long as the part is."""
@@ -196,13 +215,13 @@ def _part(member: Member, known: KnownSlice) -> _Part:
     reports = member.counted_reports_in(known)
 
     def compute() -> _Part:
-        entries = {child_id: entry for child_id, entry in known.assignments.items() if not entry.of_nobody}
-        return _Part(
-            tuple(heapq.nsmallest(REGISTRY_MAX, entries)),
-            Counter(_state(entry, reports.get(child_id)) for child_id, entry in entries.items()),
-        )
+        return _Part(known.assignments, reports)
 
-    return known.derived("registry", (life_of(member), known.other(reports)), compute)
+    def follow(part: _Part, ids: Set[str]) -> _Part:
+        part.follow(known.assignments, reports, ids)
+        return part
+
+    return known.derived("registry", (life_of(member), known.other(reports)), compute, follow)
 
 
 def _state(entry: Assignment, report: Report | None) -> str:

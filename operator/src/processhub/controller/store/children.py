@@ -10,7 +10,7 @@ from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.movednodes import moved_nodes
-from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_NODES
+from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB_UID
 from processhub.core.acceptance import Refusal, refuse_child, refuse_size
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
@@ -44,6 +44,7 @@ class Children(dict[str, KnownChild]):
 
     - ``by_id``: child's id → object names.
     - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
+    - ``marked``: the names of the Children with an owner or the mark of a Hub, as static Children have them.
     - ``move_requests``: object name → the member of its move request.
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
     - ``rejected``: object name → why the API server does not create the Pod of its present template.
@@ -53,6 +54,7 @@ class Children(dict[str, KnownChild]):
         super().__init__()
         self.by_id: dict[str, set[str]] = {}
         self.expiring: set[str] = set()
+        self.marked: set[str] = set()
         self.move_requests: dict[str, str] = {}
         self.ended_moves: set[str] = set()
         self.rejected: dict[str, Refusal] = {}
@@ -71,6 +73,10 @@ class Children(dict[str, KnownChild]):
         else:
             self._derive(child)
             self._refusals.pop(name, None)
+        if LABEL_HUB_UID in child.metadata.labels or child.metadata.owner_references:
+            self.marked.add(name)
+        else:
+            self.marked.discard(name)
         if member := child.metadata.annotations.get(ANNOTATION_MOVE_TO):
             self.move_requests[name] = member
         else:
@@ -90,6 +96,7 @@ class Children(dict[str, KnownChild]):
         del self[name]
         self.rejected.pop(name, None)
         self.expiring.discard(name)
+        self.marked.discard(name)
         self._refusals.pop(name, None)
         self.move_requests.pop(name, None)
         self.ended_moves.discard(name)
@@ -113,8 +120,9 @@ class Children(dict[str, KnownChild]):
     def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
         """Object name → why the Child is not accepted, or None. Computed once for each spec of Child and Hub."""
         if self._refusals_for is not hub:
+            if self._refusals_for != hub:  # Each write of the Hub's status gives it another object.
+                self._refusals.clear()
             self._refusals_for = hub
-            self._refusals.clear()
         if len(self._refusals) < len(self):
             for name in self.keys() - self._refusals.keys():
                 known = self[name]

@@ -107,8 +107,9 @@ class ChildSets(dict[str, KnownSet]):
     def refusals(self, hub: HubSpec) -> Mapping[str, Refusal | None]:
         """Object name → why the ChildSet is not accepted, or None. Computed once for each spec of ChildSet and Hub."""
         if self._refusals_for is not hub:
+            if self._refusals_for != hub:  # Each write of the Hub's status gives it another object.
+                self._refusals.clear()
             self._refusals_for = hub
-            self._refusals.clear()
         for name in self.keys() - self._refusals.keys():
             self._refusals[name] = refuse_set(self[name], hub)
         return self._refusals

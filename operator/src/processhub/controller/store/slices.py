@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -23,6 +23,19 @@ class Creation(msgspec.Struct, frozen=True):
     member: str
     index: int
     ids: frozenset[str]
+
+
+class _Derived(Generic[T]):
+    """A value that follows from a slice and from ``of``. ``behind``: the ids whose reports it does not have yet."""
+
+    def __init__(self, of: object, value: T) -> None:
+        self.of, self.value = of, value
+        self.behind: set[str] = set()
+
+
+def unchanged(value: T, _: Set[str]) -> T:
+    """The value that follows from the spec of a slice alone, after reports have changed."""
+    return value
 
 
 class KnownSlice:
@@ -49,7 +62,7 @@ class KnownSlice:
         self.claims: set[str] = set()
         self.by_view: set[str] = set()
         self._reported_only: set[str] = set()  # ids in the status that are not in the spec
-        self._derived: dict[str, tuple[object, Any]] = {}
+        self._derived: dict[str, _Derived[Any]] = {}
 
     @property
     def present(self) -> RegistrySlice:
@@ -64,16 +77,21 @@ class KnownSlice:
             return self._reported_only
         return self._reported_only.union(self.unproven.keys() - self.present.spec.entries.keys())
 
-    def derived(self, name: str, of: object, compute: Callable[[], T]) -> T:
-        """A value that follows from the entries and the reports of this slice, and from ``of``.
+    def derived(
+        self, name: str, of: object, compute: Callable[[], T], follow: Callable[[T, Set[str]], T] | None = None
+    ) -> T:
+        """A value that follows from the spec and the reports of this slice, and from ``of``.
 
-        It is computed again when one of them has changed, so that one changed child costs no look at all others.
+        It is computed again when one of them has changed, so that one changed child costs no look at all others. Where
+        nothing but reports have changed, ``follow(value, ids)`` makes it anew from the value before, so that one costs
+        no look at the others of its slice either.
         """
-        known = self._derived.get(name)
-        if known is None or known[0] != of:
-            known = self._derived[name] = of, compute()
-        value: T = known[1]
-        return value
+        known: _Derived[T] | None = self._derived.get(name)
+        if known is None or known.of != of or (known.behind and follow is None):
+            known = self._derived[name] = _Derived(of, compute())
+        elif known.behind and follow is not None:
+            known.value, known.behind = follow(known.value, known.behind), set()
+        return known.value
 
     def other(self, reports: Mapping[str, Report]) -> Mapping[str, Report] | None:
         """The reports that count for the entries of this slice, None if they are those in the slice itself.
@@ -107,8 +125,11 @@ class KnownSlice:
         self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
         self.by_view -= reported
         self.by_view |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].view}
+        if self.object is None or self.object.spec != new.spec:
+            self._derived.clear()
+        for derived in self._derived.values():
+            derived.behind |= reported
         self.object = new
-        self._derived.clear()
         self._reported_only = new.status.reports.keys() - new.spec.entries.keys()
         for child_id, generation in list(self.unproven.items()):
             if generation is None and (child_id not in new.spec.entries or self._is_quiet(child_id)):

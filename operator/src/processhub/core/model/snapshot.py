@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -193,7 +194,7 @@ class HubSnapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def to_run(self) -> Mapping[str, DesiredChild]:
         """The children that should run, by id."""
-        if not any(child.suspended for child in self.children.values()):
+        if not any(map(attrgetter("suspended"), self.children.values())):
             return self.children
         return {child_id: child for child_id, child in self.children.items() if not child.suspended}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import filterfalse
 
 import msgspec
 
@@ -65,10 +66,10 @@ class PlanBuilder:
 
     def remove_unwanted(self) -> None:
         """Remove the entries of children that should not be on record. The removal is the order to stop."""
-        children = self.snapshot.children
-        for child_id, places in self.snapshot.record.items():
-            if child_id not in children and child_id not in self.snapshot.uncertain:
-                for on_record in places:
+        record = self.snapshot.record
+        for child_id in filterfalse(self.snapshot.children.__contains__, record):
+            if child_id not in self.snapshot.uncertain:
+                for on_record in record[child_id]:
                     self.put(on_record.member, child_id, None)
 
     def result(self) -> Plan:

@@ -21,14 +21,21 @@ from processhub.core.model.snapshot import HubSnapshot
 from processhub.core.planning.partitioned import plan_partitioned
 from processhub.core.planning.replicated import ReplicaPlanner
 from processhub.core.planning.single import SingleCopyPlanner
+from processhub.core.planning.steady import SteadyChildren
 from processhub.core.strategies import Strategy, strategy_of
 from processhub.core.strategies.migration import MigrationStrategy, migration_of
 
 
-def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: MigrationStrategy | None = None) -> Plan:
+def plan(
+    snapshot: HubSnapshot,
+    strategy: Strategy | None = None,
+    migration: MigrationStrategy | None = None,
+    steady: SteadyChildren | None = None,
+) -> Plan:
     """Plan the changes to make now. Executing and planning again, round by round, ends with an empty plan.
 
-    ``strategy`` and ``migration`` are needed if the hub's are users' own. Without them KeyError is raised.
+    ``strategy`` and ``migration`` are needed if the hub's are users' own. Without them KeyError is raised. ``steady``
+    is what earlier plans of this hub know of its children; the plan is the same without it.
     """
     if snapshot.partitioned:
         return plan_partitioned(snapshot)
@@ -41,7 +48,8 @@ def plan(snapshot: HubSnapshot, strategy: Strategy | None = None, migration: Mig
         replicas.top_up()
         replicas.rebalance()
         return replicas.result()
-    planner = SingleCopyPlanner(snapshot, strategy, migration or migration_of(snapshot.spec.migration.strategy))
+    migration = migration or migration_of(snapshot.spec.migration.strategy)
+    planner = SingleCopyPlanner(snapshot, strategy, migration, steady)
     planner.remove_unwanted()
     planner.follow_children()
     planner.place_new()

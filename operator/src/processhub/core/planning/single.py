@@ -13,6 +13,7 @@ from processhub.core.model.plan import Move, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import MAPPED, NOT_PLACED, PINNED, REFUSED, takes, unavailable
 from processhub.core.planning.placementview import placement_view
+from processhub.core.planning.steady import SteadyChildren
 from processhub.core.planning.steps import ChildSteps
 from processhub.core.strategies import HASH, Strategy
 from processhub.core.strategies.migration import MigrationMode, MigrationStrategy
@@ -21,8 +22,14 @@ from processhub.core.strategies.migration import MigrationMode, MigrationStrateg
 class SingleCopyPlanner(ChildSteps):
     """The planner of hubs that keep one copy of each child."""
 
-    def __init__(self, snapshot: HubSnapshot, strategy: Strategy, migration: MigrationStrategy) -> None:
-        super().__init__(snapshot, migration)
+    def __init__(
+        self,
+        snapshot: HubSnapshot,
+        strategy: Strategy,
+        migration: MigrationStrategy,
+        steady: SteadyChildren | None = None,
+    ) -> None:
+        super().__init__(snapshot, migration, steady)
         self.strategy = strategy
 
     def place_new(self) -> None:
@@ -93,11 +100,7 @@ class SingleCopyPlanner(ChildSteps):
 
     def rebalance(self) -> None:
         """Move children onto the joining members that outrank their present ones, within the budget."""
-        joiners = [
-            member
-            for member in sorted(self.snapshot.members, key=lambda member: member.name)
-            if self.joining.get(member.name, member.joining) and member.phase is Phase.LIVE and not member.draining
-        ]
+        joiners = self.joiners()
         if not joiners:
             return
         unfinished: set[str] = set()

@@ -15,19 +15,22 @@ from processhub.core.model.plan import STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import PlanBuilder, same_attributes, takes, unavailable
 from processhub.core.planning.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
+from processhub.core.planning.steady import SteadyChildren
 from processhub.core.strategies.migration import MigrationMode, MigrationStrategy, PossibleMove
 
 
 class ChildSteps(PlanBuilder):
     """The part of the planning that follows the children on record. It places none."""
 
-    def __init__(self, snapshot: HubSnapshot, migration: MigrationStrategy) -> None:
+    def __init__(self, snapshot: HubSnapshot, migration: MigrationStrategy, steady: SteadyChildren | None) -> None:
         super().__init__(snapshot)
         self.migration = migration
+        self._steady = steady or SteadyChildren()
         self.new: list[DesiredChild] = []
         self.lost_from: dict[str, str] = {}  # id → the member that the child was lost with or must leave
         self.leaving: list[tuple[DesiredChild, str]] = []  # children of members that are drained
-        self.movable: list[tuple[DesiredChild, str]] = []  # steady children that a join may move, and their members
+        # Steady children that a join or a request may move, and their members. Without either it is not complete.
+        self.movable: list[tuple[DesiredChild, str]] = []
         # Children that a join may move later, and the members that they will be on.
         self.unsteady: list[tuple[DesiredChild, str]] = []
 
@@ -38,8 +41,13 @@ class ChildSteps(PlanBuilder):
         members, claims, uncertain = self.members, self.snapshot.claims, self.snapshot.uncertain
         # A request starts an id that is on no record, whatever the object says that declares it.
         by_request = self.snapshot.spec.on_demand is not None and not self.snapshot.spec.suspend
-        for child_id, child in self.snapshot.children.items():
-            places = record.get(child_id)
+        if self.snapshot.move_requests or self.joiners():
+            self._steady.forget()  # They may be moved.
+        (ids, steady), others = self._steady.since(self.snapshot), set[str]()
+        self.load.update(steady)
+        for child_id in ids:
+            child, places = self.snapshot.children[child_id], record.get(child_id)
+            others.add(child_id)
             if child_id in uncertain:
                 self.leave_alone(places or ())
                 continue
@@ -69,10 +77,21 @@ class ChildSteps(PlanBuilder):
                     and same_attributes(entry, child)
                 ):
                     self.load[member.name] += 1
+                    steady[member.name] += 1
+                    others.discard(child_id)
                     if not child.nodes and not child.pinned and not child.refused:
                         (self.unsteady if child_id in deferred else self.movable).append((child, member.name))
                     continue
             self._follow(child, places)
+        self._steady.keep(self.snapshot, others, steady)
+
+    def joiners(self) -> list[MemberView]:
+        """The members that take their share of children now."""
+        return [
+            member
+            for member in sorted(self.snapshot.members, key=lambda member: member.name)
+            if self.joining.get(member.name, member.joining) and member.phase is Phase.LIVE and not member.draining
+        ]
 
     # Steps for one child.
 
