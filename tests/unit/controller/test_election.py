@@ -183,3 +183,19 @@ async def test_the_term_is_above_those_of_all_hubs_even_of_one_that_cannot_be_re
 
     async with asyncio.timeout(DEADLINE):
         assert await election.acquire() == 42
+
+
+@pytest.mark.parametrize("text", ["", "many", "-4", "4.5", "9" * 5000, "9000001"])
+async def test_a_term_in_the_lease_that_is_none_keeps_nobody_from_leading(
+    site: tuple[Site, Election], text: str
+) -> None:
+    server, election = site
+    annotations = {"processhub.dev/term": text}
+    metadata = {"name": "processhub-operator", "namespace": "ns", "resourceVersion": "1", "annotations": annotations}
+    server.lease = {"metadata": metadata, "spec": {"holderIdentity": ""}}
+    server.hubs = [{"metadata": {"name": "hub", "namespace": "ns", "resourceVersion": "1"}, "status": {"term": 5}}]
+
+    async with asyncio.timeout(DEADLINE):
+        assert await election.acquire() == 6
+
+    assert server.lease["metadata"]["annotations"]["processhub.dev/term"] == "6"

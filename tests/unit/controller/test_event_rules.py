@@ -104,6 +104,29 @@ async def test_a_member_that_is_not_wanted_any_more_is_not_announced_as_lost() -
     assert leader.round(leader.observation(make_member("one", phase=LOST, wanted=False))) == []
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["its objects were there for a round", "all gone at once"])
+async def test_a_member_that_is_scaled_away_and_back_joins_again_and_is_not_called_lost(seen: bool) -> None:
+    leader = Leader()
+    leader.members(one=Phase.LIVE, two=Phase.LIVE)
+    if seen:
+        leader.round(leader.observation(make_member("one"), make_member("two", phase=LOST, wanted=False)))
+    leader.members(one=Phase.LIVE)
+
+    assert leader.members(one=Phase.LIVE, two=LOST) == [], "its pod is not there yet"
+    assert leader.members(one=Phase.LIVE, two=Phase.LIVE) == [("Hub", "MemberJoined", "member two is there", "Normal")]
+
+
+async def test_nothing_is_kept_of_a_lost_member_whose_node_is_removed() -> None:
+    leader = Leader()
+    leader.members(one=Phase.LIVE, two=Phase.LIVE)
+    leader.members(one=Phase.LIVE, two=LOST)
+    assert leader.memory.away.keys() == {"two"}
+
+    leader.members(one=Phase.LIVE)
+
+    assert (leader.memory.away, leader.memory.seen_live) == ({}, {"one"})
+
+
 async def test_a_child_is_announced_when_it_is_placed_and_when_it_moves_but_not_when_its_entry_changes() -> None:
     leader = Leader()
     move = Move("a", "one", "two", "two joined")

@@ -1,16 +1,19 @@
-"""A status that is written late: of a Hub or Child that was deleted and created again under its name meanwhile."""
+"""A status that is written late or not at all: its object was created again meanwhile, or the write is refused."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
 import virtualtime
 from memoryapi import Json, MemoryApi, MemoryClient, Wire
 
+from builders import make_hub
 from processhub.api.child import Child, ChildStatus
 from processhub.api.hub import Hub, HubStatus
+from processhub.cluster.errors import ApiError, ForbiddenError, UnavailableError
 from processhub.cluster.kinds import CHILDREN, HUBS
 from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.report.statusrate import OF_HUBS
@@ -20,6 +23,7 @@ from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
 CHILD: Json = {"spec": {"hub": "hub", "exec": {"command": ["x"]}}}
+UNAVAILABLE = UnavailableError(503, "ServiceUnavailable", "overloaded")
 
 
 class Successor:
@@ -112,3 +116,35 @@ def test_the_status_of_a_deleted_child_does_not_land_on_its_successor(replaced: 
         assert there.present.get("status", {}).get("id") == (None if replaced else "of the first")
 
     virtualtime.run(late())
+
+
+@pytest.mark.parametrize(("error", "most"), [(ForbiddenError(403, "Forbidden", "by a policy"), 12), (UNAVAILABLE, 200)])
+def test_a_status_that_is_refused_for_ever_is_tried_less_and_less_often(error: ApiError, most: int) -> None:
+    tried: list[float] = []
+
+    class Refusing(MemoryClient):
+        async def apply(self, *_: Any, **__: Any) -> Any:
+            tried.append(asyncio.get_running_loop().time())
+            if len(tried) < 200:
+                raise error
+            return hub
+
+    async def main() -> None:
+        api = MemoryApi()
+        client = Refusing(api, Wire())
+        rounds, waits = asyncio.Queue[HubKey](), Requeue()
+        writer = AppliedStatuses(client, Store(client, (), lambda _: None), rounds.put_nowait, OF_HUBS)
+        began, count = asyncio.get_running_loop().time(), 0
+        while asyncio.get_running_loop().time() < began + 90:
+            writer.report(("ns", "hub"), (hub,), lambda: {hub.metadata.uid: HubStatus(ready_replicas=1)}, waits)
+            after, waits = waits.after, Requeue()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(after):
+                    await rounds.get()
+            count += 1
+        assert most / 2 <= len(tried) <= most
+        assert count <= 3 * len(tried), "no round looks in vain again and again"
+        await writer.close()
+
+    hub = make_hub()
+    virtualtime.run(main())

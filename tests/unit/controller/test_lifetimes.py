@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from a_round import a_round
 from aiohttp import web
 
-from builders import client_of, make_child, make_hub, make_observation
+from builders import QUORATE, client_of, make_child, make_client, make_hub, make_observation
 from processhub.api.child import Child, ChildStatus
+from processhub.api.reasons import State
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.report.firststart import first_started
 from processhub.controller.report.memory import ReportMemory
+from processhub.controller.report.reporter import Reporter
 from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.informers import Store
+from processhub.core.model.plan import Plan
+from processhub.registry.copies import Copy
+from processhub.registry.grammar import Report
 
 
 def over(name: str) -> Child:
@@ -76,8 +83,29 @@ def test_the_first_start_is_read_from_the_status() -> None:
     assert first_started(fresh, [], memory) == "", "it has not run yet"
 
     known = msgspec.structs.replace(fresh, status=ChildStatus(first_started_at="2026-01-01T00:00:00.250Z"))
-    memory.first_started["uid-a"] = "2026-01-02T00:00:00.000Z"
+    memory.first_started["a"] = "uid-a", "2026-01-02T00:00:00.000Z"
     assert first_started(known, [], memory) == "2026-01-01T00:00:00.250Z"
     assert memory.first_started == {}
     rubbish = msgspec.structs.replace(fresh, status=ChildStatus(first_started_at="soon"))
     assert first_started(rubbish, [], memory) == "", "a time that is none is written again"
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "created again"])
+async def test_the_first_start_of_a_deleted_child_is_kept_for_no_longer_than_the_child(again: bool) -> None:
+    child, memory, hub = make_child("a", {"exec": {"command": ["true"]}}, uid="uid-a"), ReportMemory(), make_hub()
+    client = make_client()
+    store = Store(client, (), lambda _: None)
+    reporter = Reporter(client, store, lambda _: None, lambda _: None)
+    copies = [Copy("hub-0", None, Report(uid="uid-a", epoch=1, state=State.RUNNING))]
+    assert first_started(child, copies, memory)
+    if again:
+        store.state(hub.metadata.key).put_child(make_child("a", {"exec": {"command": ["true"]}}, uid="uid-b"))
+
+    round = a_round(hub, client=client, store=store)
+    round.changed.add("a")
+    nothing = Plan(entries={}, unplaced={}, next_epoch=1)
+    reporter.round_ended(round, memory, make_observation(quorum=QUORATE), nothing, {}, None)
+
+    successor = make_child("a", {"exec": {"command": ["true"]}}, uid="uid-b")
+    assert first_started(successor, copies, memory) == "", "another one has run"
+    assert memory.first_started.keys() == ({"a"} if again else set())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from slicesite import Rounds, SliceSite, rounds_on, two_members
+from slicesite import HUB, Rounds, SliceSite, rounds_on, two_members
 
 from processhub.api.reasons import Reason
 from processhub.controller.lead import terms
 from processhub.controller.lead.terms import raise_terms
+from processhub.controller.observe.members import observe_members
+from processhub.controller.store.hubstate import HubState
+from processhub.controller.store.slices import Creation
+from processhub.core.model.membership import Phase
 
 UNKNOWN = ("unanswered", "broken", "late")
 
@@ -183,3 +187,33 @@ async def test_a_hub_whose_terms_cannot_be_raised_is_skipped_and_blocks_no_other
     assert again.behind == {}
     assert again.generations.keys() == {"uid-other.other-0.0"}
     assert site.slices["other.other-0.0"]["spec"]["term"] == 2
+
+
+@pytest.mark.parametrize("way", UNKNOWN)
+async def test_a_creation_that_got_no_response_is_settled_for_a_member_that_is_gone_for_good(way: str) -> None:
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        await rounds.round()  # the members have acknowledged their slices
+        rounds.want("x")
+        del site.slices["hub.hub-0.0"]
+        del rounds.state.slices["hub.hub-0.0"]
+        site.ways = [way]
+        await rounds.round()
+        assert rounds.state.slices.creating.keys() == {"hub.hub-0.0"}
+        rounds.surplus.add("hub-0")
+        rounds.gone.add("hub-0")
+
+        owners = await settled(rounds, "x")
+        answers = site.land()
+
+    assert owners == ["hub.hub-1.0"]
+    assert answers == ([409] if way == "late" else []), "it can't be stored any more"
+
+
+def test_a_member_counts_as_one_while_its_slice_may_be_created() -> None:
+    state = HubState(HUB.metadata.key)
+    state.slices.creating["hub.hub-7.0"] = Creation("hub-7", 0, frozenset("x"))
+
+    members = observe_members(HUB, state, {}, {}, 0.0, leases_observed=True)
+
+    assert (members["hub-7"].phase, members["hub-7"].wanted) == (Phase.GONE, False)

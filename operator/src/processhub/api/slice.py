@@ -15,6 +15,7 @@ from processhub.api.running import RunningGroup, grouped, whole_reports
 
 FORMAT = 2  # the format of the entries
 EPOCHS_PER_TERM = 10**9
+TERM_MAX = 9_000_000  # By the schema: readers of JSON round no epoch of it.
 MAX_ENTRIES = 1000
 MAX_REPORTS = 10_000  # of a slice 0 with the children that its member has started by itself
 MAX_BYTES = 512 * 1024

@@ -68,7 +68,7 @@ class Executor:
             *(
                 self._write(member, _without(left.get(name, {}), withheld), workloads, joining[name])
                 for name, member in members.items()
-                if (left.get(name) or not taken[name]) and (member.needs_slice or member.slices)
+                if (left.get(name) or not taken[name]) and (member.slices or self._writer.required(member))
             )
         )
         missing = {name: self._missing(name, entries) for name, entries in plan.entries.items()}

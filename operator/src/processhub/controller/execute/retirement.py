@@ -34,7 +34,8 @@ async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Memb
             kept = kept or (order is not None and order.phase == ViewPhase.OPEN)
             if not kept and ((retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
                 await round.steps.take(f"slice {name} can't be deleted", partial(_delete_slice, round, known))
-        gone = not member.wanted and member.pod is None and not member.slices
+        # Its slices and its Pod may have been deleted while it runs. Without a Lease it would count as gone.
+        gone = not member.wanted and member.phase is Phase.GONE and member.pod is None and not member.slices
         lease = round.state.leases.of_member(member.name)
         if gone and lease is not None:
             what = f"lease {lease.lease.metadata.name} can't be deleted"

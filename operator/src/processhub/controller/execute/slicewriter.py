@@ -76,7 +76,7 @@ class SliceWriter:
         first = 0 if self._hub.spec.on_demand is None else 1
         changed = {content.index: content for content in pack(contents, changes, workloads, first=first)}
         by_index = {known.index: known for known in member.slices}
-        for index in self._required(member) - by_index.keys():
+        for index in self.required(member) - by_index.keys():
             changed.setdefault(index, SliceContent(index, {}, {}))
         grant = self._grant(member)
         writes = []
@@ -94,7 +94,7 @@ class SliceWriter:
                 writes.append(self._replace(known, known.present, spec, annotations))
         await gather_all(*writes)
 
-    def _required(self, member: Member) -> set[int]:
+    def required(self, member: Member) -> set[int]:
         """The numbers of the slices that the member must have, even without entries.
 
         A slice whose creation was not answered is created again. This settles whether the first creation can still be

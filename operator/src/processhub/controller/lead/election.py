@@ -24,7 +24,7 @@ import msgspec
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, OwnerReference
 from processhub.api.naming import ANNOTATION_LEADER, ANNOTATION_TERM
-from processhub.api.slice import RegistrySlice
+from processhub.api.slice import TERM_MAX, RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from processhub.cluster.informer import version_of
@@ -247,7 +247,10 @@ class Election:
 
 
 def _term_of(lease: Lease) -> int:
-    return int(lease.metadata.annotations.get(ANNOTATION_TERM, "0"))
+    """The term in the Lease, 0 if somebody has made another text of it: slices and Hubs have the term too."""
+    text = lease.metadata.annotations.get(ANNOTATION_TERM, "")
+    term = int(text) if text.isdecimal() and len(text) <= len(str(TERM_MAX)) else 0
+    return term if term <= TERM_MAX else 0
 
 
 def _version(lease: Lease) -> int:

@@ -134,7 +134,7 @@ def observe_members(
     leases_observed: bool,
     template: Mapping[str, Any] | None = None,
 ) -> dict[str, Member]:
-    """Judge all members, by name and in order: those that are wanted, and those of which some object is left.
+    """Judge all members, by name and in order: those that are wanted, and those of which some object is or may be left.
 
     ``restarting_since`` is kept between calls: member → when (monotonic seconds) its restart was first seen.
     ``template`` is the members' pod template, if it is known. In the mode PerNode it says which nodes have a member.
@@ -143,6 +143,7 @@ def observe_members(
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     slices = state.slices.by_member()
     names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()} - {""}
+    names |= {creation.member for creation in state.slices.creating.values()}
     members = {}
     for name in sorted(names | _replica_names(hub), key=lambda name: _order(hub, name)):
         pod = pod_of.get(name)

@@ -78,9 +78,14 @@ def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemor
 
 def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan, memory: ReportMemory) -> None:
     """Post which members were lost, joined or came back."""
+    memory.seen_live &= observation.members.keys()
+    for name in memory.away.keys() - observation.members.keys():
+        del memory.away[name]
     for name, member in observation.members.items():
-        if member.phase is Phase.GONE and name in memory.seen_live and member.wanted:
+        if member.phase is Phase.GONE and name in memory.seen_live:
             memory.seen_live.discard(name)
+            if not member.wanted:
+                continue  # It was scaled away.
             moved = sum(move.source == name for move in plan.moves)
             message = f"member {name} is lost: {member.judgement.why}; {moved} children placed on others"
             events.about_hub(hub, EventReason.MEMBER_LOST, message, warning=True)

@@ -42,7 +42,8 @@ class ReportMemory:
         self.troubles: Mapping[str, Trouble] = {}  # Members that are not ready, with the cause.
         self.unplaced: dict[str, Unplaced] = {}  # by child's id
         self.refusals: Mapping[str, Refusal] = {}  # Child's object name → why it was refused in the round before.
-        self.first_started: dict[str, str] = {}  # Child's uid → when it was first seen to run, until its status has it.
+        # Child's id → its object's uid, and when it was first seen to run, until its status has that.
+        self.first_started: dict[str, tuple[str, str]] = {}
         self.looping: dict[str, int] = {}  # Child on demand that keeps ending → the announced run's epoch.
         self.strategy_failure = ""  # The text of the latest Event about a custom strategy.
         self.template = ""  # The digest of the pod template that members shall have.

@@ -27,7 +27,7 @@ from processhub.controller.report.child import child_status, copies_of, hub_not_
 from processhub.controller.report.childqueue import ChildKey
 from processhub.controller.report.childset import child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit
-from processhub.controller.report.firststart import first_started
+from processhub.controller.report.firststart import first_started, forget_deleted
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.report.writer import StatusWriter
@@ -102,6 +102,7 @@ class Reporter:
                     changed |= known.assignments.keys() | known.reports.keys()
         changed |= _differing(plan.unplaced, memory.unplaced)
         emit(round, fresh, plan, memory, quorum)
+        forget_deleted(changed, round.state.children, memory)
         names = _differing(observation.refusals, memory.refusals)
         names.update(name for child_id in changed for name in round.state.children.by_id.get(child_id, ()))
         self._mark(key, sorted(names))  # So statuses are written in the same order in each run of the same program.

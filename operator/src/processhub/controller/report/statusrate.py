@@ -23,6 +23,7 @@ from processhub.core.model.plan import Plan
 
 _MANY = 32  # Changes of a plan, moves under way, and entries that live members have not reported on yet.
 _OWED_SECONDS = 30.0  # Writes that could not wait delay others by so long at most.
+_REFUSED_SECONDS, _REFUSED_MAX = 1.0, 15.0  # Until a refused write is retried; doubled each time.
 _ENVELOPE = 2048  # Bytes of an object that are not in this program's struct.
 _COUNTED = (GroupReason.CHILDREN_FAILED, Reason.PENDING, Reason.STARTED)  # Reasons of Ready as children come and go.
 Item = TypeVar("Item", bound=Hub | ChildSet)
@@ -73,11 +74,21 @@ class StatusRate(Generic[Item]):
     def __init__(self, policy: StatusPolicy[Item]) -> None:
         self._policy = policy
         self._bucket = TokenBucket(policy.rate, policy.burst)
-        self._written_at = float("-inf")
+        self._written_at = self._due = float("-inf")
+        self._pause = 0.0  # After a refused write.
 
     def wait(self, now: float, spacing: float = 0.0) -> float:
         """Seconds until any write is allowed. Two writes are ``spacing`` seconds apart at least."""
-        return self._at_least(max(self._bucket.wait(now), self._written_at + spacing - now))
+        return self._at_least(max(self._bucket.wait(now), self._written_at + spacing - now, self._due - now))
+
+    def refused(self, now: float) -> None:
+        """Note that a write was refused, as the next one will be if a policy or an old schema is the cause."""
+        self._pause = min(max(_REFUSED_SECONDS, 2 * self._pause), _REFUSED_MAX)
+        self._due = now + self._pause
+
+    def taken(self) -> None:
+        """Note that a write was taken."""
+        self._pause = 0.0
 
     def reserve(self, item: Item, status: HubStatus | ChildSetStatus, now: float, budget: ByteBudget) -> float:
         """Seconds until this status may be written. If it is 0 the write is counted, and must be made now."""

@@ -14,7 +14,7 @@ from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSetStatus
 from processhub.api.hub import HubStatus
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
+from processhub.cluster.errors import ApiError, ConflictError, ConnectionFailedError, NotFoundError, UnavailableError
 from processhub.cluster.tokenbucket import Buckets, ByteBudget
 from processhub.controller.concurrency import cancel_all
 from processhub.controller.report.childqueue import ChildKey, ChildStatuses
@@ -109,8 +109,8 @@ class AppliedStatuses(Generic[Item]):
             if (wait := rates[uid].reserve(item, status, now, budget)) > 0:
                 requeue.again_in(wait)
                 continue
-            rates[uid] = rates.pop(uid)
-            self._tasks[uid] = asyncio.create_task(self._write(hub, item, status))
+            rate = rates[uid] = rates.pop(uid)
+            self._tasks[uid] = asyncio.create_task(self._write(hub, item, status, rate))
 
     def forget(self, hub: HubKey) -> None:
         """Forget the rates of a hub's objects, which are gone."""
@@ -120,17 +120,17 @@ class AppliedStatuses(Generic[Item]):
         """End the writes that are under way."""
         await cancel_all(self._tasks.values())
 
-    async def _write(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus) -> None:
+    async def _write(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus, rate: StatusRate[Item]) -> None:
         uid, done = item.metadata.uid, False
         try:
-            done = await self._apply(item, status)
+            done = await self._apply(item, status, rate)
         finally:
             del self._tasks[uid]
             if not done or uid in self._missed:
                 self._wake(hub)
             self._missed.discard(uid)
 
-    async def _apply(self, item: Item, status: HubStatus | ChildSetStatus) -> bool:
+    async def _apply(self, item: Item, status: HubStatus | ChildSetStatus, rate: StatusRate[Item]) -> bool:
         """Write the status; returns whether it was stored."""
         kind, what = self._policy.kind, f"{item.kind.lower()} {item.metadata.name}"
         # The version, because the API server applies a status to whatever has the name, and does not compare the uid.
@@ -147,7 +147,10 @@ class AppliedStatuses(Generic[Item]):
             log.info("status of %s not written: %s", what, error.message)
             return False
         except ApiError as error:
+            if not isinstance(error, ConnectionFailedError | UnavailableError):
+                rate.refused(asyncio.get_running_loop().time())
             log.warning("status of %s not written: %s", what, error.message)
             return False
+        rate.taken()
         self._store.put(kind.plural, stored)
         return True

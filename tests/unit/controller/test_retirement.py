@@ -1,0 +1,37 @@
+"""Which objects of a member are deleted when the hub has scaled it away."""
+
+from __future__ import annotations
+
+import pytest
+from a_round import a_round
+from aiohttp import web
+
+from builders import client_of, make_hub, make_lease, make_member
+from processhub.controller.execute.memory import ExecuteMemory
+from processhub.controller.execute.retirement import retire
+from processhub.controller.store.hubstate import HubState
+from processhub.core.model.membership import Phase
+
+
+@pytest.mark.parametrize(("phase", "deleted"), [(Phase.LIVE, []), (Phase.HELD, []), (Phase.GONE, ["hub.hub-7"])])
+async def test_the_lease_of_a_surplus_member_without_pod_and_slices_stays_while_it_may_run(
+    phase: Phase, deleted: list[str]
+) -> None:
+    """Without its Lease it would count as gone, and its children would start elsewhere beside it."""
+    requests: list[str] = []
+
+    async def delete(request: web.Request) -> web.Response:
+        requests.append(request.match_info["name"])
+        return web.json_response({"kind": "Status", "status": "Success"})
+
+    app = web.Application()
+    app.add_routes([web.delete("/apis/coordination.k8s.io/v1/namespaces/ns/leases/{name}", delete)])
+    hub = make_hub()
+    state = HubState(hub.metadata.key)
+    state.put_lease(make_lease("hub-7", "pod/1"), 0.0)
+    member = make_member("hub-7", phase=phase, wanted=False, holder="pod/1")
+    async with client_of(app) as client:
+        await retire(a_round(hub, state, client=client), ExecuteMemory(), {"hub-7": member})
+
+    assert requests == deleted
+    assert list(state.leases) == ["hub.hub-7"] * (not deleted)
