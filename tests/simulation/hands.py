@@ -12,7 +12,7 @@ from memoryrequests import Key
 from processhub.api.naming import LABEL_HUB_UID
 
 from .kubelet import Pod
-from .world import HUB, NODES, World, add_condition
+from .world import HUB, LEADER, NODES, World, add_condition
 
 CHILDREN = tuple(f"c{number}" for number in range(8))
 DEMANDED = tuple(f"d{number}" for number in range(10))  # ids that requests start
@@ -45,6 +45,8 @@ class Hands:
             (2, self._spoil_object),
             (1, self._set_clock),
             (3, self._stall),
+            (2, self._serve_old_lists),
+            (1, self._delete_terms),
             (2, self._refuse),
             (1, self._compact),
             (2, self._evict_pod),
@@ -176,8 +178,8 @@ class Hands:
         """Delete a Lease or a slice, or remove one of its labels."""
         objects = [key for key in self.world.server.objects if key.plural in ("leases", "registryslices")]
         if any(act == self._replace_hub for _, act in self._acts):
-            # Once its Lease and all slices are gone, an operator begins with the term 1 again, and epochs do not rise.
-            objects = [key for key in objects if key.name != "processhub-operator"]
+            # Once its Lease, all slices and the Hub are gone, the term begins at 1 again, and epochs do not rise.
+            objects = [key for key in objects if key != LEADER]
         if not objects:
             return
         key = self.rng.choice(objects)
@@ -203,6 +205,30 @@ class Hands:
         self.world.trace.fault(name, f"its watches of {plural} stall")
         self.world.network.weather.stall(name, plural)
         self._after(0.5, 20.0, lambda: self.world.network.weather.go_on(name, plural))
+
+    def _serve_old_lists(self) -> None:
+        """Let lists be older than what their reader has seen, for a shorter time than after a restore of etcd."""
+        names = ["operator-", *(pod.name + "/" for pod in self.world.running_pods)]
+        old = (
+            self.rng.choice(names),
+            self.rng.choice(("registryslices", "registryslices", "leases", "pods", "children")),
+        )
+        self.world.trace.fault(old[0], f"its lists of {old[1]} are old")
+        self.world.network.weather.stale.add(old)
+        self._after(0.5, 10.0, lambda: self.world.network.weather.stale.discard(old))
+
+    def _delete_terms(self) -> None:
+        """Delete the leader's Lease and all slices: what has the term beside the Hub's status."""
+        objects = self.world.server.objects
+        slices = [key for key in objects if key.plural == "registryslices"]
+        noted = objects[HUB].get("status", {}).get("term", 0) if HUB in objects else 0
+        is_noted = all(objects[key]["spec"]["term"] <= noted for key in slices)
+        if not is_noted or any(act == self._replace_hub for _, act in self._acts):
+            return
+        self.world.trace.fault("admin", "deletes the operator's Lease and all slices")
+        for key in (*slices, LEADER):
+            if key in objects:
+                self.world.server.end(key)
 
     def _refuse(self) -> None:
         """Reject all writes of a kind for some time, as an admission policy or a quota does."""

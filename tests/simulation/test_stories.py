@@ -12,10 +12,9 @@ from processhub.api.reasons import State
 from processhub.registry.grammar import has_state
 
 from .stories import Story, hub, tell
-from .world import HUB
+from .world import HUB, LEADER
 
 pytestmark = pytest.mark.no_cover
-LEADER = Key("leases", "ns", "processhub-operator")
 
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])

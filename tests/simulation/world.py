@@ -27,6 +27,7 @@ from .server import Server
 from .trace import Trace
 
 HUB, WORKLOAD = Key("hubs", "ns", "hub"), Key("statefulsets", "ns", "hub")
+LEADER = Key("leases", "ns", "processhub-operator")
 NODES = ("node-0", "node-1", "node-2", "node-3")
 _PROBE_SECONDS = 10.0
 _UNWELL_LOOKS = 15  # longer than a leader, whose tasks end with it, takes to end

@@ -138,7 +138,7 @@ class SliceWatcher:
         self.registry_changed: Listeners[RegistrySlice | None, RegistrySlice | None] = Listeners()
         self.read_on: Listeners[()] = Listeners()
         self.rewound: Listeners[()] = Listeners()
-        self._env, self._client, self._identity = env, client, identity
+        self._env, self._identity = env, identity
         self._own: dict[str, _OwnSlice] = {}
         self.made: MadeRuns[DesiredRun] = MadeRuns()
         self.informer: Informer[RegistrySlice] = Informer(
@@ -233,9 +233,9 @@ class SliceWatcher:
     async def refresh(self) -> None:
         """Read a consistent list of the slices from the API server, and act on it before returning.
 
-        Raises ApiError.
+        Raises ApiError, also where the list is older than what was seen.
         """
-        items, version = await self._client.list(SLICES, self._env.namespace, labels=self._labels)
+        items, version = await self.informer.read()
         present = set()
         for item in items:
             present.add(item.metadata.key)
