@@ -12,7 +12,8 @@ from memoryrequests import Key
 from processhub.api.naming import LABEL_HUB_UID
 
 from .kubelet import Pod
-from .world import HUB, LEADER, NODES, World, add_condition
+from .naming import HUB, LEADER, NODES
+from .world import World, add_condition
 
 CHILDREN = tuple(f"c{number}" for number in range(8))
 DEMANDED = tuple(f"d{number}" for number in range(10))  # ids that requests start
@@ -29,6 +30,7 @@ class Hands:
         strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
         self._least = 3 if strategy == "MajorityQuorum" else 2
         self._demands = "onDemand" in world.server.objects[HUB]["spec"]
+        self._all_members = NODES if world.per_node else tuple(f"hub-{ordinal}" for ordinal in range(4))
         self.names = (*CHILDREN, *DEMANDED) if self._demands else CHILDREN
         acts: tuple[tuple[int, Callable[[], None]], ...] = (
             (8, self._change_weather),
@@ -284,14 +286,15 @@ class Hands:
         self._change({"spec": {"suspend": self.rng.random() < 0.4}})
 
     def _move(self) -> None:
-        member = f"hub-{self.rng.randrange(self._replicas())}"
+        member = self.rng.choice(self.world.members)
         self._change({"metadata": {"annotations": {"processhub.dev/move-to": member}}})
 
     def _drain(self) -> None:
-        drained = f"hub-{self.rng.randrange(self._replicas())}" if self.rng.random() < 0.6 else None
+        drained = self.rng.choice(self.world.members) if self.rng.random() < 0.6 else None
         self.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": drained}}})
 
     def _scale(self) -> None:
+        """Change the number of members, which has no effect where each node has one."""
         self.world.edit(HUB, {"spec": {"members": {"replicas": self.rng.randint(self._least, 4)}}})
 
     def _delete(self) -> None:
@@ -374,7 +377,7 @@ class Hands:
 
     def _part_members(self) -> None:
         """Cut two members off from each other."""
-        pair, parted = frozenset(f"hub-{number}" for number in self.rng.sample(range(4), 2)), self.world.network.parted
+        pair, parted = frozenset(self.rng.sample(self._all_members, 2)), self.world.network.parted
         self.world.trace.fault("network", f"parts {' and '.join(sorted(pair))}")
         parted.add(pair)
         self._after(1.0, 40.0, lambda: parted.discard(pair))
@@ -414,14 +417,10 @@ class Hands:
     def _move_demanded(self) -> None:
         """Order a move of a child that a request has started."""
         if epochs := self.world.epochs_on_demand():
-            member = f"hub-{self.rng.randrange(self._replicas())}"
+            member = self.rng.choice(self.world.members)
             self._order_demanded("processhub.dev/move-to", self.rng.choice(sorted(epochs)), member)
 
     def _order_demanded(self, annotation: str, name: str, value: object) -> None:
         orders = json.loads(self.world.server.objects[HUB]["metadata"].get("annotations", {}).get(annotation, "{}"))
         text = json.dumps(orders | {name: value})
         self.world.edit(HUB, {"metadata": {"annotations": {annotation: text}}})
-
-    def _replicas(self) -> int:
-        hub = self.world.server.objects.get(HUB)
-        return hub["spec"]["members"]["replicas"] if hub is not None else 1

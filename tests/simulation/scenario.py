@@ -93,6 +93,8 @@ def _hub(rng: Random) -> Json:
         }  # fmt: skip
     elif rng.random() < 0.5:
         spec["migration"] |= {"strategy": "HotSwap", "handoverTimeoutSeconds": rng.choice((3, 15))}
+    if rng.random() < 0.15:
+        spec["members"] = {"mode": "PerNode"}
     return spec
 
 

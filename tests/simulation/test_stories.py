@@ -11,8 +11,8 @@ from builders import reports_of
 from processhub.api.reasons import State
 from processhub.registry.grammar import has_state
 
+from .naming import HUB, LEADER
 from .stories import Story, hub, tell
-from .world import HUB, LEADER
 
 pytestmark = pytest.mark.no_cover
 
