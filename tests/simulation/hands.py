@@ -49,6 +49,7 @@ class Hands:
             (3, self._stall),
             (2, self._serve_old_lists),
             (1, self._delete_terms),
+            (2, self._break_webhooks),
             (2, self._refuse),
             (1, self._compact),
             (2, self._evict_pod),
@@ -231,6 +232,13 @@ class Hands:
         for key in (*slices, LEADER):
             if key in objects:
                 self.world.server.end(key)
+
+    def _break_webhooks(self) -> None:
+        """Let calls of webhooks fail for some time, if the hub has hooks."""
+        webhooks, rate = self.world.webhooks, self.rng.choice((0.2, 0.9))
+        self.world.trace.fault("webhooks", f"{rate:.0%} of the calls fail from now on")
+        webhooks.rate = rate
+        self._after(2.0, 40.0, lambda: setattr(webhooks, "rate", 0.0))
 
     def _refuse(self) -> None:
         """Reject all writes of a kind for some time, as an admission policy or a quota does."""

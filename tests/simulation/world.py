@@ -10,7 +10,7 @@ from random import Random
 
 from memoryapi import Json, Wire
 from memoryrequests import Key, Refused
-from onethread import NoReceivers, PlainHost
+from onethread import PlainHost
 
 from processhub.controller.errors import DeposedError
 from processhub.controller.lead.election import Election
@@ -26,6 +26,7 @@ from .network import Network
 from .processes import Process, SimulatedLoop
 from .server import Server
 from .trace import Trace
+from .webhooks import Webhooks
 
 _PROBE_SECONDS = 10.0
 _UNWELL_LOOKS = 15  # longer than a leader, whose tasks end with it, takes to end
@@ -63,7 +64,7 @@ class Operator:
         client = world.network.client(process.name, self.wire)
         settings = OperatorSettings(pod_name=self.name, pod_uid="", namespace="ns")
         election = Election(client, "ns", self.name, ())
-        self.replica = Replica(ReplicaSurroundings(settings, client, election, PlainHost(), NoReceivers))
+        self.replica = Replica(ReplicaSurroundings(settings, client, election, PlainHost(), lambda: world.webhooks))
         try:
             code: object = await self.replica.run(self._stop)
         except DeposedError as error:
@@ -98,6 +99,7 @@ class World:
         self.server.listeners.append(self.checks.stored)
         self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
         self.network.kill = self._kill
+        self.webhooks = Webhooks(Random(f"{seed}/webhooks"), trace)
         self.pods: list[Pod] = []
         self.callers = Callers(self)
         self.skews: dict[str, float] = {}
@@ -161,6 +163,7 @@ class World:
         """End all ongoing faults."""
         self.network.weather.clear()
         self.network.parted.clear()
+        self.webhooks.rate = 0.0
         for node in NODES:
             self.cordon(node, unschedulable=False)
             self.set_ready(node, ready=True)
