@@ -15,6 +15,7 @@ from processhub.api.reasons import Reason, State
 from processhub.registry.grammar import Assignment, parse_assignment, parse_report
 
 from .machines import Run
+from .naming import members_of
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _hub_unrest(hub: Json) -> list[str]:
         found.append(f"the hub is not Ready: {_condition(hub, 'Ready').get('message')}")
     if _is(hub, "Stalled"):
         found.append(f"the hub is Stalled: {_condition(hub, 'Stalled').get('message')}")
-    names = [f"hub-{ordinal}" for ordinal in range(hub["spec"]["members"]["replicas"])]
+    names = members_of(hub)
     # A member that is scaled away stays as long as the creation of its slice may still be stored.
     members = [member for member in status.get("members", ()) if member["name"] in names or member["pod"]]
     if sorted(member["name"] for member in members) != sorted(names):
@@ -326,8 +327,7 @@ def _copies(hub: Json) -> int:
     redundancy = hub["spec"].get("redundancy", {})
     factor = redundancy.get("replicationFactor", 2) if redundancy.get("strategy", "Singularity") != "Singularity" else 1
     drained = hub["metadata"].get("annotations", {}).get("processhub.dev/drained", "").split(",")
-    members = {f"hub-{ordinal}" for ordinal in range(hub["spec"]["members"]["replicas"])}
-    return max(1, min(factor, len(members - set(drained))))
+    return max(1, min(factor, len(set(members_of(hub)) - set(drained))))
 
 
 def _condition(item: Json, kind: str) -> Json:

@@ -12,7 +12,8 @@ from memoryrequests import Key
 from processhub.api.naming import LABEL_HUB_UID
 
 from .kubelet import Pod
-from .world import HUB, NODES, World, add_condition
+from .naming import HUB, LEADER, NODES
+from .world import World, add_condition
 
 CHILDREN = tuple(f"c{number}" for number in range(8))
 DEMANDED = tuple(f"d{number}" for number in range(10))  # ids that requests start
@@ -29,6 +30,7 @@ class Hands:
         strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
         self._least = 3 if strategy == "MajorityQuorum" else 2
         self._demands = "onDemand" in world.server.objects[HUB]["spec"]
+        self._all_members = NODES if world.per_node else tuple(f"hub-{ordinal}" for ordinal in range(4))
         self.names = (*CHILDREN, *DEMANDED) if self._demands else CHILDREN
         acts: tuple[tuple[int, Callable[[], None]], ...] = (
             (8, self._change_weather),
@@ -45,6 +47,9 @@ class Hands:
             (2, self._spoil_object),
             (1, self._set_clock),
             (3, self._stall),
+            (2, self._serve_old_lists),
+            (1, self._delete_terms),
+            (2, self._break_webhooks),
             (2, self._refuse),
             (1, self._compact),
             (2, self._evict_pod),
@@ -176,8 +181,8 @@ class Hands:
         """Delete a Lease or a slice, or remove one of its labels."""
         objects = [key for key in self.world.server.objects if key.plural in ("leases", "registryslices")]
         if any(act == self._replace_hub for _, act in self._acts):
-            # Once its Lease and all slices are gone, an operator begins with the term 1 again, and epochs do not rise.
-            objects = [key for key in objects if key.name != "processhub-operator"]
+            # Once its Lease, all slices and the Hub are gone, the term begins at 1 again, and epochs do not rise.
+            objects = [key for key in objects if key != LEADER]
         if not objects:
             return
         key = self.rng.choice(objects)
@@ -203,6 +208,37 @@ class Hands:
         self.world.trace.fault(name, f"its watches of {plural} stall")
         self.world.network.weather.stall(name, plural)
         self._after(0.5, 20.0, lambda: self.world.network.weather.go_on(name, plural))
+
+    def _serve_old_lists(self) -> None:
+        """Let lists be older than what their reader has seen, for a shorter time than after a restore of etcd."""
+        names = ["operator-", *(pod.name + "/" for pod in self.world.running_pods)]
+        old = (
+            self.rng.choice(names),
+            self.rng.choice(("registryslices", "registryslices", "leases", "pods", "children")),
+        )
+        self.world.trace.fault(old[0], f"its lists of {old[1]} are old")
+        self.world.network.weather.stale.add(old)
+        self._after(0.5, 10.0, lambda: self.world.network.weather.stale.discard(old))
+
+    def _delete_terms(self) -> None:
+        """Delete the leader's Lease and all slices: what has the term beside the Hub's status."""
+        objects = self.world.server.objects
+        slices = [key for key in objects if key.plural == "registryslices"]
+        noted = objects[HUB].get("status", {}).get("term", 0) if HUB in objects else 0
+        is_noted = all(objects[key]["spec"]["term"] <= noted for key in slices)
+        if not is_noted or any(act == self._replace_hub for _, act in self._acts):
+            return
+        self.world.trace.fault("admin", "deletes the operator's Lease and all slices")
+        for key in (*slices, LEADER):
+            if key in objects:
+                self.world.server.end(key)
+
+    def _break_webhooks(self) -> None:
+        """Let calls of webhooks fail for some time, if the hub has hooks."""
+        webhooks, rate = self.world.webhooks, self.rng.choice((0.2, 0.9))
+        self.world.trace.fault("webhooks", f"{rate:.0%} of the calls fail from now on")
+        webhooks.rate = rate
+        self._after(2.0, 40.0, lambda: setattr(webhooks, "rate", 0.0))
 
     def _refuse(self) -> None:
         """Reject all writes of a kind for some time, as an admission policy or a quota does."""
@@ -258,14 +294,15 @@ class Hands:
         self._change({"spec": {"suspend": self.rng.random() < 0.4}})
 
     def _move(self) -> None:
-        member = f"hub-{self.rng.randrange(self._replicas())}"
+        member = self.rng.choice(self.world.members)
         self._change({"metadata": {"annotations": {"processhub.dev/move-to": member}}})
 
     def _drain(self) -> None:
-        drained = f"hub-{self.rng.randrange(self._replicas())}" if self.rng.random() < 0.6 else None
+        drained = self.rng.choice(self.world.members) if self.rng.random() < 0.6 else None
         self.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": drained}}})
 
     def _scale(self) -> None:
+        """Change the number of members, which has no effect where each node has one."""
         self.world.edit(HUB, {"spec": {"members": {"replicas": self.rng.randint(self._least, 4)}}})
 
     def _delete(self) -> None:
@@ -348,7 +385,7 @@ class Hands:
 
     def _part_members(self) -> None:
         """Cut two members off from each other."""
-        pair, parted = frozenset(f"hub-{number}" for number in self.rng.sample(range(4), 2)), self.world.network.parted
+        pair, parted = frozenset(self.rng.sample(self._all_members, 2)), self.world.network.parted
         self.world.trace.fault("network", f"parts {' and '.join(sorted(pair))}")
         parted.add(pair)
         self._after(1.0, 40.0, lambda: parted.discard(pair))
@@ -388,14 +425,10 @@ class Hands:
     def _move_demanded(self) -> None:
         """Order a move of a child that a request has started."""
         if epochs := self.world.epochs_on_demand():
-            member = f"hub-{self.rng.randrange(self._replicas())}"
+            member = self.rng.choice(self.world.members)
             self._order_demanded("processhub.dev/move-to", self.rng.choice(sorted(epochs)), member)
 
     def _order_demanded(self, annotation: str, name: str, value: object) -> None:
         orders = json.loads(self.world.server.objects[HUB]["metadata"].get("annotations", {}).get(annotation, "{}"))
         text = json.dumps(orders | {name: value})
         self.world.edit(HUB, {"metadata": {"annotations": {annotation: text}}})
-
-    def _replicas(self) -> int:
-        hub = self.world.server.objects.get(HUB)
-        return hub["spec"]["members"]["replicas"] if hub is not None else 1

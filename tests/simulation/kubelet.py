@@ -49,12 +49,12 @@ class Container:
         self.sockets: dict[Socket, None] = {}
         self.calls: dict[asyncio.Future[str], None] = {}  # requests of callers that are not answered yet
         self._terms: Callable[[], list[int]] = list
-        member = pod["metadata"]["name"]
+        self.member = pod["spec"]["nodeName"] if world.per_node else pod["metadata"]["name"]
 
         def changed(run: Run, what: str) -> None:
             world.checks.changed(run, what, self._terms())
 
-        self.machine = Machine(self.process, member, world.rng, world.trace, changed, world.checks.executes)
+        self.machine = Machine(self.process, self.member, world.rng, world.trace, changed, world.checks.executes)
         self.process.begin(self._run(folder))
 
     @property
@@ -113,7 +113,7 @@ class Container:
         spec = self.pod["spec"]
         hub_uid = metadata["labels"]["processhub.dev/hub-uid"]
         env = Environment(
-            "hub", "ns", hub_uid, metadata["name"], metadata["name"], metadata["uid"], self.address, spec["nodeName"],
+            "hub", "ns", hub_uid, self.member, metadata["name"], metadata["uid"], self.address, spec["nodeName"],
             run_dir=folder / metadata["uid"], grace_seconds=float(spec["terminationGracePeriodSeconds"]),
         )  # fmt: skip
 

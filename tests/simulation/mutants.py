@@ -64,6 +64,10 @@ async def _always(*_: object) -> bool:
     return True
 
 
+async def _unnoted(round: Round) -> Round:
+    return round
+
+
 async def _zero(*_: object) -> int:
     return 0
 
@@ -258,6 +262,13 @@ RARE = {
     "slices-unread": Mutant(
         "an agent that has taken the Lease reads its slices before it starts anything (docs/protocol.md, rule 9)",
         SliceWatcher, "refresh", _nothing,
+    ),
+    "older-lists-believed": Mutant(
+        "a list that is older than what was seen is refused (docs/protocol.md, rule 4)", Informer, "_is_older", _no
+    ),
+    "term-unnoted": Mutant(
+        "the term is in the Hub's status before an epoch of it is given (docs/protocol.md, rule 1)",
+        reconcile, "note_term", _unnoted,
     ),
     "other-holder-ignored": Mutant(
         "an agent that sees another holder of its Lease ends (docs/protocol.md, rule 9)",

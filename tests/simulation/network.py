@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from math import inf
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
-from memoryapi import MemoryClient, Wire, _line
+from memoryapi import MemoryClient, Wire, _line, old_list
 from memoryrequests import Refused, status_of
 
 from processhub.cluster.sending import Answer
@@ -39,6 +40,21 @@ _REFUSALS = {
 }
 
 
+class _Metadata(msgspec.Struct, frozen=True):
+    version: str = msgspec.field(name="resourceVersion", default="")
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    metadata: _Metadata = _Metadata()
+
+
+class _Line(msgspec.Struct, frozen=True):
+    object: _Versioned
+
+
+_LIST, _LINE = msgspec.json.Decoder(_Versioned), msgspec.json.Decoder(_Line)
+
+
 @dataclass
 class Weather:
     """How likely a request of a process meets a fault now.
@@ -50,11 +66,13 @@ class Weather:
     rates: dict[tuple[str, str], float] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are rejected
     stalled: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # watches that deliver nothing
+    stale: set[tuple[str, str]] = field(default_factory=set)  # lists that are older than what their reader has seen
 
     def clear(self) -> None:
         """End all."""
         self.rates.clear()
         self.refused.clear()
+        self.stale.clear()
         for name, plural in list(self.stalled):
             self.go_on(name, plural)
 
@@ -83,6 +101,10 @@ class Weather:
         """End the stall."""
         if (event := self.stalled.pop((name, plural), None)) is not None:
             event.set()
+
+    def is_stale(self, name: str, plural: str) -> bool:
+        """Return whether lists of a kind are old for a process."""
+        return any(name.startswith(whose) and plural == kind for whose, kind in self.stale)
 
     def stall_of(self, name: str, url: str) -> asyncio.Event | None:
         """Return the stall that a watch waits for now."""
@@ -122,6 +144,7 @@ class Network:
         self.requests = 0
         self.kill: Callable[[str], None] = lambda _: None  # kills a process, by its name
         self.parted: set[frozenset[str]] = set()  # pairs of members that do not reach each other
+        self._seen: dict[tuple[str, str], int] = {}  # process and kind → the highest version that it was sent
 
     def client(self, name: str, wire: Wire) -> SimulatedClient:
         """The client of a process of this name."""
@@ -186,6 +209,19 @@ class Network:
         )
         return self.rng.choice((*stored, "lost", "409", "429", "403"))
 
+    def sent(self, name: str, plural: str, version: str) -> None:
+        """Note the version of a list, or of an object of a watch, that a process gets."""
+        self._seen[name, plural] = max(int(version or 0), self._seen.get((name, plural), 0))
+
+    def older(self, name: str, plural: str) -> str:
+        """Return the beginning of a list that is older than what the process has seen, or "" for a consistent one."""
+        seen = self._seen.get((name, plural), 0)
+        version = seen - self.rng.randint(1, 30)
+        if not self.weather.is_stale(name, plural) or version < max(self.server.compacted, 1):
+            return ""
+        self.trace.fault(name, f"a list of {plural} is of version {version}, and {seen} was seen")
+        return old_list(version)
+
     async def travel(self) -> None:
         """Let the travel time of a message pass."""
         slow = self.rng.random() < 0.02
@@ -234,8 +270,10 @@ class SimulatedClient(MemoryClient):
     ) -> AbstractAsyncContextManager[Answer]:
         """Return the response to one request."""
         url = path + "?" + "&".join(f"{name}={value}" for name, value in (query or {}).items() if value)
-        network = self._network
+        network, plural = self._network, path.rpartition("/")[2]
         network.requests += 1
+        if query and "limit" in query and "continue" not in query and (start := network.older(self._name, plural)):
+            url += f"&continue={start}"
 
         @asynccontextmanager
         async def sending() -> AsyncIterator[Answer]:
@@ -247,6 +285,8 @@ class SimulatedClient(MemoryClient):
             # A response arrives at once, so nothing of it before means that the server was silent.
             async with asyncio.timeout(min(timeout.total or inf, timeout.sock_read or inf)):
                 received = await answer
+            if query and "limit" in query and received.status == HTTPStatus.OK:
+                network.sent(self._name, plural, _LIST.decode(await received.read()).metadata.version)
             yield received
 
         return sending()
@@ -256,7 +296,7 @@ class SimulatedClient(MemoryClient):
         await network.travel()
         await _arrives(self._wire)
         if network.meets_fault(self._name, "watch", url):
-            fault = network.rng.choice(("ended at once", "410", "429", "500", "broken"))
+            fault = network.rng.choice(("ended at once", "410", "429", "500", "504", "broken"))
             network.trace.fault(self._name, f"watch of {url.partition('?')[0]}: {fault}")
             if fault == "broken":
                 raise aiohttp.ClientConnectionError("the connection broke")
@@ -266,7 +306,7 @@ class SimulatedClient(MemoryClient):
         return _Received(200, b"", {}, self._follow(url))
 
     async def _follow(self, url: str) -> AsyncIterator[bytes]:
-        network = self._network
+        network, plural = self._network, url.partition("?")[0].rpartition("/")[2]
         async for line in network.server.watch(url):
             if network.meets_fault(self._name, "watch", url):
                 fault = network.rng.choice(("cut", "late", "late", "410"))
@@ -281,6 +321,7 @@ class SimulatedClient(MemoryClient):
             while (event := network.weather.stall_of(self._name, url)) is not None:
                 await event.wait()
             await _arrives(self._wire)
+            network.sent(self._name, plural, _LINE.decode(line).object.metadata.version)
             yield line
 
 

@@ -15,6 +15,7 @@ from .demand import all_asked, demanding
 from .hands import CHILDREN, Hands
 from .running import Outcome, run
 from .trace import Trace
+from .webhooks import hooked
 from .world import World
 
 _REST_SECONDS = 240.0  # the hub must be at rest within this time after the last fault
@@ -41,6 +42,8 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
     spec = _hub(rng)
     if demands(seed):
         demanding(spec, Random(f"{seed}/demand"))
+    elif rng.random() < 0.2:
+        hooked(spec, rng)
     trace.note("seed", f"{seed}: hub {spec}")
     world = World(seed, spec, trace, folder)
     hands = Hands(world, seed)
@@ -93,6 +96,8 @@ def _hub(rng: Random) -> Json:
         }  # fmt: skip
     elif rng.random() < 0.5:
         spec["migration"] |= {"strategy": "HotSwap", "handoverTimeoutSeconds": rng.choice((3, 15))}
+    if rng.random() < 0.15:
+        spec["members"] = {"mode": "PerNode"}
     return spec
 
 

@@ -11,11 +11,10 @@ from builders import reports_of
 from processhub.api.reasons import State
 from processhub.registry.grammar import has_state
 
+from .naming import HUB, LEADER
 from .stories import Story, hub, tell
-from .world import HUB
 
 pytestmark = pytest.mark.no_cover
-LEADER = Key("leases", "ns", "processhub-operator")
 
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])

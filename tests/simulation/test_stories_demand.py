@@ -12,8 +12,8 @@ from memoryrequests import Key
 
 from processhub.core.model.activation import View, chosen_member
 
+from .naming import HUB
 from .stories import Story, hub, tell
-from .world import HUB
 
 pytestmark = pytest.mark.no_cover
 CHILD = Key("children", "ns", "c0")

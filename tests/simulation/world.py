@@ -10,7 +10,7 @@ from random import Random
 
 from memoryapi import Json, Wire
 from memoryrequests import Key, Refused
-from onethread import NoReceivers, PlainHost
+from onethread import PlainHost
 
 from processhub.controller.errors import DeposedError
 from processhub.controller.lead.election import Election
@@ -21,13 +21,13 @@ from processhub.registry.grammar import parse_assignment
 from .callers import Callers
 from .checks import Checks
 from .kubelet import Container, Pod
+from .naming import HUB, NODES, is_per_node, members_of
 from .network import Network
 from .processes import Process, SimulatedLoop
 from .server import Server
 from .trace import Trace
+from .webhooks import Webhooks
 
-HUB, WORKLOAD = Key("hubs", "ns", "hub"), Key("statefulsets", "ns", "hub")
-NODES = ("node-0", "node-1", "node-2", "node-3")
 _PROBE_SECONDS = 10.0
 _UNWELL_LOOKS = 15  # longer than a leader, whose tasks end with it, takes to end
 
@@ -64,7 +64,7 @@ class Operator:
         client = world.network.client(process.name, self.wire)
         settings = OperatorSettings(pod_name=self.name, pod_uid="", namespace="ns")
         election = Election(client, "ns", self.name, ())
-        self.replica = Replica(ReplicaSurroundings(settings, client, election, PlainHost(), NoReceivers))
+        self.replica = Replica(ReplicaSurroundings(settings, client, election, PlainHost(), lambda: world.webhooks))
         try:
             code: object = await self.replica.run(self._stop)
         except DeposedError as error:
@@ -99,16 +99,25 @@ class World:
         self.server.listeners.append(self.checks.stored)
         self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
         self.network.kill = self._kill
+        self.webhooks = Webhooks(Random(f"{seed}/webhooks"), trace)
         self.pods: list[Pod] = []
         self.callers = Callers(self)
         self.skews: dict[str, float] = {}
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
         for name in NODES:
-            self.server.create("nodes", {"metadata": {"name": name}, "spec": {}, "status": {**ready}}, namespace="")
+            metadata = {"name": name, "labels": {"kubernetes.io/os": "linux"}}
+            self.server.create("nodes", {"metadata": metadata, "spec": {}, "status": {**ready}}, namespace="")
         self.server.create("clusterrolebindings", {"metadata": {"name": "processhub-agents"}}, namespace="")
-        self.server.create("hubs", {"metadata": {"name": "hub"}, "spec": spec})
+        hub = self.server.create("hubs", {"metadata": {"name": "hub"}, "spec": spec})
+        self.per_node, self._made = is_per_node(hub), 0
         self.operators = [Operator(self, "operator-0"), Operator(self, "operator-1")]
         self.loop.apart(self._run_workload())
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The names of the members that the hub is to have; one while there is no hub."""
+        hub = self.server.objects.get(HUB)
+        return members_of(hub) if hub is not None else (NODES[:1] if self.per_node else ("hub-0",))
 
     @property
     def running_pods(self) -> Iterator[Pod]:
@@ -154,6 +163,7 @@ class World:
         """End all ongoing faults."""
         self.network.weather.clear()
         self.network.parted.clear()
+        self.webhooks.rate = 0.0
         for node in NODES:
             self.cordon(node, unschedulable=False)
             self.set_ready(node, ready=True)
@@ -180,37 +190,48 @@ class World:
                 pod.container.kill()
 
     async def _run_workload(self) -> None:
-        """Do the work of the controller of StatefulSets and the scheduler."""
+        """Do the work of the controller of StatefulSets or DaemonSets, and the scheduler."""
         while True:
             await asyncio.sleep(self.rng.uniform(0.1, 0.5))
-            workload = self.server.objects.get(WORKLOAD)
+            workload = self.server.objects.get(Key("daemonsets" if self.per_node else "statefulsets", "ns", "hub"))
             if workload is None:
                 continue
-            replicas = workload["spec"]["replicas"]
-            for ordinal in range(replicas):
-                if Key("pods", "ns", f"hub-{ordinal}") not in self.server.objects:
-                    self._make_pod(f"hub-{ordinal}", workload)
-            for key in [key for key in self.server.objects if key.plural == "pods"]:
-                item = self.server.objects[key]
-                if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
-                    self.trace.note("statefulset", f"deletes pod {key.name}")
-                    self.server.end(key)
+            if self.per_node:
+                self._keep_daemons(workload)
+            else:
+                self._keep_replicas(workload)
 
-    def _make_pod(self, name: str, workload: Json) -> None:
+    def _keep_daemons(self, workload: Json) -> None:
+        pods = [item for key, item in self.server.objects.items() if key.plural == "pods"]
+        for node in NODES:
+            if not any(pod["spec"]["nodeName"] == node for pod in pods):
+                self._made += 1
+                self._make_pod(f"hub-{self._made:05d}", workload, "DaemonSet", node)
+
+    def _keep_replicas(self, workload: Json) -> None:
+        replicas = workload["spec"]["replicas"]
+        for ordinal in range(replicas):
+            nodes = [node for node in NODES if not self._is_cordoned(node)]
+            if Key("pods", "ns", f"hub-{ordinal}") not in self.server.objects and nodes:
+                self._make_pod(f"hub-{ordinal}", workload, "StatefulSet", self.rng.choice(nodes))
+        for key in [key for key in self.server.objects if key.plural == "pods"]:
+            item = self.server.objects[key]
+            if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
+                self.trace.note("statefulset", f"deletes pod {key.name}")
+                self.server.end(key)
+
+    def _make_pod(self, name: str, workload: Json, kind: str, node: str) -> None:
         owner = {
-            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "hub",
+            "apiVersion": "apps/v1", "kind": kind, "name": "hub",
             "uid": workload["metadata"]["uid"], "controller": True,
         }  # fmt: skip
-        nodes = [node for node in NODES if not self._is_cordoned(node)]
-        if not nodes:
-            return
-        template, node = workload["spec"]["template"], self.rng.choice(nodes)
+        template = workload["spec"]["template"]
         metadata = {"name": name, "ownerReferences": [owner]} | {
             marks: dict(template["metadata"][marks]) for marks in ("labels", "annotations")
         }
         spec = {"nodeName": node, "terminationGracePeriodSeconds": template["spec"]["terminationGracePeriodSeconds"]}
         item = self.server.create("pods", {"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}})
-        self.trace.note("statefulset", f"makes pod {name} on {node}")
+        self.trace.note(kind.lower(), f"makes pod {name} on {node}")
         self.pods = [pod for pod in self.pods if not pod.gone]
         self.pods.append(Pod(self, item, node))
 

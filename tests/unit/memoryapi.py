@@ -312,7 +312,7 @@ class MemoryApi:
         page = rest[: int(query.get("limit") or len(rest))]
         metadata = {"resourceVersion": str(version)}
         if len(page) < len(rest):
-            metadata["continue"] = base64.urlsafe_b64encode(json.dumps([version, page[-1]]).encode()).decode()
+            metadata["continue"] = _token(version, page[-1])
         return {"metadata": metadata, "items": [objects[Key(key.plural, *name)] for name in page]}
 
     def _change(self, key: Key, item: Json, write: _Write) -> None:
@@ -481,6 +481,16 @@ def _parsed(url: str) -> tuple[Key, str, dict[str, str]]:
 
 def _listed(wanted: Key, at: Key, item: Json, query: dict[str, str]) -> bool:
     return at.plural == wanted.plural and wanted.namespace in ("", at.namespace) and is_selected(item, query)
+
+
+def _token(version: int, last: list[str]) -> str:
+    """The continue token of a list at this version, after the object with this namespace and name."""
+    return base64.urlsafe_b64encode(json.dumps([version, last]).encode()).decode()
+
+
+def old_list(version: int) -> str:
+    """The continue token of a list at this version from its beginning, as a list of an API server that is behind."""
+    return _token(version, ["", ""])
 
 
 def _has_bookmarks(query: dict[str, str]) -> bool:

@@ -132,5 +132,5 @@ def _errors_of_fields(schema: Json, value: Json, before: Json, path: str) -> Ite
             yield f"{path}.{name}: Required value"
     for name, each in value.items():
         inner = fields.get(name, others)
-        if isinstance(inner, dict):
+        if isinstance(inner, dict) and not (name in before and before[name] == each):  # it was checked when stored
             yield from errors(inner, each, before.get(name), f"{path}.{name}" if path else name)

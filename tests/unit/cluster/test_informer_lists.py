@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from builders import client_of
 from processhub.api.child import Child
 from processhub.cluster import informer as module
 from processhub.cluster import source
+from processhub.cluster.errors import StaleListError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILDREN
 
@@ -40,15 +42,25 @@ class Site:
 
     def __init__(self, *lists: Json | int) -> None:
         self.lists = list(lists)
+        self.events: list[Json] = []  # sent by the watch before the next list is answered
+        self.watch: web.StreamResponse | None = None
+        self.seen: Callable[[], int] = lambda: 0
         self.done = asyncio.Event()
 
     async def children(self, request: web.Request) -> web.Response:
         if "watch" in request.query:
             if self.lists:
                 return web.json_response({"kind": "Status", "message": "too old"}, status=410)
+            self.watch = web.StreamResponse()
+            await self.watch.prepare(request)
             self.done.set()
             await asyncio.Event().wait()
         answer = self.lists.pop(0)
+        for event in self.events:
+            assert self.watch is not None
+            await self.watch.write(json.dumps(event).encode() + b"\n")
+            version = int(event["object"]["metadata"]["resourceVersion"])
+            await until(lambda version=version: self.seen() == version, "the watch has come so far")
         if isinstance(answer, int):
             return web.json_response({"kind": "Status", "message": "no"}, status=answer)
         return web.json_response(answer)
@@ -79,6 +91,22 @@ async def changes_by(*lists: Json | int, on_rewound: Callable[[], None] | None =
     return said, broken
 
 
+@asynccontextmanager
+async def watching(site: Site) -> AsyncIterator[tuple[Site, Informer[Child]]]:
+    """An informer that has listed, and watches."""
+    app = web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", site.children)])
+    async with client_of(app) as client:
+        informer = Informer(client, CHILDREN, lambda _old, _new: None)
+        site.seen = lambda: informer.seen
+        following = asyncio.create_task(informer.run())
+        async with asyncio.timeout(DEADLINE):
+            await site.done.wait()
+            yield site, informer
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+
 async def test_an_object_that_a_newer_list_lacks_is_gone() -> None:
     assert await changes_by(listed(10, child("a", 5)), listed(11)) == (["+a", "-a"], [])
 
@@ -92,6 +120,26 @@ async def test_an_older_or_failed_list_removes_no_object(proves_nothing: Json | 
 
 async def test_an_object_that_cannot_be_read_any_more_is_not_gone() -> None:
     assert await changes_by(listed(10, child("a", 5)), listed(12, child("a", 11, hub=7))) == (["+a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    "older", [listed(9, child("a", 4)), listed(30, child("a", 4))], ids=["older than what was seen", "an older object"]
+)
+async def test_a_list_beside_the_watch_is_refused_if_it_is_older_than_what_was_seen(older: Json) -> None:
+    async with watching(Site(listed(10, child("a", 5)))) as (site, informer):
+        site.lists = [older]
+        with pytest.raises(StaleListError):
+            await informer.read()
+
+
+async def test_a_list_beside_the_watch_may_be_older_than_what_was_seen_while_it_was_awaited() -> None:
+    async with watching(Site(listed(10, child("a", 5)))) as (site, informer):
+        site.lists, site.events = [listed(10, child("a", 5))], [{"type": "ADDED", "object": child("b", 12)}]
+
+        items, version = await informer.read()
+
+        assert informer.seen == 12
+        assert (len(items), version) == (1, "10")
 
 
 @pytest.fixture

@@ -159,7 +159,7 @@ class Informer(Generic[T]):
                 log.warning("%s: %s; retrying in %.1f s", self._kind.plural, error.message, seconds)
                 await asyncio.sleep(seconds)
 
-    def covers(self, plural: str, namespace: str) -> bool:
+    def covers(self, plural: str, namespace: str | None) -> bool:
         """Whether objects of this kind and namespace are kept here."""
         return self._kind.plural == plural and self.source.namespace in (None, namespace)
 
@@ -173,9 +173,20 @@ class Informer(Generic[T]):
         if metadata.key in self.items or version_of(metadata.resource_version) > self.seen:
             self._take(item)
 
+    async def read(self) -> tuple[list[T | Undecodable], str]:
+        """List the objects beside the watch; returns ``(objects, resourceVersion)``.
+
+        Raises ApiError; StaleListError if the list is older than what was seen before it was asked for.
+        """
+        seen = self.seen  # the watch goes on while the list is awaited
+        items, version = await self.source.list()
+        if self._is_older(items, version_of(version), seen):
+            raise StaleListError(0, "StaleList", f"a list at {version} is older than what was seen, at {seen}")
+        return items, version
+
     async def _relist(self) -> str:
         items, version = await self.source.list()
-        rewound = self._is_older(items, version_of(version))
+        rewound = self._is_older(items, version_of(version), self.seen)
         if rewound:
             self._check_rewound(version_of(version))
             self.seen = 0
@@ -199,12 +210,12 @@ class Informer(Generic[T]):
         self.synced.set()
         return version
 
-    def _is_older(self, items: Sequence[T | Undecodable], version: int) -> bool:
+    def _is_older(self, items: Sequence[T | Undecodable], version: int, seen: int) -> bool:
         """Whether a list is older than what was seen: as a whole, or in an object that it should have seen change.
 
         The version of a whole list does not go back where etcd is restored with ``--bump-revision``.
         """
-        if version < self.seen:
+        if version < seen:
             return True
         for item in items:
             metadata = _metadata(item)

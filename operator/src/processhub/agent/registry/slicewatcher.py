@@ -229,9 +229,9 @@ class SliceWatcher:
     async def refresh(self) -> None:
         """Read a consistent list of the slices from the API server, and act on it before returning.
 
-        Raises ApiError.
+        Raises ApiError, also where the list is older than what was seen.
         """
-        items, version = await self.informer.source.list()
+        items, version = await self.informer.read()
         present = set()
         for item in items:
             present.add(item.metadata.key)

@@ -63,7 +63,7 @@ async def raise_terms(
 
     while True:
         try:
-            listed = [item for namespace in namespaces or (None,) for item in await _slices(client, namespace)]
+            listed = [item for namespace in namespaces or (None,) for item in await _slices(store, namespace)]
         except ApiError as error:
             log.warning("takeover: %s; listing again", error.message)
             await asyncio.sleep(_AGAIN_SECONDS)
@@ -85,9 +85,9 @@ async def raise_terms(
         await gather_all(*(raise_term(item) for item in lower))
 
 
-async def _slices(client: Client, namespace: str | None) -> list[RegistrySlice]:
-    items, _ = await client.list(SLICES, namespace)
-    return [item for item in items if isinstance(item, RegistrySlice)]
+async def _slices(store: Store, namespace: str | None) -> list[RegistrySlice]:
+    lists = [await informer.read() for informer in store.informer_of(SLICES.plural, namespace)]
+    return [item for items, _ in lists for item in items if isinstance(item, RegistrySlice)]
 
 
 def _hub_of(item: RegistrySlice) -> HubKey:

@@ -56,7 +56,7 @@ class Store:
         *,
         tls: bool = False,
     ) -> None:
-        self._client, self._namespaces, self._queue_round = client, namespaces, wake
+        self._queue_round = wake
         self.hubs: dict[HubKey, Hub] = {}
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.states: dict[HubKey, HubState] = {}
@@ -114,10 +114,10 @@ class Store:
 
         A Lease that should exist and does not counts as unwatched.
         """
-        for namespace in self._namespaces or (None,):
+        for informer in self.leases:
             while True:
                 try:
-                    items, _ = await self._client.list(LEASES, namespace, labels=LABEL_HUB)
+                    items, _ = await informer.read()
                     break
                 except ApiError as error:
                     log.warning("member Leases not read, again: %s", error.message)
@@ -157,7 +157,7 @@ class Store:
         """
         return now - self._answered_at <= _SILENCE_SECONDS and all(informer.connected for informer in self.leases)
 
-    def informer_of(self, kind: str, namespace: str) -> Iterator[Informer[Any]]:
+    def informer_of(self, kind: str, namespace: str | None) -> Iterator[Informer[Any]]:
         """The informers of a kind, by its plural, that cover the namespace."""
         return (informer for informer in self.informers if informer.covers(kind, namespace))
 
