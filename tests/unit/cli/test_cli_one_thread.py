@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from clihub import HUB, JSON, MEMBERS, NAMES, YAML, Printed, started, with_cluster
+from memoryrequests import Refused
 from onethread import Cluster
 
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
@@ -53,6 +55,27 @@ def test_a_hub_and_its_children_are_printed_as_tables(
         assert "a" in [row[0] for row in printed.rows()]
         with pytest.raises(CliError, match="hub hub has no member 'hub-9'; it has hub-0, hub-1, hub-2"):
             await listing.list_children(HUB, listing.Selection("hub-9"))
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_child_is_explained_without_its_history_to_who_may_not_read_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        answered = cluster.api.request
+
+        def request(method: str, url: str, payload: bytes | None, content_type: str | None) -> Any:
+            if url.partition("?")[0].endswith("/events"):
+                raise Refused(403, "Forbidden", "events is forbidden")
+            return answered(method, url, payload, content_type)
+
+        monkeypatch.setattr(cluster.api, "request", request)
+        printed.text()
+        assert await explain.explain("a", HUB) == DONE
+        assert "Candidates, by score:" in printed.text()
+        assert printed.err == "warning: its history is not shown: events is forbidden\n"
 
     with_cluster(tmp_path, monkeypatch, test)
 
