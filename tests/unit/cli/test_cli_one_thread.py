@@ -15,6 +15,7 @@ from onethread import Cluster
 
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
+from processhub.client.errors import Unreachable
 from processhub.cluster.kinds import HUBS
 
 
@@ -59,19 +60,34 @@ def test_a_hub_and_its_children_are_printed_as_tables(
     with_cluster(tmp_path, monkeypatch, test)
 
 
+def forbid(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, plural: str) -> None:
+    """Let nobody list these objects."""
+    answered = cluster.api.request
+
+    def request(method: str, url: str, payload: bytes | None, content_type: str | None) -> Any:
+        if method == "GET" and url.partition("?")[0].endswith(f"/{plural}"):
+            raise Refused(403, "Forbidden", f"{plural} is forbidden")
+        return answered(method, url, payload, content_type)
+
+    monkeypatch.setattr(cluster.api, "request", request)
+
+
+def test_who_may_not_read_the_registry_is_told_before_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        forbid(cluster, monkeypatch, "registryslices")
+        with pytest.raises(Unreachable, match="registryslices is forbidden; ask for the role view"):
+            await stop.await_children(["a"], HUB, timeout="60s")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
 def test_a_child_is_explained_without_its_history_to_who_may_not_read_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
     async def test(cluster: Cluster) -> None:
         await started("a")
-        answered = cluster.api.request
-
-        def request(method: str, url: str, payload: bytes | None, content_type: str | None) -> Any:
-            if url.partition("?")[0].endswith("/events"):
-                raise Refused(403, "Forbidden", "events is forbidden")
-            return answered(method, url, payload, content_type)
-
-        monkeypatch.setattr(cluster.api, "request", request)
+        forbid(cluster, monkeypatch, "events")
         printed.text()
         assert await explain.explain("a", HUB) == DONE
         assert "Candidates, by score:" in printed.text()
