@@ -244,3 +244,26 @@ async def test_watches_that_deliver_nothing_are_begun_less_and_less_often(status
         pauses = [after - before for before, after in itertools.pairwise(site.watches)]
         assert pauses[-1] >= 0.8
         assert informer.relists == (1 if status == 200 else 6)
+
+
+@pytest.mark.parametrize("asked", ["3600", "\u00b2"], ids=["an hour", "no number"])
+async def test_an_informer_waits_at_most_so_long_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setattr(module, "_RETRY_AFTER_MAX", 0.3)
+    refused = [web.Response(status=503, headers={"Retry-After": asked})]
+
+    async def children(request: web.Request) -> web.StreamResponse:
+        if refused:
+            return refused.pop()
+        if "watch" in request.query:
+            await asyncio.Event().wait()
+        return web.json_response(listed(10))
+
+    app = web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", children)])
+    async with client_of(app) as client:
+        informer = Informer(client, CHILDREN, lambda old, new: None)
+        running = asyncio.create_task(informer.run())
+        async with asyncio.timeout(5):
+            await informer.synced.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
