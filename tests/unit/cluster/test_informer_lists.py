@@ -169,11 +169,13 @@ class FaultySite:
 
     def __init__(self, watch_status: int = 200) -> None:
         self.lost, self.watch_status = 0, watch_status
+        self.lost_after_watch = 0
         self.lists, self.watches = list[float](), list[float]()
 
     async def children(self, request: web.Request) -> web.StreamResponse:
         if "watch" in request.query:
             self.watches.append(asyncio.get_running_loop().time())
+            self.lost, self.lost_after_watch = self.lost_after_watch, 0
             if self.watch_status != 200:
                 return web.json_response({"kind": "Status", "message": "no"}, status=self.watch_status)
             return web.Response(text="")
@@ -210,6 +212,18 @@ async def test_a_lost_list_is_sent_again_soon_and_may_then_take_longer(monkeypat
         assert 0.2 <= second - first < 0.6
         assert 0.4 <= third - second < 1.2
         assert informer.source.silence == 0.2  # the next one is noticed as soon again
+
+
+async def test_a_lost_look_at_the_latest_version_is_sent_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_SILENCE_SECONDS", 0.2)
+    site = FaultySite()
+    site.lost_after_watch = 2
+
+    async with following(site) as informer:
+        await until(lambda: len(site.watches) == 2, "a watch after the one that ended at once")
+
+        assert 0.6 <= site.watches[1] - site.watches[0] < 3
+        assert informer.relists == 1
 
 
 async def test_a_list_that_arrives_slowly_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,12 +170,18 @@ class Client:
             query["continue"] = page.metadata.next_token
 
     async def latest_version(
-        self, kind: Kind[Any], namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind[Any],
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        silence: float = LIST_SECONDS,
     ) -> str:
         """The resourceVersion that a list would have now, by a consistent read of one object at most."""
         query = {"limit": "1", "labelSelector": labels, "fieldSelector": fields}
         accept = _accept(kind, "PartialObjectMetadataList")
-        body = await self._request("GET", kind.path(namespace), query=query, accept=accept)
+        body = await self._request("GET", kind.path(namespace), query=query, silence=silence, accept=accept)
         with readable(kind.plural):
             return msgspec.json.decode(body, type=_Raw).metadata.resource_version
 
