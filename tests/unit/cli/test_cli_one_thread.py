@@ -241,6 +241,29 @@ def test_a_child_is_moved_and_a_member_is_drained_and_undrained(
     with_cluster(tmp_path, monkeypatch, test)
 
 
+def test_a_move_names_the_object_that_the_child_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        workload = {"exec": {"command": ["x"]}}
+        cluster.api.create("children", {"metadata": {"name": "other"}, "spec": {"hub": "hub", "id": "a", **workload}})
+        cluster.api.create(
+            "childsets", {"metadata": {"name": "many"}, "spec": {"hub": "hub", "replicas": 1, "template": workload}}
+        )
+        await stop.await_children(["a", "many-0"], NAMES, timeout="60s")
+        assert sorted(printed.text().splitlines()) == ["child/other", "childset/many"]
+
+        for child_id, name in (("a", "child/other"), ("many-0", "childset/many")):
+            there = next(member for member in MEMBERS if member not in cluster.runs_on()[child_id])
+            assert await moves.move(child_id, there, NAMES, wait=True, timeout="30s") == DONE
+            assert printed.text() == f"{name}\n"
+        (there,) = cluster.runs_on()["a"]
+        assert await moves.move("a", there, HUB, wait=False, timeout="30s") == DONE
+        assert printed.text() == f"a (child/other) moving to {there}\n"
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
 def test_a_drain_that_leaves_children_behind_fails_and_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
