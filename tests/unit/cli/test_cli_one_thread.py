@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from clihub import HUB, JSON, MEMBERS, NAMES, YAML, Printed, started, with_cluster
+from memoryrequests import Refused
 from onethread import Cluster
 
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
+from processhub.client.errors import Unreachable
 from processhub.cluster.kinds import HUBS
 
 
@@ -53,6 +56,42 @@ def test_a_hub_and_its_children_are_printed_as_tables(
         assert "a" in [row[0] for row in printed.rows()]
         with pytest.raises(CliError, match="hub hub has no member 'hub-9'; it has hub-0, hub-1, hub-2"):
             await listing.list_children(HUB, listing.Selection("hub-9"))
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def forbid(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, plural: str) -> None:
+    """Let nobody list these objects."""
+    answered = cluster.api.request
+
+    def request(method: str, url: str, payload: bytes | None, content_type: str | None) -> Any:
+        if method == "GET" and url.partition("?")[0].endswith(f"/{plural}"):
+            raise Refused(403, "Forbidden", f"{plural} is forbidden")
+        return answered(method, url, payload, content_type)
+
+    monkeypatch.setattr(cluster.api, "request", request)
+
+
+def test_who_may_not_read_the_registry_is_told_before_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        forbid(cluster, monkeypatch, "registryslices")
+        with pytest.raises(Unreachable, match="registryslices is forbidden; ask for the role view"):
+            await stop.await_children(["a"], HUB, timeout="60s")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_child_is_explained_without_its_history_to_who_may_not_read_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        forbid(cluster, monkeypatch, "events")
+        printed.text()
+        assert await explain.explain("a", HUB) == DONE
+        assert "Candidates, by score:" in printed.text()
+        assert printed.err == "warning: its history is not shown: events is forbidden\n"
 
     with_cluster(tmp_path, monkeypatch, test)
 
@@ -198,6 +237,29 @@ def test_a_child_is_moved_and_a_member_is_drained_and_undrained(
         assert printed.text() == f"member/{there} takes children again\n"
         assert await moves.undrain(there, JSON) == DONE
         assert json.loads(printed.text()) == {"member": there, "drained": False, "changed": False}
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_move_names_the_object_that_the_child_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        workload = {"exec": {"command": ["x"]}}
+        cluster.api.create("children", {"metadata": {"name": "other"}, "spec": {"hub": "hub", "id": "a", **workload}})
+        cluster.api.create(
+            "childsets", {"metadata": {"name": "many"}, "spec": {"hub": "hub", "replicas": 1, "template": workload}}
+        )
+        await stop.await_children(["a", "many-0"], NAMES, timeout="60s")
+        assert sorted(printed.text().splitlines()) == ["child/other", "childset/many"]
+
+        for child_id, name in (("a", "child/other"), ("many-0", "childset/many")):
+            there = next(member for member in MEMBERS if member not in cluster.runs_on()[child_id])
+            assert await moves.move(child_id, there, NAMES, wait=True, timeout="30s") == DONE
+            assert printed.text() == f"{name}\n"
+        (there,) = cluster.runs_on()["a"]
+        assert await moves.move("a", there, HUB, wait=False, timeout="30s") == DONE
+        assert printed.text() == f"a (child/other) moving to {there}\n"
 
     with_cluster(tmp_path, monkeypatch, test)
 

@@ -66,6 +66,29 @@ async def test_a_pods_address_is_used_only_where_it_belongs_to_that_pod(
     assert [base async for base in MemberEndpoints(session).bases()] == bases
 
 
+async def test_the_address_of_a_member_that_was_replaced_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answers(*_: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(endpoints, "_answers", answers)
+    monkeypatch.setattr(endpoints, "PortForward", Forward)
+    monkeypatch.delenv("HUB_URL", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+
+    def with_member(address: str) -> Hub:
+        member = MemberStatus(name="h-0", pod="h-0", pod_ip=address, ready=True)
+        return Hub(metadata=ObjectMeta(name="h", namespace="n"), status=HubStatus(members=(member,)))
+
+    async with client_of(web.Application()) as client:
+        session = Session(client, "n", with_member("10.1.0.1"))
+        tried = MemberEndpoints(session)
+        tried.worked("http://10.1.0.1:8080")
+        assert [base async for base in tried.bases()] == ["http://h.n.svc:8080", "http://10.1.0.1:8080"]
+
+        session.hub = with_member("10.1.0.2")
+        assert [base async for base in tried.bases()] == ["http://h.n.svc:8080", "http://10.1.0.2:8080"]
+
+
 async def forward_site(request: web.Request) -> web.StreamResponse:
     """An API server that accepts port-forwards, to a member that never answers."""
     socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))

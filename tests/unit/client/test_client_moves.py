@@ -7,15 +7,18 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from aiohttp import web
 
-from builders import make_child
+from builders import client_of, make_child
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
+from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_NODES
 from processhub.api.reasons import Role
 from processhub.client import moves
 from processhub.client.errors import HubError
 from processhub.client.orders import OnChild, Outcome
+from processhub.client.session import Session
 from processhub.cluster.kinds import CHILDREN
 
 _OLD = "hub-9: the hub has no member 'hub-9'"
@@ -146,3 +149,22 @@ async def test_a_mapping_removes_an_earlier_rejection() -> None:
     moved = '{"nodes":["hub-1"],"insteadOf":["hub-0"]}'
     metadata = {"uid": "u1", "annotations": {ANNOTATION_NODES: moved, ANNOTATION_MOVE_REFUSED: None}}
     assert sent == [(CHILDREN, "ns", "a", {"metadata": metadata})]
+
+
+async def test_a_connection_that_breaks_while_a_move_is_awaited_does_not_fail_it() -> None:
+    child, broken = make_child("a"), [1, 2]
+
+    async def answer(request: web.Request) -> web.Response:
+        if broken:
+            broken.pop()
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(body=msgspec.json.encode(child), content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with client_of(app) as client:
+        session = Session(client, "ns", Hub(metadata=ObjectMeta(name="hub", namespace="ns")))
+
+        assert await OnChild(session, child).outcome() == Outcome(stands=False)
+    assert not broken

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from processhub.api.hub import Hub, HubSpec, HubStatus, MemberStatus, Timeouts
 from processhub.api.meta import ObjectMeta
 from processhub.cli.target import unreachable_member
-from processhub.client.errors import NoOwner
+from processhub.client.errors import NoOwner, NotAllowed
 from processhub.client.requests import Requests
 from processhub.client.session import Session
 from processhub.cluster.client import Client
@@ -43,6 +45,25 @@ async def test_a_request_that_reaches_no_member_names_each_that_was_tried(monkey
     said = str(raised.value)
     assert said.startswith("no member of hub shop could be reached: member shop-1 by a port-forward to its pod: ")
     assert said.endswith(f"no connection to {NOBODY}: Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "No such file"), (b"\xff\xfe", "it is no text"), (b"two\nlines", "it has several lines")],
+    ids=["missing", "bytes", "lines"],
+)
+async def test_a_token_file_that_cannot_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, why: str
+) -> None:
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    monkeypatch.setenv("HUB_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    async with Client(Config(f"http://{NOBODY}", "ns", ssl=False, token=no_token)) as client:
+        requests = Requests(session(client))
+        with pytest.raises(NotAllowed, match=why):
+            await requests.call("a", {}, None, "")
+        await requests.close()
 
 
 def test_a_kubelet_that_does_not_answer_is_named_by_member_and_node() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -120,3 +121,24 @@ async def test_watches_leave_connections_for_requests(site: tuple[Site, Client])
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_requests_that_are_rejected_while_the_credentials_are_read_again_are_sent_with_the_new_ones() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != "Bearer new":
+            return web.json_response({"kind": "Status", "message": "no"}, status=401)
+        return web.json_response(HUB)
+
+    async def new_token() -> str:
+        return "Bearer new"
+
+    async def slow_plugin() -> Config:
+        await asyncio.sleep(0.3)  # as aws eks get-token takes
+        return dataclasses.replace(client.config, token=new_token)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    async with client_of(app, reload=slow_plugin) as client:
+        found = await asyncio.gather(*(client.get(HUBS, "ns", "hub") for _ in range(10)))
+
+    assert len(found) == 10

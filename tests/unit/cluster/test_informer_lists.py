@@ -217,11 +217,13 @@ class FaultySite:
 
     def __init__(self, watch_status: int = 200) -> None:
         self.lost, self.watch_status = 0, watch_status
+        self.lost_after_watch = 0
         self.lists, self.watches = list[float](), list[float]()
 
     async def children(self, request: web.Request) -> web.StreamResponse:
         if "watch" in request.query:
             self.watches.append(asyncio.get_running_loop().time())
+            self.lost, self.lost_after_watch = self.lost_after_watch, 0
             if self.watch_status != 200:
                 return web.json_response({"kind": "Status", "message": "no"}, status=self.watch_status)
             return web.Response(text="")
@@ -260,6 +262,18 @@ async def test_a_lost_list_is_sent_again_soon_and_may_then_take_longer(monkeypat
         assert informer.source.silence == 0.2  # the next one is noticed as soon again
 
 
+async def test_a_lost_look_at_the_latest_version_is_sent_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_SILENCE_SECONDS", 0.2)
+    site = FaultySite()
+    site.lost_after_watch = 2
+
+    async with following(site) as informer:
+        await until(lambda: len(site.watches) == 2, "a watch after the one that ended at once")
+
+        assert 0.6 <= site.watches[1] - site.watches[0] < 3
+        assert informer.relists == 1
+
+
 async def test_a_list_that_arrives_slowly_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "_SILENCE_SECONDS", 0.3)
 
@@ -292,3 +306,26 @@ async def test_watches_that_deliver_nothing_are_begun_less_and_less_often(status
         pauses = [after - before for before, after in itertools.pairwise(site.watches)]
         assert pauses[-1] >= 0.8
         assert informer.relists == (1 if status == 200 else 6)
+
+
+@pytest.mark.parametrize("asked", ["3600", "\u00b2"], ids=["an hour", "no number"])
+async def test_an_informer_waits_at_most_so_long_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setattr(module, "_RETRY_AFTER_MAX", 0.3)
+    refused = [web.Response(status=503, headers={"Retry-After": asked})]
+
+    async def children(request: web.Request) -> web.StreamResponse:
+        if refused:
+            return refused.pop()
+        if "watch" in request.query:
+            await asyncio.Event().wait()
+        return web.json_response(listed(10))
+
+    app = web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", children)])
+    async with client_of(app) as client:
+        informer = Informer(client, CHILDREN, lambda old, new: None)
+        running = asyncio.create_task(informer.run())
+        async with asyncio.timeout(5):
+            await informer.synced.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

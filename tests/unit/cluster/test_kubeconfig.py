@@ -185,6 +185,32 @@ async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
         await read_config(None, str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [("k" * 300, "File name too long"), ("~no-such-user/config", "Could not determine home directory")],
+    ids=["no name of a file", "a home that is not there"],
+)
+async def test_a_kubeconfig_that_cannot_be_looked_at_is_named(
+    monkeypatch: pytest.MonkeyPatch, named: str, why: str
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", named)
+
+    with pytest.raises(ConfigError, match=rf"kubeconfig .* can't be read: {why}"):
+        await read_config()
+
+
+async def test_a_home_that_may_not_be_looked_into_has_no_kubeconfig(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HOME of an image may be one of another user."""
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr(kubeconfig, "DEFAULT_KUBECONFIG", tmp_path / ("x" * 300) / "config")
+
+    with pytest.raises(ConfigError, match="no cluster to talk to"):
+        await read_config()
+
+
 def service_account(folder: Path, monkeypatch: pytest.MonkeyPatch, authority: str) -> None:
     monkeypatch.setattr(kubeconfig, "SERVICE_ACCOUNT", folder)
     monkeypatch.setattr(kubeconfig, "DEFAULT_KUBECONFIG", folder / "none")

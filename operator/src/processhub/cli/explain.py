@@ -16,7 +16,7 @@ from processhub.api.naming import ANNOTATION_NODES
 from processhub.cli.demandplace import by_choice, how_started, when_it_ends
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
-from processhub.cli.output import out, structured, table
+from processhub.cli.output import out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
@@ -24,6 +24,7 @@ from processhub.client.demand import Outlook, outlook
 from processhub.client.records import Record
 from processhub.client.resolve import find_children
 from processhub.client.session import Session, translated
+from processhub.cluster.errors import ForbiddenError
 from processhub.cluster.kinds import untyped
 from processhub.core.model.placement import Candidate, child_key, load_caps, rank
 from processhub.core.model.snapshot import DesiredChild
@@ -268,9 +269,12 @@ def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
 
 async def _history(session: Session, child: Child | ChildSet | Hub, about: str = "") -> list[tuple[str, str, str]]:
     """``(time, reason, message)`` of the Events about the object whose messages name ``about``, oldest first."""
-    found, _ = await session.client.list(
-        _EVENTS, session.namespace, fields=f"involvedObject.kind={child.kind},involvedObject.name={child.metadata.name}"
-    )
+    fields = f"involvedObject.kind={child.kind},involvedObject.name={child.metadata.name}"
+    try:
+        found, _ = await session.client.list(_EVENTS, session.namespace, fields=fields)
+    except ForbiddenError as error:
+        say(f"warning: its history is not shown: {error.message}")
+        return []
     events = [event for event in found if isinstance(event, dict)]
     mine = [event for event in events if event.get("involvedObject", {}).get("uid") in ("", None, child.metadata.uid)]
     found_events = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED
 from processhub.cli.output import named, out, quoted, say, structured
 from processhub.cli.shared import Output, Target
-from processhub.cli.show import pod_of
+from processhub.cli.show import object_of, pod_of
 from processhub.cli.target import opened
 from processhub.client.hub import Hub
 from processhub.core.listing import by_reason
@@ -55,11 +54,13 @@ async def move(child_id: str, member: str, target: Target, *, wait: bool, timeou
     limit = seconds(timeout)
     async with opened(target, ids=(child_id,), follow=wait) as session:
         await Hub.attached(session).migrate_child(child_id, member, wait=wait, timeout=limit)
-        on_demand = session.on_demand(child_id) is not None
+        known = await object_of(session, child_id) if target.output in (Output.TABLE, Output.NAME) else ""
     if target.output in (Output.JSON, Output.YAML):
         structured({"id": child_id, "member": member, "done": wait}, target.output)
     elif target.output is Output.NAME:
-        out(f"hub/{session.name}" if on_demand else f"child/{child_object_name(child_id)}")
+        out(known)
     else:
-        out(f"{quoted(child_id) if on_demand else named(child_id)} {'running on' if wait else 'moving to'} {member}")
+        kind, _, name = known.partition("/")
+        words = named(child_id, name) if kind == "child" else quoted(child_id)
+        out(f"{words} {'running on' if wait else 'moving to'} {member}")
     return DONE

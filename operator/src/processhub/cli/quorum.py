@@ -15,6 +15,7 @@ from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.errors import Timeout
 from processhub.client.session import Session, translated
+from processhub.client.writes import with_retries
 from processhub.cluster.kinds import HUBS
 
 _LOOK_SECONDS = 0.1
@@ -55,7 +56,7 @@ async def _done(session: Session, order: str, limit: float) -> Hub:
     try:
         async with asyncio.timeout(limit):
             while True:
-                hub = await session.client.get(HUBS, session.namespace, session.name)
+                hub = await with_retries(lambda: session.client.get(HUBS, session.namespace, session.name), reads=True)
                 if hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET) != order:
                     return hub
                 await asyncio.sleep(_LOOK_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from processhub.cli.errors import DONE, CliError
 from processhub.cli.output import out, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
-from processhub.client.childsets import find_owner
+from processhub.client.childsets import find_owner, list_sets, owner_among
 from processhub.client.demand import outlook
 from processhub.client.records import Node, Record
 from processhub.client.resolve import find_children
@@ -34,7 +34,7 @@ async def where(child_id: str, target: Target) -> int:
         record = await on_record(session, child_id)
         warn_of_unready(session, {node.name for node in record.nodes})
         if target.output is Output.NAME:
-            await _name(session, child_id)
+            out(await object_of(session, child_id))
         elif target.output is Output.TABLE:
             placed = {member.name: member for member in session.living_hub().status.members}
             demand = session.living_hub().spec.on_demand is not None
@@ -66,7 +66,7 @@ async def lookup(child_id: str, target: Target) -> int:
         record = await on_record(session, child_id)
         warn_of_unready(session, {node.name for node in record.nodes})
         if target.output is Output.NAME:
-            await _name(session, child_id)
+            out(await object_of(session, child_id))
         else:
             nodes = entry(child_id, record.nodes, session)["nodes"]
             found = {"id": child_id, "uid": record.uid, "spec": record.spec.to_dict(), "nodes": nodes}
@@ -131,14 +131,21 @@ async def own_pod(session: Session, child_id: str, record: Record, member: str) 
     return names[0]
 
 
-async def _name(session: Session, child_id: str) -> None:
-    if session.on_demand(child_id):
-        out(f"hub/{session.name}")
-        return
-    with translated(f"child {child_id!r} can't be looked up"):
-        child = (await find_children(session, [child_id])).get(child_id)
-        owner = await find_owner(session, child_id)
-    if owner is not None:
-        out(f"childset/{owner.metadata.name}")
-    else:
-        out(f"child/{child.metadata.name if child else child_object_name(child_id)}")
+async def object_of(session: Session, child_id: str) -> str:
+    """The object that the child belongs to, as ``-o name`` prints it. Raises the client's errors."""
+    return (await objects_of(session, [child_id]))[child_id]
+
+
+async def objects_of(session: Session, ids: Collection[str]) -> dict[str, str]:
+    """By id, the object that each child belongs to, as ``-o name`` prints it. Raises the client's errors."""
+    objects = {child_id: f"hub/{session.name}" for child_id in ids if session.on_demand(child_id)}
+    others = [child_id for child_id in ids if child_id not in objects]
+    if not others:
+        return objects
+    with translated(f"children of hub {session.name} can't be looked up"):
+        children, sets = await find_children(session, others), await list_sets(session)
+    for child_id in others:
+        owner, child = owner_among(sets, session, child_id), children.get(child_id)
+        name = child.metadata.name if child is not None else child_object_name(child_id)
+        objects[child_id] = f"childset/{owner.metadata.name}" if owner is not None else f"child/{name}"
+    return objects

@@ -82,10 +82,10 @@ def hub_of(specs: list[dict[str, Any]], named: str | None) -> str | None:
     return hubs[0] if hubs else None
 
 
-def report(result: Result, output: Output, *, wait: bool, of_hub: Mapping[str, str] = _NONE) -> int:
+def report(result: Result, output: Output, *, wait: bool, objects: Mapping[str, str] = _NONE) -> int:
     """Print each child's outcome: started ones to stdout, errors to stderr; returns the exit code.
 
-    ``of_hub``: the children that requests have started, by id the name of their Hub.
+    ``objects``: by id what a child belongs to if that is no Child of the result, such as ``hub/shop``.
     """
     if output in (Output.JSON, Output.YAML):
         structured(_plain(result), output)
@@ -93,8 +93,8 @@ def report(result: Result, output: Output, *, wait: bool, of_hub: Mapping[str, s
         for child_id, processes in result.started.items():
             name = result.objects.get(child_id) or child_object_name(child_id)
             places = ", ".join(f"{member} (pid {pid})" if pid else member for member, pid in processes)
-            known = f"hub/{of_hub[child_id]}" if child_id in of_hub else f"child/{name}"
-            words = quoted(child_id) if child_id in of_hub else named(child_id, name)
+            words = quoted(child_id) if child_id in objects else named(child_id, name)
+            known = objects.get(child_id) or f"child/{name}"
             out(known if output is Output.NAME else f"{words} {f'running on {places}' if places else 'created'}")
     failures(result.errors, "started")
     if result.rollback is not None:

@@ -6,6 +6,7 @@ from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.output import named, out, quoted, structured
 from processhub.cli.shared import Output, Target
+from processhub.cli.show import objects_of
 from processhub.cli.start import code_of, failures, report
 from processhub.cli.target import opened
 from processhub.client.errors import ChildrenFailed, Timeout
@@ -50,5 +51,7 @@ async def await_children(ids: list[str], target: Target, *, timeout: str) -> int
             if error.result is None:
                 raise
             result = error.result
-        of_hub = {child_id: session.name for child_id in ids if session.on_demand(child_id)}
-    return report(result, target.output, wait=True, of_hub=of_hub)
+        objects = {child_id: f"hub/{session.name}" for child_id in ids if session.on_demand(child_id)}
+        if target.output is Output.NAME:
+            objects |= await objects_of(session, [child_id for child_id in result.started if child_id not in objects])
+    return report(result, target.output, wait=True, objects=objects)

@@ -60,7 +60,9 @@ async def opened(
         session = Session(client, namespace, hub)
         try:
             with translated(f"the registry of hub {session.name} can't be read"):
-                await (session.follow() if follow else session.read())
+                await session.read()  # which fails at once where watches would go on trying
+                if follow:
+                    await session.follow()
             yield session
         finally:
             await session.close()

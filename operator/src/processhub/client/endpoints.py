@@ -43,11 +43,13 @@ class MemberEndpoints:
             yield given
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             yield f"http://{self._session.name}.{self._session.namespace}.svc:{_SERVICE_PORT}"
-        if self._last:
+        listed = [member for member in self._session.living_hub().status.members if member.pod_ip]
+        # The address of a member that was replaced may be another pod's now, which must not get this client's token.
+        if self._last in self._forwards or self._last in map(_base, listed):
             yield self._last
-        members = [member for member in self._session.living_hub().status.members if member.ready and member.pod_ip]
+        members = [member for member in listed if member.ready]
         for member in random.sample(members, len(members)):
-            base = f"http://{authority(member.pod_ip, member.port)}"
+            base = _base(member)
             self._names[base] = f"member {member.name} at {authority(member.pod_ip, member.port)}"
             if base != self._last and _in_reach(member.pod_ip) and await _answers(member.pod_ip, member.port):
                 yield base
@@ -107,6 +109,10 @@ class MemberEndpoints:
         for forward in self._forwards.values():
             await forward.close()
         self._forwards.clear()
+
+
+def _base(member: MemberStatus) -> str:
+    return f"http://{authority(member.pod_ip, member.port)}"
 
 
 async def _answers(address: str, port: int) -> bool:

@@ -44,11 +44,14 @@ class MemberToken:
         file = os.environ.get("HUB_TOKEN_FILE")
         if file:
             try:
-                return Path(file).read_text(encoding="utf-8").strip()  # noqa: ASYNC240 in memory; the kubelet renews it
+                token = Path(file).read_text(encoding="utf-8").strip()  # noqa: ASYNC240 in memory; the kubelet renews it
             except OSError as error:
-                raise NotAllowed(
-                    f"HUB_TOKEN_FILE {file} can't be read: {error.strerror}", 401, "unauthorized"
-                ) from None
+                raise _unusable(file, error.strerror or str(error)) from None
+            except UnicodeDecodeError:
+                raise _unusable(file, "it is no text") from None
+            if not token.isprintable():
+                raise _unusable(file, "it has several lines, or control characters")
+            return token
         async with self._lock:
             if fresh or time.time() > self._until:
                 await self._request()
@@ -84,3 +87,7 @@ class MemberToken:
             raise NotAllowed(f"{what}: {error.message}", 401, "unauthorized") from error
         ends = datetime.fromisoformat(found.expiration_timestamp).timestamp()
         self._token, self._until = found.token, ends - _MARGIN
+
+
+def _unusable(file: str, why: str) -> NotAllowed:
+    return NotAllowed(f"HUB_TOKEN_FILE {file} can't be read: {why}", 401, "unauthorized")

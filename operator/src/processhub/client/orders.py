@@ -68,7 +68,8 @@ class OnChild:
 
     async def outcome(self) -> Outcome:
         """The present state of the child's order. Raises ApiError."""
-        now = await with_retries(lambda: self._session.client.get(CHILDREN, *self._child.metadata.key))
+        key = self._child.metadata.key
+        now = await with_retries(lambda: self._session.client.get(CHILDREN, *key), reads=True)
         annotations = now.metadata.annotations
         return Outcome(ANNOTATION_MOVE_TO in annotations, annotations.get(ANNOTATION_MOVE_REFUSED, ""))
 
@@ -106,7 +107,8 @@ class OnGroup(Generic[Annotated]):
     async def outcome(self) -> Outcome:
         """The present state of the child's order. Raises ApiError."""
         metadata = self._owner.metadata
-        now = await with_retries(lambda: self._session.client.get(self._kind, metadata.namespace, metadata.name))
+        key = metadata.namespace, metadata.name
+        now = await with_retries(lambda: self._session.client.get(self._kind, *key), reads=True)
         annotations = now.metadata.annotations
         return Outcome(
             self.id in _read(annotations, ANNOTATION_MOVE_TO),

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
-from processhub.cluster.errors import UnavailableError
+from processhub.cluster.errors import ApiError, ConnectionFailedError, UnavailableError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,19 +49,22 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None
             raise outcome
 
 
-async def with_retries(request: Callable[[], Awaitable[R]]) -> R:
+async def with_retries(request: Callable[[], Awaitable[R]], *, reads: bool = False) -> R:
     """Send the request and return its answer.
 
-    If the server is overloaded (429, 5xx), the request is sent again after the pause that the server asks for.
+    If the server is overloaded (429, 5xx), the request is sent again after the pause that the server asks for. One that
+    only ``reads`` is sent again also if there is no answer.
     """
+    errors: tuple[type[ApiError], ...] = (UnavailableError, ConnectionFailedError) if reads else (UnavailableError,)
     backoff = 0.1
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return await request()
-        except UnavailableError as error:
+        except errors as error:
             if attempt == _ATTEMPTS:
                 raise
-            pause = max(error.retry_after, backoff * random.uniform(0.5, 1.0))  # noqa: S311 jitter only
+            asked = error.retry_after if isinstance(error, UnavailableError) else 0.0
+            pause = max(asked, backoff * random.uniform(0.5, 1.0))  # noqa: S311 jitter only
             await asyncio.sleep(min(pause, _BACKOFF_MAX_SECONDS))
             backoff *= 2
     raise AssertionError("unreachable")

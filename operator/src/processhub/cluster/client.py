@@ -88,7 +88,8 @@ class Client:
     def __init__(self, config: Config, reload: Callable[[], Awaitable[Config]] | None = None) -> None:
         self.config = config
         self._reload = reload
-        self._reloaded_at = 0.0
+        self._reloaded_at = float("-inf")
+        self._reloading = asyncio.Lock()  # an exec plug-in takes seconds: requests that are refused meanwhile wait, too
         self._session: aiohttp.ClientSession | None = None
         # Watches and WebSockets keep their connections for long: they must not leave none for requests. An operator
         # has more than a dozen watches in each of its namespaces.
@@ -169,12 +170,18 @@ class Client:
             query["continue"] = page.metadata.next_token
 
     async def latest_version(
-        self, kind: Kind[Any], namespace: str | None = None, *, labels: str = "", fields: str = ""
+        self,
+        kind: Kind[Any],
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        silence: float = LIST_SECONDS,
     ) -> str:
         """The resourceVersion that a list would have now, by a consistent read of one object at most."""
         query = {"limit": "1", "labelSelector": labels, "fieldSelector": fields}
         accept = _accept(kind, "PartialObjectMetadataList")
-        body = await self._request("GET", kind.path(namespace), query=query, accept=accept)
+        body = await self._request("GET", kind.path(namespace), query=query, silence=silence, accept=accept)
         with readable(kind.plural):
             return msgspec.json.decode(body, type=_Raw).metadata.resource_version
 
@@ -367,18 +374,19 @@ class Client:
 
         Returns whether there are others now than the refused ones. They are read once in a few seconds only.
         """
-        if self.config is not refused:
+        async with self._reloading:
+            if self.config is not refused:
+                return True
+            now = asyncio.get_running_loop().time()
+            if self._reload is None or now - self._reloaded_at < _RELOAD_AFTER_SECONDS:
+                return False
+            self._reloaded_at = now
+            try:
+                self.config = await self._reload()
+            except ConfigError as error:
+                log.warning("credentials not read again: %s", error)
+                return False
             return True
-        now = asyncio.get_running_loop().time()
-        if self._reload is None or now - self._reloaded_at < _RELOAD_AFTER_SECONDS:
-            return False
-        self._reloaded_at = now
-        try:
-            self.config = await self._reload()
-        except ConfigError as error:
-            log.warning("credentials not read again: %s", error)
-            return False
-        return True
 
     def send(
         self,

@@ -123,7 +123,7 @@ def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiEr
     elif kind is None:
         kind = UnavailableError if status >= 500 else ApiError
     error = kind(status, reason, message, details)
-    if isinstance(error, UnavailableError) and retry_after and retry_after.isdigit():
+    if isinstance(error, UnavailableError) and retry_after and retry_after.isdecimal():
         error.retry_after = float(retry_after)
     return error
 

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 # No API server answers with older objects for so long: a consistent read takes 3 s at most, or fails.
 REWOUND_SECONDS = 15.0
 _BACKOFF_MIN, _BACKOFF_MAX = 0.1, 10.0
+_RETRY_AFTER_MAX = 30.0  # however long the answer, or a proxy on the way, asks to wait
 _STALE_AGAIN_SECONDS = 1.0  # until the list after one that is older than what was seen
 _WORKS_AFTER_SECONDS = 1.0  # a watch that lasts for so long works, also if there is nothing to deliver
 
@@ -155,7 +156,7 @@ class Informer(Generic[T]):
                 longest = _STALE_AGAIN_SECONDS if isinstance(error, StaleListError) else _BACKOFF_MAX
                 seconds = min(pause.after_failure(clock(), self.seen), longest)
                 if isinstance(error, UnavailableError):
-                    seconds = max(seconds, error.retry_after)
+                    seconds = max(seconds, min(error.retry_after, _RETRY_AFTER_MAX))
                 log.warning("%s: %s; retrying in %.1f s", self._kind.plural, error.message, seconds)
                 await asyncio.sleep(seconds)
 

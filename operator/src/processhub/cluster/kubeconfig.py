@@ -65,11 +65,23 @@ async def read_config(
 def _files(kubeconfig: str | None) -> tuple[str, list[Path]]:
     """The kubeconfig as it was named, and its files that exist. Raises ConfigError."""
     named = kubeconfig or os.environ.get("KUBECONFIG") or ""
-    paths = [Path(name).expanduser() for name in named.split(os.pathsep) if name] or [DEFAULT_KUBECONFIG]
-    files = [path for path in paths if path.is_file()]
+    paths = [Path(name) for name in named.split(os.pathsep) if name]
+    files = [file for path in paths if (file := _existing(path))]
+    if not paths and os.path.isfile(DEFAULT_KUBECONFIG):  # noqa: PTH113 false also for one that may not be looked at
+        files = [DEFAULT_KUBECONFIG]
     if not files and named:
         raise ConfigError(f"kubeconfig {named} not found; name one that exists with --kubeconfig or KUBECONFIG")
     return os.pathsep.join(map(str, files)), files
+
+
+def _existing(path: Path) -> Path | None:
+    """The file that a user has named, or None if there is none. Raises ConfigError."""
+    try:
+        file = path.expanduser()
+        return file if file.is_file() else None
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~user, and there is no such user
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"kubeconfig {str(path)[:300]} can't be read: {why}") from error
 
 
 def _of_pod(looked_for: Path) -> Config:

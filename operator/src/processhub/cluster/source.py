@@ -8,11 +8,12 @@ that was read decides how long the next may be silent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from processhub.cluster.client import LIST_SECONDS, Client, Undecodable, WatchEvent
-from processhub.cluster.errors import ApiError
+from processhub.cluster.errors import ApiError, ConnectionFailedError
 from processhub.cluster.kinds import Kind, untyped
 
 T = TypeVar("T")
@@ -47,8 +48,14 @@ class Source(Generic[T]):
         return self._client.watch(self.kind, self.namespace, version, **self._selected)
 
     async def latest_version(self) -> str:
-        """The resourceVersion that a list would have now. Raises ApiError."""
-        return await self._client.latest_version(self.kind, self.namespace, **self._selected)
+        """The resourceVersion that a list would have now. A request that is lost is sent again. Raises ApiError."""
+        for silence in (_SILENCE_SECONDS, 2 * _SILENCE_SECONDS):
+            with contextlib.suppress(ConnectionFailedError):
+                return await self._latest_version(silence)
+        return await self._latest_version(LIST_SECONDS)
+
+    async def _latest_version(self, silence: float) -> str:
+        return await self._client.latest_version(self.kind, self.namespace, **self._selected, silence=silence)
 
     async def get(self, namespace: str, name: str) -> dict[str, Any]:
         """One of them as plain data, by a consistent read. Raises ApiError."""
