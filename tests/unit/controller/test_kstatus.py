@@ -248,7 +248,7 @@ def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -
         await web.until("InProgress", "Failed")
         assert web.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
         (stalled,) = [it for it in cluster.api.objects[web.key]["status"]["conditions"] if it["type"] == "Stalled"]
-        assert stalled["message"].startswith("1 of 3 children are not placed, such as web-")
+        assert stalled["message"].startswith("1 of 3 children are refused, such as web-")
         assert len(pods_of_children(cluster)) == 2
 
     in_hub(tmp_path, test)
