@@ -46,6 +46,7 @@ class Children(dict[str, KnownChild]):
     - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
     - ``move_requests``: object name → the member of its move request.
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
+    - ``pods``: the names of the pod children.
     - ``rejected``: object name → why the API server does not create the Pod of its present template.
     """
 
@@ -55,6 +56,7 @@ class Children(dict[str, KnownChild]):
         self.expiring: set[str] = set()
         self.move_requests: dict[str, str] = {}
         self.ended_moves: set[str] = set()
+        self.pods: set[str] = set()
         self.rejected: dict[str, Refusal] = {}
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
@@ -71,6 +73,7 @@ class Children(dict[str, KnownChild]):
         else:
             self._derive(child)
             self._refusals.pop(name, None)
+            self.rejected.pop(name, None)
         if member := child.metadata.annotations.get(ANNOTATION_MOVE_TO):
             self.move_requests[name] = member
         else:
@@ -89,6 +92,7 @@ class Children(dict[str, KnownChild]):
             return False
         del self[name]
         self.rejected.pop(name, None)
+        self.pods.discard(name)
         self.expiring.discard(name)
         self._refusals.pop(name, None)
         self.move_requests.pop(name, None)
@@ -133,8 +137,10 @@ class Children(dict[str, KnownChild]):
 
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
-        self.rejected.pop(name, None)
         known = self[name] = _known(child, moved_nodes(child) if self._guided else None)
+        self.pods.discard(name)
+        if known.spec.pod is not None:
+            self.pods.add(name)
         self.expiring.discard(name)
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
             self.expiring.add(name)
