@@ -18,15 +18,15 @@ def is_on(annotations: Mapping[str, str], name: str) -> bool:
 
 
 def why_ignored(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """A sentence for each value that is neither on nor off, and each unknown way to drain, with what to write instead."""
+    """A sentence for each value that is neither on nor off, and each unknown way to drain: what to write instead."""
     switches = (
         f"the annotation {name} is {annotations[name][:_SHOWN]!r}, which means nothing: write true, or remove it"
         for name in _SWITCHES
         if annotations.get(name, "") not in (*_ON, *_OFF)
     )
     drains = (
-        f"the annotation {ANNOTATION_DRAINED} has {f'{member}={way}'[:_SHOWN]!r}, by which the member is drained without"
-        f" force: write {member[:_SHOWN]}=force, or the name alone"
+        f"the annotation {ANNOTATION_DRAINED} has {f'{member}={way}'[:_SHOWN]!r}, by which the member is drained"
+        f" without force: write {member[:_SHOWN]}=force, or the name alone"
         for member, way in unknown_ways(annotations.get(ANNOTATION_DRAINED, "")).items()
     )
     return (*switches, *drains)
