@@ -273,6 +273,27 @@ async def test_the_reason_why_a_pod_does_not_start_is_reported(world: World) -> 
     assert nonsense.message == 'spec.pod.template.spec.affinity.nodeAffinity is "here"; it must be an object'
 
 
+async def test_a_pod_runs_on_when_the_api_server_refuses_the_edited_template(world: World) -> None:
+    await world.hub(**TWO)
+    await world.child("a", pod=pod())
+    pods = Pods(world)
+    first = await pods.running("a")
+
+    await world.edit_child("a", pod=pod(priorityClassName="no-such-class"))
+    refused = await world.condition("a", "Accepted", "False", "Invalid")
+    await world.condition("a", "Stalled", "True", "Invalid")
+
+    assert "no PriorityClass with name no-such-class was found" in refused.message
+    assert await pods.running("a") == first
+    await world.edit_child("a", pod=pod(["sleep", "99999"], priorityClassName=None))  # it is merged into the spec
+    await world.condition("a", "Accepted", "True", "Accepted")
+
+    async def replaced() -> None:
+        assert await pods.running("a") != first
+
+    await settles(replaced, 60)
+
+
 async def test_a_finished_pod_child_is_not_started_again(world: World) -> None:
     await world.hub(**TWO)
     await world.child("done", pod=pod(["true"]), restartPolicy="Temporary")

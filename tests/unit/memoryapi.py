@@ -69,6 +69,7 @@ class MemoryApi:
         self.listeners: list[Callable[[Key, Json | None, Json | None], None]] = []  # called with before and after
         self.compacted = 0  # an older version can't be watched or listed any more
         self.policy: Callable[[Key, Json], str] = lambda key, item: ""  # why a request may not create the object
+        self.dry_run_seconds = 0.0  # as with a slow webhook
         self._made = 0
         self._rewinds = 0
         self._changed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by plural
@@ -447,6 +448,8 @@ class MemoryClient(Client):
             await asyncio.sleep(_LATENCY)
             async with asyncio.timeout(timeout.total or timeout.sock_read):
                 await self._wire.whole.wait()
+                if query and "dryRun" in query:
+                    await asyncio.sleep(self._api.dry_run_seconds)
             if query and "watch" in query:
                 yield _Answer(200, {}, self._followed(url))
                 return

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 
-from builders import make_client, make_hub, make_slice
+from builders import make_child, make_client, make_hub, make_slice
+from processhub.api.child import ChildStatus
+from processhub.api.meta import Condition
 from processhub.client import waiting
 from processhub.client.session import Session
 from processhub.client.waiting import Start, Stop
@@ -73,6 +76,26 @@ async def test_a_cause_that_no_restart_can_fix_counts_as_failed_at_once(session:
     await start.until(soon(1))
 
     assert start.failed["a"].reason == reason
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "fails"),
+    [("Ready", "Invalid", True), ("Accepted", "Invalid", True), ("Accepted", "Waiting", False)],
+)
+async def test_a_child_whose_pod_is_refused_counts_as_failed_at_once(
+    session: Session, kind: str, reason: str, fails: bool
+) -> None:
+    """A check that is not answered yet says nothing."""
+    start = Start(session, {"a": ""})
+    condition = {"type": kind, "status": "False", "reason": reason, "message": "its pod is refused: no such class"}
+    child = make_child("a", {"pod": {}})
+
+    start._child_changed(
+        None, msgspec.structs.replace(child, status=ChildStatus(conditions=(msgspec.convert(condition, Condition),)))
+    )
+
+    assert ("a" in start.failed) == fails
+    assert ("a" in start.pending) != fails
 
 
 async def test_a_child_that_ran_and_completed_counts_as_started(session: Session) -> None:

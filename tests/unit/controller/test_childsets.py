@@ -325,6 +325,23 @@ def test_the_condition_ready_says_why_children_do_not_run(
     assert status.observed_generation == 1
 
 
+@pytest.mark.parametrize("running", [3, 5])
+def test_a_set_whose_changed_template_a_hook_denies_waits_for_its_user(running: int) -> None:
+    """It is still running by its former template."""
+    unplaced = {"x-3": Unplaced(Reason.HOOK_DENIED, "hook audit: no")}
+
+    status = child_set_status(
+        SeenSet(known_set(child_set(replicas=5), None)), tally(running=running, former=2), unplaced, NOW
+    )
+
+    for kind in ("Ready", "Stalled"):
+        found = find_condition(status.conditions, kind)
+        assert found is not None
+        assert found.reason == "HookDenied"
+        assert found.message == "1 of 5 children are refused, such as x-3: hook audit: no"
+    assert find_condition(status.conditions, "Reconciling") is None
+
+
 def test_a_set_without_its_hub_reports_it_and_counts_no_child_as_running() -> None:
     item = msgspec.structs.replace(
         child_set(replicas=2), status=msgspec.convert({"desired": 2, "running": 2}, type(child_set(replicas=1).status))

@@ -10,6 +10,7 @@ from planned_hub import child
 from waiting import until
 
 from builders import make_child, make_client, make_hub, make_member, make_observation
+from processhub.api.childset import ChildSet
 from processhub.api.hooks import Hook, HookEvent
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.reasons import Reason
@@ -23,8 +24,9 @@ from processhub.controller.hooks.verdicts import HookVerdict
 from processhub.controller.observe.admission import Admitted, admit
 from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.store.childsets import SeenSet, known_set
 from processhub.controller.store.hubstate import HubKey, HubState
-from processhub.core.model.plan import Plan
+from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.model.snapshot import OnRecord
 from processhub.registry.grammar import Assignment
 
@@ -119,6 +121,28 @@ async def test_a_resumed_child_stays_suspended_until_its_hook_allows_the_start(
         await until(lambda: bool(look().refusals), "it may not")
         assert look().refusals["a"].reason is Reason.HOOK_DENIED
         assert look().wanted["a"].suspended
+    admission.close()
+
+
+async def test_a_denied_edit_of_a_sets_template_is_reported_while_its_children_run_on(recorder: EventRecorder) -> None:
+    async def call(hook: Hook, event: CloudEventText) -> dict[str, Any]:
+        return {"allow": False, "reason": "not today"}
+
+    asking = hub("PreChildStart")
+    spec = {"hub": "hub", "replicas": 1, "template": {"exec": {"command": ["new"]}}}
+    item = msgspec.convert({"metadata": {"name": "web", "uid": "uid-web"}, "spec": spec}, ChildSet)
+    seen = SeenSet(known_set(item, None))
+    record = {"web-0": (OnRecord("hub-0", Assignment(uid="uid-web", epoch=2, workload="former")),)}
+    admission = StartAdmission(Asker(asking, call, recorder), HubState(asking.metadata.key), lambda: None)
+
+    def look() -> Admitted:
+        admission.begin_round(asking.spec.hooks)
+        return admit(admission, seen.known.wanted, {}, {"uid-web": seen}, record, asking)
+
+    assert look().held == {}, "it runs on while the hook is asked"
+    await until(lambda: bool(look().held), "the hook has denied it")
+    assert look().held["web-0"] == Unplaced(Reason.HOOK_DENIED, "hook hook-PreChildStart: not today")
+    assert look().wanted["web-0"].workload == "former"
     admission.close()
 
 

@@ -5,6 +5,7 @@ Argo CD's health of each version is that of docs/how-to/argocd-cm.yaml.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from itertools import groupby
 from pathlib import Path
@@ -206,6 +207,33 @@ def test_an_edit_during_the_check_of_the_one_before_is_checked_too(tmp_path: Pat
     in_hub(tmp_path, test)
 
 
+def test_a_slow_check_of_an_edit_delays_no_other_child(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
+        child = Story(cluster, "children", "a")
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        run_pods(cluster)
+        await child.until("InProgress", "Current")
+        before = uids_of(cluster)
+
+        cluster.api.dry_run_seconds = 4.0
+        child.spec(**REFUSED)
+        for number in range(10):
+            other = f"b-{number}"
+            cluster.api.create("children", {"metadata": {"name": other}, "spec": {"hub": "hub", **EXEC}})
+            await cluster.until(lambda name=other: bool(cluster.runs_on()[name]), "another child starts", 1.5)  # type: ignore[misc]
+        await child.until("InProgress", "Failed")
+
+        await asyncio.sleep(30.0)  # it is checked again and again
+        assert child._results() == []
+        assert uids_of(cluster) == before
+        cluster.api.policy = lambda key, item: ""
+        await cluster.until(lambda: uids_of(cluster) not in (before, []), "the edit is carried out", 20.0)
+
+    in_hub(tmp_path, test)
+
+
 def test_a_quota_that_the_pod_itself_uses_up_stops_no_edit(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         def one_pod(key: Key, item: Json) -> str:
@@ -248,7 +276,7 @@ def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -
         await web.until("InProgress", "Failed")
         assert web.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
         (stalled,) = [it for it in cluster.api.objects[web.key]["status"]["conditions"] if it["type"] == "Stalled"]
-        assert stalled["message"].startswith("1 of 3 children are not placed, such as web-")
+        assert stalled["message"].startswith("1 of 3 children are refused, such as web-")
         assert len(pods_of_children(cluster)) == 2
 
     in_hub(tmp_path, test)

@@ -233,6 +233,19 @@ async def test_a_switch_that_is_neither_on_nor_off_is_reported_once() -> None:
         assert "AnnotationIgnored" in [reason for reason, _ in hub.events()]
 
 
+async def test_an_unknown_way_to_drain_is_reported() -> None:
+    async with leading() as hub:
+        await hub.edit(GOOD, 1, annotations={"processhub.dev/drained": "hub-0=Force, hub-1=true"})
+
+        assert [event for event in hub.events() if event[0] == "AnnotationIgnored"] == [
+            (
+                "AnnotationIgnored",
+                "the annotation processhub.dev/drained has 'hub-1=true', by which the member is drained without force:"
+                " write hub-1=force, or the name alone",
+            )
+        ]
+
+
 async def test_a_hub_with_a_rejected_edit_waits_for_the_end_of_an_earlier_hub_of_its_name() -> None:
     """It has started nothing yet: objects of the earlier Hub may still run children."""
     async with leading() as hub:

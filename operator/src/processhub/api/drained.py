@@ -13,8 +13,17 @@ _FORCE = "force"
 
 def parse_drained(text: str) -> dict[str, bool]:
     """Parse the annotation; returns member → whether by force."""
+    return {name: how == _FORCE for name, how in _parts(text)}
+
+
+def unknown_ways(text: str) -> dict[str, str]:
+    """The members of the annotation that have something else than ``force``, and what. They are drained without."""
+    return {name: how for name, how in _parts(text) if how not in ("", _FORCE)}
+
+
+def _parts(text: str) -> list[tuple[str, str]]:
     parts = (part.strip().partition("=") for part in text.split(",") if part.strip())
-    return {name.strip(): how.strip().lower() == _FORCE for name, _, how in parts}
+    return [(name.strip(), how.strip().lower()) for name, _, how in parts]
 
 
 def format_drained(drained: Mapping[str, bool]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, ANNOTATION_PAUSED
+from processhub.api.drained import unknown_ways
+from processhub.api.naming import ANNOTATION_DRAINED, ANNOTATION_FORCE_SCALE_DOWN, ANNOTATION_PAUSED
 
 _SWITCHES = (ANNOTATION_PAUSED, ANNOTATION_FORCE_SCALE_DOWN)
+_SHOWN = 100  # Characters of a value that a message shows.
 _ON, _OFF = ("true", "True", "TRUE"), ("false", "False", "FALSE", "")  # Argo CD's script has the first ones too.
 
 
@@ -16,9 +18,15 @@ def is_on(annotations: Mapping[str, str], name: str) -> bool:
 
 
 def why_ignored(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """A sentence for each switch whose value is neither on nor off, with what to write instead."""
-    return tuple(
-        f"the annotation {name} is {annotations[name][:100]!r}, which means nothing: write true, or remove it"
+    """A sentence for each value that is neither on nor off, and each unknown way to drain: what to write instead."""
+    switches = (
+        f"the annotation {name} is {annotations[name][:_SHOWN]!r}, which means nothing: write true, or remove it"
         for name in _SWITCHES
         if annotations.get(name, "") not in (*_ON, *_OFF)
     )
+    drains = (
+        f"the annotation {ANNOTATION_DRAINED} has {f'{member}={way}'[:_SHOWN]!r}, by which the member is drained"
+        f" without force: write {member[:_SHOWN]}=force, or the name alone"
+        for member, way in unknown_ways(annotations.get(ANNOTATION_DRAINED, "")).items()
+    )
+    return (*switches, *drains)

@@ -34,6 +34,7 @@ _FINAL = {
     Reason.IMPORT_ERROR,
     Reason.START_TIMEOUT,
     Reason.RESTARTS_EXCEEDED,
+    Reason.INVALID,  # the API server refuses the Pod of a pod child
 }
 
 
@@ -279,7 +280,7 @@ def _failure(node: Node) -> ChildError | None:
 
 def _refusal(child: Child) -> ChildError | None:
     accepted = find_condition(child.status.conditions, "Accepted")
-    if accepted is not None and accepted.status == "False":
+    if accepted is not None and accepted.status == "False" and accepted.reason != Reason.WAITING:
         return ChildError(accepted.reason, accepted.message)
     ready = find_condition(child.status.conditions, "Ready")
     if ready is not None and ready.status == "False" and ready.reason in _FINAL:

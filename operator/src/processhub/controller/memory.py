@@ -77,4 +77,10 @@ class Memories:
     def forget(self, key: HubKey) -> None:
         """Drop the memory of a deleted hub."""
         if memory := self._of.pop(key, None):
+            memory.execute.template_checks.close()
             self._used_epochs = max(self._used_epochs, memory.observe.epochs.used)
+
+    def close(self) -> None:
+        """Drop all memories, and end what runs for them beside the rounds."""
+        for key in list(self._of):
+            self.forget(key)

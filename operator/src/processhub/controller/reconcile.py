@@ -137,6 +137,7 @@ class Reconciler:
 
     async def close(self) -> None:
         """Stop what runs beside the rounds. No round may begin after this."""
+        self._memories.close()
         await self.rights.close()
         await self.crds.close()
         await self.reporter.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -11,7 +12,9 @@ from processhub.cluster.tokenbucket import TokenBucket
 from processhub.controller.execute.membertroubles import Looks
 from processhub.controller.execute.ownedobjects import OwnedMemory
 from processhub.controller.rounds.steps import Failures
+from processhub.core.acceptance import Refusal
 
+_CHECKS_AT_ONCE = 16
 SLICE_WRITES = (5.0, 20.0)  # The rate a second and the burst of writes of one slice's spec.
 
 
@@ -27,14 +30,24 @@ class CheckedTemplate(msgspec.Struct):
         return self.digest if self.generation == generation else f"unchecked {generation}"
 
 
-class TemplateChecks(msgspec.Struct):
-    """The checks of edited templates of pod children, by the Child's name.
+class TemplateChecks:
+    """The checks of edited templates of pod children.
 
-    ``due``: when a rejected one is checked again. ``passed``: the workload's hash of one that is not on record yet.
+    - ``due``: a Child's name → when its template, which was rejected, is checked again.
+    - ``passed``: a Child's name → the workload's hash of its template, which was accepted and is not on record yet.
+    - ``tasks``: a workload's hash → the check that is under way.
     """
 
-    due: dict[str, float] = {}
-    passed: dict[str, str] = {}
+    def __init__(self) -> None:
+        self.due: dict[str, float] = {}
+        self.passed: dict[str, str] = {}
+        self.tasks: dict[str, asyncio.Task[Refusal | None]] = {}
+        self.limit = asyncio.Semaphore(_CHECKS_AT_ONCE)
+
+    def close(self) -> None:
+        """End the checks that are under way."""
+        for task in self.tasks.values():
+            task.cancel()
 
 
 class ExecuteMemory:

@@ -81,7 +81,8 @@ def admit(
         last_good = as_on_record(child, places, guided)
         if last_good is not None:
             kept[child_id] = last_good
-            if not last_good.suspended:
+            # A Child says itself that its edit is denied. A ChildSet says it by what holds its children.
+            if not last_good.suspended and (known is not None or isinstance(verdict, Unplaced)):
                 continue
         if isinstance(verdict, Unplaced):
             held[child_id] = verdict

@@ -273,7 +273,7 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
         )
     waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
     if refused := {child_id: why for child_id, why in waiting.items() if is_refused(why)}:
-        return condition(False, *_not_placed(refused, desired))
+        return condition(False, *_not_placed(refused, desired, "refused"))
     if tally.former:
         return condition(
             False, GroupReason.UPDATING, f"{len(tally.former)} of {desired} children still run the former template"
@@ -282,17 +282,17 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
         those = _some([tally.described(child_id) for child_id in failed])
         return condition(False, GroupReason.CHILDREN_FAILED, f"{len(failed)} of {desired} children failed: {those}")
     if waiting:
-        return condition(False, *_not_placed(waiting, desired))
+        return condition(False, *_not_placed(waiting, desired, "not placed"))
     if running < desired:
         return condition(False, Reason.PENDING, f"{running} of {desired} children running")
     return condition(True, Reason.STARTED, f"{running} of {desired} children running")
 
 
-def _not_placed(waiting: Mapping[str, Unplaced], desired: int) -> tuple[str, str]:
-    """The most frequent reason for which children wait, and a message."""
+def _not_placed(waiting: Mapping[str, Unplaced], desired: int, what: str) -> tuple[str, str]:
+    """The most frequent reason for which children wait, and a message: so many are ``what``."""
     (reason, count), *_ = Counter(why.reason for why in waiting.values()).most_common(1)
     child_id, why = next((child_id, why) for child_id, why in waiting.items() if why.reason is reason)
-    return reason, f"{count} of {desired} children are not placed, such as {child_id}: {why.message}"
+    return reason, f"{count} of {desired} children are {what}, such as {child_id}: {why.message}"
 
 
 def _by_number(child_id: str) -> tuple[str, int]:

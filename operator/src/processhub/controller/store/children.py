@@ -47,6 +47,7 @@ class Children(dict[str, KnownChild]):
     - ``marked``: the names of the Children with an owner or the mark of a Hub, as static Children have them.
     - ``move_requests``: object name → the member of its move request.
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
+    - ``pods``: the names of the pod children.
     - ``rejected``: object name → why the API server does not create the Pod of its present template.
     """
 
@@ -57,6 +58,7 @@ class Children(dict[str, KnownChild]):
         self.marked: set[str] = set()
         self.move_requests: dict[str, str] = {}
         self.ended_moves: set[str] = set()
+        self.pods: set[str] = set()
         self.rejected: dict[str, Refusal] = {}
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
@@ -73,6 +75,7 @@ class Children(dict[str, KnownChild]):
         else:
             self._derive(child)
             self._refusals.pop(name, None)
+            self.rejected.pop(name, None)
         if LABEL_HUB_UID in child.metadata.labels or child.metadata.owner_references:
             self.marked.add(name)
         else:
@@ -95,6 +98,7 @@ class Children(dict[str, KnownChild]):
             return False
         del self[name]
         self.rejected.pop(name, None)
+        self.pods.discard(name)
         self.expiring.discard(name)
         self.marked.discard(name)
         self._refusals.pop(name, None)
@@ -141,8 +145,10 @@ class Children(dict[str, KnownChild]):
 
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
-        self.rejected.pop(name, None)
         known = self[name] = _known(child, moved_nodes(child) if self._guided else None)
+        self.pods.discard(name)
+        if known.spec.pod is not None:
+            self.pods.add(name)
         self.expiring.discard(name)
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
             self.expiring.add(name)
