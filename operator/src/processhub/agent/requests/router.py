@@ -59,7 +59,9 @@ class Router:
         self._queue, self._peers, self._unplaced, self._takeover = queue, peers, unplaced, takeover
         self._activations, self._asks = activations, asks
         self.watch = RegistryWatch(slices.registry)
-        self._order = CastOrder(peers, lambda child_id: bool(self.watch.copies(child_id)), lambda: queue.max_wait)
+        self._order = CastOrder(
+            peers, lambda child_id: bool(self.watch.copies(child_id)), takeover.silent, lambda: queue.max_wait
+        )
         self._leaving = False
         self._loop = asyncio.get_running_loop()
         # By id: casts that were accepted here and go to the child's next owner, each with the time since when.
