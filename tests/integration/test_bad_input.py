@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = f"bad-input-{secrets.token_hex(3)}"
 SLEEP = {"command": ["sleep", "infinity"]}
 ONE_WORKLOAD = "must have exactly one workload: one of exec, python and pod"
+VARIABLE = "must have letters, digits and underscores only, no digit first, such as DB_HOST"
 HUB_NAME = (
     "metadata.name must begin with a letter and have at most 40 lower-case letters, digits and hyphens, "
     "for example my-hub"
@@ -112,7 +113,12 @@ CHILDREN = [
     Bad(
         "environment variable with a hyphen",
         child(exec={**SLEEP, "env": [{"name": "MY-NAME", "value": "x"}]}),
-        "spec.exec.env[0].name in body should match '^[A-Za-z_][A-Za-z0-9_]*$'",
+        f"spec.exec.env[0].name: Invalid value: {VARIABLE}",
+    ),
+    Bad(
+        "environment variable of an actor with a digit first",
+        child(workload=False, python={"target": "m:C", "env": [{"name": "1A", "value": "x"}]}),
+        f"spec.python.env[0].name: Invalid value: {VARIABLE}",
     ),
     Bad(
         "environment variable twice",

@@ -258,7 +258,8 @@ async def test_the_reason_why_a_pod_does_not_start_is_reported(world: World) -> 
 
     crash = await world.condition("crash", "Ready", "False", "Exited")
     refused = await world.condition("refused", "Placed", "False", "Invalid")
-    nonsense = await world.condition("nonsense", "Placed", "False", "Invalid")
+    await world.condition("refused", "Stalled", "True", "Invalid")
+    nonsense = await world.condition("nonsense", "Accepted", "False", "Invalid")
 
     async def reported() -> None:
         child = await world.get_child("no-program")
@@ -269,7 +270,7 @@ async def test_the_reason_why_a_pod_does_not_start_is_reported(world: World) -> 
     await settles(reported)
     assert "container main: exit code 3" in crash.message
     assert "no-such-class" in refused.message
-    assert nonsense.message.startswith("spec.pod.template is not a PodTemplateSpec: ")
+    assert nonsense.message == 'spec.pod.template.spec.affinity.nodeAffinity is "here"; it must be an object'
 
 
 async def test_a_finished_pod_child_is_not_started_again(world: World) -> None:

@@ -43,6 +43,10 @@ class Story:
         """The number of children that run on a member."""
         return sum(run.machine.member == member for run in self.world.checks.runs)
 
+    def epochs(self, member: str) -> list[int]:
+        """The epochs of the children that run on a member."""
+        return [run.epoch for run in self.world.checks.runs if run.machine.member == member]
+
     def run(self, child_id: str) -> Run | None:
         """The only run of a child, if it runs."""
         runs = [run for run in self.world.checks.runs if run.child_id == child_id]

@@ -15,6 +15,7 @@ from .stories import Story, hub, tell
 from .world import HUB
 
 pytestmark = pytest.mark.no_cover
+LEADER = Key("leases", "ns", "processhub-operator")
 
 
 @pytest.mark.parametrize("late", ["leases", "leases and pods"])
@@ -118,3 +119,64 @@ def test_an_agent_that_started_before_move_was_asked_for_keeps_what_it_runs(late
         await asyncio.sleep(10)
 
     tell(hub(), 6, story)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_epochs_rise_where_the_leaders_lease_and_all_slices_are_deleted(*, restarts: bool) -> None:
+    """The next leader began with term 1 again.
+
+    A member that was cut off ran children on, and others got their epochs on the member that had started again. The
+    members that had not started again had seen a higher term, and started nothing.
+    """
+
+    async def story(told: Story) -> None:
+        world, server = told.world, told.world.server
+        begins = min(terms(told))
+        for operator in world.operators:
+            operator.process.kill()
+        await told.until(lambda: min(terms(told)) > begins)
+        run = told.run("c0")
+        assert run is not None
+        cut, other = run.machine.member, "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        before = max(run.epoch for run in world.checks.runs)
+
+        told.pod(cut).wire.whole.clear()
+        for operator in world.operators:  # so that nobody is left who knows the term
+            operator.process.kill()
+        if restarts:
+            told.pod(other).container.kill()
+        for key in [key for key in server.objects if key.plural == "registryslices" or key == LEADER]:
+            server.end(key)
+        await told.until(lambda: world.trace.violation or told.running(other) == 4)
+        assert world.trace.violation or min(told.epochs(other)) > before
+        assert told.running(cut) > 0
+
+    tell(hub(partitionTolerance={"strategy": "Divergence"}), 4, story)
+
+
+def test_a_hub_whose_status_cannot_be_written_loses_no_child() -> None:
+    """The term of a new leader can't be noted there. Children of a member that is lost must not wait for that."""
+
+    async def story(told: Story) -> None:
+        world, begins = told.world, min(terms(told))
+        world.network.weather.refused["hubs"] = 403
+        for operator in world.operators:
+            operator.process.kill()
+        await told.until(lambda: min(terms(told)) > begins)
+        run = told.run("c0")
+        assert run is not None
+        told.pod(run.machine.member).wire.whole.clear()
+        other = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        await told.until(lambda: told.running(other) == 4, seconds=30)
+        assert world.server.objects[HUB]["status"]["term"] == begins
+
+        world.network.weather.clear()
+        await told.until(lambda: world.server.objects[HUB]["status"]["term"] == min(terms(told)))
+
+    tell(hub(), 4, story)
+
+
+def terms(told: Story) -> list[int]:
+    """The terms of all slices."""
+    objects = told.world.server.objects
+    return [item["spec"]["term"] for key, item in objects.items() if key.plural == "registryslices"]

@@ -1,8 +1,7 @@
 """An API server in memory, and a client of it that opens no connection.
 
 It has the features that operator and agents depend on, as tests/integration/test_api_conformance.py shows beside a real
-API server. The work of the controller manager is done when ``collect_garbage`` is called. Nobody is rejected: there are
-no users, roles or admission policies.
+API server. The work of the controller manager is done when ``collect_garbage`` is called. There are no users and roles.
 """
 
 from __future__ import annotations
@@ -69,6 +68,7 @@ class MemoryApi:
         self.writes: list[tuple[float, str, Key, Json]] = []  # the loop's time, the method, what was stored
         self.listeners: list[Callable[[Key, Json | None, Json | None], None]] = []  # called with before and after
         self.compacted = 0  # an older version can't be watched or listed any more
+        self.policy: Callable[[Key, Json], str] = lambda key, item: ""  # why a request may not create the object
         self._made = 0
         self._rewinds = 0
         self._changed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by plural
@@ -273,6 +273,8 @@ class MemoryApi:
             raise Refused(409, "Conflict", "the object that is to be changed is not there")
         if key.plural in _STATUS_APART:
             body.pop("status", None)
+        if why := self.policy(key, body):
+            raise Refused(403, "Forbidden", why)
         if dry:
             return self._new(key.plural, body, key.namespace)[1]
         _, owners = applied({"metadata": {}}, body, Shape(schema_of(key.plural)), {}, (write.manager, ""))

@@ -18,7 +18,9 @@ from memoryapi import Json, Key, MemoryApi, MemoryClient, Wire
 
 from processhub.agent.app import Agent
 from processhub.agent.children.child import Child
-from processhub.agent.children.launchers import Launchers
+from processhub.agent.children.launchers import Begin, Launchers
+from processhub.agent.children.podchild import PodStarter
+from processhub.agent.children.pythonchild import Ask
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.env import Environment
 from processhub.agent.lease.keeper import LeaseKeeper
@@ -26,7 +28,7 @@ from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Surroundings
 from processhub.agent.requests.server import Served
 from processhub.agent.tls.identity import MemberTls
-from processhub.api.child import Exec
+from processhub.api.child import Exec, PodWorkload
 from processhub.api.reasons import Reason
 from processhub.api.slice import Settings
 from processhub.api.usage import Usage
@@ -283,6 +285,10 @@ class Cluster:
         def clock() -> float:
             return BOOTED + loop.time()
 
+        def launchers(_: Ask, begin: Begin) -> Launchers:
+            kinds = {Exec: machine, PodWorkload: PodStarter(env, around.client, begin)}
+            return Launchers(kinds, warm=lambda: None, spare_pid=int)  # type: ignore[arg-type]
+
         place = SameLoop()
         self._leases[name] = LeaseKeeper(env, Settings(), machine, connect=connect, place=place, clock=clock)
         around = Surroundings(
@@ -292,7 +298,7 @@ class Cluster:
             peers=NoPeers(),  # type: ignore[arg-type]
             tls=MemberTls(env),
             watchdog=machine,
-            launchers=lambda *_: Launchers({Exec: machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
+            launchers=launchers,
             meter=NoMeter,
             server=NoServer,
             lines_dropped=int,

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,3 +124,33 @@ def test_the_version_is_printed_without_a_cluster(
     said = capsys.readouterr()
     assert said.out.startswith("Client: ")
     assert said.err == "error: kubeconfig /nowhere not found; name one that exists with --kubeconfig or KUBECONFIG\n"
+
+
+def ended(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the program in a process of its own, for output that fails as that of a terminal or file may."""
+    code = "import sys; from processhub.cli.main import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        **options,
+    )
+
+
+def test_output_that_cannot_be_written_is_reported() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = ended("options", stdout=full)
+
+    assert (done.returncode, done.stderr) == (1, "error: the output can't be written: No space left on device\n")
+
+
+def test_characters_that_a_terminal_does_not_have_are_escaped(tmp_path: Path) -> None:
+    hub = "apiVersion: processhub.dev/v1alpha1\nkind: Hub\nmetadata: {name: h}\n"
+    (tmp_path / "hub.yaml").write_text(f'{hub}spec: {{children: [{{id: "\\xe9", exec: {{command: [x]}}}}]}}')
+
+    done = ended("plan", "-f", str(tmp_path / "hub.yaml"), "-o", "name", stdout=subprocess.PIPE)
+
+    assert (done.returncode, done.stdout) == (0, "\\xe9\n"), done.stderr

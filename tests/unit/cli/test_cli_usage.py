@@ -32,6 +32,8 @@ FILES = {
     "typo.yaml": CHILD.replace("command", "comand"),
     "two-hubs.yaml": f"{CHILD}---{CHILD.replace('my-hub', 'other')}",
     "binary.yaml": "\x00\x01",
+    "date.yaml": "id: a\ntags: [2026-13-01]",
+    "endless.yaml": "&a [*a]",
     "hub.yaml": f"{HUB}spec: {{members: {{replicas: many}}}}",
     "good-hub.yaml": f"{HUB}spec: {{}}",
 }
@@ -59,6 +61,8 @@ BAD: list[tuple[str, str, int]] = [
     ("start -f text.yaml", "text.yaml, document 1: expected a manifest or a child's spec, got 'hello'", 2),
     ("start -f broken.yaml", "file broken.yaml is not valid YAML", 2),
     ("start -f binary.yaml", "file binary.yaml is not valid YAML", 2),
+    ("start -f date.yaml", "file date.yaml is not valid YAML: month must be in 1..12", 2),
+    ("start -f endless.yaml", "file endless.yaml is not valid YAML", 2),
     ("start -f .", "file . can't be read", 2),
     ("start -f pod.yaml", "expected kind Child of processhub.dev/v1alpha1, got kind Pod of v1", 2),
     ("start -f old.yaml", "expected kind Child of processhub.dev/v1alpha1, got kind Child of processhub.dev/v1", 2),
@@ -92,6 +96,10 @@ BAD: list[tuple[str, str, int]] = [
     ("call a {", "the request is not JSON", 2),
     ("cast a x", "the request is not JSON", 2),
     ("call a {} --timeout soon", "not a duration", 2),
+    (f"call a {'9' * 5000}", "the request can't be read: Exceeds the limit", 2),
+    (f"call a {'[' * 100_000}", "the request can't be read: maximum recursion depth exceeded", 2),
+    ("quorum", "missing command; see 'kubectl hub quorum --help'", 2),
+    ("list --request-timeout 0s", "no cluster to talk to", 1),
     ("quorum reset", "no cluster to talk to", 1),
     ("list --kubeconfig nowhere", "kubeconfig nowhere not found", 1),
     ("list", "no cluster to talk to", 1),
@@ -111,7 +119,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_nowhere")
-@pytest.mark.parametrize(("line", "sentence", "code"), BAD, ids=[row[0] for row in BAD])
+@pytest.mark.parametrize(("line", "sentence", "code"), BAD, ids=[row[0][:60] for row in BAD])
 def test_a_bad_command_line_prints_one_sentence_and_has_its_exit_code(
     line: str, sentence: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from processhub.api.hub import MemberStatus
+from builders import client_of
+from processhub.api.hub import Hub, HubStatus, MemberStatus
+from processhub.api.meta import ObjectMeta
 from processhub.client import endpoints
 from processhub.client.endpoints import MemberEndpoints
+from processhub.client.session import Session
 
 ELSEWHERE = "203.0.113.7"  # reserved for documentation (RFC 5737): never an address of this machine
 
@@ -59,3 +64,34 @@ async def test_a_pods_address_is_used_only_where_it_belongs_to_that_pod(
     )
 
     assert [base async for base in MemberEndpoints(session).bases()] == bases
+
+
+async def forward_site(request: web.Request) -> web.StreamResponse:
+    """An API server that accepts port-forwards, to a member that never answers."""
+    socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+    await socket.prepare(request)
+    for channel in (0, 1):
+        await socket.send_bytes(bytes([channel]) + (8080).to_bytes(2, "little"))
+    async for _ in socket:
+        pass
+    return socket
+
+
+async def test_requests_share_a_port_forward_also_when_none_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HUB_URL", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    members = tuple(MemberStatus(name=name, pod=name, pod_ip=ELSEWHERE, ready=True) for name in ("h-0", "h-1"))
+    app = web.Application()
+    app.router.add_get("/api/v1/namespaces/ns/pods/{pod}/portforward", forward_site)
+    async with client_of(app) as client:
+        hub = Hub(metadata=ObjectMeta(name="h", namespace="ns"), status=HubStatus(members=members))
+        tried = MemberEndpoints(Session(client, "ns", hub))
+
+        async def one_request() -> str:
+            return await anext(tried.bases())  # it ends without an answer, so the base neither worked nor failed
+
+        bases = await asyncio.gather(*(one_request() for _ in range(20)))
+        bases += [await one_request() for _ in range(20)]
+        await tried.close()
+
+    assert len(set(bases)) <= len(members)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -77,6 +79,39 @@ def test_a_call_while_the_client_closes_does_not_wait_for_ever() -> None:
     assert first.result(WAITS) == "a"
     with pytest.raises(HubError, match="is closed"):
         late.result(WAITS)
+
+
+def said_in_a_fork(*works: Callable[[], Any]) -> list[str]:
+    """Return what each call does in a forked process: its result or its error, as text."""
+    reading, writing = os.pipe()
+    if not (forked := os.fork()):
+        signal.alarm(WAITS)  # ends the process if a call waits for ever
+        for work in works:
+            try:
+                said = repr(work())
+            except HubError as error:
+                said = str(error)
+            os.write(writing, f"{said}\n".encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        lines = pipe.read().splitlines()
+    os.waitpid(forked, 0)
+    return lines
+
+
+def test_a_forked_process_is_refused_instead_of_waiting_or_being_shown_what_was() -> None:
+    hub = Hub()
+    with SyncHub(cast(Any, hub)) as client:
+        said = said_in_a_fork(
+            lambda: client.call("a", 1), lambda: client.get_pid("a"), lambda: client.is_alive("a"), client.close
+        )
+
+        hub.gates["a"].set()
+        assert client.call("a", 1) == "a"  # the first process keeps its client
+
+    assert [("was forked; connect again" in text) for text in said[:3]] == [True, True, True]
+    assert said[3:] == ["None"]
 
 
 async def waited_for() -> int:

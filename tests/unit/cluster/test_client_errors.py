@@ -133,3 +133,19 @@ async def test_an_informer_continues_after_any_response(
     assert not running.done()
     assert ("ns", "hub") in informer.items
     running.cancel()
+
+
+async def test_watches_leave_connections_for_requests(site: tuple[Site, Client]) -> None:
+    """An operator of five namespaces has more watches than a client may have requests at once."""
+    _, client = site
+    informers = [Informer(client, HUBS, lambda old, new: None) for _ in range(70)]
+    running = [asyncio.create_task(informer.run()) for informer in informers]
+    await until(lambda: all(informer.connected for informer in informers), "all lists")
+
+    async with asyncio.timeout(5):
+        _, version = await client.list(HUBS)
+
+    assert version == "9"
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)

@@ -192,3 +192,9 @@ async def test_output_that_is_no_credential_is_named(site: Site) -> None:
 
     with pytest.raises(ConfigError, match="printed no ExecCredential"):
         await site.config()
+
+
+@pytest.mark.parametrize("spec", [{"args": True}, {"env": "A=b"}, {"env": [None]}, {"env": [{"value": "b"}]}])
+async def test_arguments_and_variables_of_another_form_are_named(site: Site, spec: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="args must be a list of texts, and env a list of name and value"):
+        await site.config(**spec)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
+from waiting import until
 
 from builders import client_of
 from processhub.api.child import Child
 from processhub.cluster import informer as module
+from processhub.cluster import source
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILDREN
 
@@ -157,3 +162,85 @@ async def test_a_watch_does_not_continue_from_a_future_version() -> None:
             await gone.wait()
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+
+
+class FaultySite:
+    """An API server whose next lists are never answered, and whose watches are all answered in the same way."""
+
+    def __init__(self, watch_status: int = 200) -> None:
+        self.lost, self.watch_status = 0, watch_status
+        self.lists, self.watches = list[float](), list[float]()
+
+    async def children(self, request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query:
+            self.watches.append(asyncio.get_running_loop().time())
+            if self.watch_status != 200:
+                return web.json_response({"kind": "Status", "message": "no"}, status=self.watch_status)
+            return web.Response(text="")
+        if request.query.get("limit") != "1":
+            self.lists.append(asyncio.get_running_loop().time())
+        if self.lost:
+            self.lost -= 1
+            await asyncio.Event().wait()
+        return web.json_response(listed(10, child("a", 5)))
+
+
+@contextlib.asynccontextmanager
+async def following(site: FaultySite) -> AsyncIterator[Informer[Child]]:
+    app = web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", site.children)])
+    async with client_of(app) as client:
+        informer = Informer(client, CHILDREN, lambda old, new: None)
+        running = asyncio.create_task(informer.run())
+        yield informer
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_lost_list_is_sent_again_soon_and_may_then_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_SILENCE_SECONDS", 0.2)
+    site = FaultySite()
+    site.lost = 2
+
+    async with following(site) as informer:
+        async with asyncio.timeout(DEADLINE):
+            await informer.synced.wait()
+
+        first, second, third = site.lists
+        assert 0.2 <= second - first < 0.6
+        assert 0.4 <= third - second < 1.2
+        assert informer.source.silence == 0.2  # the next one is noticed as soon again
+
+
+async def test_a_list_that_arrives_slowly_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "_SILENCE_SECONDS", 0.3)
+
+    async def children(request: web.Request) -> web.StreamResponse:
+        if "watch" in request.query:
+            await asyncio.Event().wait()
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        text = json.dumps(listed(10, child("a", 5))).encode()
+        for start in range(0, len(text), 20):  # takes longer in all than the server may be silent
+            await answer.write(text[start : start + 20])
+            await asyncio.sleep(0.1)
+        return answer
+
+    app = web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/children", children)])
+    async with client_of(app) as client:
+        found, _ = await source.Source(client, CHILDREN, None, "", "").list()
+
+    assert [item.metadata.name for item in found] == ["a"]
+
+
+@pytest.mark.parametrize("status", [200, 403, 410], ids=["ended at once", "not allowed", "too old"])
+async def test_watches_that_deliver_nothing_are_begun_less_and_less_often(status: int) -> None:
+    site = FaultySite(status)
+
+    async with following(site) as informer:
+        await until(lambda: len(site.watches) == 6, "a watch after five that delivered nothing")
+
+        pauses = [after - before for before, after in itertools.pairwise(site.watches)]
+        assert pauses[-1] >= 0.8
+        assert informer.relists == (1 if status == 200 else 6)

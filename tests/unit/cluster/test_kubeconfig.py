@@ -15,6 +15,7 @@ import yaml
 from processhub.cluster import kubeconfig
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config, ConfigError, Impersonation, Overrides
+from processhub.cluster.errors import ForbiddenError
 from processhub.cluster.kinds import HUBS
 from processhub.cluster.kubeconfig import read_config
 
@@ -158,6 +159,7 @@ async def test_a_bad_kubeconfig_is_reported_in_a_sentence(
         ("a: 2026-13-01", "can't be read"),
         ("- a", "is not a kubeconfig"),
         ("", "is not a kubeconfig"),
+        ("contexts: true", "contexts must be a list, not a bool"),
     ],
 )
 async def test_a_file_that_is_no_kubeconfig_is_rejected(tmp_path: Path, text: str, sentence: str) -> None:
@@ -166,6 +168,16 @@ async def test_a_file_that_is_no_kubeconfig_is_rejected(tmp_path: Path, text: st
 
     with pytest.raises(ConfigError, match=sentence):
         await read_config(None, str(path))
+
+
+@pytest.mark.parametrize("content", [b"two\nlines", b"\xff\xfe"])
+async def test_a_token_that_is_no_line_of_text_is_an_error_that_callers_know(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "token").write_bytes(b"good")
+    async with await Client.connect(kubeconfig=written(tmp_path, user={"tokenFile": "token"})) as client:
+        (tmp_path / "token").write_bytes(content)
+
+        with pytest.raises(ForbiddenError, match="the token"):
+            await client.get(HUBS, "prod", "n")
 
 
 async def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
@@ -275,6 +287,19 @@ async def test_the_official_loader_keeps_the_impersonated_user_too(tmp_path: Pat
         ("https://h:6443", "", {"HTTP_PROXY": "http://other:2"}, None),
         ("http://h:8080", "", {"HTTP_PROXY": "http://other:2"}, "http://other:2"),
         ("https://h:6443", "", {}, None),
+        # As with kubectl, a cluster on this machine (kind) needs no NO_PROXY, and NO_PROXY may have networks.
+        ("https://127.0.0.1:6443", "", {"HTTPS_PROXY": "http://other:2"}, None),
+        ("https://[::1]:6443", "", {"HTTPS_PROXY": "http://other:2"}, None),
+        ("https://localhost:6443", "", {"HTTPS_PROXY": "http://other:2"}, None),
+        ("https://127.0.0.1:6443", "http://own:1", {}, "http://own:1"),
+        ("https://10.1.2.3:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "x, 10.0.0.0/8"}, None),
+        (
+            "https://11.1.2.3:6443",
+            "",
+            {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "10.0.0.0/8,y/z"},
+            "http://other:2",
+        ),
+        ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "*.corp"}, None),
     ],
 )
 async def test_the_proxy_is_taken_from_the_cluster_or_else_from_the_environment(

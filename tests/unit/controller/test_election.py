@@ -26,6 +26,7 @@ class Site:
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
+        self.hubs: list[dict[str, Any]] = []
         self.version = 1
         self.reads: list[int | str] = []
         self.writes: list[int | str] = []
@@ -63,6 +64,9 @@ class Site:
     async def slices(self, request: web.Request) -> web.Response:
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
 
+    async def list_hubs(self, request: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": self.hubs})
+
 
 def _no(status: int) -> web.Response:
     return web.json_response({"kind": "Status", "message": "no"}, status=status)
@@ -76,6 +80,7 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Site, Ele
     leases = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
     app.add_routes([web.get(leases + "/{name}", site.get), web.put(leases + "/{name}", site.put)])
     app.add_routes([web.post(leases, site.put), web.get("/apis/processhub.dev/v1alpha1/registryslices", site.slices)])
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/hubs", site.list_hubs)])
     async with client_of(app) as client:
         yield site, Election(client, "ns", "me", ())
 
@@ -163,3 +168,18 @@ async def test_a_candidate_whose_token_is_rejected_ends(
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(UnauthorizedError, match="rollout restart deployment processhub-operator"):
             await election.acquire()
+
+
+async def test_the_term_is_above_those_of_all_hubs_even_of_one_that_cannot_be_read(
+    site: tuple[Site, Election],
+) -> None:
+    server, election = site
+    metadata = {"namespace": "ns", "uid": "u", "resourceVersion": "1"}
+    server.hubs = [
+        {"metadata": {"name": "new", **metadata}, "spec": {}},
+        {"metadata": {"name": "read", **metadata}, "spec": {}, "status": {"term": 5}},
+        {"metadata": {"name": "unread", **metadata}, "spec": {"members": "all"}, "status": {"term": 41}},
+    ]
+
+    async with asyncio.timeout(DEADLINE):
+        assert await election.acquire() == 42

@@ -309,3 +309,6 @@ async def test_ids_that_requests_ask_for_and_that_get_no_place_are_announced_tog
     ]
     assert posted(every) == []
     assert len(posted({**every, "c": Unplaced(Reason.NO_MEMBERS, "no member")})) == 1
+
+    ((_, _, message, _),) = posted({"f": Unplaced(Reason.INVALID, "its pod is refused: no")})
+    assert message == "not started although requests ask for it: 'f': Invalid: its pod is refused: no"

@@ -118,6 +118,173 @@ def test_a_child_is_current_when_it_runs_with_its_latest_spec(tmp_path: Path) ->
     in_hub(tmp_path, test)
 
 
+REFUSED = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "bad"}]}}}}
+GOOD_POD = {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "good"}]}}}}
+
+
+def test_a_pod_child_whose_pod_is_refused_waits_for_its_user(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **REFUSED}})
+        child = Story(cluster, "children", "a")
+        await child.until("InProgress", "Failed")
+        assert child.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
+        status = cluster.api.objects[child.key]["status"]["conditions"]
+        said = {found["message"] for found in status if found["type"] in ("Placed", "Ready", "Stalled")}
+        assert said == {"its pod is refused: no such image here"}
+
+        child.spec(suspend=True)
+        await child.until("InProgress")
+        await cluster.until(lambda: health(cluster.api.objects[child.key])[0] == "Suspended", "it is suspended")
+        child.spec(suspend=False)
+        await child.until("InProgress", "Failed")
+
+        child.spec(**GOOD_POD)
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        run_pods(cluster)
+        await child.until("InProgress", "Current")
+
+    in_hub(tmp_path, test)
+
+
+def test_a_pod_runs_on_when_the_edited_template_is_refused(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
+        child = Story(cluster, "children", "a")
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        run_pods(cluster)
+        await child.until("InProgress", "Current")
+        before = uids_of(cluster)
+
+        child.spec(**REFUSED)
+        await child.until("InProgress", "Failed")
+        assert child.conditions == {"Placed": "Placed", "Ready": "Started", "Stalled": "Invalid"}
+        conditions = cluster.api.objects[child.key]["status"]["conditions"]
+        said = {found["message"] for found in conditions if found["type"] in ("Accepted", "Stalled")}
+        assert said == {"the pod of the edited template is refused: no such image here"}
+
+        cluster.start_replica("operator-1")
+        cluster.stops["operator-0"].set()
+        await cluster.until(lambda: leads(cluster) == "operator-1", "the next leader leads")
+        child.spec(tags=["eu"])
+        await cluster.until(lambda: cluster.api.objects[child.key]["status"]["observedGeneration"] == 3, "it is seen")
+        assert kstatus(as_read(cluster.api.objects[child.key])) == "Failed", "the next leader checks it too"
+        assert uids_of(cluster) == before, "the pod runs on"
+
+        cluster.api.policy = lambda key, item: ""
+        await cluster.until(lambda: uids_of(cluster) not in (before, []), "the edit is carried out without another")
+        run_pods(cluster)
+        await cluster.until(lambda: kstatus(as_read(cluster.api.objects[child.key])) == "Current", "it runs")
+
+    in_hub(tmp_path, test)
+
+
+def test_an_edit_during_the_check_of_the_one_before_is_checked_too(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
+        child = Story(cluster, "children", "a")
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        run_pods(cluster)
+        await child.until("InProgress", "Current")
+        before, edits = uids_of(cluster), iter(range(1, 20))
+
+        def edited_meanwhile(key: Key, item: Json) -> str:
+            if why := no_bad_image(key, item):
+                if number := next(edits, 0):
+                    child.spec(pod={**REFUSED["pod"], "port": 8000 + number})
+                return why
+            return ""
+
+        cluster.api.policy = edited_meanwhile
+        child.spec(**REFUSED)
+        await child.until("InProgress", "Failed")
+
+        assert next(edits, 0) == 0, "each edit was checked"
+        assert uids_of(cluster) == before, "the pod runs on"
+
+    in_hub(tmp_path, test)
+
+
+def test_a_quota_that_the_pod_itself_uses_up_stops_no_edit(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        def one_pod(key: Key, item: Json) -> str:
+            full = key.plural == "pods" and "processhub.dev/child" in item["metadata"]["labels"]
+            return "exceeded quota: few, requested: pods=1" if full and pods_of_children(cluster) else ""
+
+        cluster.api.policy = one_pod
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **REFUSED}})
+        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+        before = uids_of(cluster)
+
+        Story(cluster, "children", "a").spec(**GOOD_POD)
+        await cluster.until(lambda: uids_of(cluster) not in (before, []), "another pod has replaced it")
+
+    in_hub(tmp_path, test)
+
+
+def uids_of(cluster: Cluster) -> list[str]:
+    return [cluster.api.objects[key]["metadata"]["uid"] for key in pods_of_children(cluster)]
+
+
+def leads(cluster: Cluster) -> str:
+    holder: str = cluster.api.get("leases", "processhub-operator")["spec"]["holderIdentity"]
+    return holder.partition("/")[0].partition("_")[0]
+
+
+def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -> None:
+    """The roll-out of a template that is refused reaches as many children as may fail, and the others run on."""
+
+    async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
+        spec = {"hub": "hub", "replicas": 3, "template": GOOD_POD, "minReadySeconds": 0}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        web = Story(cluster, "childsets", "web")
+        await cluster.until(lambda: len(pods_of_children(cluster)) == 3, "its pods are made")
+        run_pods(cluster)
+        await web.until("InProgress", "Current")
+
+        web.spec(template=REFUSED)
+        await web.until("InProgress", "Failed")
+        assert web.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
+        (stalled,) = [it for it in cluster.api.objects[web.key]["status"]["conditions"] if it["type"] == "Stalled"]
+        assert stalled["message"].startswith("1 of 3 children are not placed, such as web-")
+        assert len(pods_of_children(cluster)) == 2
+
+    in_hub(tmp_path, test)
+
+
+def test_a_hub_does_not_wait_for_a_static_child_whose_pod_is_refused(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        hub = Story(cluster, "hubs", "hub")
+        await hub.until("InProgress", "Current")
+
+        cluster.api.policy = no_bad_image
+        hub.spec(children=[{"id": "a", **REFUSED}])
+        await cluster.until(lambda: Key("children", "ns", "a") in cluster.api.objects, "the Child is made")
+        await Story(cluster, "children", "a").until("InProgress", "Failed")
+        await hub.until("InProgress", "Current")
+
+    in_hub(tmp_path, test)
+
+
+def no_bad_image(key: Key, item: Json) -> str:
+    bad = key.plural == "pods" and any(container["image"] == "bad" for container in item["spec"]["containers"])
+    return "no such image here" if bad else ""
+
+
+def pods_of_children(cluster: Cluster) -> list[Key]:
+    return [key for key, item in cluster.api.objects.items()
+            if key.plural == "pods" and "processhub.dev/child" in item["metadata"]["labels"]]  # fmt: skip
+
+
+def run_pods(cluster: Cluster) -> None:
+    """Do the work of the kubelet for the Pods of children."""
+    ready = {"phase": "Running", "podIP": "10.0.0.2", "conditions": [{"type": "Ready", "status": "True"}]}
+    for key in pods_of_children(cluster):
+        cluster.api.update(key, lambda item: item.update(status=ready))
+
+
 def test_a_child_without_its_hub_waits_for_it(tmp_path: Path) -> None:
     """A tool that applies both at once must not fail because of their order."""
 

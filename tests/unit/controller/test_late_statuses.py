@@ -16,6 +16,7 @@ from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.report.statusrate import OF_HUBS
 from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.round import Requeue
+from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
 CHILD: Json = {"spec": {"hub": "hub", "exec": {"command": ["x"]}}}
@@ -55,20 +56,42 @@ def test_the_status_of_a_deleted_hub_does_not_land_on_its_successor() -> None:
         first: Hub = await there.client.get(HUBS, "ns", "hub")
         there.replace()
 
-        await written(there, first, HubStatus(ready_replicas=1, selector="of the first"))
+        assert await woken_by(there, first, HubStatus(ready_replicas=1, selector="of the first")) == 1
 
         assert "selector" not in there.present.get("status", {})
         second: Hub = await there.client.get(HUBS, "ns", "hub")
-        await written(there, second, HubStatus(ready_replicas=1, selector="of the second"))
+        assert await woken_by(there, second, HubStatus(ready_replicas=1, selector="of the second")) == 0
         assert there.present["status"]["selector"] == "of the second"
 
-    async def written(there: Successor, hub: Hub, status: HubStatus) -> None:
-        ended = asyncio.Event()
-        writer = AppliedStatuses(there.client, there.store, lambda _: ended.set(), OF_HUBS)
+    async def woken_by(there: Successor, hub: Hub, status: HubStatus) -> int:
+        woken: list[HubKey] = []
+        writer = AppliedStatuses(there.client, there.store, woken.append, OF_HUBS)
         writer.report(("ns", "hub"), (hub,), lambda: {hub.metadata.uid: status}, Requeue())
-        await ended.wait()
+        await asyncio.sleep(0.5)
+        return len(woken)
 
     virtualtime.run(late())
+
+
+def test_a_status_that_is_reported_during_a_write_wakes_the_hub_after_it() -> None:
+    async def main() -> None:
+        there = Successor("hubs", {"kind": "Hub", "spec": {"members": {"replicas": 1}}})
+        woken: list[HubKey] = []
+        writer = AppliedStatuses(there.client, there.store, woken.append, OF_HUBS)
+
+        hub: Hub = await there.client.get(HUBS, "ns", "hub")
+
+        def report(selector: str) -> None:
+            status = HubStatus(ready_replicas=1, selector=selector)
+            writer.report(("ns", "hub"), (hub,), lambda: {hub.metadata.uid: status}, Requeue())
+
+        report("first")
+        report("second")
+        await asyncio.sleep(0.5)
+
+        assert (there.present["status"]["selector"], woken) == ("first", [("ns", "hub")])
+
+    virtualtime.run(main())
 
 
 @pytest.mark.parametrize("replaced", [True, False])

@@ -43,7 +43,7 @@ class Site:
         self.lease = await request.json()
         return web.json_response(self.lease)
 
-    async def slices(self, request: web.Request) -> web.Response:
+    async def none(self, request: web.Request) -> web.Response:
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
 
 
@@ -81,7 +81,8 @@ async def site(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Site, Cli
     lease = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/processhub-operator"
     app.add_routes([web.get(lease, site.get_lease), web.put(lease, site.put_lease)])
     app.add_routes([web.get("/api/v1/namespaces/ns/pods/operator-1", site.get_pod)])
-    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/registryslices", site.slices)])
+    for plural in ("hubs", "registryslices"):
+        app.add_routes([web.get(f"/apis/processhub.dev/v1alpha1/{plural}", site.none)])
     async with client_of(app) as client:
         yield site, client
 

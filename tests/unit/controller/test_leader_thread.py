@@ -51,7 +51,7 @@ class Site:
         self.renewals.append(time.monotonic())
         return web.json_response(lease)
 
-    async def slices(self, _: web.Request) -> web.Response:
+    async def none(self, _: web.Request) -> web.Response:
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
 
     def take(self) -> None:
@@ -85,7 +85,8 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
         leases = "/apis/coordination.k8s.io/v1/namespaces/ns/leases"
         app.add_routes([web.get(leases + "/{name}", site.get), web.put(leases + "/{name}", site.put)])
         app.add_routes([web.post(leases, site.put)])
-        app.add_routes([web.get("/apis/processhub.dev/v1alpha1/registryslices", site.slices)])
+        for plural in ("hubs", "registryslices"):
+            app.add_routes([web.get(f"/apis/processhub.dev/v1alpha1/{plural}", site.none)])
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         tcp = web.TCPSite(runner, "127.0.0.1", 0)

@@ -128,6 +128,13 @@ class Round:
         (informer,) = self.store.informer_of("pods", "ns")
         informer._event(WatchEvent("DELETED", msgspec.convert(pod, Pod)))
 
+    def recorded(self, **entries: Assignment) -> None:
+        """Put child ``a`` of these members on record."""
+        for name, wanted in entries.items():
+            item = member(name, wanted).slices[0].present
+            metadata = msgspec.structs.replace(item.metadata, resource_version=str(next(self.site.versions)))
+            self.state.put_slice(msgspec.structs.replace(item, metadata=metadata))
+
     async def follow(self, **entries: Assignment) -> PodChildren:
         """Run one round in which these members have child ``a`` recorded and report that it starts."""
         pods = self.pods()
@@ -201,6 +208,7 @@ async def test_a_round_that_fails_leaves_no_creation_behind(round_: Round) -> No
 async def test_a_pod_whose_annotations_cannot_be_written_is_named_and_blocks_nothing(round_: Round) -> None:
     await round_.follow(one=entry(5, "Active"), two=entry(6, "Passive"))
     round_.site.refuse["PATCH", "two"] = 403
+    round_.recorded(two=entry(9, "Active", run=6))
 
     pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
 
@@ -213,6 +221,18 @@ async def test_a_pod_whose_annotations_cannot_be_written_is_named_and_blocks_not
     round_.memory.execute.refused_pods.clear()  # as after its delay
     pods = await round_.follow(two=entry(9, "Active", run=6), three=entry(10, "Passive"))
     assert round_.site.marks[-1] == ("two", "Active")
+    assert pods.unplaced() == {}
+
+
+async def test_what_was_said_about_the_pod_of_an_earlier_template_is_not_said_of_an_edited_one(round_: Round) -> None:
+    round_.hub = SINGLE
+    round_.site.refuse["POST", "one"] = 403
+    round_.recorded(one=entry(5, "Active"))
+    pods = await round_.follow(one=entry(5, "Active"))
+    assert pods.unplaced()["a"].message == "its pod is refused: the policy says no"
+
+    round_.recorded(one=entry(9, "Active"))
+
     assert pods.unplaced() == {}
 
 

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import pytest
 from aiohttp import web
 
+from argohealth import health
 from builders import client_of, make_slice
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Pod, PodSpec
@@ -116,6 +118,12 @@ class Leader:
         found = find_condition(self.store.hubs[KEY].status.conditions, kind)
         return (found.status, found.reason, found.observed_generation) if found else ("", "", 0)
 
+    def events(self) -> list[tuple[str, str]]:
+        """Return reason and message of the Events since the last call."""
+        queue = self.reconciler.events._queue
+        items = [queue.get_nowait()[1] for _ in range(queue.qsize())]
+        return [(item["reason"], item["message"]) for item in items]
+
     @property
     def made(self) -> list[str]:
         """Return the paths of the slices and Leases that the last round created."""
@@ -193,6 +201,36 @@ async def test_a_paused_hub_with_a_rejected_edit_is_left_alone() -> None:
         assert hub.condition("Accepted") == ("True", "Accepted", 1)
         await hub.edit(BAD, 2)
         assert hub.condition("Accepted") == ("False", "UnknownStrategy", 2)
+
+
+@pytest.mark.parametrize("value", ["True", "TRUE"])
+async def test_a_switch_may_be_spelled_as_yaml_allows(value: str) -> None:
+    item = {"metadata": {"generation": 1, "annotations": {"processhub.dev/paused": value}}}
+    assert health(item)[0] == "Suspended", "Argo CD says so too"
+    async with leading() as hub:
+        await hub.edit(GOOD, 1, annotations={"processhub.dev/paused": value})
+
+        assert not hub.server.made
+        assert [reason for reason, _ in hub.events()] == ["Paused"]
+
+
+async def test_a_switch_that_is_neither_on_nor_off_is_reported_once() -> None:
+    async with leading() as hub:
+        annotations = {"processhub.dev/paused": "yes", "processhub.dev/force-scale-down": "1"}
+        await hub.edit(GOOD, 1, annotations=annotations)
+        await hub.edit({"members": {"replicas": 3}}, 2, annotations=annotations)
+
+        assert [event for event in hub.events() if event[0] == "AnnotationIgnored"] == [
+            ("AnnotationIgnored", f"the annotation processhub.dev/{name} is {value!r}, which means nothing: {what}")
+            for name, value in (("paused", "yes"), ("force-scale-down", "1"))
+            for what in ["write true, or remove it"]
+        ]
+        assert hub.replicas() == 3, "it is reconciled"
+
+        await hub.edit(GOOD, 3, annotations={"processhub.dev/paused": "false"})
+        assert "AnnotationIgnored" not in [reason for reason, _ in hub.events()]
+        await hub.edit(GOOD, 3, annotations={"processhub.dev/paused": "yes"})
+        assert "AnnotationIgnored" in [reason for reason, _ in hub.events()]
 
 
 async def test_a_hub_with_a_rejected_edit_waits_for_the_end_of_an_earlier_hub_of_its_name() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from processhub.api.child import ChildSpec
+from processhub.api.child import ChildSpec, PodWorkload
 from processhub.api.hub import HubSpec
 from processhub.api.reasons import Reason
-from processhub.core.acceptance import MAX_WORKLOAD_BYTES, refuse_child, refuse_hub, refuse_size
+from processhub.core.acceptance import MAX_WORKLOAD_BYTES, Refusal, refuse_child, refuse_hub, refuse_size
 
 EXEC = {"exec": {"command": ["sleep"]}}
 HOOK = {"name": "a", "event": "ChildStarted", "webhook": {"url": "http://audit.example"}}
@@ -131,3 +131,33 @@ def test_a_workload_is_rejected_by_its_size_in_bytes() -> None:
     assert (
         f"the workload has {MAX_WORKLOAD_BYTES + 2} bytes of JSON, the limit is {MAX_WORKLOAD_BYTES}" in refusal.message
     )
+
+
+@pytest.mark.parametrize(
+    ("pod", "metadata", "why"),
+    [
+        ({"containers": [{"env": {"A": "b"}}]}, {}, '.spec.containers[0].env is {"A":"b"}; it must be a list'),
+        ({"containers": [{"env": ["A=b"]}]}, {}, '.spec.containers[0].env[0] is "A=b"; it must be an object'),
+        ({"containers": ["web"]}, {}, '.spec.containers[0] is "web"; it must be an object'),
+        ({"containers": [{}], "initContainers": {}}, {}, ".spec.initContainers is {}; it must be a list"),
+        ({"containers": [{}], "volumes": [None]}, {}, ".spec.volumes[0] is null; it must be an object"),
+        ({"containers": [{}], "affinity": "none"}, {}, '.spec.affinity is "none"; it must be an object'),
+        ({"containers": [{}]}, {"labels": ["a"]}, '.metadata.labels is ["a"]; it must be an object'),
+        ({"containers": [{}]}, ["a"], '.metadata is ["a"]; it must be an object'),
+    ],
+)
+def test_a_pod_template_of_another_shape_is_rejected_with_the_field(
+    pod: dict[str, Any], metadata: Any, why: str
+) -> None:
+    """It is rejected before the Pod that runs is deleted."""
+    spec = ChildSpec(pod=PodWorkload(template={"metadata": metadata, "spec": pod}))
+
+    refusal = refuse_child(spec, HubSpec())
+
+    assert refusal == Refusal(Reason.INVALID, f"spec.pod.template{why}")
+
+
+def test_a_field_of_a_pod_template_that_is_null_counts_as_left_out() -> None:
+    pod = {"containers": [{"env": None, "volumeMounts": None}], "affinity": {"nodeAffinity": None}, "volumes": None}
+
+    assert refuse_child(ChildSpec(pod=PodWorkload(template={"metadata": None, "spec": pod})), HubSpec()) is None

@@ -384,6 +384,34 @@ def test_the_lease_policy_names_the_operators_account(helm: str) -> None:
     assert "!= 'system:serviceaccount:hubs-system:processhub-boss'" in condition["expression"]
 
 
+def test_the_operator_gets_its_token_whatever_its_account_says(default: list[Manifest]) -> None:
+    """An account of one's own often says that no token is mounted."""
+    assert operator_pod(default)["spec"]["automountServiceAccountToken"] is True
+
+
+def test_names_that_look_like_numbers_are_texts(helm: str) -> None:
+    """A platform may name a namespace by the number of a project."""
+    values = ("-f", str(CHART / "ci" / "everything-values.yaml"), "--set-string", "watchNamespaces={4711}")
+    own = ("--set-json", "extraObjects=[]")
+    command = [helm, "template", "42", str(CHART), "-n", "1000", *values, *own]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    manifests = [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+
+    assert [name for name in _names(manifests) if not isinstance(name, str)] == []
+    assert {"1000", "4711", "42"} <= set(_names(manifests))
+
+
+def _names(found: object) -> Iterator[object]:
+    """Yield each namespace, and the release's name, wherever they are."""
+    if isinstance(found, list):
+        for each in found:
+            yield from _names(each)
+    elif isinstance(found, dict):
+        for name, value in found.items():
+            yield from [value] if name in ("namespace", "app.kubernetes.io/instance") else _names(value)
+
+
 def test_lease_renewals_have_priority_over_other_writes(default: list[Manifest]) -> None:
     spec = one(default, "FlowSchema", "processhub-member-leases")["spec"]
 

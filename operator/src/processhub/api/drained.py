@@ -14,7 +14,7 @@ _FORCE = "force"
 def parse_drained(text: str) -> dict[str, bool]:
     """Parse the annotation; returns member → whether by force."""
     parts = (part.strip().partition("=") for part in text.split(",") if part.strip())
-    return {name.strip(): how.strip() == _FORCE for name, _, how in parts}
+    return {name.strip(): how.strip().lower() == _FORCE for name, _, how in parts}
 
 
 def format_drained(drained: Mapping[str, bool]) -> str:

@@ -245,6 +245,7 @@ class HubStatus(Wire, frozen=True, kw_only=True):
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = -1
+    term: int = 0
     replicas: int = 0
     ready_replicas: int = 0
     selector: str = ""

@@ -20,7 +20,8 @@ class Reason(StrEnum):
     PLACED = "Placed"
     """Placed is True: the child is on record on the members in status.nodes."""
     WAITING = "Waiting"
-    """The child is about to be placed, or a PreChildStart hook has not answered yet. The message says which."""
+    """The child is about to be placed, or a PreChildStart hook has not answered yet, or the API server has not checked
+    the edited template of a pod child yet. The message says which."""
     MISSING_CHILD_MAPPING = "MissingChildMapping"
     """The hub's strategy is Guided, and spec.nodes is missing."""
     INVALID_CHILD_MAPPING = "InvalidChildMapping"
@@ -155,6 +156,8 @@ class EventReason(StrEnum):
     """Hub: it has the annotation ``processhub.dev/paused``, and is not reconciled any more."""
     RESUMED = "Resumed"
     """Hub: that annotation was removed, and the hub is reconciled again."""
+    ANNOTATION_IGNORED = "AnnotationIgnored"
+    """Hub: an annotation has a value that means nothing, and what to write instead."""
     STRATEGY_FAILED = "StrategyFailed"
     """Hub: a user's own strategy raised an error, and what is used instead."""
     MOVE_REFUSED = "MoveRefused"

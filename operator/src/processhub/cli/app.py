@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-quorum = typer.Typer(help="The hub's quorum.", no_args_is_help=True, rich_markup_mode=None)
+quorum = typer.Typer(help="The hub's quorum.", rich_markup_mode=None)
 
 
 @dataclass

@@ -87,12 +87,13 @@ async def _telling_why(session: Session, child_id: str) -> AsyncIterator[None]:
 
 
 def _json(text: str) -> Any:
-    given = sys.stdin.read() if text == "-" else text
     try:
-        return json.loads(given)
+        return json.loads(sys.stdin.read() if text == "-" else text)
     except json.JSONDecodeError as error:
         raise UsageError(
             f"the request is not JSON (see line {error.lineno}, column {error.colno});"
             ' write for example \'{"op": "get"}\', and text in double quotes:'
             " '\"text\"'"
         ) from None
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8, a number or nesting beyond all bounds
+        raise UsageError(f"the request can't be read: {error}") from None

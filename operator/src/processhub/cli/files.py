@@ -33,7 +33,7 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         for index, document in enumerate(yaml.load_all(text, Loader=loader)):
             yield from _objects(f"{path}, document {index + 1}", document)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that there is not
         raise UsageError(f"file {path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -43,6 +44,8 @@ def _missing_package(error: Exception) -> CliError | None:
 
 
 def _run(arguments: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal that can't show all of an id
     from processhub.cli.app import app, command_line
 
     arguments, command = split_command(verb_first(arguments))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from processhub.api.naming import child_object_name
-from processhub.cli.errors import ReaderGoneError
+from processhub.cli.errors import CliError, ReaderGoneError
 from processhub.cli.shared import Output
 
 _COLOURS = {"Running": "green", "Failed": "red", "Pending": "yellow", "Starting": "yellow", "Stopping": "yellow"}
@@ -24,12 +24,14 @@ def say(text: str) -> None:
 
 
 def out(text: str) -> None:
-    """Print one or more lines to stdout. Raises ReaderGoneError."""
+    """Print one or more lines to stdout. Raises ReaderGoneError, CliError."""
     try:
         print(text, flush=True)  # noqa: T201 the command line's result
     except BrokenPipeError as error:
         # An error of its own, because typer handles a BrokenPipeError as a failure of the command.
         raise ReaderGoneError from error
+    except OSError as error:
+        raise CliError(f"the output can't be written: {error.strerror or error}") from error
 
 
 def named(child_id: str, name: str = "") -> str:

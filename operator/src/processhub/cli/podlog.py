@@ -9,8 +9,7 @@ import aiohttp
 
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConnectionFailedError, api_error, reason_of
-
-_LINE_MAX = 2**20
+from processhub.cluster.sending import new_session
 
 
 async def pod_log(client: Client, namespace: str, pod: str, *, container: str, follow: bool) -> AsyncIterator[bytes]:
@@ -21,8 +20,8 @@ async def pod_log(client: Client, namespace: str, pod: str, *, container: str, f
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout, read_bufsize=_LINE_MAX) as session,
-            session.get(url, headers=await config.headers(), **config.connection) as answer,
+            new_session() as session,
+            session.get(url, headers=await config.headers(), timeout=timeout, **config.connection) as answer,
         ):
             if answer.status >= 400:
                 raise api_error(answer.status, await answer.read())

@@ -39,7 +39,7 @@ def overrides_of(target: Target) -> Overrides:
         tls_server_name=target.tls_server_name or "",
         insecure_skip_tls_verify=target.insecure,
         impersonation=user,
-        request_timeout=None if limit in (None, "0") else seconds(limit, "--request-timeout"),
+        request_timeout=None if limit in (None, "0", "0s") else seconds(limit, "--request-timeout"),
     )
 
 

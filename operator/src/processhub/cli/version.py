@@ -13,7 +13,7 @@ from processhub.cli.shared import Output, Target
 from processhub.cli.target import connection
 from processhub.client.errors import HubError
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ForbiddenError
+from processhub.cluster.errors import ApiError, ForbiddenError, readable
 from processhub.cluster.kinds import untyped
 
 _DEPLOYMENTS = untyped("apps/v1", "deployments")
@@ -29,7 +29,9 @@ async def version(target: Target, *, client_only: bool) -> int:
     if not client_only:
         try:
             async with connection(target) as (client, _):
-                answer = msgspec.json.decode(await client.raw("GET", "/version"))
+                body = await client.raw("GET", "/version")
+                with readable("its version"):
+                    answer = msgspec.json.decode(body, type=dict[str, Any])
                 found["server"] = str(answer.get("gitVersion", ""))
                 found["operator"], why = await _operators(client)
                 if why:

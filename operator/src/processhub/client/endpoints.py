@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator
 
 from processhub.api.addresses import authority
+from processhub.api.hub import MemberStatus
 from processhub.client.portforward import PortForward
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError, reason_of
@@ -30,6 +31,7 @@ class MemberEndpoints:
         self._last = ""
         self._names: dict[str, str] = {}  # by base URL: the member there, in words
         self._forwards: dict[str, PortForward] = {}  # by base URL
+        self._opening: dict[str, asyncio.Task[tuple[str, str]]] = {}  # by pod
         self.troubles: list[str] = []  # why members could not be reached in the last pass
 
     async def bases(self) -> AsyncIterator[str]:
@@ -50,16 +52,36 @@ class MemberEndpoints:
             if base != self._last and _in_reach(member.pod_ip) and await _answers(member.pod_ip, member.port):
                 yield base
         for member in members:
-            forward = PortForward(self._session.client, self._session.namespace, member.pod, member.port)
-            try:
-                base = await forward.open()
-            except (ApiError, TimeoutError, TypeError) as error:
-                await forward.close()
-                self.troubles.append(f"member {member.name} by a port-forward to its pod: {reason_of(error)}")
-                continue
-            self._forwards[base] = forward
-            self._names[base] = f"member {member.name} by a port-forward to pod {member.pod}"
-            yield base
+            if base := await self._forwarded_to(member):
+                yield base
+
+    async def _forwarded_to(self, member: MemberStatus) -> str:
+        """The base URL of a port-forward to the member's pod: of one that there is, else of a new one; "" if it fails.
+
+        Requests at the same time share it, and so do those after one that got no answer.
+        """
+        known = (base for base, forward in self._forwards.items() if forward.pod == member.pod)
+        if base := next(known, ""):
+            return base
+        opening = self._opening.get(member.pod)
+        if opening is None:
+            opening = self._opening[member.pod] = asyncio.create_task(self._forward_to(member))
+            opening.add_done_callback(lambda _: self._opening.pop(member.pod, None))
+        base, trouble = await asyncio.shield(opening)
+        self.troubles += [trouble] if trouble else []
+        return base
+
+    async def _forward_to(self, member: MemberStatus) -> tuple[str, str]:
+        """Open a port-forward; returns its base URL, or "" and why it could not be opened."""
+        forward = PortForward(self._session.client, self._session.namespace, member.pod, member.port)
+        try:
+            base = await forward.open()
+        except (ApiError, TimeoutError, TypeError) as error:
+            await forward.close()
+            return "", f"member {member.name} by a port-forward to its pod: {reason_of(error)}"
+        self._forwards[base] = forward
+        self._names[base] = f"member {member.name} by a port-forward to pod {member.pod}"
+        return base, ""
 
     def named(self, base: str) -> str:
         """What is at the base URL, in words."""
@@ -78,6 +100,10 @@ class MemberEndpoints:
 
     async def close(self) -> None:
         """Close the port-forwards that were opened."""
+        opening = list(self._opening.values())
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         for forward in self._forwards.values():
             await forward.close()
         self._forwards.clear()

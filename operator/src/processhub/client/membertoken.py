@@ -13,7 +13,8 @@ import msgspec
 from processhub.api.naming import AUDIENCE, member_account
 from processhub.client.errors import NotAllowed
 from processhub.client.session import Session
-from processhub.cluster.errors import ApiError, ForbiddenError, NotFoundError
+from processhub.client.writes import with_retries
+from processhub.cluster.errors import ApiError, ForbiddenError, NotFoundError, readable
 from processhub.cluster.kinds import untyped
 
 _ACCOUNTS = untyped("v1", "serviceaccounts")
@@ -63,7 +64,9 @@ class MemberToken:
         what = f"no token for requests to hub {session.name}"
         try:
             path = _ACCOUNTS.path(session.namespace, account, "token")
-            answer = await session.client.raw("POST", path, body=body)
+            answer = await with_retries(lambda: session.client.raw("POST", path, body=body))
+            with readable("a token"):
+                found = msgspec.json.decode(answer, type=_TokenRequest).status
         except NotFoundError:
             raise NotAllowed(
                 f"{what}: its service account {account} does not exist (yet); the operator creates it",
@@ -79,6 +82,5 @@ class MemberToken:
             ) from None
         except ApiError as error:
             raise NotAllowed(f"{what}: {error.message}", 401, "unauthorized") from error
-        found = msgspec.json.decode(answer, type=_TokenRequest).status
         ends = datetime.fromisoformat(found.expiration_timestamp).timestamp()
         self._token, self._until = found.token, ends - _MARGIN

@@ -25,7 +25,7 @@ class PortForward:
     """A local port that is forwarded to one pod's port. Call ``open`` first and ``close`` last."""
 
     def __init__(self, client: Client, namespace: str, pod: str, port: int) -> None:
-        self._client, self._port = client, port
+        self._client, self.pod, self._port = client, pod, port
         self._path = PODS.path(namespace, pod, "portforward")
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()

@@ -20,6 +20,7 @@ from processhub.client.membertoken import MemberToken
 from processhub.client.session import Session
 from processhub.client.waiting import why_not_running
 from processhub.cluster.errors import ApiError, reason_of
+from processhub.cluster.sockets import watched_socket
 from processhub.cluster.trust import tls_failure
 from processhub.jsontext import NotJsonError, json_text
 from processhub.requesterrors import request_error
@@ -29,6 +30,7 @@ _PAUSE_SECONDS = 0.25  # the first pause; it doubles each time
 _ATTEMPTS = 3  # at one base URL: a Service may lead to another member each time
 _WHY_SECONDS = 2.0  # for the reason of a time-out
 _NOT_NOW = ("not_ready", "tls_required")  # codes of problems after which the request is sent again: it was not run
+_CUT_OFF_SECONDS = 10  # after which a member counts as lost that acknowledges nothing
 _KEEP_SECONDS = 15.0  # members keep connections for longer than this
 
 
@@ -174,7 +176,9 @@ class Requests:
             traces.on_request_chunk_sent.append(_body_is_sent)
             self._http = aiohttp.ClientSession(
                 trace_configs=[traces],
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_SECONDS),
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=_KEEP_SECONDS, socket_factory=watched_socket(_CUT_OFF_SECONDS, sent=True)
+                ),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )

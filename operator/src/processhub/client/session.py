@@ -14,6 +14,7 @@ from processhub.api.hub import Hub
 from processhub.api.naming import LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
+from processhub.client.patientclient import PatientClient
 from processhub.client.records import Record
 from processhub.client.registry import Registry
 from processhub.cluster.client import Client, Undecodable
@@ -115,7 +116,7 @@ async def connected(
 ) -> AsyncIterator[tuple[Client, str]]:
     """An API client and the namespace: the given one, else the context's, else the pod's. Raises Unreachable."""
     try:
-        client = await Client.connect(context, kubeconfig, overrides=overrides)
+        client = await PatientClient.connect(context, kubeconfig, overrides=overrides)
     except ConfigError as error:
         raise Unreachable(str(error)) from error
     async with client:

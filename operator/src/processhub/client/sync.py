@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
 from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import HubError
@@ -43,8 +45,27 @@ class SyncResult(Result):
         self.started, self.errors, self.rollback = self._inner.started, self._inner.errors, self._inner.rollback
 
 
+class _Forked:
+    """Stands for the Hub in a forked process: the event loop's thread is not there, so nothing would ever answer."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, _: str) -> NoReturn:
+        self.refuse()
+
+    def refuse(self, child_id: str = "") -> NoReturn:
+        """Raise HubError."""
+        raise HubError(
+            f"the client of hub {self._name} was connected before this process was forked; connect again after the fork"
+        )
+
+
 class SyncHub:
-    """``Hub`` with blocking methods, usable from several threads. See ``Hub`` for arguments, results and errors."""
+    """``Hub`` with blocking methods, usable from several threads. See ``Hub`` for arguments, results and errors.
+
+    A process that is forked afterwards needs a client of its own: there, calls and look-ups raise HubError.
+    """
 
     def __init__(self, hub: AsyncHub) -> None:
         self._hub = hub
@@ -54,6 +75,7 @@ class SyncHub:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"hub {hub.name}", daemon=True)
         self._thread.start()
+        _clients.add(self)
         try:
             self._run(hub.__aenter__())
         except BaseException:
@@ -214,6 +236,12 @@ class SyncHub:
         finally:
             self._working.discard(task)
 
+    def _refuse(self) -> None:
+        """Refuse all calls and look-ups, in a process that was forked from the one in which the thread runs."""
+        forked = _Forked(self.name)
+        self._hub, self.get_pid, self.get_pids = cast(AsyncHub, forked), forked.refuse, forked.refuse
+        self._open, self._lock = False, threading.Lock()  # another thread may have held the lock
+
     async def _in_loop(self, look: Callable[[], T]) -> T:
         # Look-ups that go through the whole registry run in the thread that changes it.
         return look()
@@ -226,3 +254,15 @@ class SyncHub:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+_clients: weakref.WeakSet[SyncHub] = weakref.WeakSet()
+
+
+def _refuse_all() -> None:
+    for client in list(_clients):
+        client._refuse()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_refuse_all)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -23,17 +23,18 @@ from processhub.cluster.errors import (
     ForbiddenError,
     GoneError,
     InvalidError,
-    api_error,
+    readable,
     reason_of,
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
-from processhub.cluster.sending import Answer, Sending, raise_for_status
+from processhub.cluster.sending import Answer, Sending, new_session, opened, raise_for_status, shake_hands
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAGE = 2000  # objects for each list request; with 500, lists of 10,000 take twice as long
+LIST_SECONDS = 60.0  # for each list request; the API server itself ends one after so long
 _CONNECTIONS = 64
 _WATCH_SECONDS = 290
 _RELOAD_AFTER_SECONDS = 5.0
@@ -90,6 +91,9 @@ class Client:
         self._reload = reload
         self._reloaded_at = 0.0
         self._session: aiohttp.ClientSession | None = None
+        # Watches and WebSockets keep their connections for long: they must not leave none for requests. An operator
+        # has more than a dozen watches in each of its namespaces.
+        self._streams: aiohttp.ClientSession | None = None
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
         self.writes = 0  # counted for benchmarks and metrics
 
@@ -113,10 +117,7 @@ class Client:
         return self.config.namespace
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=_CONNECTIONS, keepalive_timeout=60)
-        self._session = aiohttp.ClientSession(
-            connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20, auto_decompress=True
-        )
+        self._session, self._streams = new_session(_CONNECTIONS), new_session()
         return self
 
     async def __aexit__(
@@ -126,9 +127,10 @@ class Client:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._streams):
+            if session is not None:
+                await session.close()
+        self._session = self._streams = None
 
     # Reading.
 
@@ -143,15 +145,24 @@ class Client:
         *,
         labels: str = "",
         fields: str = "",
+        silence: float = LIST_SECONDS,
     ) -> tuple[list[T | Undecodable], str]:
-        """List objects by a consistent read, in pages of one revision; returns ``(objects, resourceVersion)``."""
+        """List objects by a consistent read, in pages of one revision; returns ``(objects, resourceVersion)``.
+
+        It fails when nothing of an answer arrives for ``silence`` seconds.
+        """
         items: list[T | Undecodable] = []
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         while True:
             body = await self._request(
-                "GET", kind.path(namespace), query=query, timeout=60, accept=_accept(kind, "PartialObjectMetadataList")
+                "GET",
+                kind.path(namespace),
+                query=query,
+                timeout=LIST_SECONDS,
+                silence=silence,
+                accept=_accept(kind, "PartialObjectMetadataList"),
             )
-            with _readable(kind.plural):
+            with readable(kind.plural):
                 page, cut = deepjson.decode(body, _Raw)
             items += [self._decode_leniently(kind, raw, cut=cut) for raw in page.items or ()]
             if not page.metadata.next_token:
@@ -165,7 +176,7 @@ class Client:
         query = {"limit": "1", "labelSelector": labels, "fieldSelector": fields}
         accept = _accept(kind, "PartialObjectMetadataList")
         body = await self._request("GET", kind.path(namespace), query=query, accept=accept)
-        with _readable(kind.plural):
+        with readable(kind.plural):
             return deepjson.decode(body, _Raw)[0].metadata.resource_version
 
     async def watch(
@@ -292,19 +303,13 @@ class Client:
         self, path: str, query: Mapping[str, str | Sequence[str]], protocol: str
     ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Open a WebSocket to a path that offers one (port-forward, exec), with this subprotocol."""
-        if self._session is None:
-            raise RuntimeError("the client is closed; use it inside 'async with'")
+        where = f"{path}?{urlencode(query, doseq=True)}"
         try:
-            async with self._session.ws_connect(
-                f"{self.config.host}{path}?{urlencode(query, doseq=True)}",
-                protocols=(protocol,),
-                headers=await self.config.headers(),
-                **self.config.connection,
-                max_msg_size=0,
-            ) as socket:
+            socket = await self._shake_hands(where, protocol)
+            try:
                 yield socket
-        except aiohttp.WSServerHandshakeError as error:
-            raise api_error(error.status, f"{path}: HTTP {error.status}".encode()) from error
+            finally:
+                await socket.close()
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise ConnectionFailedError(f"{path}: {reason_of(error)}") from error
 
@@ -319,6 +324,7 @@ class Client:
         body: object = None,
         content_type: str = _JSON,
         timeout: float = 30,
+        silence: float | None = None,
         accept: str = _JSON,
     ) -> bytes:
         try:
@@ -330,7 +336,7 @@ class Client:
             ) from error
         if method != "GET":
             self.writes += 1
-        limits = aiohttp.ClientTimeout(total=self.config.request_timeout or timeout)
+        limits = aiohttp.ClientTimeout(total=self.config.request_timeout or timeout, sock_read=silence)
         for attempt in (1, 2):
             config = self.config
             try:
@@ -346,6 +352,15 @@ class Client:
                     raise ConnectionFailedError(f"{method} {path}: {error}") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise ConnectionFailedError(f"{method} {path}: {reason_of(error)}") from error
+        raise AssertionError("unreachable")
+
+    async def _shake_hands(self, where: str, protocol: str) -> aiohttp.ClientWebSocketResponse:
+        for config in (self.config, None):
+            try:
+                return await shake_hands(opened(self._streams), config or self.config, where, protocol)
+            except ForbiddenError as error:
+                if error.status != 401 or config is None or not await self._reloaded(config):
+                    raise
         raise AssertionError("unreachable")
 
     async def _reloaded(self, refused: Config) -> bool:
@@ -377,11 +392,10 @@ class Client:
         accept: str = _JSON,
     ) -> AbstractAsyncContextManager[Answer]:
         """Send one request. All methods except ``websocket`` use this one, so a simulation overrides only it."""
-        if self._session is None:
-            raise RuntimeError("the client is closed; use it inside 'async with'")
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
-        return Sending(self._session, self.config, method, url, payload, content_type, timeout, accept)
+        session = self._streams if "watch" in given else self._session
+        return Sending(opened(session), self.config, method, url, payload, content_type, timeout, accept)
 
     def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
         decoder = self._decoders.get(kind)
@@ -391,7 +405,7 @@ class Client:
 
     def _decode(self, kind: Kind[T], body: bytes | msgspec.Raw) -> T:
         try:
-            with _readable(kind.plural):
+            with readable(kind.plural):
                 return self._decoder(kind.type).decode(body)
         except RecursionError as error:
             raise ApiError(500, "TooDeep", f"an object of {kind.plural}: {deepjson.TOO_DEEP}") from error
@@ -407,11 +421,11 @@ class Client:
                 text = wrong_json(error, bytes(body), kind.type)
         except RecursionError:
             pass
-        with _readable(kind.plural):
+        with readable(kind.plural):
             return Undecodable(metadata=deepjson.decode(bytes(body), _BareObject)[0].metadata, error=text)
 
     def _event(self, kind: Kind[Any], line: bytes) -> WatchEvent:
-        with _readable(kind.plural):
+        with readable(kind.plural):
             event, cut = deepjson.decode(line, _RawEvent)
         if event.type == "ERROR":
             status = msgspec.json.decode(event.object, type=dict[str, Any])
@@ -421,7 +435,7 @@ class Client:
                 raise GoneError(code, "Expired", message)
             raise ApiError(code, str(status.get("reason", "")), message)
         if event.type == "BOOKMARK":
-            with _readable(kind.plural):
+            with readable(kind.plural):
                 return WatchEvent("BOOKMARK", msgspec.json.decode(event.object, type=_BareObject))
         return WatchEvent(event.type, self._decode_leniently(kind, event.object, cut=cut))
 
@@ -429,15 +443,3 @@ class Client:
 def _accept(kind: Kind[Any], shape: str) -> str:
     """The Accept header of a list or watch; ``shape`` is the kind that has only metadata."""
     return f"{_JSON};as={shape};g=meta.k8s.io;v=v1" if kind.metadata_only else _JSON
-
-
-@contextmanager
-def _readable(plural: str) -> Iterator[None]:
-    """Raise ConnectionFailedError for an unreadable answer (a proxy's page, half an answer): unknown outcome."""
-    try:
-        yield
-    except msgspec.MsgspecError as error:
-        raise ConnectionFailedError(
-            f"an answer about {plural} can't be read: it is none of a Kubernetes API server; is there a proxy on the"
-            " way?"
-        ) from error

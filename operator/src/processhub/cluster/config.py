@@ -89,10 +89,18 @@ class Config:
     request_timeout: float | None = None  # seconds for each request, in place of the client's own limits
 
     async def headers(self) -> CIMultiDict[str]:
-        """The headers that say who asks; some come several times."""
+        """The headers that say who asks; some come several times. Raises ConfigError for a token that is no text."""
         headers = CIMultiDict(self.impersonation.headers())
-        if token := await self.token():
+        try:
+            token = await self.token()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"the token can't be read: {error}") from error
+        if token:
             headers["Authorization"] = token
+        if any(not value.isprintable() for value in headers.values()):
+            raise ConfigError(
+                "the token, or a name to impersonate, contains control characters; write one line of text"
+            )
         return headers
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -124,3 +126,14 @@ def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiEr
     if isinstance(error, UnavailableError) and retry_after and retry_after.isdigit():
         error.retry_after = float(retry_after)
     return error
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Raise ConnectionFailedError for an unreadable answer (a proxy's page, half an answer): unknown outcome."""
+    try:
+        yield
+    except msgspec.MsgspecError as error:
+        raise ConnectionFailedError(
+            f"an answer about {what} can't be read: it is none of a Kubernetes API server; is there a proxy on the way?"
+        ) from error

@@ -68,8 +68,12 @@ class ExecPlugin:
                 f"{self._what} has apiVersion {self._version or 'none'}; write {' or '.join(_VERSIONS)} in"
                 " users[].user.exec"
             )
+        args, self._env = spec.get("args") or [], spec.get("env") or []
+        named = isinstance(self._env, list) and all(isinstance(one, dict) and one.get("name") for one in self._env)
+        if not named or not isinstance(args, list):
+            raise ConfigError(f"{self._what}: args must be a list of texts, and env a list of name and value")
         command = str(spec["command"])
-        self._argv = [str(folder / command) if "/" in command else command, *map(str, spec.get("args") or ())]
+        self._argv = [str(folder / command) if "/" in command else command, *map(str, args)]
         self._cluster = _cluster_info(cluster, credentials) if spec.get("provideClusterInfo") else None
         self._known: Credential | None = None
         self._tls: ssl.SSLContext | None = None
@@ -98,7 +102,7 @@ class ExecPlugin:
         given = {"apiVersion": self._version, "kind": "ExecCredential", "spec": {"interactive": interactive}}
         if self._cluster is not None:
             given["spec"] = {"interactive": interactive, "cluster": self._cluster}
-        own = {str(item["name"]): str(item.get("value", "")) for item in self._spec.get("env") or ()}
+        own = {str(item["name"]): str(item.get("value", "")) for item in self._env}
         environment = {**os.environ, **own, "KUBERNETES_EXEC_INFO": msgspec.json.encode(given).decode()}
         try:
             process = await asyncio.create_subprocess_exec(
@@ -167,7 +171,8 @@ def _cluster_info(cluster: dict[str, Any], credentials: Credentials) -> dict[str
     found = {field: cluster[field] for field in _CLUSTER_FIELDS if cluster.get(field)}
     if credentials.authority:
         found["certificate-authority-data"] = base64.b64encode(credentials.authority).decode()
-    for extension in cluster.get("extensions") or ():
+    extensions = cluster.get("extensions")
+    for extension in extensions if isinstance(extensions, list) else ():
         if isinstance(extension, dict) and extension.get("name") == _EXTENSION:
             found["config"] = extension.get("extension")
     return found

@@ -26,8 +26,9 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.wording import wrong
 from processhub.cluster.client import Client, Undecodable, WatchEvent
 from processhub.cluster.errors import ApiError, GoneError, NotFoundError, StaleListError, UnavailableError
-from processhub.cluster.kinds import Kind, untyped
+from processhub.cluster.kinds import Kind
 from processhub.cluster.rewinds import Rewinds, Staleness, contradicts
+from processhub.cluster.source import Source
 
 T = TypeVar("T")
 Key = tuple[str, str]
@@ -37,11 +38,51 @@ log = logging.getLogger(__name__)
 REWOUND_SECONDS = 15.0
 _BACKOFF_MIN, _BACKOFF_MAX = 0.1, 10.0
 _STALE_AGAIN_SECONDS = 1.0  # until the list after one that is older than what was seen
+_WORKS_AFTER_SECONDS = 1.0  # a watch that lasts for so long works, also if there is nothing to deliver
 
 
 def version_of(resource_version: str) -> int:
     """A resourceVersion as a number. Versions are comparable within one kind (officially since Kubernetes 1.35)."""
     return int(resource_version or 0)
+
+
+class _Pause:
+    """The pauses of an informer: short after a watch that worked, else longer each time.
+
+    A list that can be read is not enough: the account may not watch, or a proxy may end each watch at once. Large lists
+    one after the other would load the API server.
+    """
+
+    def __init__(self) -> None:
+        self._backoff = _BACKOFF_MIN
+        self._began: float | None = None  # when the watch began
+        self._seen = 0
+
+    def watch_begins(self, now: float, seen: int) -> None:
+        """Take the time and the version from which on a watch is open."""
+        self._began, self._seen = now, seen
+
+    def after_failure(self, now: float, seen: int) -> float:
+        """The seconds to wait after a list or a watch that failed."""
+        self._worked(now, seen)
+        self._began = None
+        return self._next()
+
+    def after_watch(self, now: float, seen: int) -> float:
+        """The seconds to wait after a watch that the server has ended, before it is continued."""
+        return 0.0 if self._worked(now, seen) else self._next()
+
+    def _worked(self, now: float, seen: int) -> bool:
+        """Whether the watch has delivered something, or has lasted; the pauses are short again then."""
+        worked = self._began is not None and (seen > self._seen or now - self._began >= _WORKS_AFTER_SECONDS)
+        if worked:
+            self._backoff = _BACKOFF_MIN
+        return worked
+
+    def _next(self) -> float:
+        seconds = self._backoff * random.uniform(0.5, 1.0)  # noqa: S311 jitter only
+        self._backoff = min(2 * self._backoff, _BACKOFF_MAX)
+        return seconds
 
 
 class Informer(Generic[T]):
@@ -77,10 +118,10 @@ class Informer(Generic[T]):
         on_seen: Callable[[], None] | None = None,
         keeps_dropped: bool = True,
     ) -> None:
-        self._client, self._kind, self._on_change = client, kind, on_change
+        self.source = Source(client, kind, namespace, labels, fields)
+        self._kind, self._on_change = kind, on_change
         self._on_broken, self._on_reconnect, self._on_seen = on_broken, on_reconnect, on_seen
         self._rewinds = Rewinds(kind, on_rewound, keeps_dropped=keeps_dropped)
-        self._namespace, self._selected = namespace, {"labels": labels, "fields": fields}
         self.items: dict[Key, T] = {}
         # Existing objects that are not among the items, because they do not fit their struct.
         self._unread: dict[Key, ObjectMeta] = {}
@@ -91,11 +132,11 @@ class Informer(Generic[T]):
 
     async def run(self) -> None:
         """List and watch until cancelled. Failures are logged and retried with back-off."""
-        backoff = _BACKOFF_MIN
+        clock, pause = asyncio.get_running_loop().time, _Pause()
         while True:
             try:
                 version = await self._relist()
-                backoff = _BACKOFF_MIN
+                pause.watch_begins(clock(), self.seen)
                 if not self.connected:
                     self.connected = True
                     if self._on_reconnect:
@@ -103,19 +144,24 @@ class Informer(Generic[T]):
                 while True:
                     version = await self._follow(version)
                     await self._check_watch()
+                    await asyncio.sleep(pause.after_watch(clock(), self.seen))
+                    pause.watch_begins(clock(), self.seen)
             except GoneError:
+                seconds = pause.after_failure(clock(), self.seen)
                 log.info("watch of %s is too old, listing again", self._kind.plural)
+                await asyncio.sleep(seconds)
             except ApiError as error:
                 self.connected = False
-                log.warning("%s: %s; retrying in %.1f s", self._kind.plural, error.message, backoff)
-                retry_after = error.retry_after if isinstance(error, UnavailableError) else 0.0
-                await asyncio.sleep(max(retry_after, backoff * random.uniform(0.5, 1.0)))  # noqa: S311 jitter only
                 longest = _STALE_AGAIN_SECONDS if isinstance(error, StaleListError) else _BACKOFF_MAX
-                backoff = min(backoff * 2, longest)
+                seconds = min(pause.after_failure(clock(), self.seen), longest)
+                if isinstance(error, UnavailableError):
+                    seconds = max(seconds, error.retry_after)
+                log.warning("%s: %s; retrying in %.1f s", self._kind.plural, error.message, seconds)
+                await asyncio.sleep(seconds)
 
     def covers(self, plural: str, namespace: str) -> bool:
         """Whether objects of this kind and namespace are kept here."""
-        return self._kind.plural == plural and self._namespace in (None, namespace)
+        return self._kind.plural == plural and self.source.namespace in (None, namespace)
 
     def put(self, item: T) -> None:
         """Take an object that a write of this process returned, so that the next decision sees it at once.
@@ -128,7 +174,7 @@ class Informer(Generic[T]):
             self._take(item)
 
     async def _relist(self) -> str:
-        items, version = await self._client.list(self._kind, self._namespace, **self._selected)
+        items, version = await self.source.list()
         rewound = self._is_older(items, version_of(version))
         if rewound:
             self._check_rewound(version_of(version))
@@ -179,7 +225,7 @@ class Informer(Generic[T]):
             raise StaleListError(0, "StaleList", text)
 
     async def _follow(self, version: str) -> str:
-        async for batch in self._client.watch(self._kind, self._namespace, version, **self._selected):
+        async for batch in self.source.watch(version):
             for event in batch:
                 version = _metadata(event.object).resource_version
                 self._event(event)
@@ -197,7 +243,7 @@ class Informer(Generic[T]):
 
         A watch from a future version is silent until that exists, which may be days after etcd was restored.
         """
-        version = version_of(await self._client.latest_version(self._kind, self._namespace, **self._selected))
+        version = version_of(await self.source.latest_version())
         if version < self.seen:
             raise StaleListError(0, "StaleList", f"the latest version, {version}, is older than what was seen")
 
@@ -205,9 +251,9 @@ class Informer(Generic[T]):
         """Read those objects once more whose spec has changed without a new generation. Raises ApiError."""
         while self._rewinds.doubtful:
             key = next(iter(self._rewinds.doubtful))
-            kind = untyped(self._kind.api_version, self._kind.plural, namespaced=self._kind.namespaced)
+            raw: dict[str, Any] | None
             try:
-                raw = await self._client.get(kind, *key)
+                raw = await self.source.get(*key)
             except NotFoundError:
                 raw = None  # it was deleted, which the watch reports
             del self._rewinds.doubtful[key]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import inspect
+import ipaddress
 import os
 import ssl
 import urllib.request
@@ -198,7 +200,7 @@ def _proxy(path: str, server: str, given: str) -> str | None:
     """
     url = urlsplit(server)
     where = "proxy-url"
-    if not given and not urllib.request.proxy_bypass(url.hostname or ""):
+    if not given and not _goes_without_proxy(url.hostname or ""):
         where, given = f"{url.scheme.upper()}_PROXY", urllib.request.getproxies().get(url.scheme, "")
     if not given:
         return None
@@ -206,6 +208,27 @@ def _proxy(path: str, server: str, given: str) -> str | None:
     if urlsplit(given).scheme not in _PROXIES:
         raise ConfigError(f"kubeconfig {path}: {where} {given} can't be used; it must be an http:// or https:// proxy")
     return given
+
+
+def _goes_without_proxy(host: str) -> bool:
+    """Whether the environment has no proxy for this host, as kubectl reads it.
+
+    Never for this machine, and NO_PROXY may have networks (10.0.0.0/8) and wildcards (*.corp): Python knows neither.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if host == "localhost" or (address is not None and address.is_loopback) or urllib.request.proxy_bypass(host):
+        return True
+    listed = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    for entry in map(str.strip, listed.split(",")):
+        if entry.startswith("*.") and host.endswith(entry[1:].lower()):
+            return True
+        with contextlib.suppress(ValueError):
+            if address is not None and "/" in entry and address in ipaddress.ip_network(entry, strict=False):
+                return True
+    return False
 
 
 class _Section(NamedTuple):
@@ -239,7 +262,10 @@ def _merge(named: str, files: list[Path]) -> _Merged:
         found = _contents(path)
         current = current or str(found.get("current-context") or "")
         for section, singular in _SECTIONS.items():
-            for entry in found.get(section) or ():
+            entries = found.get(section) or []
+            if not isinstance(entries, list):
+                raise ConfigError(f"kubeconfig {path}: {section} must be a list, not a {type(entries).__name__}")
+            for entry in entries:
                 if isinstance(entry, dict):
                     content = entry.get(singular)
                     own = _Section(path.parent, content if isinstance(content, dict) else {})

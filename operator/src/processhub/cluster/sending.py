@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Protocol
 
 import aiohttp
+from multidict import CIMultiDict
 
 from processhub.cluster.config import Config, ConfigError
 from processhub.cluster.errors import ForbiddenError, api_error
+from processhub.cluster.sockets import watched_socket
+
+_HANDSHAKE_SECONDS = 30.0
+_CUT_OFF_SECONDS = 20  # after which a connection counts as broken whose other end has gone without a word
 
 
 class _Content(Protocol):
@@ -36,6 +42,23 @@ class Answer(Protocol):
         """The whole body."""
 
 
+def new_session(connections: int = 0) -> aiohttp.ClientSession:
+    """A pool of up to so many connections; 0: of any number."""
+    connector = aiohttp.TCPConnector(
+        limit=connections, keepalive_timeout=60, socket_factory=watched_socket(_CUT_OFF_SECONDS)
+    )
+    return aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(total=None), read_bufsize=2**20, auto_decompress=True
+    )
+
+
+def opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
+    """The session. Raises RuntimeError if its client is closed."""
+    if session is None:
+        raise RuntimeError("the client is closed; use it inside 'async with'")
+    return session
+
+
 class Sending:
     """One request as an async context manager: it authenticates, sends, and yields the answer."""
 
@@ -56,10 +79,7 @@ class Sending:
         self._answer: aiohttp.ClientResponse | None = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
-        try:
-            headers = await self._config.headers()
-        except ConfigError as error:  # an exec plug-in gave no new credential
-            raise ForbiddenError(401, "Unauthorized", str(error)) from error
+        headers = await _headers(self._config)
         headers["Accept"] = self._accept
         if self._method != "GET":
             # The answer to a write repeats what was written. To compress it costs more than to send it.
@@ -89,3 +109,24 @@ async def raise_for_status(answer: Answer) -> None:
     """Raise the ApiError for the answer, if it is an error."""
     if answer.status >= 400:
         raise api_error(answer.status, await answer.read(), answer.headers.get("Retry-After"))
+
+
+async def shake_hands(
+    session: aiohttp.ClientSession, config: Config, where: str, protocol: str
+) -> aiohttp.ClientWebSocketResponse:
+    """Open a WebSocket to a path with its query. Raises ApiError, aiohttp.ClientError, TimeoutError."""
+    headers = await _headers(config)
+    try:
+        async with asyncio.timeout(config.request_timeout or _HANDSHAKE_SECONDS):
+            return await session.ws_connect(
+                config.host + where, protocols=(protocol,), headers=headers, **config.connection, max_msg_size=0
+            )
+    except aiohttp.WSServerHandshakeError as error:
+        raise api_error(error.status, f"{where.partition('?')[0]}: HTTP {error.status}".encode()) from error
+
+
+async def _headers(config: Config) -> CIMultiDict[str]:
+    try:
+        return await config.headers()
+    except ConfigError as error:  # an exec plug-in gave no new credential
+        raise ForbiddenError(401, "Unauthorized", str(error)) from error

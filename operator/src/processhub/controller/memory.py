@@ -11,6 +11,7 @@ from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
+from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.core.acceptance import Refusal
@@ -18,9 +19,10 @@ from processhub.core.model.plan import Plan
 
 
 class LastRound(msgspec.Struct, frozen=True, kw_only=True):
-    """A round that has left nothing to do until ``due`` (monotonic seconds), or until something changes (None).
+    """A round that has left nothing to do until ``due`` (monotonic seconds), or until something changes.
 
     ``hub``: the Hub with the spec that the round followed. ``refusal``: why a part of the latest spec is not followed.
+    ``quorum``: judges the quorum until then, None where a custom strategy does.
     """
 
     hub: Hub
@@ -28,7 +30,8 @@ class LastRound(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
     members: Mapping[str, Member]
     refusal: Refusal | None
-    due: float | None
+    quorum: QuorumWatch | None
+    due: float
 
 
 class HubMemory:

@@ -1,8 +1,8 @@
 """Quiet rounds: a hub at rest in which children restart. They report that, and plan nothing.
 
-A plan looks at all children of a hub. When one of a hundred thousand restarts, the plan would be the same as before:
-nothing is to be done. So a round that has left nothing to do is kept, and as long as nothing but restarts follows it,
-its observation is reported again with the children's new states.
+A plan looks at all children of a hub. When one of a hundred thousand restarts, or when a Lease is to be looked at once
+more, the plan would be the same as before: nothing is to be done. So a round that has left nothing to do is kept, and
+as long as nothing but restarts follows it, its observation is reported again with the children's new states.
 """
 
 from __future__ import annotations
@@ -15,16 +15,27 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Round
 from processhub.core.model.plan import Plan
 
+_LONGEST_SECONDS = 300.0  # A plan is made so often, though nothing is known to have changed.
+
 
 def still_holds(last: LastRound, members: Mapping[str, Member], now: float) -> bool:
     """Whether the plan of a round still holds, if nothing but restarts has followed.
 
-    ``members``: as they are judged ``now`` (monotonic seconds).
+    ``members``: as they are judged ``now`` (monotonic seconds). The quorum is judged with them, because it counts since
+    when each of them has not been live.
     """
-    if last.due is not None and now >= last.due:
-        return False
     judged = {name: _judged(member) for name, member in members.items()}
-    return judged == {name: _judged(member) for name, member in last.members.items()}
+    if judged != {name: _judged(member) for name, member in last.members.items()}:
+        return False
+    verdict = last.observation.quorum
+    if last.quorum is not None and last.quorum.look(last.hub, members, True, now) != verdict:
+        return False
+    return now < last.due
+
+
+def next_plan(now: float, after: float | None) -> float:
+    """When a hub at rest is planned again. ``after``: the seconds until time alone may change the plan, or None."""
+    return now + min(_LONGEST_SECONDS, _LONGEST_SECONDS if after is None else after)
 
 
 def _judged(member: Member) -> tuple[object, ...]:

@@ -31,6 +31,7 @@ from processhub.controller.execute.memberworkload import keep_last_members, keep
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
+from processhub.controller.execute.podtemplates import check_pod_templates
 from processhub.controller.execute.quorumreset import end_quorum_reset
 from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
@@ -39,16 +40,17 @@ from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.hooks.hubhooks import Hooks, Receivers
 from processhub.controller.hubacceptance import HubAcceptance
 from processhub.controller.lead.installedcrds import InstalledCRDs
+from processhub.controller.lead.notedterm import note_term
 from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, LastRound, Memories
 from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.facts import learn, members_now
-from processhub.controller.observe.lookagain import look_again
+from processhub.controller.observe.lookagain import judge_again, look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
 from processhub.controller.observe.views import ViewOrders, must_close, orders_for, template_workload
-from processhub.controller.quietrounds import is_at_rest, still_holds
+from processhub.controller.quietrounds import is_at_rest, next_plan, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
 from processhub.controller.report.reporter import Reporter
@@ -120,8 +122,10 @@ class Reconciler:
             return None
         memory = self._memories.of(hub, self._store.state(key))
         round = begin_round(self._client, self._store, hub, self._term, self.events, memory.execute.failures)
-        if (last := memory.last) is not None and self._is_quiet(round, memory, last):
-            return self._report_quietly(round, memory, last)
+        if (last := memory.last) is not None and not round.state.plan_due:
+            members = self._members(round, memory)
+            if still_holds(last, members, round.now()):
+                return self._report_quietly(round, memory, last, members)
         memory.last = None
         try:
             await self._reconcile(round, memory)
@@ -145,6 +149,7 @@ class Reconciler:
         if memory.observe.epochs.used_up:
             name = "/".join(round.hub.metadata.key)
             raise DeposedError(f"hub {name} has used the epochs of term {self._term}: another leader begins")
+        round = await note_term(round)
         admitted = self._acceptance.admit(round.hub, round.state, memory)
         if isinstance(admitted, Refusal):
             await self._refuse(round, memory, admitted)
@@ -160,23 +165,21 @@ class Reconciler:
             round.state.plan_due = True
             raise
 
-    def _is_quiet(self, round: Round, memory: HubMemory, last: LastRound) -> bool:
-        """Whether nothing but restarts of children has followed the last round."""
-        return not round.state.plan_due and still_holds(last, self._members(round, memory), round.now())
-
-    def _report_quietly(self, round: Round, memory: HubMemory, last: LastRound) -> float | None:
+    def _report_quietly(
+        self, round: Round, memory: HubMemory, last: LastRound, members: dict[str, Member]
+    ) -> float | None:
         """Report the restarts that have followed the last round; returns the seconds until the next round."""
         changed, round.state.dirty = round.state.dirty, set()
         hub = msgspec.structs.replace(round.hub, spec=last.hub.spec)
         round = msgspec.structs.replace(round, hub=hub, changed=changed)
         try:
-            self._report(round, memory, last.observation, last.plan, last.refusal)
+            self._report(round, memory, last.observation, last.plan, last.refusal, members)
         except BaseException:
             round.state.dirty |= changed
             round.state.plan_due = True
             raise
-        if last.due is not None:
-            round.again_in(last.due - round.now())
+        round.again_in(last.due - round.now())
+        judge_again(round, members.values())
         return round.requeue.after
 
     def _members(self, round: Round, memory: HubMemory) -> dict[str, Member]:
@@ -204,16 +207,18 @@ class Reconciler:
 
         copies = round.hub.spec.keeps_copies
         members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
+        await check_pod_templates(round, memory.execute)
         observation, plan, views = self._plan(round, memory, members)
         plan = await self._execute(round, memory, pods, observation, plan, views)
         await self._deal_with_orders(round, memory, observation, plan)
         plan, refused = await self._keep_objects(round, memory, observation, plan)
         refusal = memory.refused_edit or refused
         reporting = msgspec.structs.replace(round, requeue=Requeue())
-        self._report(reporting, memory, observation, plan, refusal)
-        look_again(round, memory.observe, plan, members)
+        self._report(reporting, memory, observation, plan, refusal, look())
+        look_again(round, memory.observe, plan)
         if views.settled:
             self._rest(round, memory, observation, plan, refusal)
+        judge_again(round, members.values())
         if reporting.requeue.after is not None:
             round.again_in(reporting.requeue.after)
 
@@ -278,16 +283,22 @@ class Reconciler:
         self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, refusal: Refusal | None
     ) -> None:
         """Keep the round if it has left nothing to do."""
-        if is_at_rest(round, memory, observation, plan):
-            after = round.requeue.after
-            memory.last = LastRound(
-                hub=round.hub,
-                observation=observation,
-                plan=plan,
-                members=self._members(round, memory),
-                refusal=refusal,
-                due=None if after is None else round.now() + after,
-            )
+        if not is_at_rest(round, memory, observation, plan):
+            return
+        spec = round.hub.spec
+        custom = spec.partition_tolerance.strategy in self._custom.partition
+        if custom or strategy_of(spec.distribution.strategy, self._custom.distribution).by_usage:
+            # A renewal of a Lease may change the plan, by what it says of use, or by what a user's code says of it.
+            judge_again(round, observation.members.values())
+        memory.last = LastRound(
+            hub=round.hub,
+            observation=observation,
+            plan=plan,
+            members=self._members(round, memory),
+            refusal=refusal,
+            quorum=None if custom else memory.observe.quorum,
+            due=next_plan(round.now(), round.requeue.after),
+        )
 
     def _plan(
         self, round: Round, memory: HubMemory, members: dict[str, Member]
@@ -327,11 +338,16 @@ class Reconciler:
         return observation, plan, orders
 
     def _report(
-        self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, refusal: Refusal | None
+        self,
+        round: Round,
+        memory: HubMemory,
+        observation: Observation,
+        plan: Plan,
+        refusal: Refusal | None,
+        members: dict[str, Member],
     ) -> None:
-        """Report the round by Events, hooks and statuses."""
+        """Report the round by Events, hooks and statuses. ``members``: as they are judged now."""
         quorum, followed = memory.observe.quorum, (memory.accepted or round.hub).metadata.generation
-        members = self._members(round, memory)
         fresh = self.reporter.round_ended(round, memory.report, observation, plan, members, quorum)
         self.hooks.after_round(round.hub, fresh, plan, round.changed)
         self.reporter.report_hub(round, memory.report, plan, refusal, followed)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from datetime import datetime
 
 from processhub.api.kubernetes import Lease
 from processhub.api.meta import GROUP
@@ -18,13 +17,11 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError
 from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import LEASES, untyped
-from processhub.cluster.timestamps import utc_now
 from processhub.controller.lead.prerequisites import PLURALS
 
 LEADER_LEASE = "processhub-operator"
 TIMEOUT_SECONDS = 60.0  # an operator that was just installed must start and take the Lease first
 _INTERVAL_SECONDS = 1.0
-_DEFAULT_LEASE_SECONDS = 15
 _CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
 
 
@@ -32,43 +29,55 @@ class NotReadyError(Exception):
     """Something is missing. The message is a sentence that names it."""
 
 
-def leader_of(lease: Lease, now: datetime) -> str:
-    """The Lease's live holder. Raises NotReadyError if it has no holder or has expired."""
+def leader_of(lease: Lease, before: Lease | None) -> str:
+    """The Lease's live holder: one that has renewed the Lease since ``before``, when it was seen last.
+
+    The clock that wrote the Lease need not agree with this one. Raises NotReadyError if the Lease has no holder, or was
+    not renewed.
+    """
     holder, renewed = lease.spec.holder_identity, lease.spec.renew_time
     if not holder or not renewed:
         raise NotReadyError(f"no operator holds the Lease {lease.metadata.namespace}/{lease.metadata.name}")
-    age = (now - datetime.fromisoformat(renewed)).total_seconds()
-    limit = lease.spec.lease_duration_seconds or _DEFAULT_LEASE_SECONDS
-    if age > limit:
-        raise NotReadyError(f"{holder} has not renewed the leader's Lease for {age:.0f} s, more than its {limit} s")
+    if before is None or (before.spec.holder_identity, before.spec.renew_time) == (holder, renewed):
+        raise NotReadyError(f"{holder} does not renew the leader's Lease; it did last at {renewed}")
     return holder
 
 
-async def check(client: Client, namespace: str, now: datetime) -> str:
-    """Check once; returns a sentence. Raises NotReadyError, or ApiError if the API server rejects a request."""
-    for plural in PLURALS:
+class Check:
+    """The check of one namespace, which is repeated until it succeeds."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        self._client, self._namespace = client, namespace
+        self._before: Lease | None = None
+
+    async def look(self) -> str:
+        """Check once; returns a sentence. Raises NotReadyError, or ApiError if the API server rejects a request."""
+        for plural in PLURALS:
+            try:
+                crd = await self._client.get(_CRDS, None, f"{plural}.{GROUP}")
+            except NotFoundError as error:
+                raise NotReadyError(f"the CRD {plural}.{GROUP} is not installed") from error
+            conditions = crd.get("status", {}).get("conditions", [])
+            if not any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions):
+                raise NotReadyError(f"the CRD {plural}.{GROUP} is not served yet")
         try:
-            crd = await client.get(_CRDS, None, f"{plural}.{GROUP}")
+            lease = await self._client.get(LEASES, self._namespace, LEADER_LEASE)
         except NotFoundError as error:
-            raise NotReadyError(f"the CRD {plural}.{GROUP} is not installed") from error
-        conditions = crd.get("status", {}).get("conditions", [])
-        if not any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions):
-            raise NotReadyError(f"the CRD {plural}.{GROUP} is not served yet")
-    try:
-        lease = await client.get(LEASES, namespace, LEADER_LEASE)
-    except NotFoundError as error:
-        raise NotReadyError(f"there is no Lease {namespace}/{LEADER_LEASE}: no operator has started yet") from error
-    return f"{leader_of(lease, now)} leads and {len(PLURALS)} CRDs are served"
+            where = f"{self._namespace}/{LEADER_LEASE}"
+            raise NotReadyError(f"there is no Lease {where}: no operator has started yet") from error
+        before, self._before = self._before, lease
+        return f"{leader_of(lease, before)} leads and {len(PLURALS)} CRDs are served"
 
 
 async def run(namespace: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """Repeat ``check`` until it succeeds. ``namespace`` is the release's; None: the pod's own. Raises its errors."""
+    """Check until it succeeds. ``namespace`` is the release's; None: the pod's own. Raises the errors of ``Check``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
     async with await Client.connect() as client:
+        check = Check(client, namespace or client.namespace)
         while True:
             try:
-                return await check(client, namespace or client.namespace, utc_now())
+                return await check.look()
             except (NotReadyError, ApiError):
                 if loop.time() > deadline:
                     raise

@@ -11,6 +11,7 @@ from processhub.api.hooks import Hook
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
 from processhub.core.listing import MemberNames
+from processhub.core.model.podshape import wrong_shape
 from processhub.core.strategies import BUILT_IN
 from processhub.core.strategies.migration import BUILT_IN as WAYS
 
@@ -197,6 +198,8 @@ def _pod(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     containers = pod.get("containers") if isinstance(pod, dict) else None
     if not isinstance(pod, dict) or not isinstance(containers, list) or not containers:
         return Refusal(Reason.INVALID, f"{field} has no spec.containers; give at least one container with an image")
+    if why := wrong_shape(spec.pod.template, field):
+        return Refusal(Reason.INVALID, why)
     if pod.get("nodeName"):
         return Refusal(
             Reason.INVALID,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +37,7 @@ from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, read_problem
+from processhub.cluster.sockets import watched_socket
 from processhub.cluster.trust import tls_failure
 
 _CONNECT_SECONDS = 2.0
@@ -69,7 +69,9 @@ class Peers:
         traces = aiohttp.TraceConfig()
         traces.on_request_chunk_sent.append(_body_goes_out)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, socket_factory=_watched_socket),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=30, socket_factory=watched_socket(_CUT_OFF_SECONDS, sent=True)
+            ),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             trace_configs=[traces],
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -276,16 +278,6 @@ def _not_answered(owner: RoutedCopy, request: Request, status: int, body: bytes,
         # This concerns members only. The caller has shown its own token before.
         raise Problem(503, "no_owner", f"member {owner.member} does not take this member's token: {detail}")
     raise Problem(status, problem.code or "bad_gateway", detail, retry_after)
-
-
-def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that breaks when its other end is cut off, also while a request waits for its turn there."""
-    made = socket.socket(*address[:3])
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _CUT_OFF_SECONDS // 2)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _CUT_OFF_SECONDS * 1000)
-    return made
 
 
 def _why(status: int, body: bytes) -> str:

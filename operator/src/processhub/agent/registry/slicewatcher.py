@@ -138,7 +138,7 @@ class SliceWatcher:
         self.registry_changed: Listeners[RegistrySlice | None, RegistrySlice | None] = Listeners()
         self.read_on: Listeners[()] = Listeners()
         self.rewound: Listeners[()] = Listeners()
-        self._env, self._client, self._identity = env, client, identity
+        self._env, self._identity = env, identity
         self._own: dict[str, _OwnSlice] = {}
         self.made: MadeRuns[DesiredRun] = MadeRuns()
         self.informer: Informer[RegistrySlice] = Informer(
@@ -146,17 +146,13 @@ class SliceWatcher:
             SLICES,
             self._changed,
             namespace=env.namespace,
-            labels=self._labels,
+            labels=f"{LABEL_HUB}={label_value(env.hub)}",
             on_rewound=self.rewound.notify,
             on_seen=self.read_on.notify,
         )
         self.settings = Settings()
         self._settings_term = -1
         self.highest_term = 0
-
-    @cached_property
-    def _labels(self) -> str:
-        return f"{LABEL_HUB}={label_value(self._env.hub)}"
 
     @cached_property
     def first_slice(self) -> str:
@@ -235,7 +231,7 @@ class SliceWatcher:
 
         Raises ApiError.
         """
-        items, version = await self._client.list(SLICES, self._env.namespace, labels=self._labels)
+        items, version = await self.informer.source.list()
         present = set()
         for item in items:
             present.add(item.metadata.key)

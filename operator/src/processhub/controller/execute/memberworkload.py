@@ -14,6 +14,7 @@ from processhub.api.naming import (
     member_ordinal,
 )
 from processhub.api.reasons import Reason
+from processhub.api.switches import is_on
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import untyped
 from processhub.controller.errors import NameConflictError
@@ -124,7 +125,7 @@ async def _template(
 
 def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
     """The size of the StatefulSet: the number in the spec, and members above it that are not empty yet."""
-    forced = hub.metadata.annotations.get(ANNOTATION_FORCE_SCALE_DOWN) == "true"
+    forced = is_on(hub.metadata.annotations, ANNOTATION_FORCE_SCALE_DOWN)
     replicas = hub.spec.members.replicas
     for member in observation.members.values():
         ordinal = member_ordinal(hub.metadata.name, member.name)

@@ -27,6 +27,16 @@ class CheckedTemplate(msgspec.Struct):
         return self.digest if self.generation == generation else f"unchecked {generation}"
 
 
+class TemplateChecks(msgspec.Struct):
+    """The checks of edited templates of pod children, by the Child's name.
+
+    ``due``: when a rejected one is checked again. ``passed``: the workload's hash of one that is not on record yet.
+    """
+
+    due: dict[str, float] = {}
+    passed: dict[str, str] = {}
+
+
 class ExecuteMemory:
     """The memory of the execute stage for one hub. All times are monotonic seconds."""
 
@@ -42,6 +52,7 @@ class ExecuteMemory:
         self.deleted_at: dict[str, float] = {}  # Uid of a Child whose lifetime is over → when its deletion was sent.
         # By id and member: the epoch, the time of the next try, and why the Pod was refused.
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}
+        self.template_checks = TemplateChecks()
         self.looked_for_pods = False  # Whether this leader has read the Pods that the slices ask for.
         self.tls_required = False  # Whether members refuse requests without TLS.
         self.marks_due = 0.0  # Marks of slices and Leases are not put back again before this.

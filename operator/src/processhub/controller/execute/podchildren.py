@@ -223,8 +223,19 @@ class PodChildren:
 
     def unplaced(self) -> dict[str, Unplaced]:
         """Why wanted Pods do not exist, by the child's id."""
-        refused = self._memory.refused_pods.items()
-        return self._blocked | {child_id: Unplaced(reason, text) for (child_id, _), (_, _, reason, text) in refused}
+        found = dict(self._blocked)
+        for (child_id, _), (epoch, _, reason, text) in self._memory.refused_pods.items():
+            if self._asks_for(child_id, epoch):
+                found[child_id] = Unplaced(reason, text)
+        return found
+
+    def _asks_for(self, child_id: str, epoch: int) -> bool:
+        """Whether the slices, with what this round wrote, ask for a Pod of this incarnation.
+
+        What was said about the Pod of an earlier template says nothing about that of an edited one.
+        """
+        entries = (known.assignments.get(child_id) for known in self._state.slices.values())
+        return any(entry is not None and entry.epoch == epoch and not entry.asleep for entry in entries)
 
     def _refused(self, item: Asked, now: float) -> bool:
         epoch, until, _, _ = self._memory.refused_pods.get(item.key, (0, 0.0, Reason.INVALID, ""))

@@ -11,6 +11,7 @@ from processhub.cluster.kinds import HUBS
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.rounds.round import Round
 
+_UNREPORTED_SECONDS = 0.5  # Until the round that looks whether the Hub's status has the reset.
 log = logging.getLogger(__name__)
 
 
@@ -18,6 +19,8 @@ async def end_quorum_reset(round: Round, quorum: QuorumWatch | None) -> None:
     """Remove the annotation once the reset is on record."""
     hub = round.hub
     if quorum is None or not quorum.reset_done(hub):
+        if hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET):
+            round.again_in(_UNREPORTED_SECONDS)
         return
     path = "/metadata/annotations/" + ANNOTATION_QUORUM_RESET.replace("/", "~1")
     order = hub.metadata.annotations[ANNOTATION_QUORUM_RESET]

@@ -28,7 +28,7 @@ from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
 from processhub.cluster.informer import version_of
-from processhub.cluster.kinds import LEASES, SLICES
+from processhub.cluster.kinds import HUBS, LEASES, SLICES, untyped
 from processhub.cluster.timestamps import now_micros
 from processhub.controller.errors import UnauthorizedError
 from processhub.controller.lead.holder import HolderWatch, LeaderProcess
@@ -40,13 +40,14 @@ RETRY_SECONDS = 2.0
 REJECTED_SECONDS = 30.0  # until a candidate ends whose token is not accepted: kubelets replace tokens in time
 STANDBY_SECONDS = 1.0  # between two looks of a standby, so that it takes a released Lease within 3 s
 _NO_POD = LeaderProcess()
+_HUBS = untyped(HUBS.api_version, HUBS.plural)  # A spec that can't be decoded must not hide its Hub's term.
 log = logging.getLogger(__name__)
 
 
 class Election:
     """One candidate. ``acquire`` returns the term; ``hold`` returns when leadership is lost.
 
-    The Lease is deleted with ``owner``. It need not outlive an installation, because the term is in the slices too.
+    The Lease is deleted with ``owner``. It need not outlive an installation, because slices and Hubs have the term too.
     ``process`` says where this candidate runs, so that its standbys see its end. In no pod, it says nothing.
     """
 
@@ -202,7 +203,9 @@ class Election:
         for namespace in self._watch_namespaces or (None,):
             slices, _ = await self._client.list(SLICES, namespace)
             terms = [item.spec.term for item in slices if isinstance(item, RegistrySlice)]
-            highest = max([highest, *terms])
+            hubs, _ = await self._client.list(_HUBS, namespace)
+            noted = [item.get("status", {}).get("term", 0) for item in hubs if isinstance(item, dict)]
+            highest = max([highest, *terms, *noted])
         return highest
 
     async def _renew(self) -> None:

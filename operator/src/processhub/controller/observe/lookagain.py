@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from processhub.api.hub import Hub
 from processhub.controller.observe.members import Member
@@ -16,8 +16,8 @@ _REBALANCE_SECONDS = 0.05  # Children that a member draws are planned to move to
 _SHORTEST_SECONDS = 0.05  # No wait for a moment that was computed is shorter than this.
 
 
-def look_again(round: Round, memory: ObserveMemory, plan: Plan, members: Mapping[str, Member]) -> None:
-    """Ask for the rounds that are due without any event."""
+def look_again(round: Round, memory: ObserveMemory, plan: Plan) -> None:
+    """Ask for the rounds that are due without any event, except for those that judge the members again."""
     now = round.now()
     waits = [
         _REBALANCE_SECONDS if memory.rebalance_target else None,
@@ -25,11 +25,17 @@ def look_again(round: Round, memory: ObserveMemory, plan: Plan, members: Mapping
         _PENDING_SECONDS if plan.pending_moves or plan.pending_restarts else None,
         _formation_wait(round.hub, memory.formation, now),
         memory.deferred_moves.wait(now),
-        *(member.judgement.recheck_seconds for member in members.values()),
     ]
     for wait in waits:
         if wait is not None:
             round.again_in(wait)
+
+
+def judge_again(round: Round, members: Iterable[Member]) -> None:
+    """Ask for the round that judges the members again, because time alone changes a judgement."""
+    for member in members:
+        if member.judgement.recheck_seconds is not None:
+            round.again_in(member.judgement.recheck_seconds)
 
 
 def _formation_wait(hub: Hub, formation: Formation, now: float) -> float | None:

@@ -11,7 +11,7 @@ from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, merge_conditions
 from processhub.api.reasons import Reason, Role, State
 from processhub.controller.observe.members import Member
-from processhub.controller.report.kstatus import ABNORMAL, of_child
+from processhub.controller.report.kstatus import ABNORMAL, is_refused, of_child
 from processhub.controller.report.memory import Life
 from processhub.controller.report.waiting import waits_for
 from processhub.controller.store.hubstate import HubKey
@@ -192,8 +192,8 @@ def _ready(
         return Condition(type="Ready", status=status, reason=reason, message=message, observed_generation=generation)
 
     runs = bool(nodes) and nodes[0].state == State.RUNNING
-    if unplaced is not None and unplaced.reason is Reason.PARTITIONED and not runs:
-        return condition("False", Reason.PARTITIONED, unplaced.message)
+    if unplaced is not None and not runs and (unplaced.reason is Reason.PARTITIONED or is_refused(unplaced)):
+        return condition("False", unplaced.reason, unplaced.message)
     if not nodes:
         if refusal is not None:
             return condition("False", refusal.reason, refusal.message)

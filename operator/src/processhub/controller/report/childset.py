@@ -13,7 +13,7 @@ from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.controller.observe.members import Member
-from processhub.controller.report.kstatus import differs, of_refusal, reconciling, stalled
+from processhub.controller.report.kstatus import REFUSED_PLACES, differs, is_refused, of_refusal, reconciling, stalled
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
@@ -221,7 +221,7 @@ def _abnormal(seen: SeenSet, tally: Tally, ready: Condition) -> Condition | None
     if refusal is not None and refusal.reason is not Reason.SUSPENDED:
         return of_refusal(refusal, generation)
     temporary = seen.known.template.restart_policy == "Temporary"
-    if seen.failing:
+    if seen.failing or ready.reason in REFUSED_PLACES:
         return stalled(ready.reason, ready.message, generation)
     if lost := [it for it in tally.failed if temporary or tally.reason(it) == Reason.RESTARTS_EXCEEDED]:
         those = _some([tally.described(child_id) for child_id in lost])
@@ -253,6 +253,9 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
             f"{_some([tally.described(child_id) for child_id in seen.failing])}; {len(seen.held)} run on with the "
             "former one; edit spec.template",
         )
+    waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
+    if refused := {child_id: why for child_id, why in waiting.items() if is_refused(why)}:
+        return condition(False, *_not_placed(refused, desired))
     if tally.former:
         return condition(
             False, GroupReason.UPDATING, f"{len(tally.former)} of {desired} children still run the former template"
@@ -260,16 +263,18 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
     if failed := tally.failed:
         those = _some([tally.described(child_id) for child_id in failed])
         return condition(False, GroupReason.CHILDREN_FAILED, f"{len(failed)} of {desired} children failed: {those}")
-    waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
     if waiting:
-        (reason, count), *_ = Counter(why.reason for why in waiting.values()).most_common(1)
-        child_id, why = next((child_id, why) for child_id, why in waiting.items() if why.reason is reason)
-        return condition(
-            False, reason, f"{count} of {desired} children are not placed, such as {child_id}: {why.message}"
-        )
+        return condition(False, *_not_placed(waiting, desired))
     if running < desired:
         return condition(False, Reason.PENDING, f"{running} of {desired} children running")
     return condition(True, Reason.STARTED, f"{running} of {desired} children running")
+
+
+def _not_placed(waiting: Mapping[str, Unplaced], desired: int) -> tuple[str, str]:
+    """The most frequent reason for which children wait, and a message."""
+    (reason, count), *_ = Counter(why.reason for why in waiting.values()).most_common(1)
+    child_id, why = next((child_id, why) for child_id, why in waiting.items() if why.reason is reason)
+    return reason, f"{count} of {desired} children are not placed, such as {child_id}: {why.message}"
 
 
 def _by_number(child_id: str) -> tuple[str, int]:

@@ -50,7 +50,8 @@ def _emit_unplaced(round: Round, observation: Observation, plan: Plan, memory: R
         return
     causes: dict[str, list[str]] = {}
     for child_id, why in plan.unplaced.items():
-        if child_id not in demand.known.wanted or child_id in observation.snapshot.record:
+        placed = child_id in observation.snapshot.record and why.reason is not Reason.INVALID  # Its Pod is refused.
+        if child_id not in demand.known.wanted or placed:
             continue
         if why.reason not in _FOR_A_MOMENT and memory.unplaced.get(child_id) != why:
             causes.setdefault(f"{why.reason}: {why.message}", []).append(repr(child_id))

@@ -28,7 +28,7 @@ from processhub.core.strategies.migration import CustomMigration, MigrationStrat
 from processhub.registry.copies import is_current
 from processhub.registry.grammar import Kept
 
-_QUIET = (Reason.SUSPENDED,)
+_QUIET = (Reason.SUSPENDED, Reason.WAITING)
 log = logging.getLogger(__name__)
 
 

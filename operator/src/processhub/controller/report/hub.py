@@ -106,6 +106,7 @@ def hub_status(
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, conditions, now),
         observed_generation=hub.metadata.generation,
+        term=hub.status.term,
         replicas=sum(member.pod is not None for member in members.values()),
         ready_replicas=len(ready),
         selector=selector_of(hub),

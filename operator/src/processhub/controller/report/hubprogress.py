@@ -13,7 +13,14 @@ from processhub.api.reasons import GroupReason, Reason, State
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import MemberCopy, copies_by_id
-from processhub.controller.report.kstatus import ABNORMAL, UNDER_WAY, change_under_way, reconciling, stalled
+from processhub.controller.report.kstatus import (
+    ABNORMAL,
+    UNDER_WAY,
+    change_under_way,
+    is_refused,
+    reconciling,
+    stalled,
+)
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan
 
@@ -103,7 +110,7 @@ def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:
     if unsettled and hub.spec.distribution.rebalance.on_join:
         message = f"{listed(unsettled, _NAMED)} has not taken its share of children yet"
         return reconciling(GroupReason.REBALANCING, message, generation)
-    if starting := _static_under_way(hub, observation):
+    if starting := _static_under_way(hub, observation, plan):
         message = f"{len(starting)} of {len(hub.spec.children)} in spec.children: {listed(starting, _NAMED)}"
         return reconciling(Reason.UPDATING, message, generation)
     return None
@@ -123,7 +130,7 @@ def _is_former(member: Member, template: str) -> bool:
     )
 
 
-def _static_under_way(hub: Hub, observation: Observation) -> list[str]:
+def _static_under_way(hub: Hub, observation: Observation, plan: Plan) -> list[str]:
     """The ids of spec.children that do not run by their latest spec yet, and may."""
     found = []
     ids = {spec.id for spec in hub.spec.children if not spec.suspend}
@@ -134,6 +141,8 @@ def _static_under_way(hub: Hub, observation: Observation) -> list[str]:
         known = observation.chosen.get(spec.id)
         if known is not None and known.child.metadata.name in observation.refusals:
             continue  # The Child says why.
+        if is_refused(plan.unplaced.get(spec.id)):
+            continue
         if known is None or msgspec.structs.replace(known.child.spec, hub="") != spec:
             found.append(spec.id)
             continue

@@ -22,7 +22,15 @@ from processhub.registry.grammar import Assignment
 
 ABNORMAL = ("Stalled", "Reconciling")
 # Refusals that end when another object changes. They are no fault of the object.
-WAITS = (Reason.HUB_NOT_FOUND, Reason.ALREADY_STARTED, Reason.CAPACITY_EXCEEDED, Reason.NAME_CONFLICT)
+WAITS = (
+    Reason.HUB_NOT_FOUND,
+    Reason.ALREADY_STARTED,
+    Reason.CAPACITY_EXCEEDED,
+    Reason.NAME_CONFLICT,
+    Reason.WAITING,  # The API server has not said yet whether it creates the Pod of an edited template.
+)
+# Reasons for which a child has no place until its user, or whoever refuses it, changes something.
+REFUSED_PLACES = (Reason.INVALID, Reason.HOOK_DENIED)
 UNDER_WAY = (State.PENDING, State.STARTING, State.STOPPING)
 # Reasons of Ready=False of a child that ends by itself, or that its own failures keep from running.
 _NO_WORK = (Reason.SUSPENDED, Reason.COMPLETED, Reason.IDLE)
@@ -42,6 +50,11 @@ def of_refusal(refusal: Refusal, generation: int) -> Condition:
     """The condition of an object that is not accepted."""
     kind = reconciling if refusal.reason in WAITS else stalled
     return kind(refusal.reason, refusal.message, generation)
+
+
+def is_refused(unplaced: Unplaced | None) -> bool:
+    """Whether the child waits for its user: the API server refuses its Pod, or a hook denies its start."""
+    return unplaced is not None and unplaced.reason in REFUSED_PLACES
 
 
 def differs(entry: Assignment, wanted: DesiredChild) -> bool:
@@ -64,7 +77,8 @@ def of_child(
     if ready.reason == Reason.RESTARTS_EXCEEDED or _has_failed_for_good(own, ready):
         return stalled(ready.reason, ready.message, generation)
     if unplaced is not None:
-        return reconciling(unplaced.reason, unplaced.message, generation)
+        kind = stalled if is_refused(unplaced) else reconciling
+        return kind(unplaced.reason, unplaced.message, generation)
     if why := change_under_way(own, wanted):
         return reconciling(Reason.UPDATING, why, generation)
     crashes = any(copy.shown is not None and copy.shown.restarts for copy in own)

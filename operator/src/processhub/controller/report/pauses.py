@@ -5,6 +5,7 @@ from __future__ import annotations
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_PAUSED
 from processhub.api.reasons import EventReason
+from processhub.api.switches import is_on, why_ignored
 from processhub.controller.rounds.events import EventRecorder
 
 
@@ -14,10 +15,17 @@ class Pauses:
     def __init__(self, events: EventRecorder) -> None:
         self._events = events
         self._paused: set[str] = set()
+        self._ignored: dict[str, tuple[str, ...]] = {}  # By uid: what was posted about values that mean nothing.
 
     def is_paused(self, hub: Hub) -> bool:
         """Whether the hub is paused now."""
-        uid, paused = hub.metadata.uid, hub.metadata.annotations.get(ANNOTATION_PAUSED) == "true"
+        uid, annotations = hub.metadata.uid, hub.metadata.annotations
+        paused, ignored = is_on(annotations, ANNOTATION_PAUSED), why_ignored(annotations)
+        if ignored != self._ignored.pop(uid, ()):
+            for sentence in ignored:
+                self._events.about_hub(hub, EventReason.ANNOTATION_IGNORED, sentence, warning=True)
+        if ignored:
+            self._ignored[uid] = ignored
         if paused and uid not in self._paused:
             self._paused.add(uid)
             self._events.about_hub(

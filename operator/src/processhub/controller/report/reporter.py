@@ -141,16 +141,18 @@ class Reporter:
         """Write the statuses of the hub's ChildSets after a round."""
         key = round.hub.metadata.key
         observation, _ = self._observed[key]
+        seen_sets = (seen for seen in observation.sets.values() if isinstance(seen.known.object, ChildSet))
+        # Its status may have been written since it was observed.
+        sets = {seen.known.metadata.uid: round.state.sets.present(seen) for seen in seen_sets}
 
         def compute() -> dict[str, ChildSetStatus]:
-            sets = {uid: seen for uid, seen in observation.sets.items() if isinstance(seen.known.object, ChildSet)}
             counted = tallies(sets, observation.members, len(observation.snapshot.record))
             return {
                 uid: child_set_status(seen, counted[uid], plan.unplaced, now_seconds(), selector_of(round.hub))
                 for uid, seen in sets.items()
             }
 
-        objects = (seen.known.object for seen in observation.sets.values())
+        objects = (seen.known.object for seen in sets.values())
         self._writer.sets.report(key, [it for it in objects if isinstance(it, ChildSet)], compute, round.requeue)
 
     # Without a round.

@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class StatusWriter:
     """Writes the statuses of all kinds.
 
-    ``wake(key)`` is called after each write for a Hub or ChildSet, whether it failed or not. ``latest(key)`` returns a
-    Child and its computed status, or None if nothing is to be written.
+    ``wake(key)`` is called after a write for a Hub or ChildSet that failed, or during which another status was
+    reported. ``latest(key)`` returns a Child and its computed status, or None if nothing is to be written.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class AppliedStatuses(Generic[Item]):
         self._rates: dict[HubKey, dict[str, StatusRate[Item]]] = {}  # By uid; the one written last comes last.
         self._budgets: Buckets[HubKey, ByteBudget] = Buckets(policy.budget)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # By uid.
+        self._missed: set[str] = set()  # The uids of which a status was reported while one was written.
 
     def report(
         self,
@@ -92,7 +93,8 @@ class AppliedStatuses(Generic[Item]):
         for uid in (*rates, *(uid for uid in by_uid if uid not in rates)):
             rate = rates.setdefault(uid, StatusRate(self._policy))
             if uid in self._tasks:
-                continue  # The end of the write wakes the hub.
+                self._missed.add(uid)  # The end of the write wakes the hub.
+                continue
             if (wait := rate.wait(now, spacing)) > 0:
                 requeue.again_in(wait)
             else:
@@ -119,13 +121,17 @@ class AppliedStatuses(Generic[Item]):
         await cancel_all(self._tasks.values())
 
     async def _write(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus) -> None:
+        uid, done = item.metadata.uid, False
         try:
-            await self._apply(item, status)
+            done = await self._apply(item, status)
         finally:
-            del self._tasks[item.metadata.uid]
-            self._wake(hub)
+            del self._tasks[uid]
+            if not done or uid in self._missed:
+                self._wake(hub)
+            self._missed.discard(uid)
 
-    async def _apply(self, item: Item, status: HubStatus | ChildSetStatus) -> None:
+    async def _apply(self, item: Item, status: HubStatus | ChildSetStatus) -> bool:
+        """Write the status; returns whether it was stored."""
         kind, what = self._policy.kind, f"{item.kind.lower()} {item.metadata.name}"
         # The version, because the API server applies a status to whatever has the name, and does not compare the uid.
         # A conflict wakes the hub, whose next round has the present object.
@@ -139,8 +145,9 @@ class AppliedStatuses(Generic[Item]):
             stored = await self._client.apply(kind, *item.metadata.key, body, subresource="status")
         except (NotFoundError, ConflictError) as error:
             log.info("status of %s not written: %s", what, error.message)
-            return
+            return False
         except ApiError as error:
             log.warning("status of %s not written: %s", what, error.message)
-            return
+            return False
         self._store.put(kind.plural, stored)
+        return True

@@ -46,6 +46,7 @@ class Children(dict[str, KnownChild]):
     - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
     - ``move_requests``: object name → the member of its move request.
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
+    - ``rejected``: object name → why the API server does not create the Pod of its present template.
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,7 @@ class Children(dict[str, KnownChild]):
         self.expiring: set[str] = set()
         self.move_requests: dict[str, str] = {}
         self.ended_moves: set[str] = set()
+        self.rejected: dict[str, Refusal] = {}
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
@@ -86,6 +88,7 @@ class Children(dict[str, KnownChild]):
         if known is None or known.child.metadata.uid != child.metadata.uid:
             return False
         del self[name]
+        self.rejected.pop(name, None)
         self.expiring.discard(name)
         self._refusals.pop(name, None)
         self.move_requests.pop(name, None)
@@ -116,11 +119,21 @@ class Children(dict[str, KnownChild]):
             for name in self.keys() - self._refusals.keys():
                 known = self[name]
                 spec = msgspec.structs.replace(known.child.spec, nodes=known.spec.nodes)
-                self._refusals[name] = refuse_child(spec, hub) or refuse_size(known.workload)
+                self._refusals[name] = refuse_child(spec, hub) or refuse_size(known.workload) or self.rejected.get(name)
         return self._refusals
+
+    def reject(self, name: str, refusal: Refusal | None) -> None:
+        """Take why the API server does not create the Pod of the Child's present template; None: it does."""
+        if self.rejected.get(name) != refusal:
+            self._refusals.pop(name, None)
+        if refusal is None:
+            self.rejected.pop(name, None)
+        else:
+            self.rejected[name] = refusal
 
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
+        self.rejected.pop(name, None)
         known = self[name] = _known(child, moved_nodes(child) if self._guided else None)
         self.expiring.discard(name)
         if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:

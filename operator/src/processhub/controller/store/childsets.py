@@ -113,6 +113,13 @@ class ChildSets(dict[str, KnownSet]):
             self._refusals[name] = refuse_set(self[name], hub)
         return self._refusals
 
+    def present(self, seen: SeenSet) -> SeenSet:
+        """The ChildSet as it was seen, with its present metadata and status if its spec is still that."""
+        before, known = seen.known.metadata, self.get(seen.known.metadata.name)
+        if known is None or (known.metadata.uid, known.metadata.generation) != (before.uid, before.generation):
+            return seen
+        return msgspec.structs.replace(seen, known=known)
+
     def contested(self, ids: Set[str]) -> dict[str, list[KnownSet]]:
         """The ids that a ChildSet and another object ask for, each with these ChildSets. ``ids``: of Children."""
         if self._shared is None:

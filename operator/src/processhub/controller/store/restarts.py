@@ -16,17 +16,17 @@ def children_only_restart(old: RegistrySlice, new: RegistrySlice) -> bool:
     The first start of a child is more: its lifetime begins. A pod child's restart is more too: the operator makes its
     Pod.
     """
-    before, after = old.status, new.status
+    before, after = old.status.reports, new.status.reports
     if (
         msgspec.structs.replace(old.metadata, resource_version=new.metadata.resource_version) != new.metadata
         or old.spec != new.spec
-        or msgspec.structs.replace(before, entries=after.entries) != after
-        or before.entries.keys() != after.entries.keys()
+        or old.status.reporting({}) != new.status.reporting({})
+        or before.keys() != after.keys()
         or any(map(is_pod_workload, new.spec.workloads.values()))
     ):
         return False
-    changed = [(text, after.entries[child_id]) for child_id, text in before.entries.items()]
-    return all(text == now or _only_restarts(text, now) for text, now in changed)
+    changed = [(text, after[child_id]) for child_id, text in before.items() if after[child_id] != text]
+    return all(_only_restarts(text, now) for text, now in changed)
 
 
 def _only_restarts(before: str, after: str) -> bool:

@@ -60,7 +60,9 @@ class KnownSlice:
     @property
     def ending(self) -> set[str]:
         """The ids that are no longer on record here, and may still run."""
-        return self._reported_only | (self.unproven.keys() - self.present.spec.entries.keys())
+        if not self.unproven:
+            return self._reported_only
+        return self._reported_only.union(self.unproven.keys() - self.present.spec.entries.keys())
 
     def derived(self, name: str, of: object, compute: Callable[[], T]) -> T:
         """A value that follows from the entries and the reports of this slice, and from ``of``.

@@ -73,6 +73,7 @@ class LeastLoaded(Strategy):
 
     name = "LeastLoaded"
     balances = True
+    by_usage = True
     # The difference between the fullest and the emptiest member that is tolerated, as a part of the mean load.
     THRESHOLD = 0.25
 

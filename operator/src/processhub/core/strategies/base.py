@@ -61,7 +61,8 @@ class Strategy:
 
     ``capped``: a joining member draws no more than the load cap allows. ``hash_after_loss``: children whose member was
     lost or is drained are placed by the hash. ``by_turns``: the strategy reads ``PlacementView.last``. ``balances``:
-    the strategy depends on how full members are.
+    the strategy depends on how full members are. ``by_usage``: it moves children when the members' use of resources
+    differs.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Strategy:
     hash_after_loss = False
     by_turns = False
     balances = False
+    by_usage = False
 
     def place(self, children: Sequence[DesiredChild], view: PlacementView) -> Indices:
         """The index of each child's member, with none above its space; NOWHERE if no member is suitable. Shape (n,)."""

@@ -1,0 +1,117 @@
+"""The leader's term in the status of the Hub, which outlives the leader's Lease and the slices."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import virtualtime
+from memoryapi import Json, Key
+from memoryrequests import Refused
+from memoryschemas import schema_of
+from onethread import Cluster, running_hub
+
+from processhub.api.slice import EPOCHS_PER_TERM
+from processhub.controller.errors import DeposedError
+from processhub.registry.grammar import parse_assignment
+
+HUB, LEADER = Key("hubs", "ns", "hub"), Key("leases", "ns", "processhub-operator")
+STATUS = "/apis/processhub.dev/v1alpha1/namespaces/ns/hubs/hub/status"
+
+
+def noted(cluster: Cluster) -> int:
+    """The term in the Hub's status."""
+    return int(cluster.api.objects[HUB].get("status", {}).get("term", 0))
+
+
+def led(cluster: Cluster) -> int:
+    """The term in the leader's Lease."""
+    lease = cluster.api.objects.get(LEADER)
+    return int(lease["metadata"]["annotations"]["processhub.dev/term"]) if lease is not None else 0
+
+
+def add(cluster: Cluster, name: str) -> None:
+    spec = {"hub": "hub", "exec": {"command": ["x"]}}
+    cluster.api.create("children", {"metadata": {"name": name}, "spec": spec})
+
+
+def test_the_term_is_noted_before_the_first_epoch_of_it_is_given(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            given: list[tuple[int, int]] = []
+
+            def look(key: Key, _before: Json | None, after: Json | None) -> None:
+                if key.plural == "registryslices" and after is not None:
+                    entries = map(parse_assignment, after["spec"]["entries"].values())
+                    given.extend((entry.epoch // EPOCHS_PER_TERM, noted(cluster)) for entry in entries)
+
+            cluster.api.listeners.append(look)
+            add(cluster, "a")
+            await cluster.until(lambda: cluster.reported_running("a"), "it runs")
+            cluster.start_replica("operator-1")
+            cluster.stops["operator-0"].set()
+            await cluster.until(lambda: led(cluster) == 2, "the other one leads")
+            add(cluster, "b")
+            await cluster.until(lambda: cluster.reported_running("a", "b"), "both run")
+
+            assert {term for term, _ in given} == {1, 2}
+            assert all(term <= status for term, status in given)
+
+    virtualtime.run(main())
+
+
+def test_a_status_of_a_higher_term_ends_the_leader_and_the_next_one_is_above_it(tmp_path: Path) -> None:
+    """A Hub was restored with its status, or the Lease was deleted and another operator leads."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            cluster.api.update(HUB, lambda item: item["status"].update(term=7))
+            await cluster.until(lambda: cluster.tasks["operator-0"].done(), "the leader ends")
+
+            assert isinstance(cluster.tasks["operator-0"].exception(), DeposedError)
+            await cluster.kill_replica("operator-0")
+            cluster.start_replica("operator-0")
+            await cluster.until(lambda: led(cluster) == noted(cluster) == 8, "the next term is above it")
+
+    virtualtime.run(main())
+
+
+def test_a_late_write_of_a_former_leader_does_not_lower_the_term(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            cluster.api.update(HUB, lambda item: item["status"].update(term=7))
+
+            with pytest.raises(Refused, match="must not fall"):
+                cluster.api.request("PATCH", STATUS, b'{"status": {"term": 6}}', "application/merge-patch+json")
+
+            await cluster.until(lambda: cluster.tasks["operator-0"].done(), "the leader ends")
+            await cluster.kill_replica("operator-0")
+            cluster.start_replica("operator-0")
+
+    virtualtime.run(main())
+
+
+def test_with_a_crd_that_lacks_the_field_children_start_and_the_hub_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = schema_of("hubs")
+    assert schema is not None
+    monkeypatch.delitem(schema["properties"]["status"]["properties"], "term")
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            add(cluster, "a")
+            await cluster.until(lambda: cluster.reported_running("a"), "it runs")
+
+            def stalled() -> str:
+                conditions = cluster.api.objects[HUB]["status"]["conditions"]
+                return "".join(each["message"] for each in conditions if each["type"] == "Stalled")
+
+            await cluster.until(lambda: "the API server drops the field" in stalled(), "it is reported")
+            before = len(cluster.api.writes)
+            await asyncio.sleep(60)
+            tries = [key for _, method, key, _ in cluster.api.writes[before:] if method == "PATCH" and key == HUB]
+            assert len(tries) < 10
+
+    virtualtime.run(main())
