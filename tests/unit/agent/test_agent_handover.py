@@ -20,7 +20,7 @@ from processhub.agent.handover.transfer import Handovers
 from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Python
-from processhub.api.reasons import Reason
+from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, Settings
 from processhub.registry.grammar import Assignment, Report
 
@@ -259,6 +259,21 @@ async def test_the_state_of_an_earlier_attempt_takes_no_room_once_the_next_has_c
         agent.take(b"%d" % epoch * (STATE_IN_MESSAGE_MAX + 1), epoch)
 
     assert [path.read_bytes()[:1] for path in tmp_path.glob("handover/*")] == [b"9"]
+
+
+async def test_an_edited_child_restarts_without_its_state_where_no_file_can_be_made_for_it(tmp_path: Path) -> None:
+    (tmp_path / "handover").touch()  # as on a full disk, the folder can't be made
+    agent = Agent(tmp_path, Registry())
+    agent.supervisor.limits.handover_seconds = 10
+    agent.set_desired(Assignment(uid="u", epoch=7, workload="w"))
+    child = agent.supervisor.children["a"]
+    child.running(7)
+
+    agent.set_desired(Assignment(uid="u", epoch=8, workload="w"))
+    assert child.status.state == State.STOPPING
+    child.ended(ExitStatus(Reason.EXITED, "stopped"))
+
+    assert agent.started == [None, None]
 
 
 async def test_a_state_that_cannot_be_written_again_stays_as_received(tmp_path: Path) -> None:

@@ -324,6 +324,25 @@ async def test_a_forwarded_request_waits_for_what_keeps_this_member_from_a_start
     await end(serving)
 
 
+async def test_a_cast_that_waited_for_the_start_of_its_child_is_accepted_with_its_body(world: World) -> None:
+    world.put("hub-1", view=view())
+    world.slices.informer.seen -= 1
+
+    async def fetch() -> bytes:
+        return b"1"
+
+    def put_off() -> None:
+        request.body = None  # it may go to another member, until that is asked for it
+
+    request = Request("cast", b"1", fetch=fetch, put_off=put_off)
+    serving = asyncio.create_task(world.router.serve_forwarded(MINE, BY_VIEW, request))
+    await until(lambda: request.body is None)
+    world.slices.informer._see(str(world.slices.informer.seen + 1))
+
+    assert (await asyncio.wait_for(serving, WAITS)).status == 202
+    assert request.body == b"1", "the member that has sent it does not keep it any more"
+
+
 async def test_a_share_that_is_used_up_rejects_the_ids_of_this_member(world: World) -> None:
     world.settings = msgspec.structs.replace(ON_DEMAND, on_demand_max=2)
     world.put("hub-1", Assignment(uid="h", epoch=5, workload=DIGEST, on_demand=True), view=view(share=1, most=2))

@@ -361,6 +361,26 @@ async def test_a_cast_does_not_wait_for_a_former_owner_that_is_silent_or_gone(wo
     await asyncio.wait_for(world.router.send("b", Request("cast", b"2")), WAITS / 4)
 
 
+@pytest.mark.parametrize("world", [LOCAL], indirect=True)
+async def test_a_child_that_is_taken_over_does_not_wait_for_its_silent_owner_once_more(world: World) -> None:
+    asked: list[int] = []
+
+    async def former(child_id: str, epoch: int, request: Request) -> Response:
+        asked.append(epoch)
+        await asyncio.sleep(0 if epoch == 3 else WAITS)
+        return Response(202, b"")
+
+    world.put("hub-2", entry(3, on_demand=True), running(3))
+    async with connected(former, hangs=True):
+        await world.router.send("a", Request("cast", b"1"))
+        owner = RoutedCopy("hub-2", f"{OTHER}:{PORT}", "Active", 3, wait=False, running=True)
+        assert await world.takeover.take("a", owner)
+
+        answer = await asyncio.wait_for(world.router.send("a", Request("cast", b"2")), WAITS)
+
+    assert (answer.status, asked) == (202, [3])
+
+
 async def test_a_former_owner_says_when_the_casts_that_it_had_accepted_have_left(world: World) -> None:
     bodies: list[bytes] = []
     leaves = asyncio.Event()

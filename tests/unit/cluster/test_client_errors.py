@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -13,9 +15,10 @@ from waiting import until
 from builders import client_of
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config, ConfigError
+from processhub.cluster.deepjson import TOO_DEEP
 from processhub.cluster.errors import ApiError, ForbiddenError
 from processhub.cluster.informer import Informer
-from processhub.cluster.kinds import HUBS
+from processhub.cluster.kinds import HUBS, Kind
 
 HUB = {
     "apiVersion": "processhub.dev/v1alpha1",
@@ -79,6 +82,32 @@ async def test_a_response_that_is_not_an_api_servers_is_an_error_that_callers_kn
 
     with pytest.raises(ApiError, match="can't be read"):
         await client.list(HUBS)
+
+
+@pytest.mark.parametrize("depth", [600, 970, 1100, 9900])
+@pytest.mark.parametrize("watched", [False, True], ids=["listed", "watched"])
+async def test_an_object_that_is_nested_too_deeply_is_told_apart_from_the_others(
+    site: tuple[Site, Client], depth: int, watched: bool
+) -> None:
+    """Whoever may create an object could end every program that reads all of them."""
+    server, client = site
+    spec = '{"a": "]}", "x": ' + "[" * depth + '"{"' + "]" * depth + "}"
+    deep = f'{{"metadata": {{"name": "deep", "namespace": "ns", "uid": "d", "resourceVersion": "8"}}, "spec": {spec}}}'
+    if watched:
+        server.in_watch = [f'{{"type": "ADDED", "object": {deep}}}\n'.replace('"8"', '"10"')]
+    else:
+        server.troubles = [f'{{"metadata": {{"resourceVersion": "9"}}, "items": [{json.dumps(HUB)}, {deep}]}}']
+    told: dict[str, str | None] = {}
+    kind = Kind(HUBS.group, HUBS.version, HUBS.plural, dict[str, Any], free=True)
+    informer = Informer(client, kind, lambda old, new: None, on_broken=lambda at, why: told.update({at.name: why}))
+
+    running = asyncio.create_task(informer.run())
+    await until(lambda: running.done() or told, "a word about it")
+
+    assert not running.done()
+    assert told == {"deep": TOO_DEEP}
+    assert list(informer.items) == [("ns", "hub")]
+    running.cancel()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -15,6 +15,7 @@ import msgspec
 
 from processhub.api.meta import ObjectMeta
 from processhub.api.wording import wrong_json
+from processhub.cluster import deepjson
 from processhub.cluster.config import Config, ConfigError, Overrides
 from processhub.cluster.errors import (
     ApiError,
@@ -163,8 +164,8 @@ class Client:
                 accept=_accept(kind, "PartialObjectMetadataList"),
             )
             with readable(kind.plural):
-                page = msgspec.json.decode(body, type=_Raw)
-            items += [self._decode_leniently(kind, raw) for raw in page.items or ()]
+                page, cut = deepjson.decode(body, _Raw)
+            items += [self._decode_leniently(kind, raw, cut=cut) for raw in page.items or ()]
             if not page.metadata.next_token:
                 return items, page.metadata.resource_version
             query["continue"] = page.metadata.next_token
@@ -183,7 +184,7 @@ class Client:
         accept = _accept(kind, "PartialObjectMetadataList")
         body = await self._request("GET", kind.path(namespace), query=query, silence=silence, accept=accept)
         with readable(kind.plural):
-            return msgspec.json.decode(body, type=_Raw).metadata.resource_version
+            return deepjson.decode(body, _Raw)[0].metadata.resource_version
 
     async def watch(
         self,
@@ -411,20 +412,29 @@ class Client:
         return decoder
 
     def _decode(self, kind: Kind[T], body: bytes | msgspec.Raw) -> T:
-        with readable(kind.plural):
-            return self._decoder(kind.type).decode(body)
-
-    def _decode_leniently(self, kind: Kind[Any], body: msgspec.Raw) -> Any:
         try:
-            return self._decoder(kind.type).decode(body)
-        except msgspec.ValidationError as error:
             with readable(kind.plural):
-                bare = msgspec.json.decode(body, type=_BareObject)
-            return Undecodable(metadata=bare.metadata, error=wrong_json(error, bytes(body), kind.type))
+                return self._decoder(kind.type).decode(body)
+        except RecursionError as error:
+            raise ApiError(500, "TooDeep", f"an object of {kind.plural}: {deepjson.TOO_DEEP}") from error
+
+    def _decode_leniently(self, kind: Kind[Any], body: msgspec.Raw, *, cut: bool) -> Any:
+        """Decode an object; ``cut``: something was cut out of the answer that it came with (deepjson.py)."""
+        text = deepjson.TOO_DEEP
+        try:
+            if not ((cut or kind.free) and deepjson.is_deep(bytes(body))):
+                return self._decoder(kind.type).decode(body)
+        except msgspec.ValidationError as error:
+            with suppress(RecursionError):
+                text = wrong_json(error, bytes(body), kind.type)
+        except RecursionError:
+            pass
+        with readable(kind.plural):
+            return Undecodable(metadata=deepjson.decode(bytes(body), _BareObject)[0].metadata, error=text)
 
     def _event(self, kind: Kind[Any], line: bytes) -> WatchEvent:
         with readable(kind.plural):
-            event = msgspec.json.decode(line, type=_RawEvent)
+            event, cut = deepjson.decode(line, _RawEvent)
         if event.type == "ERROR":
             status = msgspec.json.decode(event.object, type=dict[str, Any])
             code = int(status.get("code") or 500)
@@ -435,7 +445,7 @@ class Client:
         if event.type == "BOOKMARK":
             with readable(kind.plural):
                 return WatchEvent("BOOKMARK", msgspec.json.decode(event.object, type=_BareObject))
-        return WatchEvent(event.type, self._decode_leniently(kind, event.object))
+        return WatchEvent(event.type, self._decode_leniently(kind, event.object, cut=cut))
 
 
 def _accept(kind: Kind[Any], shape: str) -> str:

@@ -19,7 +19,8 @@ T = TypeVar("T")
 class Kind(Generic[T]):
     """A kind of object: its place in the API, and the type that it is decoded to.
 
-    Lists and watches of a ``metadata_only`` kind carry only the metadata.
+    Lists and watches of a ``metadata_only`` kind carry only the metadata. Users may write anything into some parts of
+    the objects of a ``free`` kind.
     """
 
     group: str  # "" is the core group
@@ -28,6 +29,7 @@ class Kind(Generic[T]):
     type: type[T]
     namespaced: bool = True
     metadata_only: bool = False
+    free: bool = False
 
     @property
     def api_version(self) -> str:
@@ -44,9 +46,9 @@ class Kind(Generic[T]):
         return "/".join(parts)
 
 
-HUBS = Kind(GROUP, VERSION, "hubs", Hub)
-CHILDREN = Kind(GROUP, VERSION, "children", Child)
-CHILD_SETS = Kind(GROUP, VERSION, "childsets", ChildSet)
+HUBS = Kind(GROUP, VERSION, "hubs", Hub, free=True)
+CHILDREN = Kind(GROUP, VERSION, "children", Child, free=True)
+CHILD_SETS = Kind(GROUP, VERSION, "childsets", ChildSet, free=True)
 SLICES = Kind(GROUP, VERSION, "registryslices", RegistrySlice)
 LEASES = Kind("coordination.k8s.io", "v1", "leases", Lease)
 PODS = Kind("", "v1", "pods", Pod)

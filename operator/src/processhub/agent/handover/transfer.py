@@ -97,7 +97,14 @@ class Handovers:
 
     def replace(self, child: Child) -> None:
         """End an edited or suspended child so that it leaves its state for its next run on this member."""
-        child.leave_state(self._states.fresh_path(child.id))
+        try:
+            path = self._states.fresh_path(child.id)
+        except OSError as error:
+            # Otherwise the changes of all other children would be lost with this one.
+            log.error("its state can't be kept for its next run: %s", error, extra={"child": child.id})
+            child.stop(child.limits.stop_seconds)
+        else:
+            child.leave_state(path)
 
     def keep(self, child: Child, exit_status: ExitStatus) -> bool:
         """Keep the state that the child left at its end, if any, until it runs; returns whether it left one."""

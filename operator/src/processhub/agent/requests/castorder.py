@@ -32,11 +32,18 @@ _REMEMBERED_MAX = 1000
 class CastOrder:
     """Remembers which member took the last cast of each child that was forwarded there.
 
-    ``on_record(child_id)`` says whether a slice names the child. ``max_wait()``: the seconds that a request waits.
+    ``on_record(child_id)`` says whether a slice names the child. ``silent(owner)`` says whether its member failed to
+    answer just now. ``max_wait()`` is the seconds that a request waits.
     """
 
-    def __init__(self, peers: PeerLink, on_record: Callable[[str], bool], max_wait: Callable[[], float]) -> None:
-        self._peers, self._on_record, self._max_wait = peers, on_record, max_wait
+    def __init__(
+        self,
+        peers: PeerLink,
+        on_record: Callable[[str], bool],
+        silent: Callable[[RoutedCopy], bool],
+        max_wait: Callable[[], float],
+    ) -> None:
+        self._peers, self._on_record, self._silent, self._max_wait = peers, on_record, silent, max_wait
         self._took: dict[str, RoutedCopy] = {}  # by id
         self._asking: dict[str, asyncio.Task[None]] = {}  # by id
         self._full = _REMEMBERED_MAX
@@ -72,7 +79,7 @@ class CastOrder:
             del self._took[child_id]
 
     async def _left(self, child_id: str, former: RoutedCopy) -> None:
-        if not self._peers.connected(former.address):
+        if self._silent(former) or not self._peers.connected(former.address):
             return  # its casts came on a connection that broke, and it may have ended with them
         until, max_wait = self._loop.time() + self._max_wait(), self._max_wait()
         asked = self._loop.create_task(self._ask(child_id, former, max_wait))

@@ -24,7 +24,7 @@ from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.request import JSON, MovedError, Request, Response
+from processhub.agent.request import JSON, MovedError, Request, Response, WithdrawnError
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.castorder import OF_NO_RUN, CastOrder
@@ -59,7 +59,9 @@ class Router:
         self._queue, self._peers, self._unplaced, self._takeover = queue, peers, unplaced, takeover
         self._activations, self._asks = activations, asks
         self.watch = RegistryWatch(slices.registry)
-        self._order = CastOrder(peers, lambda child_id: bool(self.watch.copies(child_id)), lambda: queue.max_wait)
+        self._order = CastOrder(
+            peers, lambda child_id: bool(self.watch.copies(child_id)), takeover.silent, lambda: queue.max_wait
+        )
         self._leaving = False
         self._loop = asyncio.get_running_loop()
         # By id: casts that were accepted here and go to the child's next owner, each with the time since when.
@@ -214,17 +216,23 @@ class Router:
             self.check_stays()
         if epoch == BY_VIEW:
             epoch = await self.epoch_here(child_id, request.put_off)
+        with contextlib.suppress(MovedError):
+            if request.kind == "cast" and self._is_here(child_id, epoch):
+                try:
+                    await request.content()  # whoever has forwarded it keeps it no longer once it is accepted
+                except WithdrawnError as error:
+                    what = "the body of a cast that a member forwarded did not come"
+                    raise Problem(400, "bad_request", what) from error
+            if self._is_here(child_id, epoch):
+                if request.kind == "cast":
+                    return self._deliver(child_id, request)
+                return await self._queue.serve(child_id, request)
+        raise Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
+
+    def _is_here(self, child_id: str, epoch: int) -> bool:
+        """Whether this member is to run the child at that epoch."""
         child = self._children.get(child_id)
-        desired = child.desired if child is not None else None
-        stale = Problem(409, "stale_epoch", f"child {child_id!r} is not on {self._env.member} at epoch {epoch}")
-        if desired is None or desired.assignment.epoch != epoch:
-            raise stale
-        try:
-            if request.kind == "cast":
-                return self._deliver(child_id, request)
-            return await self._queue.serve(child_id, request)
-        except MovedError:
-            raise stale from None
+        return child is not None and child.desired is not None and child.desired.assignment.epoch == epoch
 
     async def epoch_here(self, child_id: str, put_off: Callable[[], None] = lambda: None) -> int:
         """The epoch of the child that this member runs, or starts by itself now; BY_VIEW if there is none.

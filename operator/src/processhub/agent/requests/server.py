@@ -23,7 +23,7 @@ from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.problems import Problem, problems
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
-from processhub.agent.request import JSON, Request, Response, WithdrawnError
+from processhub.agent.request import JSON, Request, Response
 from processhub.agent.requests import openapi
 from processhub.agent.requests.access import Access
 from processhub.agent.requests.forwarded import ForwardingSession
@@ -244,7 +244,7 @@ class Server:
             if not routed_by.isdecimal():
                 raise Problem(400, "bad_request", f"{EPOCH_HEADER} is a number, and set by members only")
             forwarded = Request(kind, None, request.content_type, headers, fetch=lambda: _fetch(request))
-            answer = await self._serve_forwarded(child_id, int(routed_by), forwarded)
+            answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             await _continue(request)
             own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
@@ -255,15 +255,6 @@ class Server:
         if answer.content_type:
             marks["Content-Type"] = answer.content_type
         return web.Response(body=answer.body, status=answer.status, headers=marks)
-
-    async def _serve_forwarded(self, child_id: str, epoch: int, request: Request) -> Response:
-        """Serve a request that another member has routed here."""
-        if request.kind == "cast":
-            with contextlib.suppress(WithdrawnError):
-                await request.content()
-            if request.body is None:
-                raise Problem(400, "bad_request", "the body of a cast that a member forwarded did not come")
-        return await self._router.serve_forwarded(child_id, epoch, request)
 
     async def _connection(self, request: web.BaseRequest) -> web.WebSocketResponse:
         """The connection on which another member forwards requests to this one: a WebSocket. For members only."""
@@ -289,7 +280,7 @@ class Server:
         self._at_work += 1
         try:
             self._check_synced()
-            return await self._serve_forwarded(child_id, epoch, request)
+            return await self._router.serve_forwarded(child_id, epoch, request)
         finally:
             self._at_work -= 1
             if not self._at_work:
