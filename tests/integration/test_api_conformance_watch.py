@@ -27,7 +27,7 @@ from apiservers import (
 )
 from namespaces import create_namespace
 
-from processhub.cluster.client import Undecodable
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ConflictError,

@@ -13,7 +13,7 @@ from builders import client_of, make_child, make_hub
 from processhub.api.movednodes import problem_of
 from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES
 from processhub.api.registeredhooks import RegisteredHooksError, parse_registered_hooks
-from processhub.cluster.client import Undecodable
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import HUBS
 from processhub.controller.hooks.verdicts import HookError, parse_answer

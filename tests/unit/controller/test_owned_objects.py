@@ -16,7 +16,8 @@ from builders import client_of, make_client, make_hub
 from processhub.api.hub import Hub
 from processhub.api.meta import PartialObject
 from processhub.api.reasons import EventReason
-from processhub.cluster.client import Client, WatchEvent
+from processhub.cluster.client import Client
+from processhub.cluster.decoding import WatchEvent
 from processhub.controller.execute.ownedobjects import OwnedMemory, OwnedObjects, Refused, supporting_objects
 from processhub.controller.objects.registry import new_lease, new_slice
 from processhub.controller.objects.template import pod_template

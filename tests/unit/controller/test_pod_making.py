@@ -18,7 +18,8 @@ from processhub.api.hub import HubSpec, RedundancySpec
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import child_pod_name
 from processhub.api.reasons import Reason
-from processhub.cluster.client import Client, WatchEvent
+from processhub.cluster.client import Client
+from processhub.cluster.decoding import WatchEvent
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all, read_unwatched_pods
 from processhub.controller.memory import HubMemory

@@ -16,7 +16,8 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Pod, PodSpec
 from processhub.api.meta import ObjectMeta, find_condition
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
-from processhub.cluster.client import Client, Undecodable, WatchEvent
+from processhub.cluster.client import Client
+from processhub.cluster.decoding import Undecodable, WatchEvent
 from processhub.controller.execute.callrights import wanted_accounts
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.reconcile import Reconciler

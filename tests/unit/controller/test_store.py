@@ -11,7 +11,7 @@ from builders import make_client, make_lease
 from processhub.api.kubernetes import Pod, PodCondition, PodStatus
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_HUB, LABEL_HUB_UID, child_pod_name
-from processhub.cluster.client import WatchEvent
+from processhub.cluster.decoding import WatchEvent
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from processhub.api.childset import ChildSet
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.session import Session
-from processhub.cluster.client import Undecodable
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.kinds import CHILD_SETS
 
 

@@ -8,7 +8,7 @@ from processhub.api.child import Child
 from processhub.api.naming import child_object_name
 from processhub.client.session import Session
 from processhub.client.writes import each, with_retries
-from processhub.cluster.client import Undecodable
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import CHILDREN
 

@@ -17,8 +17,9 @@ from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
 from processhub.client.patientclient import PatientClient
 from processhub.client.records import Record
 from processhub.client.registry import Registry
-from processhub.cluster.client import Client, Undecodable
+from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError, Overrides
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
@@ -13,17 +13,12 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 
-from processhub.api.meta import ObjectMeta
-from processhub.api.wording import wrong_json
-from processhub.cluster import deepjson
 from processhub.cluster.config import Config, ConfigError, Overrides
+from processhub.cluster.decoding import Decoding, Undecodable, WatchEvent
 from processhub.cluster.errors import (
-    ApiError,
     ConnectionFailedError,
     ForbiddenError,
-    GoneError,
     InvalidError,
-    readable,
     reason_of,
 )
 from processhub.cluster.kinds import Kind
@@ -45,41 +40,6 @@ APPLY_PATCH = "application/apply-patch+yaml"
 _JSON = "application/json"
 
 
-class ListMeta(msgspec.Struct, frozen=True, rename="camel"):
-    """The metadata of a list."""
-
-    resource_version: str = ""
-    next_token: str = msgspec.field(default="", name="continue")
-
-
-class _Raw(msgspec.Struct, frozen=True):
-    items: list[msgspec.Raw] | None = None
-    metadata: ListMeta = ListMeta()
-
-
-class _RawEvent(msgspec.Struct, frozen=True):
-    type: str
-    object: msgspec.Raw
-
-
-class _BareObject(msgspec.Struct, frozen=True):
-    metadata: ObjectMeta = ObjectMeta()
-
-
-class Undecodable(msgspec.Struct, frozen=True):
-    """An object that does not fit its struct (written before a change of the schema): its metadata and the error."""
-
-    metadata: ObjectMeta
-    error: str
-
-
-class WatchEvent(msgspec.Struct, frozen=True):
-    """One event of a watch. ``object`` is of the kind's type, or Undecodable; a BOOKMARK has only metadata."""
-
-    type: str
-    object: Any
-
-
 class Client:
     """A connection pool to one API server. Use it as an async context manager.
 
@@ -95,7 +55,7 @@ class Client:
         # Watches and WebSockets keep their connections for long: they must not leave none for requests. An operator
         # has more than a dozen watches in each of its namespaces.
         self._streams: aiohttp.ClientSession | None = None
-        self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+        self._decoding = Decoding()
         self.writes = 0  # counted for benchmarks and metrics
 
     @classmethod
@@ -137,7 +97,7 @@ class Client:
 
     async def get(self, kind: Kind[T], namespace: str | None, name: str, *, timeout: float = 30) -> T:
         """Get an object by a consistent read."""
-        return self._decode(kind, await self._request("GET", kind.path(namespace, name), timeout=timeout))
+        return self._decoding.one(kind, await self._request("GET", kind.path(namespace, name), timeout=timeout))
 
     async def list(
         self,
@@ -163,12 +123,11 @@ class Client:
                 silence=silence,
                 accept=_accept(kind, "PartialObjectMetadataList"),
             )
-            with readable(kind.plural):
-                page, cut = deepjson.decode(body, _Raw)
-            items += [self._decode_leniently(kind, raw, cut=cut) for raw in page.items or ()]
-            if not page.metadata.next_token:
-                return items, page.metadata.resource_version
-            query["continue"] = page.metadata.next_token
+            page, metadata = self._decoding.page(kind, body)
+            items += page
+            if not metadata.next_token:
+                return items, metadata.resource_version
+            query["continue"] = metadata.next_token
 
     async def latest_version(
         self,
@@ -183,8 +142,7 @@ class Client:
         query = {"limit": "1", "labelSelector": labels, "fieldSelector": fields}
         accept = _accept(kind, "PartialObjectMetadataList")
         body = await self._request("GET", kind.path(namespace), query=query, silence=silence, accept=accept)
-        with readable(kind.plural):
-            return deepjson.decode(body, _Raw)[0].metadata.resource_version
+        return self._decoding.metadata(kind, body).resource_version
 
     async def watch(
         self,
@@ -219,7 +177,7 @@ class Client:
                 async for chunk in answer.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     if lines:
-                        yield [self._event(kind, line) for line in lines if line]
+                        yield [self._decoding.event(kind, line) for line in lines if line]
         except aiohttp.SocketTimeoutError:
             return
         except aiohttp.ClientConnectorCertificateError as error:
@@ -233,13 +191,13 @@ class Client:
     async def create(self, kind: Kind[T], namespace: str | None, body: object, *, dry_run: bool = False) -> T:
         """Create an object; returns it as stored. Raises AlreadyExistsError, InvalidError."""
         query = {"dryRun": "All"} if dry_run else None
-        return self._decode(kind, await self._request("POST", kind.path(namespace), query=query, body=body))
+        return self._decoding.one(kind, await self._request("POST", kind.path(namespace), query=query, body=body))
 
     async def replace(
         self, kind: Kind[T], namespace: str | None, name: str, body: object, *, subresource: str | None = None
     ) -> T:
         """Replace an object (PUT); returns it as stored. Raises ConflictError for an old resourceVersion or uid."""
-        return self._decode(kind, await self._request("PUT", kind.path(namespace, name, subresource), body=body))
+        return self._decoding.one(kind, await self._request("PUT", kind.path(namespace, name, subresource), body=body))
 
     async def patch(
         self,
@@ -254,7 +212,9 @@ class Client:
     ) -> T:
         """Send a merge patch (or a JSON patch by ``content_type``); returns the object as it is, or would be."""
         path, query = kind.path(namespace, name, subresource), {"dryRun": "All"} if dry_run else None
-        return self._decode(kind, await self._request("PATCH", path, query=query, body=body, content_type=content_type))
+        return self._decoding.one(
+            kind, await self._request("PATCH", path, query=query, body=body, content_type=content_type)
+        )
 
     async def apply(
         self,
@@ -276,7 +236,7 @@ class Client:
             body=body,
             content_type=APPLY_PATCH,
         )
-        return self._decode(kind, answer)
+        return self._decoding.one(kind, answer)
 
     async def delete(
         self,
@@ -404,48 +364,6 @@ class Client:
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
         session = self._streams if "watch" in given else self._session
         return Sending(opened(session), self.config, method, url, payload, content_type, timeout, accept)
-
-    def _decoder(self, kind: type[T]) -> msgspec.json.Decoder[T]:
-        decoder = self._decoders.get(kind)
-        if decoder is None:
-            decoder = self._decoders[kind] = msgspec.json.Decoder(kind)
-        return decoder
-
-    def _decode(self, kind: Kind[T], body: bytes | msgspec.Raw) -> T:
-        try:
-            with readable(kind.plural):
-                return self._decoder(kind.type).decode(body)
-        except RecursionError as error:
-            raise ApiError(500, "TooDeep", f"an object of {kind.plural}: {deepjson.TOO_DEEP}") from error
-
-    def _decode_leniently(self, kind: Kind[Any], body: msgspec.Raw, *, cut: bool) -> Any:
-        """Decode an object; ``cut``: something was cut out of the answer that it came with (deepjson.py)."""
-        text = deepjson.TOO_DEEP
-        try:
-            if not ((cut or kind.free) and deepjson.is_deep(bytes(body))):
-                return self._decoder(kind.type).decode(body)
-        except msgspec.ValidationError as error:
-            with suppress(RecursionError):
-                text = wrong_json(error, bytes(body), kind.type)
-        except RecursionError:
-            pass
-        with readable(kind.plural):
-            return Undecodable(metadata=deepjson.decode(bytes(body), _BareObject)[0].metadata, error=text)
-
-    def _event(self, kind: Kind[Any], line: bytes) -> WatchEvent:
-        with readable(kind.plural):
-            event, cut = deepjson.decode(line, _RawEvent)
-        if event.type == "ERROR":
-            status = msgspec.json.decode(event.object, type=dict[str, Any])
-            code = int(status.get("code") or 500)
-            message = str(status.get("message", "watch failed"))
-            if code == 410:
-                raise GoneError(code, "Expired", message)
-            raise ApiError(code, str(status.get("reason", "")), message)
-        if event.type == "BOOKMARK":
-            with readable(kind.plural):
-                return WatchEvent("BOOKMARK", msgspec.json.decode(event.object, type=_BareObject))
-        return WatchEvent(event.type, self._decode_leniently(kind, event.object, cut=cut))
 
 
 def _accept(kind: Kind[Any], shape: str) -> str:

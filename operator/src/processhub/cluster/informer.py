@@ -24,7 +24,8 @@ import msgspec
 
 from processhub.api.meta import ObjectMeta
 from processhub.api.wording import wrong
-from processhub.cluster.client import Client, Undecodable, WatchEvent
+from processhub.cluster.client import Client
+from processhub.cluster.decoding import Undecodable, WatchEvent
 from processhub.cluster.errors import ApiError, GoneError, NotFoundError, StaleListError, UnavailableError
 from processhub.cluster.kinds import Kind
 from processhub.cluster.rewinds import Rewinds, Staleness, contradicts

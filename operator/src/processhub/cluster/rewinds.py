@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from processhub.api.meta import GROUP
-from processhub.cluster.client import Undecodable
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.kinds import Kind
 
 T = TypeVar("T")

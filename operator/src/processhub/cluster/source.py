@@ -12,7 +12,8 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from processhub.cluster.client import LIST_SECONDS, Client, Undecodable, WatchEvent
+from processhub.cluster.client import LIST_SECONDS, Client
+from processhub.cluster.decoding import Undecodable, WatchEvent
 from processhub.cluster.errors import ApiError, ConnectionFailedError
 from processhub.cluster.kinds import Kind, untyped
 
