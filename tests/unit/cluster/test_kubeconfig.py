@@ -232,6 +232,19 @@ async def test_a_pod_connects_with_its_service_account(tmp_path: Path, monkeypat
     assert await config.token() == "Bearer second"
 
 
+async def test_a_program_of_ours_takes_its_service_account_before_the_kubeconfig_of_its_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (account := tmp_path / "account").mkdir()
+    service_account(account, monkeypatch, authority="")
+    monkeypatch.setattr(kubeconfig, "DEFAULT_KUBECONFIG", Path(written(tmp_path)))
+
+    assert (await read_config(pod_first=True)).host == "https://[fd00::1]:443"
+    assert (await read_config()).host == (await read_config(None, written(tmp_path))).host, "as kubectl does"
+    monkeypatch.setenv("KUBECONFIG", written(tmp_path))
+    assert (await read_config(pod_first=True)).host == (await read_config()).host
+
+
 async def test_a_pods_broken_service_account_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service_account(tmp_path, monkeypatch, authority="nonsense")
 

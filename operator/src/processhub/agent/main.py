@@ -92,7 +92,7 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
     log = logging.getLogger(__name__)
 
     async def run() -> int:
-        async with await Client.connect() as client:
+        async with await Client.connect_in_pod() as client:
             agent = Agent(_surroundings(env, client, watchdog, nofile, sink))
             gc.freeze()
             # A request makes some hundred objects and hardly a cycle. By the default, looking for cycles after each few

@@ -72,6 +72,18 @@ class Client:
 
         return cls(await load(), reload=load)
 
+    @classmethod
+    async def connect_in_pod(cls) -> Self:
+        """A client for a program of ours: of $KUBECONFIG, else for the pod's service account, else of ~/.kube/config.
+
+        Raises ConfigError.
+        """
+
+        async def load() -> Config:
+            return await read_config(pod_first=True)
+
+        return cls(await load(), reload=load)
+
     @property
     def namespace(self) -> str:
         """The namespace of the context or of the pod."""

@@ -43,14 +43,21 @@ DEFAULT_KUBECONFIG = _default_kubeconfig()
 
 
 async def read_config(
-    context: str | None = None, kubeconfig: str | None = None, overrides: Overrides | None = None
+    context: str | None = None,
+    kubeconfig: str | None = None,
+    overrides: Overrides | None = None,
+    *,
+    pod_first: bool = False,
 ) -> Config:
     """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod.
 
-    ``overrides`` come before the kubeconfig's own fields. Raises ConfigError.
+    ``pod_first``: the pod comes before ~/.kube/config, which may be in the image. ``overrides`` come before the
+    kubeconfig's own fields. Raises ConfigError.
     """
     given = overrides or Overrides()
     named, files = _files(kubeconfig)
+    if pod_first and not os.environ.get("KUBECONFIG") and (SERVICE_ACCOUNT / "token").exists():
+        files = []
     if not files and not given.server:
         config = _of_pod(DEFAULT_KUBECONFIG)
     else:

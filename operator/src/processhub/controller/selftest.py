@@ -73,7 +73,7 @@ async def run(namespace: str | None, timeout_seconds: float = TIMEOUT_SECONDS) -
     """Check until it succeeds. ``namespace`` is the release's; None: the pod's own. Raises the errors of ``Check``."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_seconds
-    async with await Client.connect() as client:
+    async with await Client.connect_in_pod() as client:
         check = Check(client, namespace or client.namespace)
         while True:
             try:
