@@ -22,6 +22,7 @@ from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.controller.execute.executor import Executed, Executor, confirm_gone, workload_texts
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.memory import HubMemory
+from processhub.controller.observe.facts import may_run_unseen
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Requeue
@@ -222,7 +223,12 @@ class Rounds:
         self.failures = Failures()
         round = a_round(HUB, client=self.client, store=self.store, failures=self.failures)
         self.requeue = round.requeue
-        members = await proven_members(self._look, lambda member: confirm_gone(round, member), copies=False)
+        members = await proven_members(
+            self._look,
+            lambda member: confirm_gone(round, member),
+            lambda member: may_run_unseen(member, self.state, self.memory.observe),
+            copies=False,
+        )
         observation = observed(HUB, self.state, members, self.memory.observe, self._now, strategy)
         planned = plan(observation.snapshot, strategy)
         assert plan(observation.snapshot, strategy, steady=self.memory.steady) == planned

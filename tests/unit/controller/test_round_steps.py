@@ -352,11 +352,11 @@ class Leases:
     def __init__(self, answer: bool | None) -> None:
         self.answer, self.looks = answer, 0
         self.phase = Phase.GONE
-        self.slice = make_slice({"a": Assignment(uid="u", epoch=1, workload="w")})
+        self.slices = [make_slice({"a": Assignment(uid="u", epoch=1, workload="w")})]
 
     def look(self) -> dict[str, Member]:
         self.looks += 1
-        return {"hub-0": make_member("hub-0", self.slice, phase=self.phase, holder="")}
+        return {"hub-0": make_member("hub-0", *self.slices, phase=self.phase, holder="")}
 
     async def confirm_gone(self, member: Member) -> bool | None:
         if self.answer is False:
@@ -364,11 +364,17 @@ class Leases:
         return self.answer
 
 
+@pytest.mark.parametrize("unseen", [False, True])
 @pytest.mark.parametrize(("answer", "phase"), [(True, Phase.GONE), (False, Phase.LIVE), (None, Phase.HELD)])
-async def test_a_member_is_gone_only_with_a_live_read_of_its_lease(answer: bool | None, phase: Phase) -> None:
+async def test_a_member_is_gone_only_with_a_live_read_of_its_lease(
+    answer: bool | None, phase: Phase, *, unseen: bool
+) -> None:
+    """Also a member that has no slices and may run something nevertheless."""
     leases = Leases(answer)
+    if unseen:
+        leases.slices.clear()
 
-    members = await proven_members(leases.look, leases.confirm_gone, copies=False)
+    members = await proven_members(leases.look, leases.confirm_gone, lambda _: unseen, copies=False)
 
     assert members["hub-0"].phase is phase
 
@@ -384,6 +390,6 @@ async def test_a_member_that_seems_gone_only_by_the_second_look_is_held_until_it
         leases.phase = Phase.GONE  # its Lease expires
         return {"hub-0": first, "hub-1": msgspec.structs.replace(second, name="hub-1")}
 
-    members = await proven_members(look, other.confirm_gone, copies=False)
+    members = await proven_members(look, other.confirm_gone, lambda _: False, copies=False)
 
     assert members["hub-0"].phase is Phase.HELD

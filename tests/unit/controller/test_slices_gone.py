@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from slicesite import Rounds, SliceSite, rounds_on
+from slicesite import Rounds, SliceSite, rounds_on, two_members
 
+from builders import HUB_UID
+from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER
 from processhub.api.reasons import Reason
 
 ENTRY = "u{0} 5 Active w"
@@ -36,6 +38,19 @@ def answer(rounds: Rounds, name: str, **entries: str) -> None:
     item["status"] = {"observedGeneration": item["metadata"]["generation"], "holder": "hub-0/n", "entries": entries}
     item["metadata"]["resourceVersion"] = str(int(item["metadata"]["resourceVersion"]) + 500)
     rounds.see()
+
+
+def renews(site: SliceSite, member: str) -> None:
+    """Let the member hold its Lease, which the operator's watch does not show."""
+    site.leases[f"hub.{member}"] = {
+        "metadata": {
+            "name": f"hub.{member}",
+            "namespace": "ns",
+            "uid": "l",
+            "labels": {LABEL_HUB: "hub", LABEL_HUB_UID: HUB_UID, LABEL_MEMBER: member},
+        },
+        "spec": {"holderIdentity": f"{member}/n", "renewTime": "2026-01-01T00:00:00.000000Z"},
+    }
 
 
 async def waits_for_the_earlier_x(rounds: Rounds) -> bool:
@@ -112,6 +127,45 @@ async def test_a_surplus_member_whose_only_slice_is_deleted_proves_in_a_new_one_
         answer(rounds, "hub.hub-0.0")
         await rounds.round()
         assert site.owners("a") == ["hub.hub-1.0"]
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+async def test_the_lease_of_a_member_that_seems_gone_without_slices_is_read_before_its_children_go(
+    *, renewed: bool
+) -> None:
+    """The watch of Leases lags. The member was taken for gone without a read, as no slice had anything of it."""
+    site = two_slices()
+    del site.slices["hub.hub-0.1"]
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a")
+        await rounds.round()  # a is as it should be
+        delete(rounds, "hub.hub-0.0")
+        rounds.gone.add("hub-0")
+        if renewed:
+            renews(site, "hub-0")
+
+        await rounds.round()
+
+        assert site.owners("a") == ([] if renewed else ["hub.hub-1.0"])
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+async def test_the_lease_of_a_member_that_owes_a_new_leader_its_answer_is_read_before_it_counts_as_gone(
+    *, renewed: bool
+) -> None:
+    """It may run what the former leader wrote last and removed, and no slice says so."""
+    site = two_members()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.memory.observe.settling.term_generations = {"uid-hub.hub-0.0": 2}
+        rounds.want("x")
+        rounds.gone.add("hub-0")
+        if renewed:
+            renews(site, "hub-0")
+
+        _, planned = await rounds.round()
+
+        assert site.owners("x") == ([] if renewed else ["hub.hub-1.0"])
+        assert "x" not in planned.unplaced or planned.unplaced["x"].message.startswith("waiting until hub-0 confirmed")
 
 
 async def test_a_surplus_member_that_is_gone_gets_no_slice() -> None:

@@ -160,7 +160,7 @@ async def test_a_term_stored_without_a_response_must_still_be_acknowledged(way: 
     site.ways = [way]
     async with rounds_on(site, "hub-0") as rounds:
         raised = await raise_terms(rounds.client, rounds.store, (), 2)
-        rounds.memory.observe.term_generations = raised.generations
+        rounds.memory.observe.settling.term_generations = raised.generations
         observation, _ = await rounds.round()
 
     assert raised.generations == {slice_["metadata"]["uid"]: 9}

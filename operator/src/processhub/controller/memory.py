@@ -71,7 +71,7 @@ class Memories:
             self.forget(key)
             state.forget_unanswered()
             memory = self._of[key] = HubMemory(hub.metadata.uid, self._term, self._used_epochs)
-            memory.observe.term_generations = self._term_generations
+            memory.observe.settling.term_generations = self._term_generations
         return memory
 
     def forget(self, key: HubKey) -> None:

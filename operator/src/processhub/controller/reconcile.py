@@ -45,7 +45,7 @@ from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, LastRound, Memories
 from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
-from processhub.controller.observe.facts import learn, members_now
+from processhub.controller.observe.facts import learn, may_run_unseen, members_now
 from processhub.controller.observe.lookagain import judge_again, look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
@@ -206,8 +206,12 @@ class Reconciler:
         def look() -> dict[str, Member]:
             return self._members(round, memory)
 
-        copies = round.hub.spec.keeps_copies
-        members = await proven_members(look, lambda member: confirm_gone(round, member), copies=copies)
+        members = await proven_members(
+            look,
+            lambda member: confirm_gone(round, member),
+            lambda member: may_run_unseen(member, round.state, memory.observe),
+            copies=round.hub.spec.keeps_copies,
+        )
         await check_pod_templates(round, memory.execute)
         observation, plan, views = self._plan(round, memory, members)
         plan = await self._execute(round, memory, pods, observation, plan, views)

@@ -128,7 +128,7 @@ class Executor:
 
 
 async def confirm_gone(round: Round, member: Member) -> bool | None:
-    """Whether the Lease of a member with slices is unchanged since the member was judged, by a consistent read.
+    """Whether the Lease of a member is unchanged since the member was judged, by a consistent read.
 
     Returns None if it can't be read, from which nothing follows. A Lease that no watch shows may exist without its
     labels. They are put back, for the next judgement.
@@ -142,14 +142,13 @@ async def confirm_gone(round: Round, member: Member) -> bool | None:
 
 async def _is_as_judged(round: Round, member: Member, name: str) -> bool:
     known = member.lease.lease if member.lease is not None else None
-    entries = member.slices[0].present
-    hub, namespace = entries.spec.hub, entries.metadata.namespace
+    hub, namespace = round.hub.metadata.name, round.hub.metadata.namespace
     try:
         lease = await round.client.get(LEASES, namespace, name)
     except NotFoundError:
         return True
     if lease.metadata.labels.get(LABEL_HUB) != hub:
-        labels = {LABEL_HUB: hub, LABEL_HUB_UID: entries.spec.hub_uid}
+        labels = {LABEL_HUB: hub, LABEL_HUB_UID: round.hub.metadata.uid}
         patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
         lease = await round.steps.attempt(
             f"lease {name} can't get its labels back",

@@ -14,7 +14,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member, observe_members
-from processhub.controller.observe.memory import Formation, ObserveMemory
+from processhub.controller.observe.memory import Formation, ObserveMemory, Settling
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.observe.rollouts import Rollout, of_set
 from processhub.controller.observe.setmoverequests import AppliedMoves
@@ -100,9 +100,9 @@ def learn(
     formed = _has_formed(hub, state, members, memory.formation, now)
     quorum = _quorum(round, members, memory, now, rules)
     for member in members.values():
-        _take_proofs(member, state, memory)
+        _take_proofs(member, state, memory.settling)
     refusals, set_refusals = state.children.refusals(hub.spec), state.sets.refusals(hub.spec)
-    views = look_at_views(members, frozenset(memory.settled))
+    views = look_at_views(members, frozenset(memory.settling.confirmed))
     demand = memory.sets.demand.look(round, members, views)
     return Facts(
         hub=hub,
@@ -114,7 +114,7 @@ def learn(
         fingerprint=memory.fingerprint,
         formed=formed,
         quorum=quorum,
-        settled=frozenset(memory.settled),
+        settled=frozenset(memory.settling.confirmed),
         unconfirmed=frozenset(state.child_pods.unconfirmed.values()),
         copies=rules.copies if rules is not None else None,
         next_epoch=memory.epochs.next,
@@ -159,19 +159,29 @@ def _quorum(
     return memory.quorum.look(round.hub, members, memory.formation.formed, now, required)
 
 
-def _take_proofs(member: Member, state: HubState, memory: ObserveMemory) -> None:
+def may_run_unseen(member: Member, state: HubState, memory: ObserveMemory) -> bool:
+    """Whether the member may run what no slice of it names: by a deleted slice, or by an order of an earlier leader."""
+    unsettled = bool(member.holder) and memory.settling.awaits(member.name)
+    return unsettled or member.name in state.slices.unaccounted
+
+
+def _take_proofs(member: Member, state: HubState, settling: Settling) -> None:
     """Record what the member has proven: which children ended there, and whether it has read this leader's slices."""
     if member.phase is Phase.GONE:
         state.slices.unaccounted.pop(member.name, None)
+    if member.phase is Phase.GONE or member.judgement.restarting:
+        settling.ended.add(member.name)
+    else:
+        settling.ended.discard(member.name)
     for known in member.slices:
         known.prove(member.holder)
     first = next((known for known in member.slices if known.index == 0), None)
-    if first is None and member.holder and member.name not in memory.settled:
+    if first is None and member.holder and member.name not in settling.confirmed:
         # Slice 0 is there before a member runs anything: somebody deleted it while no operator led.
-        memory.bare.add(member.name)
+        settling.bare.add(member.name)
         state.slices.lost.add(member.name)
-    if _acknowledged(member, memory) and (member.name not in memory.bare or _answers(first, member.holder)):
-        memory.settled.add(member.name)
+    if _acknowledged(member, settling) and (member.name not in settling.bare or _answers(first, member.holder)):
+        settling.confirmed.add(member.name)
 
 
 def _answers(first: KnownSlice | None, holder: str) -> bool:
@@ -179,11 +189,13 @@ def _answers(first: KnownSlice | None, holder: str) -> bool:
     return first is not None and first.present.status.holder == holder and first.present.status.observed_generation > 0
 
 
-def _acknowledged(member: Member, memory: ObserveMemory) -> bool:
+def _acknowledged(member: Member, settling: Settling) -> bool:
     """Whether the member has confirmed all of its slices in the generation that this leader took over."""
     return all(
-        known.present.status.observed_generation >= memory.term_generations.get(known.present.metadata.uid, 0)
-        and (known.present.status.holder == member.holder or known.present.metadata.uid not in memory.term_generations)
+        known.present.status.observed_generation >= settling.term_generations.get(known.present.metadata.uid, 0)
+        and (
+            known.present.status.holder == member.holder or known.present.metadata.uid not in settling.term_generations
+        )
         for known in member.slices
     )
 

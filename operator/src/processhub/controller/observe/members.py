@@ -184,17 +184,26 @@ def _note_restart(restarting_since: dict[str, float], name: str, judgement: Judg
 
 
 async def proven_members(
-    look: Callable[[], dict[str, Member]], confirm_gone: Callable[[Member], Awaitable[bool | None]], *, copies: bool
+    look: Callable[[], dict[str, Member]],
+    confirm_gone: Callable[[Member], Awaitable[bool | None]],
+    may_run_unseen: Callable[[Member], bool],
+    *,
+    copies: bool,
 ) -> dict[str, Member]:
     """Judge the members by ``look``. A member counts as gone only after a live read of its Lease, as a watch may lag.
 
     The Lease is also read for a member whose entries are removed already, because a new holder may have read its slices
-    before that. With ``copies``, which may take over its roles, it is read for a member that restarts too.
+    before that. With ``copies``, which may take over its roles, it is read for a member that restarts too. It is read
+    for each member of which ``may_run_unseen`` is true: no slice says what that may run.
     ``confirm_gone`` returns whether the Lease is unchanged, or None if it can't be read. In that case the member is
     held (docs/protocol.md, rules 10 and 11).
     """
+
+    def seems_gone(member: Member) -> bool:
+        return _seems_gone(member, copies) or (_seems_ended(member) and may_run_unseen(member))
+
     members = look()
-    silent = [member for member in members.values() if _seems_gone(member, copies)]
+    silent = [member for member in members.values() if seems_gone(member)]
     as_judged = await gather_all(*(confirm_gone(member) for member in silent))
     answers = {member.name: answer for member, answer in zip(silent, as_judged, strict=True)}
     before = {member.name: member.lease for member in silent}
@@ -203,11 +212,16 @@ async def proven_members(
     unread = [
         member
         for name, member in members.items()
-        if _seems_gone(member, copies)
+        if seems_gone(member)
         # The Lease has changed, but was not filed, so that it is not in the judgement either.
         and (answers.get(name) is None or (answers[name] is False and member.lease is before[name]))
     ]
     return members | {member.name: _held(member) for member in unread}
+
+
+def _seems_ended(member: Member) -> bool:
+    """Whether the planner takes all that an earlier leader had on this member for ended."""
+    return member.phase is Phase.GONE or member.judgement.restarting
 
 
 def _seems_gone(member: Member, copies: bool) -> bool:

@@ -90,6 +90,26 @@ class MoveBudget:
         self._tokens -= moves
 
 
+class Settling:
+    """What members may still run for an earlier leader, or have proven (docs/protocol.md, rule 4).
+
+    - ``term_generations``: slice's uid → the generation in which this leader's term was written.
+    - ``confirmed``: the members that confirmed their slices to this leader.
+    - ``ended``: the members that run nothing, by a read of their Lease since.
+    - ``bare``: the members that had no slice 0 when this leader began, though they may run.
+    """
+
+    def __init__(self) -> None:
+        self.term_generations: Mapping[str, int] = {}
+        self.confirmed: set[str] = set()
+        self.ended: set[str] = set()
+        self.bare: set[str] = set()
+
+    def awaits(self, member: str) -> bool:
+        """Whether the member may run something for an earlier leader, of which no slice says anything."""
+        return member not in self.confirmed and member not in self.ended
+
+
 class SetsMemory:
     """The memory of ChildSets and of the hub's children on demand."""
 
@@ -106,11 +126,8 @@ class ObserveMemory:
         self.epochs = Epochs(term, used_epochs)
         self.formation = Formation()
         self.quorum: QuorumWatch | None = None  # None before the first round.
-        # The generation of each slice, by its uid, in which this leader's term was written.
-        self.term_generations: Mapping[str, int] = {}
+        self.settling = Settling()
         self.restarting_since: dict[str, float] = {}  # by member
-        self.settled: set[str] = set()  # The members that confirmed their slices to this leader.
-        self.bare: set[str] = set()  # The members that had no slice 0 when this leader began, though they may run.
         self.fingerprint = ""  # The fingerprint of the present strategy and weights.
         self.copies = 1  # By the latest result of a custom redundancy strategy.
         self.last_placed = ""  # The member to which the newest child went.
