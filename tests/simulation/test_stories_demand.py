@@ -178,6 +178,34 @@ def test_a_view_is_not_closed_for_a_member_whose_slice_somebody_deleted() -> Non
     tell(demand(), 0, story)
 
 
+def test_a_view_is_not_closed_for_a_member_without_slice_0_that_only_seems_gone() -> None:
+    """Its slice named no child, so its Lease was not read. It started an id beside the member that the next view names.
+
+    The watches of its slices and of the operator's Leases delivered nothing, and no slice could be written.
+    """
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        order = told.order("hub-0")
+        members = tuple((member["name"], member["weight"]) for member in order["members"])
+        view = View(order["view"], order["strategy"], members)
+        child_id = next(name for name in map("d{}".format, range(12)) if chosen_member(view, name) == "hub-1")
+        weather = told.world.network.weather
+        weather.stall("hub-1", "registryslices")
+        weather.refused["registryslices"] = 403
+        told.world.server.end(Key("registryslices", "ns", "hub.hub-1.0"))
+        weather.stall("operator-", "leases")
+        await asyncio.sleep(12)
+        weather.refused.clear()
+        await asyncio.sleep(5)
+
+        told.call(child_id, "hub-0")
+        told.call(child_id, "hub-1")
+        await asyncio.sleep(5)
+
+    tell(demand(), 0, story)
+
+
 @pytest.mark.parametrize("strategy", ["ConsistentHashing", "LeastLoaded"])
 def test_a_child_that_still_ends_leaves_no_room_for_another(strategy: str) -> None:
     """Its entry was gone, so it did not count for onDemand.max, whether its member starts others or is given them."""

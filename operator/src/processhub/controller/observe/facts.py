@@ -160,9 +160,14 @@ def _quorum(
 
 
 def may_run_unseen(member: Member, state: HubState, memory: ObserveMemory) -> bool:
-    """Whether the member may run what no slice of it names: by a deleted slice, or by an order of an earlier leader."""
-    unsettled = bool(member.holder) and memory.settling.awaits(member.name)
-    return unsettled or member.name in state.slices.unaccounted
+    """Whether the member may run what no slice of it names: by a deleted slice, or by an order of an earlier leader.
+
+    A deleted slice 0 may have named no child, and still let the member start some (docs/protocol.md, rule 27).
+    """
+    if member.name in state.slices.unaccounted:
+        return True
+    without_first = all(known.index > 0 for known in member.slices)
+    return bool(member.holder) and (without_first or memory.settling.awaits(member.name))
 
 
 def _take_proofs(member: Member, state: HubState, settling: Settling) -> None:
