@@ -44,10 +44,12 @@ def test_a_child_counts_as_running_once_the_lease_of_its_reporter_is_seen(late: 
 
 
 @pytest.mark.parametrize("edit", ["none", "ends", "starts again"])
-def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(edit: str) -> None:
+@pytest.mark.parametrize("end", ["killed", "in order"])
+def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(end: str, edit: str) -> None:
     """The operator saw nothing of the report that the child was up: the next agent overwrote it.
 
-    That agent reported the state as lost, and the child was started with the copy that its source had kept.
+    That agent reported the state as lost, and the child was started with the copy that its source had kept. An agent
+    that ended in an orderly way took the report back itself, with those of all children that it had stopped.
     """
 
     async def story(told: Story) -> None:
@@ -67,8 +69,11 @@ def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(edi
         if edit == "starts again":
             await told.until(lambda: told.is_reported(there, "c0", State.STARTING))
         before = told.pod(there).container
-        before.kill()
         holder = server.get("registryslices", name)["status"]["holder"]
+        if end == "killed":
+            before.kill()
+        else:
+            before.terminate()
         await told.until(lambda: server.get("registryslices", name)["status"]["holder"] != holder)
         await asyncio.sleep(2)
         weather.clear()
