@@ -81,6 +81,33 @@ def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(end
     tell(hub(migration={"strategy": "HotSwap", "onRestart": "Hold", "holdSeconds": 30}), 1, story)
 
 
+@pytest.mark.parametrize("end", ["killed", "in order"])
+def test_a_child_that_was_up_on_a_lost_target_does_not_get_the_same_state_again(end: str) -> None:
+    """The operator had not read the last report of the target when it gave the child back to its source.
+
+    It did not go by the last report of an agent that had released its Lease, either.
+    """
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        there = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
+        told.world.network.weather.stall("operator-", "registryslices")
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
+        container = told.pod(there).container
+        if end == "killed":
+            container.kill()
+        else:
+            container.terminate()
+        await told.until(lambda: container.ended)
+        told.world.network.weather.clear()
+
+    tell(hub(migration={"strategy": "HotSwap", "onRestart": "Move"}), 1, story)
+
+
 def test_a_child_that_returns_does_not_get_the_state_that_it_once_left_there() -> None:
     """Its former member had not acknowledged that the child had left when it was to return.
 
