@@ -44,10 +44,12 @@ def test_a_child_counts_as_running_once_the_lease_of_its_reporter_is_seen(late: 
 
 
 @pytest.mark.parametrize("edit", ["none", "ends", "starts again"])
-def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(edit: str) -> None:
+@pytest.mark.parametrize("end", ["killed", "in order"])
+def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(end: str, edit: str) -> None:
     """The operator saw nothing of the report that the child was up: the next agent overwrote it.
 
-    That agent reported the state as lost, and the child was started with the copy that its source had kept.
+    That agent reported the state as lost, and the child was started with the copy that its source had kept. An agent
+    that ended in an orderly way took the report back itself, with those of all children that it had stopped.
     """
 
     async def story(told: Story) -> None:
@@ -67,13 +69,43 @@ def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(edi
         if edit == "starts again":
             await told.until(lambda: told.is_reported(there, "c0", State.STARTING))
         before = told.pod(there).container
-        before.kill()
         holder = server.get("registryslices", name)["status"]["holder"]
+        if end == "killed":
+            before.kill()
+        else:
+            before.terminate()
         await told.until(lambda: server.get("registryslices", name)["status"]["holder"] != holder)
         await asyncio.sleep(2)
         weather.clear()
 
     tell(hub(migration={"strategy": "HotSwap", "onRestart": "Hold", "holdSeconds": 30}), 1, story)
+
+
+@pytest.mark.parametrize("end", ["killed", "in order"])
+def test_a_child_that_was_up_on_a_lost_target_does_not_get_the_same_state_again(end: str) -> None:
+    """The operator had not read the last report of the target when it gave the child back to its source.
+
+    It did not go by the last report of an agent that had released its Lease, either.
+    """
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        there = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
+        told.world.network.weather.stall("operator-", "registryslices")
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
+        container = told.pod(there).container
+        if end == "killed":
+            container.kill()
+        else:
+            container.terminate()
+        await told.until(lambda: container.ended)
+        told.world.network.weather.clear()
+
+    tell(hub(migration={"strategy": "HotSwap", "onRestart": "Move"}), 1, story)
 
 
 def test_a_child_that_returns_does_not_get_the_state_that_it_once_left_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import MAX_ENTRIES, Activation, RegistrySlice, SliceStatus
 from processhub.cluster.config import ConfigError
-from processhub.registry.grammar import parse_report
+from processhub.registry.grammar import Assignment, parse_report
 
 OPEN = Activation(view=7, phase="Open", holder="pod/nonce")
 ORDERS = (OPEN, OPEN, msgspec.structs.replace(OPEN, phase="Closing"))
@@ -31,12 +32,13 @@ class Server:
 
     def __init__(self) -> None:
         self.generation = 0
+        self.entries: dict[str, Assignment] = {}
         self.status = SliceStatus()
         self.troubles: list[Exception] = []  # the outcomes of the next writes
 
     @property
     def slice(self) -> RegistrySlice:
-        return make_slice(status=self.status, name="s", generation=self.generation)
+        return make_slice(self.entries, status=self.status, name="s", generation=self.generation)
 
     async def replace(
         self, kind: object, namespace: str, name: str, body: dict[str, Any], *, subresource: str
@@ -100,6 +102,38 @@ async def test_a_status_without_room_for_all_running_children_keeps_its_observed
     await until(lambda: server.status.observed_generation == 3, "an answer once there is room")
     assert "new-2" in server.status.reports
     await reporter.flush(5)
+
+
+async def test_the_last_status_of_an_agent_says_which_children_have_taken_up_their_state() -> None:
+    """Otherwise the next agent would ask for that state once more, which is older than the child."""
+    server, supervisor = Server(), supervised()[0]
+    reporter, entry = reporter_of(server), Assignment(uid="u", epoch=1, workload="w", state="sum")
+    entries = {"up": entry, "never-up": entry, "afresh": msgspec.structs.replace(entry, state=""), "removed": entry}
+    supervisor.set_desired({id_: dataclasses.replace(desired(id_), assignment=entries[id_]) for id_ in entries})
+    for child_id in ("up", "afresh", "removed"):
+        supervisor.children[child_id].running(7)
+    server.entries = entries
+    reporter.slice_changed(server.slice, "s", supervisor.children.values())
+    await until(lambda: server.status.reports.keys() == entries.keys(), "the first status")
+    reporter.slice_changed(server.slice, "s")
+
+    supervisor.news.changed.listen(reporter.child_changed)
+    stopped = asyncio.ensure_future(supervisor.stop_all(1, 1))
+    await until(lambda: all(child.stopping for child in supervisor.children.values()), "the stop")
+    for child in supervisor.children.values():
+        child.ended(ExitStatus(Reason.EXITED, "killed by SIGTERM"))
+    await stopped
+    supervisor.forget_all()
+    await until(lambda: server.status.reports.keys() == {"up", "removed"}, "the last reports")
+    del server.entries["removed"]
+    server.generation += 1
+    reporter.slice_changed(server.slice, "s")
+    await reporter.flush(5)
+
+    assert server.status.reports.keys() == {"up"}
+    report = parse_report(server.status.reports["up"])
+    assert (report.uid, report.epoch, report.state, report.pid) == ("u", 1, State.PENDING, 0)
+    assert report.started_at
 
 
 class Slices(Server):

@@ -21,6 +21,7 @@ from processhub.controller.observe.observation import on_record
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.model.membership import Phase
+from processhub.core.model.snapshot import OnRecord
 from processhub.registry.grammar import Assignment, Report
 
 IDS = ("web-0", "web-1", "a", "b")
@@ -127,6 +128,17 @@ def test_the_record_follows_each_slice(
     for holder in ("x/1", "y/2"):
         members = {name: make_member(name, phase=Phase.LIVE, holder=holder) for name in reporting}
         assert on_record(state, members) == on_record(fresh, members)
+
+
+def test_of_the_reports_of_a_former_holder_only_that_a_child_was_up_counts() -> None:
+    state = HubState((NAMESPACE, HUB))
+    entry = Assignment(uid="u", epoch=3, workload="w", state="sum")
+    report = Report(uid="u", epoch=3, state="Running", started_at="2026-01-01T00:00:00Z", kept="3:lost")
+    state.put_slice(make_slice({"a": entry, "b": entry}, {"a": report}, holder="x/1"))
+
+    record = on_record(state, {"hub-0": make_member("hub-0", phase=Phase.GONE, holder="")})
+
+    assert record == {"a": (OnRecord("hub-0", entry, came_up=True),), "b": (OnRecord("hub-0", entry),)}
 
 
 def test_a_change_deep_in_the_facts_is_seen_by_the_comparison() -> None:

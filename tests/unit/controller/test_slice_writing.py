@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from a_round import a_round
 from aiohttp import web
+from slicesite import rounds_on, two_members
 
 from builders import client_of, make_hub, make_member, make_slice
 from processhub.cluster.client import Client
@@ -70,3 +71,24 @@ async def test_a_rejected_write_leaves_no_other_write_to_land_in_the_next_round(
             await written
 
     assert server.stored == ["hub.hub-0.1"]
+
+
+async def test_a_state_is_taken_off_a_member_that_is_gone_only_by_its_last_status() -> None:
+    """The former member of the child starts it again with that state, if the child was not up since."""
+    site = two_members()
+    item = site.slices["hub.hub-0.0"]
+    item["spec"]["entries"] = {"a": "ua 1 Active w state=sum", "b": "ub 2 Active w"}
+    async with rounds_on(site, "hub-0") as rounds:
+        item["metadata"]["resourceVersion"] = "6"
+        writer = SliceWriter(
+            a_round(HUB, client=rounds.client, store=rounds.store), ExecuteMemory(), fingerprint="", partitioned=False
+        )
+        rounds.gone.add("hub-0")
+
+        await writer.write(rounds.member("hub-0"), {"b": None}, {}, joining=False)
+        assert site.slices["hub.hub-0.0"]["spec"]["entries"].keys() == {"a"}
+        item["metadata"]["resourceVersion"] = "500"
+        await writer.write(rounds.member("hub-0"), {"a": None}, {}, joining=False)
+        assert site.owners("a") == ["hub.hub-0.0"], "the status has changed since it was read"
+        await writer.write(rounds.member("hub-0"), {"a": None}, {}, joining=False)
+        assert site.owners("a") == []

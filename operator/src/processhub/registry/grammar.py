@@ -54,6 +54,7 @@ from processhub.api.slice import FORMAT
 _WAIT = " wait"  # options as they appear in a text; this one is the first
 _DEMAND = " demand"
 _TO = " to="
+_STATE = " state="
 NOBODY = "-"  # the uid of an entry that keeps an id on record until its end is proven
 EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # the longest texts for people in a report, percent-encoded
 
@@ -203,7 +204,7 @@ def format_assignment(entry: Assignment) -> str:
     if entry.to:
         text += f"{_TO}{entry.to}"
     if entry.state:
-        text += f" state={entry.state}"
+        text += f"{_STATE}{entry.state}"
     if entry.restart_policy != "Permanent":
         text += f" restart={entry.restart_policy}"
     if entry.idle_seconds:
@@ -232,6 +233,11 @@ def is_on_demand(text: str) -> bool:
 def hands_over(text: str) -> bool:
     """Whether the spec entry orders a handover. The text is not parsed."""
     return _TO in text
+
+
+def names_state(text: str) -> bool:
+    """Whether the spec entry names a state with which the child is started. The text is not parsed."""
+    return _STATE in text
 
 
 def uid_and_role(text: str) -> tuple[str, str]:

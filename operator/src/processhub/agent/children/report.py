@@ -5,7 +5,7 @@ from __future__ import annotations
 from processhub.agent.children.child import Child
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import State
-from processhub.registry.grammar import Report, format_report
+from processhub.registry.grammar import Report, format_report, names_state, parse_assignment
 
 
 def reporting_slices(child: Child) -> set[str]:
@@ -24,6 +24,20 @@ def report_text(child: Child, slice_name: str) -> str | None:
     """The text of the child's entry in that slice's status, or None if it has none there."""
     report = report_in(child, slice_name)
     return None if report is None else format_report(report)
+
+
+def last_report_text(child: Child, entry: str) -> str | None:
+    """The text of the report of a child that ended with the agent, while ``entry`` of the slice still names it.
+
+    None if the next agent needs no report. It needs to know that the child has taken up the state that its entry names:
+    its former member may have a copy of it, with which the child would start again (docs/protocol.md, rule 20).
+    """
+    if child.desired is not None or not child.status.started_at or not names_state(entry):
+        return None
+    ordered = parse_assignment(entry)
+    return format_report(
+        Report(uid=ordered.uid, epoch=ordered.epoch, role=ordered.role, started_at=child.status.started_at)
+    )
 
 
 def report_in(child: Child, slice_name: str) -> Report | None:

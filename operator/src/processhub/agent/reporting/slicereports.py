@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from processhub.agent.children.child import Child
-from processhub.agent.children.report import awaits_pod, report_in, report_text
+from processhub.agent.children.report import awaits_pod, last_report_text, report_in, report_text
 from processhub.agent.reporting.noise import FEW
 from processhub.agent.reporting.statusfit import fit
 from processhub.api.reasons import State
@@ -27,6 +27,7 @@ class SliceReports:
         self._entries: dict[str, str] = {}
         self._turns: dict[str, int] = {}  # by id: how often the report of the child's present incarnation has changed
         self._named: dict[str, str] = {}  # the reports in the last status that was composed
+        self._last: set[str] = set()  # ids of children that ended with the agent, and have a report for the next one
 
     def measure(self, item: RegistrySlice) -> None:
         """Take the size of a changed spec."""
@@ -64,9 +65,15 @@ class SliceReports:
 
         ``observes``: the present generation may be acknowledged.
         """
+        entries = item.spec.entries
         for child_id, child in self.dirty.items():
-            self._enter(child_id, report_text(child, item.metadata.name))
+            text = report_text(child, item.metadata.name)
+            if text is None and (text := last_report_text(child, entries.get(child_id, ""))) is not None:
+                self._last.add(child_id)
+            self._enter(child_id, text)
         self.dirty.clear()
+        for child_id in self._last - entries.keys():
+            self._enter(child_id, None)
         self._named, whole = fit(self._entries, item.spec, self._spec_size, self._named, beside)
         if whole and observes:
             self.observed = item.metadata.generation

@@ -33,6 +33,7 @@ from processhub.controller.objects.registry import new_slice, slice_settings
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.slices import Creation, KnownSlice, unchanged
+from processhub.core.model.membership import Phase
 from processhub.core.planning.packing import SliceContent, measured, pack
 from processhub.registry.grammar import Assignment, uid_and_role, waits
 
@@ -91,7 +92,8 @@ class SliceWriter:
                 spec = msgspec.structs.replace(spec, tls=self._tls(member))
             annotations = self._annotations(known, joining)
             if spec != known.present.spec or annotations != known.present.metadata.annotations:
-                writes.append(self._replace(known, known.present, spec, annotations))
+                as_read = member.phase is Phase.GONE and _loses_a_state(known, spec)
+                writes.append(self._replace(known, known.present, spec, annotations, as_read=as_read))
         await gather_all(*writes)
 
     def required(self, member: Member) -> set[int]:
@@ -222,9 +224,18 @@ class SliceWriter:
             self._state.slices.unaccounted.pop(stored.spec.member, None)
 
     async def _replace(
-        self, known: KnownSlice, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]
+        self,
+        known: KnownSlice,
+        present: RegistrySlice,
+        spec: SliceSpec,
+        annotations: Mapping[str, str],
+        *,
+        as_read: bool = False,
     ) -> None:
-        """Write ``spec``, which was derived from ``present``. A later change of the slice's spec is not overwritten."""
+        """Write ``spec``, which was derived from ``present``. A later change of the slice's spec is not overwritten.
+
+        ``as_read``: nothing is written over a later status either.
+        """
         name = present.metadata.name
         now = self._round.now()
         bucket = self._memory.slice_bucket(name)
@@ -239,16 +250,8 @@ class SliceWriter:
         known.unproven.update(dict.fromkeys(removed))
         unconfirmed = dict.fromkeys(_changed(present.spec, spec) - known.uncertain.keys(), present.metadata.generation)
         known.uncertain.update(unconfirmed)
-        metadata = msgspec.structs.replace(present.metadata, annotations=dict(annotations))
-        body = msgspec.structs.replace(present, metadata=metadata, spec=spec)
         try:
-            try:
-                stored = await self._client.replace(SLICES, metadata.namespace, name, body)
-            except ConflictError as conflict:
-                try:
-                    stored = await self._patch(present, spec, annotations)
-                except InvalidError:  # A failed test gets this answer too. An invalid spec fails again in the next PUT.
-                    raise conflict from None
+            stored = await self._send(present, spec, annotations, as_read=as_read)
         except ApiError as error:
             self._round.again_in(_RETRY_SECONDS)  # If nothing was written, no event wakes the hub.
             if not error.outcome_unknown:
@@ -265,6 +268,22 @@ class SliceWriter:
             known.unproven[child_id] = stored.metadata.generation
         self._store.put("registryslices", stored)
         self._await_proof(name, unaccounted, stored)
+
+    async def _send(
+        self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str], *, as_read: bool
+    ) -> RegistrySlice:
+        """Write the whole object, and after a conflict, unless ``as_read``, only the spec. Raises ApiError."""
+        metadata = msgspec.structs.replace(present.metadata, annotations=dict(annotations))
+        body = msgspec.structs.replace(present, metadata=metadata, spec=spec)
+        try:
+            return await self._client.replace(SLICES, metadata.namespace, metadata.name, body)
+        except ConflictError as conflict:
+            if as_read:
+                raise
+            try:
+                return await self._patch(present, spec, annotations)
+            except InvalidError:  # A failed test gets this answer too. An invalid spec fails again in the next PUT.
+                raise conflict from None
 
     async def _patch(self, present: RegistrySlice, spec: SliceSpec, annotations: Mapping[str, str]) -> RegistrySlice:
         """Write the spec after a conflict with a status: conditional on the generation, which only spec raises."""
@@ -301,6 +320,14 @@ def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
     ids = before.entries.keys() | after.entries.keys()
     views = {""} if before.activation != after.activation else set()
     return views | {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
+
+
+def _loses_a_state(known: KnownSlice, spec: SliceSpec) -> bool:
+    """Whether an entry is removed that names a state. The former member of its child may start it with that again.
+
+    Only where the last status has been read is it known that the child was not up since (docs/protocol.md, rule 21).
+    """
+    return any(entry.state and child_id not in spec.entries for child_id, entry in known.assignments.items())
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:

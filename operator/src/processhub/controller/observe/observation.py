@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from functools import partial
 
 import msgspec
@@ -140,6 +141,14 @@ def observe(facts: Facts) -> Observation:
     )
 
 
+class Reports(Enum):
+    """The reports in a slice that count for its entries."""
+
+    NONE = "none"  # the planner needs none
+    FORMER = "former"  # those of a former holder of the member's Lease
+    PRESENT = "present"  # those of its present holder
+
+
 def _reports_matter(hub: Hub, state: HubState) -> bool:
     """Whether the planner needs the members' reports: if the hub keeps copies, or hands state over."""
     # A handover that is under way continues after the hub's strategy was changed.
@@ -158,9 +167,11 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
     record: dict[str, tuple[OnRecord, ...]] = {}
     for known in state.slices.values():
         member = reporting.get(known.present.spec.member)
-        reported = member is not None and known.present.status.holder == member.holder
-        follow = None if reported else unchanged
-        places = known.derived("on record", reported, partial(_places, known, reported=reported), follow)
+        reports = Reports.NONE
+        if member is not None:
+            reports = Reports.PRESENT if known.present.status.holder == member.holder else Reports.FORMER
+        follow = unchanged if reports is Reports.NONE else None
+        places = known.derived("on record", reports, partial(_places, known, reports), follow)
         if record.keys().isdisjoint(places):
             record.update(places)
         else:
@@ -169,17 +180,22 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
     return record
 
 
-def _places(known: KnownSlice, *, reported: bool) -> dict[str, tuple[OnRecord]]:
-    """The entries of one slice by id, with what the member reports of them if ``reported``."""
-    name, reports = known.present.spec.member, known.reports if reported else {}
+def _places(known: KnownSlice, of: Reports) -> dict[str, tuple[OnRecord]]:
+    """The entries of one slice by id, with what the member's reports say of them.
+
+    Those of a former holder of its Lease only say what has been: that a child was up.
+    """
+    name, reports = known.present.spec.member, {} if of is Reports.NONE else known.reports
     places = {}
     for child_id, entry in known.assignments.items():
         report = reports.get(child_id) if reports else None
-        if report is not None and is_current(entry, report):
+        if report is None or not is_current(entry, report):
+            place = OnRecord(name, entry)
+        elif of is Reports.FORMER:
+            place = OnRecord(name, entry, came_up=bool(report.started_at))
+        else:
             came_up = bool(report.started_at)
             place = OnRecord(name, entry, report.state, report.gave, report.kept, report.got, came_up)
-        else:
-            place = OnRecord(name, entry)
         places[child_id] = (place,)
     return places
 
