@@ -142,6 +142,18 @@ async def test_a_list_beside_the_watch_may_be_older_than_what_was_seen_while_it_
         assert (len(items), version) == (1, "10")
 
 
+async def test_a_list_beside_a_watch_of_all_namespaces_is_of_the_namespace_that_is_asked_for() -> None:
+    async def children(_: web.Request) -> web.Response:
+        return web.json_response(listed(10, child("a", 5)))
+
+    app = web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/namespaces/ns/children", children)])
+    async with client_of(app) as client:
+        items, version = await Informer(client, CHILDREN, lambda _old, _new: None).read("ns")
+
+    assert (len(items), version) == (1, "10")
+
+
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second older list is accepted."""

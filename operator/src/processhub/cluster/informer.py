@@ -175,13 +175,13 @@ class Informer(Generic[T]):
         if metadata.key in self.items or version_of(metadata.resource_version) > self.seen:
             self._take(item)
 
-    async def read(self) -> tuple[list[T | Undecodable], str]:
-        """List the objects beside the watch; returns ``(objects, resourceVersion)``.
+    async def read(self, namespace: str | None = None) -> tuple[list[T | Undecodable], str]:
+        """List the objects (of one namespace) beside the watch; returns ``(objects, resourceVersion)``.
 
         Raises ApiError; StaleListError if the list is older than what was seen before it was asked for.
         """
         seen = self.seen  # the watch goes on while the list is awaited
-        items, version = await self.source.list()
+        items, version = await self.source.list(namespace)
         if self._is_older(items, version_of(version), seen):
             raise StaleListError(0, "StaleList", f"a list at {version} is older than what was seen, at {seen}")
         return items, version

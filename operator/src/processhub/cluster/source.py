@@ -31,12 +31,15 @@ class Source(Generic[T]):
         self._selected = {"labels": labels, "fields": fields}
         self.silence = _SILENCE_SECONDS
 
-    async def list(self) -> tuple[list[T | Undecodable], str]:
-        """List them as ``Client.list`` does. Raises ApiError, also if the API server is silent for too long."""
+    async def list(self, namespace: str | None = None) -> tuple[list[T | Undecodable], str]:
+        """List them (of one namespace) as ``Client.list`` does.
+
+        Raises ApiError, also if the API server is silent for too long.
+        """
         clock = asyncio.get_running_loop().time
         began, silence = clock(), self.silence
         try:
-            found = await self._client.list(self.kind, self.namespace, **self._selected, silence=silence)
+            found = await self._client.list(self.kind, namespace or self.namespace, **self._selected, silence=silence)
         except ApiError:
             if clock() - began >= silence:
                 self.silence = min(2 * silence, LIST_SECONDS)

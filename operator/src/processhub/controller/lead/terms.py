@@ -86,7 +86,7 @@ async def raise_terms(
 
 
 async def _slices(store: Store, namespace: str | None) -> list[RegistrySlice]:
-    lists = [await informer.read() for informer in store.informer_of(SLICES.plural, namespace)]
+    lists = [await informer.read(namespace) for informer in store.informer_of(SLICES.plural, namespace)]
     return [item for items, _ in lists for item in items if isinstance(item, RegistrySlice)]
 
 
