@@ -148,14 +148,20 @@ def test_a_pod_child_whose_pod_is_refused_waits_for_its_user(tmp_path: Path) -> 
     in_hub(tmp_path, test)
 
 
+async def running_pod_child(cluster: Cluster) -> Story:
+    """A pod child whose Pod runs."""
+    cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
+    child = Story(cluster, "children", "a")
+    await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
+    run_pods(cluster)
+    await child.until("InProgress", "Current")
+    return child
+
+
 def test_a_pod_runs_on_when_the_edited_template_is_refused(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         cluster.api.policy = no_bad_image
-        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
-        child = Story(cluster, "children", "a")
-        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
-        run_pods(cluster)
-        await child.until("InProgress", "Current")
+        child = await running_pod_child(cluster)
         before = uids_of(cluster)
 
         child.spec(**REFUSED)
@@ -183,11 +189,7 @@ def test_a_pod_runs_on_when_the_edited_template_is_refused(tmp_path: Path) -> No
 
 def test_an_edit_during_the_check_of_the_one_before_is_checked_too(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
-        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
-        child = Story(cluster, "children", "a")
-        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
-        run_pods(cluster)
-        await child.until("InProgress", "Current")
+        child = await running_pod_child(cluster)
         before, edits = uids_of(cluster), iter(range(1, 20))
 
         def edited_meanwhile(key: Key, item: Json) -> str:
@@ -210,11 +212,7 @@ def test_an_edit_during_the_check_of_the_one_before_is_checked_too(tmp_path: Pat
 def test_a_slow_check_of_an_edit_delays_no_other_child(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         cluster.api.policy = no_bad_image
-        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **GOOD_POD}})
-        child = Story(cluster, "children", "a")
-        await cluster.until(lambda: pods_of_children(cluster) != [], "its pod is made")
-        run_pods(cluster)
-        await child.until("InProgress", "Current")
+        child = await running_pod_child(cluster)
         before = uids_of(cluster)
 
         cluster.api.dry_run_seconds = 4.0

@@ -203,11 +203,8 @@ def _now(hub: Hub, record: Record) -> list[str]:
         sentences.append(f"the hub has lost its quorum: {hub.partitioned}")
     if not record.alive:
         node = record.nodes[0]
-        reason = (
-            f" ({node.reason}{': ' + node.message if node.message else ''})"
-            if node.reason not in ("", node.state)
-            else ""
-        )
+        said = node.reason if node.reason != node.state else ""
+        reason = f" ({said}{': ' + node.message if node.message else ''})" if said else ""
         sentences.append(f"it is {node.state} there{reason}")
     return sentences
 

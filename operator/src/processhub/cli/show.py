@@ -137,7 +137,7 @@ async def object_of(session: Session, child_id: str) -> str:
 
 
 async def objects_of(session: Session, ids: Collection[str]) -> dict[str, str]:
-    """By id, the object that each child belongs to, as ``-o name`` prints it. Raises the client's errors."""
+    """The objects that these children belong to, by id, as ``-o name`` prints it. Raises the client's errors."""
     objects = {child_id: f"hub/{session.name}" for child_id in ids if session.on_demand(child_id)}
     others = [child_id for child_id in ids if child_id not in objects]
     if not others:

@@ -81,7 +81,8 @@ class CastOrder:
     async def _left(self, child_id: str, former: RoutedCopy) -> None:
         if self._silent(former) or not self._peers.connected(former.address):
             return  # its casts came on a connection that broke, and it may have ended with them
-        until, max_wait = self._loop.time() + self._max_wait(), self._max_wait()
+        max_wait = self._max_wait()
+        until = self._loop.time() + max_wait
         asked = self._loop.create_task(self._ask(child_id, former, max_wait))
         try:
             while not asked.done() and self._loop.time() < until:
