@@ -69,7 +69,9 @@ def test_a_status_of_a_higher_term_ends_the_leader_and_the_next_one_is_above_it(
             cluster.api.update(HUB, lambda item: item["status"].update(term=7))
             await cluster.until(lambda: cluster.tasks["operator-0"].done(), "the leader ends")
 
-            assert isinstance(cluster.tasks["operator-0"].exception(), DeposedError)
+            error = cluster.tasks["operator-0"].exception()
+            assert isinstance(error, DeposedError)
+            assert str(error) == "leadership lost: the status of hub hub has the higher term 7"
             await cluster.kill_replica("operator-0")
             cluster.start_replica("operator-0")
             await cluster.until(lambda: led(cluster) == noted(cluster) == 8, "the next term is above it")

@@ -27,7 +27,9 @@ async def note_term(round: Round) -> Round:
     """
     hub = round.hub
     if hub.status.term > round.term:
-        raise DeposedError(f"the status of hub {hub.metadata.name} has the higher term {hub.status.term}")
+        # A leader that was paused may see this before it looks at its Lease.
+        name, term = hub.metadata.name, hub.status.term
+        raise DeposedError(f"leadership lost: the status of hub {name} has the higher term {term}")
     if hub.status.term == round.term:
         return round
     noted = await round.steps.attempt("the term can't be written into the Hub's status", lambda: _write(round), hub)
