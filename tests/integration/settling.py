@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from waiting import pauses
 
-from processhub.cluster.errors import NotFoundError
+from processhub.cluster.errors import NotFoundError, UnavailableError
 
 T = TypeVar("T")
 PATIENCE = 40.0  # for changes that take a second or two on an idle machine
@@ -19,15 +19,16 @@ PATIENCE = 40.0  # for changes that take a second or two on an idle machine
 async def settles(check: Callable[[], Awaitable[T]], within: float = PATIENCE, every: float | None = None) -> T:
     """Return the result of ``check`` once it raises neither AssertionError nor LookupError; else raise its last error.
 
-    A ValueError is retried too: unpacking raises it while there are too few objects. ``every`` is the interval in
-    seconds.
+    A ValueError is retried too: unpacking raises it while there are too few objects. So is an UnavailableError: an API
+    server answers some kinds later than others after it was restarted or a CRD was changed. ``every`` is the interval
+    in seconds.
     """
     deadline = time.monotonic() + within
     pause = itertools.repeat(every) if every else pauses()
     while True:
         try:
             return await check()
-        except (AssertionError, NotFoundError, LookupError, ValueError):
+        except (AssertionError, NotFoundError, UnavailableError, LookupError, ValueError):
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(next(pause))
