@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -20,6 +19,7 @@ from bench.lab import BenchError, Lab
 from bench.measure import Point, Value
 from bench.starts import stop
 from localcluster.layout import CHECKOUT
+from localcluster.ports import free_port
 from processhub.api.naming import AUDIENCE
 from processhub.client.hub import Hub
 from processhub.cluster.client import Client
@@ -176,9 +176,7 @@ async def caller_token(client: Client, namespace: str) -> str:
 @asynccontextmanager
 async def _floor() -> AsyncIterator[str]:
     """The address of a bare server in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     command = (sys.executable, "-m", "bench.floor", "127.0.0.1", str(port))
     process = await asyncio.create_subprocess_exec(*command, cwd=CHECKOUT / "testbed", stdout=asyncio.subprocess.PIPE)
     try:

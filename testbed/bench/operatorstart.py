@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import operator
 import re
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,6 +19,7 @@ from bench.measure import Value
 from bench.processes import highest_rss
 from bench.starts import specs
 from localcluster.cluster import Cluster
+from localcluster.ports import free_port
 from localcluster.rollout import NAMESPACE
 
 _DEPLOYMENT = "deployment/processhub-operator"
@@ -72,16 +72,13 @@ async def _until(ask: Callable[[], Awaitable[str]], good: Callable[[str], bool],
 
 async def _first_plan(cluster: Cluster, namespace: str) -> tuple[float, float]:
     """Wait until the operator's own metrics count a plan; returns ``(seconds, MiB)``, with its peak memory then."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     environment = {
         **cluster.environment(),
         "POD_NAME": "bench-operator",
         "POD_NAMESPACE": NAMESPACE,
         "WATCH_NAMESPACES": namespace,
         "POD_IP": "127.0.0.1",
-        "PORT": str(port),
+        "PORT": str(port := free_port()),
         "LOG_LEVEL": "WARNING",
     }
     program = str(Path(sys.executable).parent / "processhub-operator")

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import re
-import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from localcluster.layout import ClusterError, Layout, Record
+from localcluster.ports import free_port
 from localcluster.processes import MARKER
 
 NODE_MONITOR_GRACE_SECONDS = 20  # a lost node is NotReady after this; upstream's 50 s makes tests slow
@@ -48,8 +47,7 @@ def start(layout: Layout, record: Record, tools: Mapping[str, Path]) -> None:
     made = subprocess.run([tools["pki"], pki(record)], capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise ClusterError(f"the certificates could not be made: {made.stderr.strip()}")
-    with _free_ports(5) as free:
-        ports = _Ports(*free)
+    ports = _Ports(*(free_port() for _ in range(5)))
     layout.kubeconfig.write_text(yaml.safe_dump(_kubeconfig(pki(record), ports.api)))
     arguments = _arguments(record, layout.kubeconfig, ports)
     logs(record).mkdir(parents=True, exist_ok=True)
@@ -168,17 +166,3 @@ def _arguments(record: Record, kubeconfig: Path, ports: _Ports) -> dict[str, lis
         ],
         "kube-scheduler": [*client, f"--secure-port={ports.scheduler}", "--leader-elect=false"],
     }
-
-
-@contextlib.contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
-    """Distinct ports below the range that the kernel uses for outgoing connections."""
-    with contextlib.ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            candidate = random.SystemRandom().randrange(20000, 32000)
-            listener = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                listener.bind(("127.0.0.1", candidate))
-                ports.append(candidate)
-        yield ports

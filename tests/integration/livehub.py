@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import secrets
-import socket
 import zlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
@@ -19,6 +18,7 @@ from waiting import ENDS_WITH_US, eventually
 
 import render_manifests
 from localcluster.cluster import Cluster
+from localcluster.ports import free_port
 from processhub import Hub as Connection
 from processhub.api.child import Child
 from processhub.api.hub import Hub
@@ -197,7 +197,7 @@ async def live(cluster: Cluster, api: Client, folder: Path, **more: str) -> Asyn
         "POD_NAMESPACE": namespace,
         "WATCH_NAMESPACES": namespace,
         "POD_IP": "127.0.0.1",
-        "PORT": str(_free_port()),
+        "PORT": str(free_port()),
         **more,
     }
     operator = Operator(environment, folder / "operator.log")
@@ -262,10 +262,3 @@ def _with_server(live: Live, server: str) -> str:
             "users": [{"name": "u", "user": {}}],
         }
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from livehub import Live, live
 from readmes import Reader, blocks, check_form
 
 from localcluster.cluster import Cluster
+from localcluster.ports import free_port
 from ownstrategy import installed
 from processhub.cluster.client import Client
 
@@ -83,7 +83,7 @@ async def follow(name: str, environment: dict[str, str], folder: Path) -> None:
     reader = Reader(environment, folder)
 
     def read() -> None:
-        said, port = "", _free_port()
+        said, port = "", free_port()
         try:
             for block in blocks(readme):
                 # The port of the hooks' receiver may be in use on this machine.
@@ -96,10 +96,3 @@ async def follow(name: str, environment: dict[str, str], folder: Path) -> None:
             reader.close()
 
     await asyncio.to_thread(read)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
