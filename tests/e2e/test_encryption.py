@@ -61,14 +61,15 @@ def test_an_upgrade_of_the_chart_encrypts_a_hub_at_work(kube: Kube, world: World
     assert uids(world) == before, "no member was restarted"
     assert world.cli("call", "counter", '{"op": "get"}').strip() == "7", "through a port-forward, verified"
     service = f"hub.{world.namespace}.svc"
-    world.kubectl("wait", "--for=condition=Ready", "hub/hub", "--timeout=10s")
+    world.kubectl("wait", "--for=condition=Ready", "hub/hub", "--timeout=60s")
     authorities = str(tls(world)["authorities"])
 
     def ask(base: str, ca: str) -> str:
         program = f"open('/tmp/ca', 'w').write({authorities!r})\n{CALL}"
         return world.cli("exec", "caller", "--", "python3", "-c", program, base, ca).strip()
 
-    assert ask(f"https://{service}:8080", "/tmp/ca") == "7"
+    # The cluster's DNS and the rules of its Services follow a moment later.
+    assert settles(lambda: ask(f"https://{service}:8080", "/tmp/ca")) == "7"
     assert ask(f"http://{service}:8080", "") == "tls_required"
     assert ask(world.cli("exec", "caller", "--", "printenv", "HUB_URL").strip(), "") == "7", "inside of the pod"
     with pytest.raises(CommandError, match="CERTIFICATE_VERIFY_FAILED"):

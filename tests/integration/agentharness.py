@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import yaml
-from waiting import ENDS_WITH_US, pauses
+from waiting import ENDS_WITH_US, PASSING, pauses
 
 from processhub.api.child import ChildEnvVar, Exec, Python, Workload
 from processhub.api.kubernetes import Lease, LeaseSpec
@@ -59,9 +59,11 @@ async def until(
     deadline = time.monotonic() + seconds
     pause = itertools.repeat(every) if every else pauses()
     while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
+        value: Any = None
+        with contextlib.suppress(*PASSING):
+            value = condition()
+            if isinstance(value, Awaitable):
+                value = await value
         if value:
             return value
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}"

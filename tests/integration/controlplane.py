@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from namespaces import create_namespace, remove_namespace
+from namespaces import create_namespace, pods_may_be_created, remove_namespace
 from ownclusters import make_room
 from podworld import Pods
 from waiting import pauses
@@ -101,7 +101,8 @@ async def namespace(api: Client) -> AsyncIterator[str]:
     await remove_namespace(api, name)
 
 
-@pytest.fixture
-def pods(api: Client, cluster: Cluster, faults: Faults, namespace: str) -> Pods:
+@pytest_asyncio.fixture(loop_scope="session")
+async def pods(api: Client, cluster: Cluster, faults: Faults, namespace: str) -> Pods:
     """The pods of the test's namespace."""
+    await pods_may_be_created(api, namespace)
     return Pods(api, cluster, faults, namespace)

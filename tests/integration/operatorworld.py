@@ -27,7 +27,7 @@ from operatorsite import Operators, Site
 from ownclusters import make_room
 from processwatch import ProcessWatch, Run
 from settling import PATIENCE, settles
-from waiting import alive
+from waiting import alive, eventually
 
 from localcluster import cluster as local
 from localcluster import guard, install, rollout
@@ -40,7 +40,7 @@ from processhub.api.kubernetes import Pod
 from processhub.api.meta import API_VERSION, Condition, find_condition
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, NotFoundError
+from processhub.cluster.errors import NotFoundError
 from processhub.cluster.kinds import CHILDREN, HUBS, PODS, SLICES, untyped
 from processhub.registry.grammar import parse_assignment, parse_report
 
@@ -76,7 +76,7 @@ class World:
         self.namespace = namespace
         self.watch = ProcessWatch(namespace)
         self.operators = Operators(site)
-        self._undo: list[Callable[[], Awaitable[None]]] = []
+        self._undo = contextlib.AsyncExitStack()
 
     async def kubectl(self, *arguments: str, stdin: str | None = None, timeout: float = 90) -> str:
         """Run kubectl in the namespace; raises ClusterError with its message."""
@@ -277,8 +277,12 @@ class World:
 
         await settles(check, within)
 
+    async def told(self, name: str, reason: str) -> list[str]:
+        """Return the messages of the Events about an object once there are any: they are posted after the fact."""
+        return await eventually(lambda: self.events(name, reason), f"an Event {reason} of {name}")
+
     async def events(self, name: str, reason: str) -> list[str]:
-        """Return the messages of the Events about an object."""
+        """Return the messages of the Events about an object that were posted so far."""
         fields = f"involvedObject.name={name},reason={reason}"
         items, _ = await self.api.list(EVENTS, self.namespace, fields=fields)
         return [item["message"] for item in items if isinstance(item, dict)]
@@ -302,17 +306,17 @@ class World:
         """Stop all processes of the member with SIGSTOP; undone at the end of the test."""
         key = self.pod_key(member)
         await self.faults.pause_pod(key)
-        self._undo.append(lambda: self.faults.resume_pod(key))
+        self._undone_by(lambda: self.faults.resume_pod(key))
 
     async def cut_node(self, node: str) -> None:
         """Drop the traffic between the node and the API server; undone at the end of the test."""
         await self.faults.cut_node(node)
-        self._undo.append(lambda: self.faults.heal_node(node))
+        self._undone_by(lambda: self.faults.heal_node(node))
 
     async def kill_node(self, node: str) -> None:
         """Cut the node's power; undone at the end of the test."""
         await self.faults.kill_node(node)
-        self._undo.append(lambda: self.faults.heal_node(node))
+        self._undone_by(lambda: self.faults.heal_node(node))
 
     async def member_without_operator(self) -> tuple[str, str]:
         """Return a member, and its node, which runs no operator pod."""
@@ -324,19 +328,19 @@ class World:
         """Scale the operator and wait until it has this many pods; there are two again at the end of the test."""
         await self.operators.scale(replicas)
         if replicas != 2:
-            self._undo.append(lambda: self.operators.scale(2))
+            self._undone_by(lambda: self.operators.scale(2))
 
     async def cordon(self, node: str, on: bool = True) -> None:
         """Cordon the node; undone at the end of the test."""
         await self.api.patch(NODES, None, node, {"spec": {"unschedulable": on or None}})
         if on:
-            self._undo.append(lambda: self.cordon(node, False))
+            self._undone_by(lambda: self.cordon(node, False))
 
     async def label_node(self, node: str, label: str, value: str | None) -> None:
         """Set or remove a label of the node; it is removed at the end of the test."""
         await self.api.patch(NODES, None, node, {"metadata": {"labels": {label: value}}})
         if value is not None:
-            self._undo.append(lambda: self.label_node(node, label, None))
+            self._undone_by(lambda: self.label_node(node, label, None))
 
     @contextlib.contextmanager
     def stopped(self, pids: Iterable[int]) -> Iterator[None]:
@@ -352,12 +356,19 @@ class World:
                     signal.pidfd_send_signal(fd, signal.SIGCONT)
                 os.close(fd)
 
+    def _undone_by(self, undo: Callable[[], Awaitable[None]]) -> None:
+        """Call this at the end of the test, again while the API server is not available."""
+
+        async def attempt() -> None:
+            with contextlib.suppress(FaultRefusedError):  # the pod or its fault is gone
+                await settles(undo)
+
+        self._undo.push_async_callback(attempt)
+
     async def close(self) -> None:
-        """Undo all faults."""
-        for undo in reversed(self._undo):
-            with contextlib.suppress(FaultRefusedError, ApiError):
-                await undo()
+        """Undo all faults: also the others if one can't be undone."""
         self.watch.stop()
+        await self._undo.aclose()
 
 
 async def nodes_ready(api: Client) -> None:
@@ -461,7 +472,7 @@ async def new_world(site: Site) -> AsyncIterator[World]:
         yield made
     finally:
         await made.close()
-        complaints = await made.operators.complaints()
+        complaints = await settles(made.operators.complaints)
         await remove_namespace(site.api, namespace)
     assert complaints == []
 

@@ -25,7 +25,7 @@ _FENCE = re.compile(
     r"(?:^<!--(?P<comment>[^>]*)-->\n)?^```(?P<language>sh|python|text)\n(?P<code>.*?)^```$", re.M | re.S
 )
 _NOT_RUN = re.compile(r"not run here: (?P<why>.+); covered by: (?P<path>\S+)", re.S)
-_SHOWN_SECONDS = 20.0
+_SHOWN_SECONDS = 60.0
 _RUN_SECONDS = 150.0
 
 

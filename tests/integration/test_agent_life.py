@@ -106,10 +106,14 @@ async def test_a_pods_short_grace_period_limits_stop_seconds(fenced: Member, tmp
     """stopSeconds is 60; half of the pod's 6 s are for the children, the rest for the report and the Lease."""
     agent = fenced.start_agent(TERMINATION_GRACE_SECONDS="6")
     mark = tmp_path / "mark"
-    heeds = f"trap 'sleep 1; echo done > {mark}; exit 0' TERM; while :; do sleep 0.1; done"
-    await fenced.write({"heeds": shell(heeds), "deaf": shell("trap '' TERM; while :; do sleep 0.1; done")})
-    for child_id in ("heeds", "deaf"):
+    traps = {"heeds": f"'sleep 1; echo done > {mark}; exit 0'", "deaf": "''"}
+    scripts = {
+        name: f"trap {trap} TERM; touch {tmp_path}/{name}; while :; do sleep 0.1; done" for name, trap in traps.items()
+    }
+    await fenced.write({name: shell(script) for name, script in scripts.items()})
+    for child_id in scripts:
         await fenced.running(child_id)
+        await until((tmp_path / child_id).exists)
     began = time.monotonic()
 
     agent.signal(signal.SIGTERM)

@@ -63,13 +63,14 @@ def kubelet_pid(cluster: Cluster) -> int:
 
 def test_only_processes_with_the_marker_in_their_environment_are_ended() -> None:
     # Nobody may read the environment of kernel threads and other users' processes: they must not be ended.
-    mine = subprocess.Popen(["sleep", "1000"], env={MARKER: "mine"})
-    other = subprocess.Popen(["sleep", "1000"], env={MARKER: "mine-too"})
+    ours = f"mine-{os.getpid()}"  # other runs of the tests on this machine have processes, too
+    mine = subprocess.Popen(["sleep", "1000"], env={MARKER: ours})
+    other = subprocess.Popen(["sleep", "1000"], env={MARKER: f"{ours}-too"})
     try:
-        until(lambda: pids("mine"), "the process has its environment")
-        assert pids("mine") == {mine.pid}
+        until(lambda: pids(ours), "the process has its environment")
+        assert pids(ours) == {mine.pid}
 
-        assert end_all("mine", grace=5) == 1
+        assert end_all(ours, grace=5) == 1
 
         assert mine.wait() == -signal.SIGTERM
         assert other.poll() is None

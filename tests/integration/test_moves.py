@@ -136,8 +136,7 @@ async def test_a_child_that_was_moved_stays_there(product: Live) -> None:
             return ANNOTATION_MOVE_TO not in child.metadata.annotations
 
         await eventually(taken_off, "the order is done with")
-        out, _, code = await Cli(product, name)("explain a")
-        assert "a move was requested" in out
+        await explained(product, name, "a", "a move was requested")
 
         other = next(member for member in hub.nodes() if member != target)
         await hub.migrate_child("a", other, wait=True)
@@ -251,9 +250,17 @@ async def test_a_move_activates_the_copy_on_the_target_or_starts_one_there(produ
         await hub.migrate_child("twice", third, wait=True, timeout=30)
 
         await as_asked(third, first)
-        out, _, _ = await Cli(product, name)("explain twice")
-        assert f"from {first} to {second}: a move was requested" in out
-        assert f"from {second} to {third}: a move was requested" in out
+        await explained(product, name, "twice", f"from {first} to {second}: a move was requested")
+        await explained(product, name, "twice", f"from {second} to {third}: a move was requested")
+
+
+async def explained(product: Live, hub: str, child_id: str, sentence: str) -> None:
+    """Wait until the history of the child has this: Events are posted after the fact."""
+
+    async def said() -> bool:
+        return sentence in (await Cli(product, hub)(f"explain {child_id}")).out
+
+    await eventually(said, f"{child_id}: {sentence}")
 
 
 def keeper(child_id: str, megabytes: int) -> dict[str, Any]:

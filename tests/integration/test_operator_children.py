@@ -9,7 +9,6 @@ import signal
 from operatorworld import World, never_two, started_once, untouched
 from processwatch import Run
 from settling import settles, stays
-from waiting import eventually
 
 from processhub.api.meta import find_condition
 from processhub.cluster.kinds import HUBS, PODS
@@ -329,7 +328,7 @@ async def test_the_operator_changes_nothing_of_a_paused_hub_while_its_members_re
     await world.children(["a", "b"])
     before = await world.running(["a", "b"])
     await world.edit_hub(annotations={"processhub.dev/paused": "true"})
-    (said,) = await eventually(lambda: world.events("hub", "Paused"), "it is seen to be paused")
+    (said,) = await world.told("hub", "Paused")
     assert "the annotation processhub.dev/paused is true: until it is removed, nothing is placed or moved" in said
 
     await world.child("late")
@@ -351,9 +350,7 @@ async def test_the_operator_changes_nothing_of_a_paused_hub_while_its_members_re
     await world.edit_hub(annotations={"processhub.dev/paused": None})
     after = await world.running(["a", "late"])
     assert (after["a"].member, after["a"].epoch) == (before["a"].member, before["a"].epoch)
-    assert await eventually(lambda: world.events("hub", "Resumed"), "that it is over is told") == [
-        "it is reconciled again"
-    ]
+    assert await world.told("hub", "Resumed") == ["it is reconciled again"]
 
 
 async def test_hubs_of_one_namespace_are_independent(world: World) -> None:

@@ -22,7 +22,6 @@ from processhub.controller.store.ownedwatch import OWNED_KINDS
 
 pytest_plugins = ("operatorworld",)
 IDS = [f"c{number}" for number in range(6)]
-WITHIN = 10.0  # for changes that take well below 2 s on an idle machine, or 300 s without a watch
 KINDS: dict[str, Kind[Any]] = {
     "statefulset": untyped("apps/v1", "statefulsets"),
     "service": untyped("v1", "services"),
@@ -63,8 +62,8 @@ async def hub(owning: World) -> AsyncIterator[World]:
 
 
 async def back(check: Callable[[], Awaitable[None]]) -> None:
-    """Wait until the object is restored."""
-    await settles(check, within=WITHIN, every=0.02)
+    """Wait until the object is restored: well below 2 s on an idle machine, 300 s without a watch."""
+    await settles(check, every=0.02)
 
 
 @pytest.mark.parametrize(("kind", "name"), OWNED, ids=[f"{kind} {name}" for kind, name in OWNED])

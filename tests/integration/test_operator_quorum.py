@@ -108,8 +108,8 @@ async def test_children_stop_without_a_quorum_and_all_return_with_it(world: Worl
     # Which of the two was lost first is chance: its children may have moved to the other.
     assert all(place.member in {"hub-0", *away} for place in after.values())
     assert any(after[child_id].member == place.member == "hub-0" for child_id, place in before.items())
-    assert len(await world.events("hub", "PartitionEntered")) == 1
-    assert len(await world.events("hub", "PartitionHealed")) == 1
+    assert len(await world.told("hub", "PartitionEntered")) == 1
+    assert len(await world.told("hub", "PartitionHealed")) == 1
     await world.ready(*IDS, "new")
     never_two(world.watch)
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from namespaces import pods_may_be_created
 from operatorworld import CONFIG_MAPS, SLEEP, World, untouched
 from settling import settles
 
@@ -61,7 +62,7 @@ async def test_a_quota_on_static_children_stops_no_other_step_of_the_hub(world: 
     assert "exceeded quota: children" in stalled.message
     first = await world.running(await children(world))
     assert len(first) == 2
-    (event,) = set(await world.events("hub", "Refused"))
+    (event,) = set(await world.told("hub", "Refused"))
     assert "exceeded quota: children" in event
     # The loss of a member is noticed, and its children run elsewhere.
     lost = next(iter(first.values())).member
@@ -115,7 +116,7 @@ async def test_a_static_child_whose_deletion_a_policy_rejects_delays_nothing(wor
         assert "children are kept here" in stalled.message
         await goes_on(world, "another")
         (child,) = [item for item in (await world.api.list(CHILDREN, world.namespace))[0] if item.id == "b"]
-        assert any("children are kept here" in text for text in await world.events(child.metadata.name, "Refused"))
+        assert any("children are kept here" in text for text in await world.told(child.metadata.name, "Refused"))
     await has_no(world, "Stalled")
     assert "b" not in await children(world)
 
@@ -279,6 +280,7 @@ async def test_a_foreign_object_with_a_hubs_label_is_not_the_hubs(world: World, 
 
 
 async def test_a_new_hub_does_not_wait_for_foreign_objects_with_its_label(world: World) -> None:
+    await pods_may_be_created(world.api, world.namespace)
     metadata = {"name": "web", "labels": {LABEL_HUB: "hub"}}
     spec = {"containers": [{"name": "web", "image": "none", "command": SLEEP}]}
     await world.api.create(PODS, world.namespace, {"metadata": metadata, "spec": spec})

@@ -7,7 +7,12 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
+from processhub.cluster.errors import ConnectionFailedError, UnavailableError
+
 T = TypeVar("T")
+# What an API server answers, or does not, while it restarts, has too much to do or has just been given a changed CRD:
+# it answers some kinds later than others then. Waits ask again.
+PASSING = (UnavailableError, ConnectionFailedError)
 # Prefix of a command: a killed test session can't end the processes that it started.
 ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
@@ -20,14 +25,20 @@ def pauses() -> Iterator[float]:
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], what: str, within: float = 40.0) -> T:
-    """Return the first true result of ``look``; an empty list is not. Raise AssertionError after ``within`` seconds."""
+    """Return the first true result of ``look``; an empty list is not. Raise AssertionError after ``within`` seconds.
+
+    Where the API server is not available, ``look`` is called again, too.
+    """
     deadline = time.monotonic() + within
     pause = pauses()
+    why = ""
     while True:
-        found = await look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
+        try:
+            if found := await look():
+                return found
+        except PASSING as error:
+            why = f": {error.message}"
+        assert time.monotonic() < deadline, f"not within {within:g} s: {what}{why}"
         await asyncio.sleep(next(pause))
 
 
