@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 import pytest
+from virtualtime import timed
 
 from builders import make_child, make_client, make_hub, make_slice
 from processhub.api.child import ChildStatus
@@ -148,6 +149,7 @@ async def test_a_child_that_was_never_recorded_is_not_taken_for_gone_at_once(ses
     assert not stop.pending
 
 
+@timed
 async def test_reports_of_other_children_do_not_delay_the_end_of_a_wait_for_ever(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

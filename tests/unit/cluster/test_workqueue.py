@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from virtualtime import timed
 
 from processhub.cluster.workqueue import WorkQueue
 
@@ -40,6 +41,7 @@ async def running(work: Callable[[str], Awaitable[float | None]]) -> AsyncIterat
         await queue.close()
 
 
+@timed
 async def test_a_quiet_key_is_worked_on_at_once() -> None:
     record = Record()
     loop = asyncio.get_running_loop()
@@ -52,6 +54,7 @@ async def test_a_quiet_key_is_worked_on_at_once() -> None:
     assert record.calls[0][1] - began < DEBOUNCE
 
 
+@timed
 async def test_events_within_the_debounce_time_are_worked_on_together_after_it() -> None:
     record = Record()
 
@@ -70,6 +73,7 @@ async def test_events_within_the_debounce_time_are_worked_on_together_after_it()
     assert times[1] - times[0] >= DEBOUNCE * 0.9
 
 
+@timed
 async def test_an_event_during_the_work_repeats_it() -> None:
     record = Record()
     entered, leave = asyncio.Event(), asyncio.Event()
@@ -89,6 +93,7 @@ async def test_an_event_during_the_work_repeats_it() -> None:
     assert [key for key, _ in record.calls] == ["a", "a"]
 
 
+@timed
 async def test_a_key_has_one_worker_and_keys_do_not_wait_for_each_other() -> None:
     at_work: list[str] = []
     most_of_a = 0
@@ -117,6 +122,7 @@ async def test_a_key_has_one_worker_and_keys_do_not_wait_for_each_other() -> Non
     assert most_of_a == 1
 
 
+@timed
 async def test_work_can_request_to_run_again_after_a_time() -> None:
     record = Record()
     answers = iter([0.15, None])
@@ -132,6 +138,7 @@ async def test_work_can_request_to_run_again_after_a_time() -> None:
     assert record.calls[1][1] - record.calls[0][1] >= 0.15
 
 
+@timed
 async def test_failed_work_is_retried_with_back_off(caplog: pytest.LogCaptureFixture) -> None:
     record = Record()
 
@@ -150,6 +157,7 @@ async def test_failed_work_is_retried_with_back_off(caplog: pytest.LogCaptureFix
     assert "work on a failed; again in 0.2 s" in caplog.text
 
 
+@timed
 async def test_a_task_that_was_cancelled_inside_the_work_does_not_end_the_worker() -> None:
     """A worker that dies silently would leave its hub unreconciled for ever: add() sees a worker and starts none."""
     record = Record()
@@ -170,6 +178,7 @@ async def test_a_task_that_was_cancelled_inside_the_work_does_not_end_the_worker
     assert len(record.calls) == 2
 
 
+@timed
 async def test_closing_cancels_the_work_and_waits_for_its_end() -> None:
     ended = False
     record = Record()
@@ -191,6 +200,7 @@ async def test_closing_cancels_the_work_and_waits_for_its_end() -> None:
     assert ended
 
 
+@timed
 async def test_a_closed_queue_starts_no_work() -> None:
     """Watches continue for a while when the operator stops; their events must start no round without the Lease."""
     record = Record()
@@ -204,6 +214,7 @@ async def test_a_closed_queue_starts_no_work() -> None:
     assert record.calls == []
 
 
+@timed
 async def test_a_queue_that_is_closed_as_a_key_is_added_ends() -> None:
     record = Record()
 
