@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from builders import client_of
+from processhub.controller.lead import prerequisites
 from processhub.controller.lead.health import serve
 from processhub.controller.lead.prerequisites import PLURALS, Prerequisites
 
@@ -37,13 +38,16 @@ class Site:
         self.served = list(PLURALS)
         self.refused: set[tuple[str, str]] = set()
         self.down = self.failed = False
+        self.starting = 0  # this many further looks find no kinds
         self.asked: set[str] = set()
 
     async def discover(self, _: web.Request) -> web.Response:
         if self.down:
             self.failed = True
             return web.json_response({"kind": "Status", "message": "down"}, status=503)
-        return web.json_response({"resources": [{"name": name} for name in self.served]})
+        served = [] if self.starting else self.served
+        self.starting = max(0, self.starting - 1)
+        return web.json_response({"resources": [{"name": name} for name in served]})
 
     async def review(self, request: web.Request) -> web.Response:
         asked: Json = (await request.json())["spec"]["resourceAttributes"]
@@ -92,4 +96,40 @@ async def test_an_outage_of_the_api_server_makes_no_replica_unready() -> None:
             while not site.failed:
                 await asyncio.sleep(0.01)
         assert needed.missing == ""
+        checking.cancel()
+
+
+async def test_what_an_api_server_that_was_just_started_lacks_for_a_moment_makes_no_replica_unready(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    site = Site()
+    async with client_of(site.app()) as client:
+        needed = Prerequisites(client, ())
+        await needed.look()
+
+        site.starting = 1
+        await needed.look()
+        assert needed.missing == ""
+        assert "not ready" not in caplog.text
+        await needed.look()
+
+        site.starting = 2
+        await needed.look()
+        await needed.look()
+        assert needed.missing.startswith("not installed in this cluster: ")
+        assert "not ready: not installed in this cluster: " in caplog.text
+        await needed.look()
+        assert needed.missing == ""
+
+
+async def test_what_is_missing_is_looked_for_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prerequisites, "_AGAIN_SECONDS", 0.01)
+    site = Site()
+    site.starting = 3
+    async with client_of(site.app()) as client:
+        needed = Prerequisites(client, ())
+        checking = asyncio.create_task(needed.run())
+        async with asyncio.timeout(20):
+            while needed.missing:
+                await asyncio.sleep(0.01)
         checking.cancel()

@@ -50,20 +50,29 @@ class _RightReview(msgspec.Struct, frozen=True):
 
 
 class Prerequisites:
-    """Checks what is needed again and again. ``missing`` is a sentence about what is not there, "" if all is."""
+    """Checks what is needed again and again. ``missing`` is a sentence about what is not there, "" if all is.
+
+    What is missing counts when a second look finds the same: an API server that was just started serves no CRDs yet,
+    and knows no roles.
+    """
 
     def __init__(self, client: Client, namespaces: tuple[str, ...]) -> None:
         self._client, self._namespaces = client, namespaces
         self.missing = "the CRDs and the rights of this operator's account are not checked yet"
+        self._found = ""  # by the latest look
 
     async def run(self) -> None:
         """Check until cancelled. While the API server does not answer, the latest result stands."""
         while True:
             try:
-                self._take(await self.check())
+                await self.look()
             except Exception as error:  # noqa: BLE001 without further checks it would stay unready, or ready, for ever
                 log.info("it can't be checked whether all is there: %s", error)
-            await asyncio.sleep(_AGAIN_SECONDS if self.missing else _RECHECK_SECONDS)
+            await asyncio.sleep(_AGAIN_SECONDS if self.missing or self._found else _RECHECK_SECONDS)
+
+    async def look(self) -> None:
+        """Check once, and take the result. Raises ApiError."""
+        self._take(await self.check())
 
     async def check(self) -> str:
         """Check once; returns a sentence about the first thing that is missing, or "". Raises ApiError."""
@@ -87,7 +96,8 @@ class Prerequisites:
 
     def _take(self, missing: str) -> None:
         """Log each result once."""
-        if missing == self.missing:
+        found_before, self._found = self._found, missing
+        if missing == self.missing or missing not in ("", found_before):
             return
         self.missing = missing
         if missing:
