@@ -148,8 +148,12 @@ def _start_kubelet(layout: Layout, record: Record, nodes: int) -> None:
 
 
 def _wait_nodes(cluster: Cluster, nodes: int) -> None:
-    """Wait until all nodes are Ready and the default ServiceAccount exists (pods are refused before that)."""
-    ready = '{range .items[*]}{.status.conditions[?(@.type=="Ready")].status} {end}'
+    """Wait until pods may go to all nodes and the default ServiceAccount exists (pods are refused before that).
+
+    The controller manager takes the taint off a node a moment after the node is Ready.
+    """
+    taint = '{.spec.taints[?(@.key=="node.kubernetes.io/not-ready")].key}'
+    ready = f'{{range .items[*]}}{{.status.conditions[?(@.type=="Ready")].status}}{taint} {{end}}'
     deadline = time.monotonic() + 60
     while True:
         try:
