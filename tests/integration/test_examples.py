@@ -61,14 +61,12 @@ def test_the_index_of_examples_names_each_one() -> None:
     check_form(EXAMPLES / "README.md")
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", NAMES)
 async def test_an_example_does_what_its_readme_shows(name: str, environment: dict[str, str], tmp_path: Path) -> None:
     await follow(name, environment, tmp_path)
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", FURTHER)
 async def test_a_further_example_does_what_its_readme_shows(
     name: str, environment: dict[str, str], tmp_path: Path

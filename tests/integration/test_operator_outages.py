@@ -105,7 +105,7 @@ async def restart(world: World, *options: str) -> None:
         except ApiError as error:
             raise AssertionError(error.message) from error
 
-    await settles(serves, every=0.05)
+    await settles(serves, within=90, every=0.05)
 
 
 async def other_namespaces_gone(world: World) -> None:

@@ -353,7 +353,6 @@ async def one_waits(caller: Caller, ip: str) -> bool:
     return "processhub_agent_requests_waiting 1.0" in text
 
 
-@pytest.mark.timeout(200)
 async def test_a_silent_owner_is_replaced_and_serves_no_waiting_request_when_it_returns(
     product: Live, faults: Faults, tmp_path: Path
 ) -> None:

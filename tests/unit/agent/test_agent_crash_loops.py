@@ -127,7 +127,6 @@ def desired(slice_name: str) -> DesiredRun:
     return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_name, term=1, startable=True)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("children", "members"),
     # A quarter of the writes of the hub, and all of them.
