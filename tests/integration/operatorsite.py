@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from settling import PATIENCE, settles
@@ -75,6 +76,15 @@ class Operators:
 
         return await settles(check, within)
 
+    async def runs_out(self) -> float:
+        """Return when the leader Lease runs out unless it is renewed or released from now on (time.time())."""
+        spec = (await self.lease()).spec
+        return _seconds(spec.renew_time) + (spec.lease_duration_seconds or 0)
+
+    async def led_since(self) -> float:
+        """Return when the leader took its Lease (time.time())."""
+        return _seconds((await self.lease()).spec.acquire_time)
+
     async def both_ready(self) -> None:
         """Wait until there are two Ready operator pods and one leads: every test may start from there."""
 
@@ -118,6 +128,11 @@ class Operators:
         """Return the operator pods that are not being deleted."""
         items, _ = await self.api.list(PODS, self.namespace, labels=_OPERATOR_PODS)
         return [item for item in items if isinstance(item, Pod) and item.metadata.deletion_timestamp is None]
+
+
+def _seconds(time_of_a_lease: str | None) -> float:
+    assert time_of_a_lease is not None
+    return datetime.fromisoformat(time_of_a_lease).timestamp()
 
 
 @dataclass(frozen=True)
