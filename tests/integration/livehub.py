@@ -28,6 +28,7 @@ from processhub.cluster.kinds import CHILDREN, HUBS, untyped
 
 _ACTORS = Path(__file__).parent / "actors" / "sample_actors.py"
 _CONFIG_MAPS = untyped("v1", "configmaps")
+WAIT = 40  # seconds, for changes that take one or two on an idle machine
 SLEEP = {"command": ["sleep", "1000"]}
 COUNTER = {"target": "processhub.examples:Counter"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from livehub import SLEEP, Live, live, losing_answers, sleepers
+from livehub import SLEEP, WAIT, Live, live, losing_answers, sleepers
 from waiting import alive, eventually
 
 import processhub
@@ -50,7 +50,7 @@ async def hub(product: Live, name: str) -> AsyncIterator[Hub]:
 
 async def test_started_children_run_and_can_be_looked_up(hub: Hub) -> None:
     result = await hub.start_children(
-        sleepers("look-a", "look/b", "näh 🐝"), wait=True, timeout=20, metadata={"k": "v"}, tags=["eu"]
+        sleepers("look-a", "look/b", "näh 🐝"), wait=True, timeout=WAIT, metadata={"k": "v"}, tags=["eu"]
     )
 
     assert result.ok
@@ -73,7 +73,7 @@ async def test_started_children_run_and_can_be_looked_up(hub: Hub) -> None:
     assert not hub.is_locked("look/b")
     assert not hub.is_partitioned()
 
-    stopped = await hub.stop_children(list(result.started), wait=True, timeout=20)
+    stopped = await hub.stop_children(list(result.started), wait=True, timeout=WAIT)
 
     assert stopped.errors == {}
     assert not alive(pid)
@@ -86,15 +86,15 @@ async def test_a_start_without_wait_returns_at_once_and_can_be_awaited(hub: Hub)
     result = await hub.start_children(sleepers("later-a", "later-b"))
     assert result.started == {"later-a": (), "later-b": ()}
 
-    assert (await result.wait(20)).ok
+    assert (await result.wait(WAIT)).ok
     assert all(result.started.values())
-    assert (await hub.wait_children(["later-a", "later-b"], timeout=20)).ok
+    assert (await hub.wait_children(["later-a", "later-b"], timeout=WAIT)).ok
 
     assert (await hub.stop_children(["later-a", "later-b"])).ok
 
 
 async def test_the_pid_changes_after_a_process_is_killed(hub: Hub) -> None:
-    await hub.start_children(sleepers("killed"), wait=True, timeout=20)
+    await hub.start_children(sleepers("killed"), wait=True, timeout=WAIT)
     before = hub.get_pid("killed")
     assert before is not None
 
@@ -130,7 +130,7 @@ async def test_guided_children_run_where_the_call_maps_them(product: Live) -> No
         result = await client.start_children(
             sleepers("g1", "g2", "g3"),
             wait=True,
-            timeout=20,
+            timeout=WAIT,
             child_mapping={"g1": [f"{guided}-1"], "g2": [f"{guided}-0"], "g3": [f"{guided}-0", f"{guided}-1"]},
         )
 
@@ -139,14 +139,14 @@ async def test_guided_children_run_where_the_call_maps_them(product: Live) -> No
 
 
 async def test_an_existing_id_is_an_error_or_accepted_if_the_child_is_the_same(product: Live, hub: Hub) -> None:
-    await hub.start_children(sleepers("exists"), wait=True, timeout=20)
+    await hub.start_children(sleepers("exists"), wait=True, timeout=WAIT)
     pid = hub.get_pid("exists")
 
-    strict = await hub.start_children(sleepers("exists", "exists-new"), wait=True, timeout=20)
+    strict = await hub.start_children(sleepers("exists", "exists-new"), wait=True, timeout=WAIT)
     assert strict.errors["exists"].reason == "AlreadyStarted"
     assert set(strict.started) == {"exists-new"}
 
-    same = await hub.start_children(sleepers("exists"), wait=True, timeout=20, check_existing=False)
+    same = await hub.start_children(sleepers("exists"), wait=True, timeout=WAIT, check_existing=False)
     assert same.ok
     assert same.started["exists"][0][1] == pid
 
@@ -157,14 +157,14 @@ async def test_an_existing_id_is_an_error_or_accepted_if_the_child_is_the_same(p
 
 async def test_a_child_whose_object_has_another_name_is_found_by_its_id(product: Live, hub: Hub) -> None:
     await product.child("object-name", hub.name, id="its/id")
-    await hub.wait_children(["its/id"], timeout=20)
+    await hub.wait_children(["its/id"], timeout=WAIT)
 
     again = await hub.start_children(sleepers("its/id"))
     assert again.errors["its/id"].reason == "AlreadyStarted"
     assert "child/object-name" in again.errors["its/id"].message
     assert len([child for child in (await product.children(hub.name)).values() if child.id == "its/id"]) == 1
 
-    assert (await hub.stop_children(["its/id"], wait=True, timeout=20)).ok
+    assert (await hub.stop_children(["its/id"], wait=True, timeout=WAIT)).ok
     assert "its/id" not in await product.children(hub.name)
 
 
@@ -174,16 +174,19 @@ async def test_a_child_gets_another_object_name_if_another_hubs_child_has_that_o
     other = await product.hub(ready=False, replicas=0)
     theirs = await product.child("taken", other)
 
-    result = await hub.start_children(sleepers("taken"), wait=True, timeout=20)
+    result = await hub.start_children(sleepers("taken"), wait=True, timeout=WAIT)
     assert result.ok, result.errors
     assert result.objects["taken"] != "taken"
     again = await hub.start_children(sleepers("taken"))
     assert again.errors["taken"].reason == "AlreadyStarted"
-    stopped = await hub.stop_children(["taken"], wait=True, timeout=20)
+    stopped = await hub.stop_children(["taken"], wait=True, timeout=WAIT)
     assert stopped.ok, stopped.errors
     assert stopped.objects == result.objects
     rolled = await hub.start_children(
-        [*sleepers("taken"), {"id": "bad", "exec": {"command": ["/no"]}}], wait=True, timeout=20, on_failure="rollback"
+        [*sleepers("taken"), {"id": "bad", "exec": {"command": ["/no"]}}],
+        wait=True,
+        timeout=WAIT,
+        on_failure="rollback",
     )
     assert rolled.rollback
     assert set(rolled.rollback.removed) == {"taken", "bad"}
@@ -204,7 +207,7 @@ async def test_a_start_fails_if_both_object_names_of_an_id_are_taken(product: Li
 
 async def test_a_child_that_cannot_start_is_an_error_and_the_others_run(hub: Hub) -> None:
     result = await hub.start_children(
-        [*sleepers("fine"), {"id": "no-such", "exec": {"command": ["/no/such/program"]}}], wait=True, timeout=20
+        [*sleepers("fine"), {"id": "no-such", "exec": {"command": ["/no/such/program"]}}], wait=True, timeout=WAIT
     )
 
     assert set(result.started) == {"fine"}
@@ -214,13 +217,13 @@ async def test_a_child_that_cannot_start_is_an_error_and_the_others_run(hub: Hub
 
 
 async def test_a_rollback_leaves_only_the_children_that_existed_before(product: Live, hub: Hub) -> None:
-    await hub.start_children(sleepers("kept"), wait=True, timeout=20)
+    await hub.start_children(sleepers("kept"), wait=True, timeout=WAIT)
     others = await product.children(hub.name)
 
     result = await hub.start_children(
         [*sleepers(*(f"undone-{index}" for index in range(50)), "kept"), {"id": "bad", "exec": {"command": ["/no"]}}],
         wait=True,
-        timeout=20,
+        timeout=WAIT,
         on_failure="rollback",
         check_existing=False,
     )
@@ -259,7 +262,7 @@ async def test_a_child_whose_creation_got_no_response_is_rolled_back_too(
         losing_answers(product, "lost", tmp_path) as kubeconfig,
         Hub.connect(name, kubeconfig=kubeconfig) as client,
     ):
-        result = await client.start_children(sleepers("heard", "lost"), wait=True, timeout=20, on_failure="rollback")
+        result = await client.start_children(sleepers("heard", "lost"), wait=True, timeout=WAIT, on_failure="rollback")
 
     assert result.errors["lost"].reason == "Unreachable"
     assert result.rollback is not None
@@ -283,14 +286,14 @@ async def test_a_timeout_names_the_pending_children_and_their_reasons(product: L
         assert set(raised.value.result.started) == {"one", "two"} - {late}
 
         # The child is not lost after a timeout: it runs when there is room.
-        await client.stop_children(list(result.started), wait=True, timeout=20)
-        assert (await client.wait_children([late], timeout=20)).ok
+        await client.stop_children(list(result.started), wait=True, timeout=WAIT)
+        assert (await client.wait_children([late], timeout=WAIT)).ok
 
 
 async def test_a_child_that_the_operator_rejects_is_an_error_with_its_reason(product: Live) -> None:
     refused = await product.hub(ready=False, replicas=1, distribution={"strategy": "Nearest"})
     async with product.connect(refused) as client:
-        result = await client.start_children(sleepers("refused"), wait=True, timeout=20)
+        result = await client.start_children(sleepers("refused"), wait=True, timeout=WAIT)
 
         assert result.errors["refused"].reason == "UnknownStrategy"
 
@@ -317,7 +320,7 @@ async def test_deleting_a_child_ends_a_wait_for_it(product: Live) -> None:
 async def test_a_static_child_cannot_be_stopped(product: Live) -> None:
     name = await product.hub(replicas=1, children=[{"id": "fixed", "exec": SLEEP}])
     async with product.connect(name) as client:
-        await client.wait_children(["fixed"], timeout=20)
+        await client.wait_children(["fixed"], timeout=WAIT)
 
         stopped = await client.stop_children(["fixed"])
 
@@ -328,7 +331,7 @@ async def test_a_static_child_cannot_be_stopped(product: Live) -> None:
 
 async def test_an_id_may_be_started_again_at_once(hub: Hub) -> None:
     for _ in range(3):
-        assert (await hub.start_children(sleepers("again"), wait=True, timeout=20)).ok
+        assert (await hub.start_children(sleepers("again"), wait=True, timeout=WAIT)).ok
         assert (await hub.stop_children(["again"])).ok
     await hub.stop_children(["again"], wait=True)
 
@@ -348,7 +351,7 @@ async def test_a_child_started_on_a_member_has_that_member_as_its_origin(
 async def test_a_client_follows_a_hub_that_is_deleted_and_created_again(product: Live) -> None:
     name = await product.hub(replicas=1)
     async with product.connect(name) as client:
-        await client.start_children(sleepers("reborn"), wait=True, timeout=20)
+        await client.start_children(sleepers("reborn"), wait=True, timeout=WAIT)
         await product.api.delete(HUBS, product.namespace, name)
 
         async def forgotten() -> bool:
@@ -358,7 +361,7 @@ async def test_a_client_follows_a_hub_that_is_deleted_and_created_again(product:
         with pytest.raises(HubNotFound, match="was deleted"):
             await client.start_children(sleepers("x"))
         await product.hub(name, replicas=1)
-        await client.wait_children(["reborn"], timeout=40)
+        await client.wait_children(["reborn"], timeout=WAIT)
         assert client.is_alive("reborn")
 
 
@@ -373,7 +376,7 @@ async def test_the_registry_recovers_from_a_failed_update(
                 raise fault
 
         client._registry.listen(fail_once)
-        await client.start_children(sleepers("healed"), wait=True, timeout=30)
+        await client.start_children(sleepers("healed"), wait=True, timeout=WAIT)
 
         assert "is read again" in caplog.text
         assert client.is_alive("healed")
@@ -406,7 +409,7 @@ async def test_the_blocking_client_has_the_same_calls(product: Live, name: str) 
     def work() -> None:
         with Hub.connect_sync(name, namespace=product.namespace, kubeconfig=product.kubeconfig) as client:
             result = client.start_children(sleepers("sync-a", "sync-b"), tags=["sync"])
-            assert result.wait(20).ok
+            assert result.wait(WAIT).ok
             assert set(client.tag_query("sync")) == {"sync-a", "sync-b"}
             assert client.get_pid("sync-a") in client.get_pids("sync-a")
             assert client.child_lookup("sync-a") is not None

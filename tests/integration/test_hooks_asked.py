@@ -13,7 +13,7 @@ import pytest_asyncio
 from aiohttp import web
 from hookreceiver import Answer, Receiver, failing, receiver
 from hookworld import SHORT, condition, delete_child, edit, ready, warnings
-from livehub import SLEEP, Live, live
+from livehub import SLEEP, WAIT, Live, live
 from waiting import eventually, until
 
 from localcluster.cluster import Cluster
@@ -406,10 +406,10 @@ async def test_the_client_registers_and_cancels_hooks(product: Live, ears: Recei
     async with product.connect(name) as hub:
         await hub.register_hook_handlers([audit, ears.hook("strict", "PreChildStart")])
         ears.answers["strict"] = says(allow=False, reason="closed")
-        result = await hub.start_children([{"id": "c1", "exec": SLEEP}], wait=True, timeout=20)
+        result = await hub.start_children([{"id": "c1", "exec": SLEEP}], wait=True, timeout=WAIT)
         assert (result.errors["c1"].reason, result.errors["c1"].message) == ("HookDenied", "hook strict: closed")
         await hub.cancel_hook_handlers(["strict"])
-        await hub.wait_children(["c1"], timeout=20)
+        await hub.wait_children(["c1"], timeout=WAIT)
         await ears.once("ChildStarted", "audit", child="c1")
         await ears.once("ChildStarted", "present", child="c1")
         with pytest.raises(InvalidHook, match="has a hook audit already; cancel that, or take another name"):
@@ -426,7 +426,7 @@ async def test_the_client_registers_and_cancels_hooks(product: Live, ears: Recei
         assert [hook.name for hook in stored.spec.hooks] == ["present"], "its manifest can be applied again"
         assert stored.status.hooks.in_effect == ("present", "audit")
         await hub.cancel_hook_handlers(["present"])
-        await hub.start_children([{"id": "c2", "exec": SLEEP}], wait=True, timeout=20)
+        await hub.start_children([{"id": "c2", "exec": SLEEP}], wait=True, timeout=WAIT)
         await ears.once("ChildStarted", "audit", child="c2")
         assert not ears.received("present", child="c2"), "one of the spec can be cancelled too"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from hubcli import Cli
-from livehub import SLEEP, Live, live, places, sleepers
+from livehub import SLEEP, WAIT, Live, live, places, sleepers
 from waiting import eventually, until
 
 from localcluster.cluster import Cluster
@@ -34,7 +34,7 @@ async def test_a_drain_empties_a_member_and_an_undrain_returns_its_share(product
     # Without the load cap: it would keep a child that overflowed onto the member from returning there.
     name = await product.hub(replicas=3, distribution={"loadCapPercent": 1000})
     async with product.connect(name) as hub:
-        assert (await hub.start_children(sleepers(*IDS), wait=True, timeout=40)).ok
+        assert (await hub.start_children(sleepers(*IDS), wait=True, timeout=WAIT)).ok
         before = places(hub)
         here = {child_id for child_id, member in before.items() if member == f"{name}-1"}
         assert here
@@ -48,7 +48,7 @@ async def test_a_drain_empties_a_member_and_an_undrain_returns_its_share(product
             return now.keys() == before.keys() and {each for each in IDS if now[each] != before[each]} == here
 
         await until(moved, "its children, and no others, have moved")
-        assert (await hub.start_children(sleepers("late"), wait=True, timeout=20)).ok
+        assert (await hub.start_children(sleepers("late"), wait=True, timeout=WAIT)).ok
         assert places(hub)["late"] != f"{name}-1"
 
         out, err, code = await Cli(product, name)(f"undrain {name}-1 -o json")
@@ -68,7 +68,7 @@ async def test_a_drain_names_the_children_that_cannot_move_and_stops_them_with_f
     name = await product.hub(replicas=2, distribution={"strategy": "Guided"})
     async with product.connect(name) as hub:
         mapping = {"bound": [f"{name}-1"], "other": [f"{name}-0"]}
-        assert (await hub.start_children(sleepers(*mapping), wait=True, timeout=20, child_mapping=mapping)).ok
+        assert (await hub.start_children(sleepers(*mapping), wait=True, timeout=WAIT, child_mapping=mapping)).ok
 
         out, err, code = await Cli(product, name)(f"drain {name}-1 --wait")
         assert code == 1
@@ -81,7 +81,7 @@ async def test_a_drain_names_the_children_that_cannot_move_and_stops_them_with_f
         assert hub.is_alive("other")
 
         await hub.undrain(f"{name}-1")
-        assert (await hub.wait_children(["bound"], timeout=20)).ok
+        assert (await hub.wait_children(["bound"], timeout=WAIT)).ok
 
 
 async def test_a_forced_drain_stops_bound_copies_and_another_copy_becomes_active(product: Live) -> None:
@@ -123,7 +123,7 @@ async def test_a_forced_drain_stops_bound_copies_and_another_copy_becomes_active
 async def test_a_child_that_was_moved_stays_there(product: Live) -> None:
     name = await product.hub(replicas=3)
     async with product.connect(name) as hub:
-        assert (await hub.start_children(sleepers("a"), wait=True, timeout=20)).ok
+        assert (await hub.start_children(sleepers("a"), wait=True, timeout=WAIT)).ok
         target = next(member for member in hub.nodes() if member != places(hub)["a"])
 
         out, err, code = await Cli(product, name)(f"move a {target} --wait")
@@ -171,7 +171,7 @@ async def test_a_move_on_a_guided_hub_leaves_the_spec_unchanged(product: Live) -
     name = await product.hub(replicas=2, distribution={"strategy": "Guided"})
     async with product.connect(name) as hub:
         mapping = {"g": [f"{name}-0"]}
-        assert (await hub.start_children(sleepers("g"), wait=True, timeout=20, child_mapping=mapping)).ok
+        assert (await hub.start_children(sleepers("g"), wait=True, timeout=WAIT, child_mapping=mapping)).ok
 
         await hub.migrate_child("g", f"{name}-1", wait=True)
 
@@ -189,7 +189,7 @@ async def test_a_moved_child_of_a_set_stays_there(product: Live) -> None:
     }
     await product.api.create(CHILD_SETS, product.namespace, manifest)
     async with product.connect(name) as hub:
-        assert (await hub.wait_children([f"web-{number}" for number in range(4)], timeout=30)).ok
+        assert (await hub.wait_children([f"web-{number}" for number in range(4)], timeout=WAIT)).ok
         before = places(hub)
         target = next(member for member in hub.nodes() if member != before["web-1"])
 
@@ -199,7 +199,7 @@ async def test_a_moved_child_of_a_set_stays_there(product: Live) -> None:
 
         # Later updates of its set leave it there.
         await product.api.patch(CHILD_SETS, product.namespace, "web", {"spec": {"replicas": 5}})
-        assert (await hub.wait_children(["web-4"], timeout=20)).ok
+        assert (await hub.wait_children(["web-4"], timeout=WAIT)).ok
         assert places(hub)["web-1"] == target
 
         order = {ANNOTATION_MOVE_TO: json.dumps({"web-1": "nobody", "web-9": target})}
@@ -221,7 +221,7 @@ async def test_a_move_activates_the_copy_on_the_target_or_starts_one_there(produ
     redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
     name = await product.hub(replicas=3, redundancy=redundancy)
     async with product.connect(name) as hub:
-        assert (await hub.start_children(sleepers("twice"), wait=True, timeout=30)).ok
+        assert (await hub.start_children(sleepers("twice"), wait=True, timeout=WAIT)).ok
 
         async def both_run() -> dict[str, int] | None:
             """Return member → pid, the active copy first."""
@@ -247,7 +247,7 @@ async def test_a_move_activates_the_copy_on_the_target_or_starts_one_there(produ
         assert after[first] != before[first], "only its end proves that it is active no more"
 
         (third,) = set(hub.nodes()) - {first, second}
-        await hub.migrate_child("twice", third, wait=True, timeout=30)
+        await hub.migrate_child("twice", third, wait=True, timeout=WAIT)
 
         await as_asked(third, first)
         await explained(product, name, "twice", f"from {first} to {second}: a move was requested")
@@ -274,8 +274,8 @@ async def test_top_shows_the_usage_of_members_and_least_loaded_places_by_it(prod
         replicas=2, distribution={"strategy": "LeastLoaded", "loadCapPercent": 1000}, timeouts={"leaseSeconds": 6}
     )
     async with product.connect(name) as hub:
-        assert (await hub.start_children([keeper("heavy", 200)], wait=True, timeout=20)).ok
-        assert (await hub.start_children([keeper("light", 40)], wait=True, timeout=20)).ok
+        assert (await hub.start_children([keeper("heavy", 200)], wait=True, timeout=WAIT)).ok
+        assert (await hub.start_children([keeper("light", 40)], wait=True, timeout=WAIT)).ok
         hot, cool = places(hub)["heavy"], places(hub)["light"]
         assert hot != cool
 
@@ -297,5 +297,5 @@ async def test_top_shows_the_usage_of_members_and_least_loaded_places_by_it(prod
             *("MEMBER", "READY", "CHILDREN", "CPU", "MEMORY")
         ]
 
-        assert (await hub.start_children(sleepers("next"), wait=True, timeout=20)).ok
+        assert (await hub.start_children(sleepers("next"), wait=True, timeout=WAIT)).ok
         assert places(hub)["next"] == cool

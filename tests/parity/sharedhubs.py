@@ -18,7 +18,6 @@ from processhub.api.meta import find_condition
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.kinds import HUBS
 
-WAIT = 40  # seconds, for changes that take one or two on an idle machine
 NEVER_UP = {"target": "sample_actors:SlowInit", "args": {"seconds": 600}}
 WITHOUT_QUORUM = {"partitionTolerance": {"strategy": "StaticQuorum", "quorumSize": 3}}
 

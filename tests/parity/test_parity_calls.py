@@ -10,8 +10,8 @@ import signal
 import pytest
 from hookreceiver import Json, Receiver
 from hubcli import Cli
-from livehub import COUNTER, SLEEP, Live, places, sleepers, started
-from sharedhubs import WAIT, at_rest, edited, without_quorum
+from livehub import COUNTER, SLEEP, WAIT, Live, places, sleepers, started
+from sharedhubs import at_rest, edited, without_quorum
 from waiting import alive, eventually, until
 
 from processhub import Hub, HubError

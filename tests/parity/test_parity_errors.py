@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from hookworld import condition, edit
-from livehub import Live, sleepers, started
-from sharedhubs import NEVER_UP, WAIT, without_quorum
+from livehub import WAIT, Live, sleepers, started
+from sharedhubs import NEVER_UP, without_quorum
 
 from processhub import Hub
 from processhub.client.errors import (

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from hookreceiver import Json, Receiver
-from livehub import COUNTER, Live, places, sleepers, started
-from sharedhubs import WAIT, at_rest, edited, kill_member, without_quorum
+from livehub import COUNTER, WAIT, Live, places, sleepers, started
+from sharedhubs import at_rest, edited, kill_member, without_quorum
 from waiting import until
 
 from localcluster.faults import Faults

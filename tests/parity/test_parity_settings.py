@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hookreceiver import Receiver
 from hookworld import condition
-from livehub import SLEEP, Live, places, sleepers, started
+from livehub import SLEEP, WAIT, Live, places, sleepers, started
 from paritytable import fields
-from sharedhubs import WAIT, edited
+from sharedhubs import edited
 from waiting import alive, until
 
 from processhub import Hub

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from livehub import Live, places, sleepers, started
-from sharedhubs import NEVER_UP, WAIT
+from livehub import WAIT, Live, places, sleepers, started
+from sharedhubs import NEVER_UP
 
 from processhub import Hub
 

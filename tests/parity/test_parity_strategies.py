@@ -11,9 +11,9 @@ import pytest
 from agentharness import token_of
 from hubcalls import Caller
 from hubcli import Cli
-from livehub import COUNTER, Live, places, sleepers, started
+from livehub import COUNTER, WAIT, Live, places, sleepers, started
 from roles import rows_in
-from sharedhubs import WAIT, at_rest, edited, kill_member, placed_by
+from sharedhubs import at_rest, edited, kill_member, placed_by
 from waiting import alive, eventually, until
 
 from localcluster.faults import Faults
