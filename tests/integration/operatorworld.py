@@ -25,6 +25,7 @@ from leases import past_the_second_of_its_lease
 from namespaces import create_namespace, remove_namespace
 from operatorsite import Operators, Site
 from ownclusters import make_room
+from podworld import nodes_ready
 from processwatch import ProcessWatch, Run
 from settling import PATIENCE, settles
 from waiting import alive, eventually
@@ -369,20 +370,6 @@ class World:
         """Undo all faults: also the others if one can't be undone."""
         self.watch.stop()
         await self._undo.aclose()
-
-
-async def nodes_ready(api: Client) -> None:
-    """Wait until Pods may go to each node, whatever the test before has done to one."""
-
-    async def check() -> None:
-        items, _ = await api.list(NODES)
-        for item in items:
-            assert isinstance(item, dict)
-            name, spec, conditions = item["metadata"]["name"], item["spec"], item["status"]["conditions"]
-            assert any(each["type"] == "Ready" and each["status"] == "True" for each in conditions), name
-            assert not spec.get("taints"), (name, spec)
-
-    await settles(check, within=90)
 
 
 def command_of(pid: int) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from settling import settles
 from waiting import eventually
 
 from localcluster.cluster import Cluster
@@ -91,6 +92,20 @@ def main_status(body: Json) -> Json:
 
 def restarts(body: Json) -> int:
     return int(main_status(body).get("restartCount", 0))
+
+
+async def nodes_ready(api: Client) -> None:
+    """Wait until Pods may go to each node, whatever the test before has done to one."""
+
+    async def check() -> None:
+        items, _ = await api.list(NODES)
+        for item in items:
+            assert isinstance(item, dict)
+            name, spec, conditions = item["metadata"]["name"], item["spec"], item["status"]["conditions"]
+            assert any(each["type"] == "Ready" and each["status"] == "True" for each in conditions), name
+            assert not spec.get("taints"), (name, spec)
+
+    await settles(check, within=90)
 
 
 async def first_line(pods: Pods, name: str) -> str | None:

@@ -17,6 +17,7 @@ from agentharness import token_of
 from hubcalls import Caller, Reply
 from hubcli import Cli
 from livehub import Live, live, places, shared
+from podworld import nodes_ready
 from waiting import alive, eventually, until
 
 from localcluster.cluster import Cluster
@@ -207,6 +208,7 @@ def place(client: Hub, child_id: str) -> dict[str, Any] | None:
 
 @pytest_asyncio.fixture
 async def scene(product: Live) -> AsyncIterator[Scene]:
+    await nodes_ready(product.api)  # else two members of three could be on the node that a test kills
     name = await product.hub(
         replicas=3,
         onDemand={"python": {"target": WORKER}, "onOwnerLost": "Local"},
