@@ -458,9 +458,11 @@ async def new_world(site: Site) -> AsyncIterator[World]:
     try:
         yield made
     finally:
-        await made.close()
-        complaints = await settles(made.operators.complaints)
-        await remove_namespace(site.api, namespace)
+        try:
+            await made.close()
+            complaints = await settles(made.operators.complaints)
+        finally:
+            await remove_namespace(site.api, namespace)
     assert complaints == []
 
 
