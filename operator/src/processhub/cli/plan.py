@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import msgspec
-
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
-from processhub.api.wording import wrong
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents, set_specs
+from processhub.cli.files import check_kind, child_spec, documents, named_object, set_specs
 from processhub.cli.output import in_order, out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
@@ -67,7 +64,7 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
         for where, found in documents(path):
             kind = check_kind(where, found, "Hub", "Child", "ChildSet")
             if kind == "Hub":
-                hub = _hub(where, found)
+                hub = named_object(where, found, Hub)
                 hubs[hub.metadata.name] = hub
             elif kind == "ChildSet":
                 children += set_specs(where, found)
@@ -103,16 +100,6 @@ def plain(found: Forecast) -> dict[str, Any]:
             name: {"before": found.before.get(name, 0), "after": count} for name, count in in_order(found.after)
         },
     }
-
-
-def _hub(where: str, found: dict[str, Any]) -> Hub:
-    try:
-        hub = msgspec.convert(found, Hub)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {wrong(error, found, Hub)}") from error
-    if not hub.metadata.name:
-        raise UsageError(f"{where}: the Hub has no metadata.name")
-    return hub
 
 
 def _print(found: Forecast) -> None:
