@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
 
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
+from processhub.api.hub import Hub
 from processhub.api.meta import API_VERSION
 from processhub.api.wording import wrong
 from processhub.cli.errors import UsageError
 from processhub.client.specs import check_id, parse_child
+
+Named = TypeVar("Named", Hub, ChildSet)
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -57,12 +60,7 @@ def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:
     for field in ("hub", "id"):
         if template.get(field):
             raise UsageError(f"{where}: spec.template has {field}; leave it out, each child gets the set's")
-    try:
-        item = msgspec.convert(found, ChildSet)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {wrong(error, found, ChildSet)}") from error
-    if not item.metadata.name:
-        raise UsageError(f"{where}: the ChildSet has no metadata.name")
+    item = named_object(where, found, ChildSet)
     if (item.spec.replicas is None) == ("ids" not in found["spec"]):
         raise UsageError(f"{where}: a ChildSet has exactly one of spec.replicas and spec.ids")
     if not item.ids:
@@ -71,6 +69,17 @@ def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:
     for child_id in item.spec.ids:
         check_id(child_id, f"{where}, spec.ids")
     return [msgspec.structs.replace(model, hub=item.spec.hub, id=child_id) for child_id in item.ids]
+
+
+def named_object(where: str, found: dict[str, Any], kind: type[Named]) -> Named:
+    """The Hub or ChildSet of a manifest. Raises UsageError."""
+    try:
+        item = msgspec.convert(found, kind)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {wrong(error, found, kind)}") from error
+    if not item.metadata.name:
+        raise UsageError(f"{where}: the {kind.__name__} has no metadata.name")
+    return item
 
 
 def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:

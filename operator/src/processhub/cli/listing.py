@@ -12,7 +12,7 @@ from processhub.api.naming import child_object_name, natural_order
 from processhub.api.reasons import State
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
-from processhub.cli.output import Columns, out, say, structured
+from processhub.cli.output import Columns, in_order, out, say, structured
 from processhub.cli.scope import Scope, opened_scope, say_unplaced
 from processhub.cli.shared import Output, Target
 from processhub.cli.show import ON_DEMAND, entry
@@ -88,8 +88,7 @@ def copies(session: Session, chosen: Selection, ids: Collection[str] | None = No
     for child_id, node in registry.ending() if not chosen.tags else ():
         if chosen.member in (None, node.name) and (ids is None or child_id in ids):
             found.setdefault(child_id, []).append(node)
-    listed = [(child_id, nodes) for child_id, nodes in found.items() if nodes]
-    return sorted(listed, key=lambda pair: natural_order(pair[0]))
+    return in_order({child_id: nodes for child_id, nodes in found.items() if nodes})
 
 
 class _Printer:

@@ -6,13 +6,14 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from processhub.api.naming import child_object_name
+from processhub.api.naming import child_object_name, natural_order
 from processhub.cli.errors import CliError, ReaderGoneError
 from processhub.cli.shared import Output
 
+V = TypeVar("V")
 _COLOURS = {"Running": "green", "Failed": "red", "Pending": "yellow", "Starting": "yellow", "Stopping": "yellow"}
 _GAP = "   "
 _NARROWEST = 12  # cells that a column keeps, however narrow the terminal is
@@ -41,6 +42,11 @@ def named(child_id: str, name: str = "") -> str:
     """
     name = name or child_object_name(child_id)
     return child_id if name == child_id else f"{shlex.quote(child_id)} (child/{name})"
+
+
+def in_order(items: Mapping[str, V]) -> list[tuple[str, V]]:
+    """The items by name or id, in natural order."""
+    return sorted(items.items(), key=lambda pair: natural_order(pair[0]))
 
 
 def quoted(child_id: str) -> str:

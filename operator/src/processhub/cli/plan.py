@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any
 
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
-from processhub.api.wording import wrong
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents, set_specs
-from processhub.cli.output import out, say, structured, table
+from processhub.cli.files import check_kind, child_spec, documents, named_object, set_specs
+from processhub.cli.output import in_order, out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
 from processhub.client.errors import ChildError, InvalidChild
 from processhub.client.specs import check_mapping, parse_child
 from processhub.core.listing import by_reason
-
-V = TypeVar("V")
 
 
 async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tuple[str, ...]) -> int:
@@ -50,7 +44,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
             there = ", ".join(sorted(members, key=natural_order)) or "none"
             raise UsageError(f"hub {hub.metadata.name} has no member {name!r} to remove; it has {there}")
     found = forecast(changed(snapshot, hub, add=add, remove=remove))
-    for child_id, error in _in_order(refused):
+    for child_id, error in in_order(refused):
         say(f"error: child {child_id} would be refused: {error}")
     if target.output in (Output.JSON, Output.YAML):
         structured(plain(found), target.output)
@@ -70,7 +64,7 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
         for where, found in documents(path):
             kind = check_kind(where, found, "Hub", "Child", "ChildSet")
             if kind == "Hub":
-                hub = _hub(where, found)
+                hub = named_object(where, found, Hub)
                 hubs[hub.metadata.name] = hub
             elif kind == "ChildSet":
                 children += set_specs(where, found)
@@ -98,29 +92,14 @@ def plain(found: Forecast) -> dict[str, Any]:
         ],
         "unplaced": [
             {"id": child_id, "reason": str(why.reason), "message": why.message}
-            for child_id, why in _in_order(found.unplaced)
+            for child_id, why in in_order(found.unplaced)
         ],
         "stranded": {member: list(ids) for member, ids in found.stranded.items()},
-        "strandedReasons": dict(_in_order(found.why_stranded)),
+        "strandedReasons": dict(in_order(found.why_stranded)),
         "members": {
-            name: {"before": found.before.get(name, 0), "after": count} for name, count in _in_order(found.after)
+            name: {"before": found.before.get(name, 0), "after": count} for name, count in in_order(found.after)
         },
     }
-
-
-def _in_order(found: Mapping[str, V]) -> list[tuple[str, V]]:
-    """The items by name or id, in natural order."""
-    return sorted(found.items(), key=lambda pair: natural_order(pair[0]))
-
-
-def _hub(where: str, found: dict[str, Any]) -> Hub:
-    try:
-        hub = msgspec.convert(found, Hub)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {wrong(error, found, Hub)}") from error
-    if not hub.metadata.name:
-        raise UsageError(f"{where}: the Hub has no metadata.name")
-    return hub
 
 
 def _print(found: Forecast) -> None:
@@ -131,16 +110,16 @@ def _print(found: Forecast) -> None:
         table(("ID", "MEMBER"), ((child_id, ", ".join(members)) for child_id, members in found.placed.items()))
         out("")
     if found.unplaced:
-        rows = ((child_id, str(why.reason), why.message) for child_id, why in _in_order(found.unplaced))
+        rows = ((child_id, str(why.reason), why.message) for child_id, why in in_order(found.unplaced))
         table(("NOT PLACED", "REASON", "MESSAGE"), rows)
         out("")
     table(
         ("MEMBER", "BEFORE", "AFTER"),
-        ((name, str(found.before.get(name, 0)), str(count)) for name, count in _in_order(found.after)),
+        ((name, str(found.before.get(name, 0)), str(count)) for name, count in in_order(found.after)),
     )
     share = f" ({100 * len(found.moves) / found.children:.1f} %)" if found.children else ""
     moved = f"{len(found.moves)} of {found.children} children move{share}"
     out(f"\n{moved}, {len(found.placed)} are placed; nothing was changed")
-    for member, ids in _in_order(found.stranded):
+    for member, ids in in_order(found.stranded):
         reasons = {child_id: found.why_stranded[child_id] for child_id in sorted(ids, key=natural_order)}
         say(f"warning: {len(ids)} children can't leave {member}: {by_reason(reasons)}")

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from processhub.api.naming import child_object_name, natural_order
+from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
 from processhub.cli.files import child_spec, documents
-from processhub.cli.output import named, out, quoted, say, structured
+from processhub.cli.output import in_order, named, out, quoted, say, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
 from processhub.client.errors import ChildError, ClientReason
@@ -108,11 +108,6 @@ def failures(errors: dict[str, ChildError], what: str) -> None:
     """Print a sentence for each child to stderr."""
     for child_id, error in in_order(errors):
         say(f"error: child {child_id} not {what}: {error}")
-
-
-def in_order(errors: dict[str, ChildError]) -> list[tuple[str, ChildError]]:
-    """The errors by id, in natural order."""
-    return sorted(errors.items(), key=lambda pair: natural_order(pair[0]))
 
 
 def code_of(errors: dict[str, ChildError]) -> int:

@@ -48,16 +48,12 @@ def view_of(session: Session) -> Activation | None:
 
 def chosen_by(order: Activation, child_id: str) -> str:
     """The member that the view chooses for the id."""
-    return chosen_member(_view(order), child_id)
+    return chosen_member(View.ordered(order), child_id)
 
 
 def by_what(order: Activation, child_id: str) -> str:
     """What the view chooses the id's member by."""
-    return "its number" if home_of(_view(order), child_id) else "the hash"
-
-
-def _view(order: Activation) -> View:
-    return View(order.view, order.strategy, tuple((member.name, member.weight) for member in order.members))
+    return "its number" if home_of(View.ordered(order), child_id) else "the hash"
 
 
 def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | None:
@@ -84,7 +80,7 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
         )
     most, share = orders[chosen].most, orders[chosen].share
     if most and _count(session, chosen) >= share:
-        if most - _count(session) >= len(_view(newest).starting):
+        if most - _count(session) >= len(View.ordered(newest).starting):
             return Outlook(f"a request waits until the next view is open, because {chosen} has used its share up")
         return Outlook(
             f"a request is answered 429, because {chosen} has its {share} children on demand, its share of "

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
+from functools import partial
 from typing import Any
 
+from processhub.client.writes import TOO_MANY_REQUESTS, retried
 from processhub.cluster.client import Client
-from processhub.cluster.errors import UnavailableError
-
-_TOO_MANY_REQUESTS = 429
-_ATTEMPTS = 5
-_LEAST_SECONDS, _MOST_SECONDS = 0.2, 5.0
 
 
 class PatientClient(Client):
     """A client that sends a request again after a 429, which says that nothing was done."""
 
     async def _request(self, method: str, path: str, **options: Any) -> bytes:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return await super()._request(method, path, **options)
-            except UnavailableError as error:
-                if error.status != _TOO_MANY_REQUESTS or attempt == _ATTEMPTS:
-                    raise
-                pause = min(max(error.retry_after, _LEAST_SECONDS), _MOST_SECONDS)
-                await asyncio.sleep(pause * random.uniform(1.0, 1.25))  # noqa: S311 so that not all come back at once
-        raise AssertionError("unreachable")
+        send = partial(super()._request, method, path, **options)
+        return await retried(send, lambda error: error.status == TOO_MANY_REQUESTS)

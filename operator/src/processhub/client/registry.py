@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from processhub.api.child import Workload
-from processhub.api.reasons import State
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.api.wording import wrong_json
 from processhub.client.records import Node, Processes, Record, SliceCopy, Spec, node_of, record_of, spec_of
-from processhub.registry.copies import joined, of_a_child
+from processhub.registry.copies import HAS_PROCESS, joined, of_a_child
 from processhub.registry.grammar import Assignment, EntryError, Report, parse_assignment
 from processhub.registry.slices import SliceView
 
@@ -146,7 +145,8 @@ class Registry:
         for child_id, copies in tuple(self._copies.items()):
             for copy in copies:
                 ordered = copy.self_started or (copy.entry is not None and not copy.entry.wait)
-                if copy.member == member and (ordered or _has_process(copy)):
+                has_process = copy.report is not None and copy.report.state in HAS_PROCESS
+                if copy.member == member and (ordered or has_process):
                     yield child_id
 
     # Internal.
@@ -216,10 +216,6 @@ class Registry:
         if changed:
             for listener in tuple(self._listeners):
                 listener(changed)
-
-
-def _has_process(copy: SliceCopy) -> bool:
-    return copy.report is not None and copy.report.state not in (State.PENDING, State.STOPPED, State.FAILED)
 
 
 def _workload(parsed: _ParsedSlice, key: str) -> Workload:

@@ -1,4 +1,4 @@
-"""Many requests at once: a bounded number in flight, with retries while the API server is overloaded."""
+"""Many requests at once: a bounded number in flight, with retries while the API server can't answer them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 IN_FLIGHT = 32
+TOO_MANY_REQUESTS = 429
 _ATTEMPTS = 8
 _BACKOFF_MAX_SECONDS = 5.0
 
@@ -50,21 +51,34 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None
 
 
 async def with_retries(request: Callable[[], Awaitable[R]], *, reads: bool = False) -> R:
-    """Send the request and return its answer.
+    """Send the request and return its answer. If the server fails (5xx), the request is sent again.
 
-    If the server is overloaded (429, 5xx), the request is sent again after the pause that the server asks for. One that
-    only ``reads`` is sent again also if there is no answer.
+    One that only ``reads`` is sent again also if there is no answer. The users' client itself handles a 429.
     """
-    errors: tuple[type[ApiError], ...] = (UnavailableError, ConnectionFailedError) if reads else (UnavailableError,)
+
+    def failed(error: ApiError) -> bool:
+        if isinstance(error, UnavailableError):
+            return error.status != TOO_MANY_REQUESTS
+        return reads and isinstance(error, ConnectionFailedError)
+
+    return await retried(request, failed)
+
+
+async def retried(request: Callable[[], Awaitable[R]], again: Callable[[ApiError], bool]) -> R:
+    """Send the request up to 8 times, as long as it ends in an error that ``again`` accepts; returns its answer.
+
+    The pauses are as long as the server asks for, and longer each time, up to 5 seconds.
+    """
     backoff = 0.1
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             return await request()
-        except errors as error:
-            if attempt == _ATTEMPTS:
+        except ApiError as error:
+            if attempt == _ATTEMPTS or not again(error):
                 raise
             asked = error.retry_after if isinstance(error, UnavailableError) else 0.0
-            pause = max(asked, backoff * random.uniform(0.5, 1.0))  # noqa: S311 jitter only
+            # Longer at random, so that not all clients come back at once.
+            pause = max(asked, backoff) * random.uniform(1.0, 1.25)  # noqa: S311 jitter only
             await asyncio.sleep(min(pause, _BACKOFF_MAX_SECONDS))
             backoff *= 2
     raise AssertionError("unreachable")

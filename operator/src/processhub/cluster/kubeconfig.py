@@ -59,7 +59,7 @@ async def read_config(
     if pod_first and not os.environ.get("KUBECONFIG") and (SERVICE_ACCOUNT / "token").exists():
         files = []
     if not files and not given.server:
-        config = _of_pod(DEFAULT_KUBECONFIG)
+        config = _of_pod()
     else:
         config = await _of_files(named, files, context, given)
     return dataclasses.replace(
@@ -91,12 +91,13 @@ def _existing(path: Path) -> Path | None:
         raise ConfigError(f"kubeconfig {str(path)[:300]} can't be read: {why}") from error
 
 
-def _of_pod(looked_for: Path) -> Config:
+def _of_pod() -> Config:
     """The configuration from the service account that Kubernetes mounts into a pod. Raises ConfigError."""
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise ConfigError(
-            f"no cluster to talk to: there is no {looked_for}, and this is no pod; set KUBECONFIG or --kubeconfig"
+            f"no cluster to talk to: there is no {DEFAULT_KUBECONFIG}, and this is no pod; "
+            "set KUBECONFIG or --kubeconfig"
         )
     try:
         credentials = Credentials(authority=(SERVICE_ACCOUNT / "ca.crt").read_bytes())

@@ -15,12 +15,12 @@ def listed(names: Collection[str], most: int = NAMED) -> str:
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
-def by_reason(reasons: Mapping[str, str], most: int = NAMED) -> str:
+def by_reason(reasons: Mapping[str, str]) -> str:
     """Names with their reasons, those with the same reason together: ``a, b (pinned); c (guided)``."""
     groups: dict[str, list[str]] = {}
     for name, why in reasons.items():
         groups.setdefault(why, []).append(name)
-    return "; ".join(f"{listed(names, most)} ({why})" for why, names in groups.items())
+    return "; ".join(f"{listed(names)} ({why})" for why, names in groups.items())
 
 
 class MemberNames(frozenset[str]):

@@ -178,7 +178,7 @@ class Activations:
         self._closes = any(order.phase != ViewPhase.OPEN for order in current)
         if not self._closes:
             self._awaited_since = None
-        self._view = _view(current[0]) if current and not self._closes else None
+        self._view = View.ordered(current[0]) if current and not self._closes else None
 
     def _activation(self) -> Activation | None:
         item = self._slices.own_slice(self._slices.first_slice)
@@ -264,7 +264,3 @@ def full(child_id: str, who_has: str) -> Problem:
     """The answer where onDemand.max leaves no room for one more child."""
     text = f"child {child_id!r} does not exist, and {who_has} of the on-demand children that spec.onDemand.max allows"
     return Problem(429, "busy", text, _RETRY_AFTER)
-
-
-def _view(order: Activation) -> View:
-    return View(order.view, order.strategy, tuple((member.name, member.weight) for member in order.members))

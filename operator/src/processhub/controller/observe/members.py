@@ -20,7 +20,6 @@ from processhub.api.naming import (
     LABEL_MEMBER,
     member_ordinal,
 )
-from processhub.api.reasons import State
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.nodefit import has_pod
@@ -28,11 +27,10 @@ from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.leases import KnownLease
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
-from processhub.registry.copies import is_current
+from processhub.registry.copies import HAS_PROCESS, is_current
 from processhub.registry.grammar import Report
 
 LABEL_ZONE = "topology.kubernetes.io/zone"
-_RUNS = (State.STARTING, State.RUNNING, State.STOPPING)
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -263,7 +261,7 @@ def _facts(
         holder=holder,
         granted_to=_granted_to(slices, holder),
         answered=_answered(slices, holder),
-        runs=any(report.state in _RUNS for known in slices for report in known.reports.values()),
+        runs=any(report.state in HAS_PROCESS for known in slices for report in known.reports.values()),
         unrenewed_seconds=now - lease.renewed_at if lease and leases_observed else 0.0,
         # While leaseSeconds changes, the longer of what the member works with and what the Hub says counts.
         lease_seconds=max(hub.spec.timeouts.lease_seconds, (spec.lease_duration_seconds or 0) if spec else 0),

@@ -130,8 +130,7 @@ def _standing(member: Member) -> Standing:
 
 
 def _view(order: Activation) -> View:
-    members = tuple((known.name, known.weight) for known in order.members)
-    return View(order.view, order.strategy, members, _digest(order.entry, order.workload, order.most))
+    return View.ordered(order, _digest(order.entry, order.workload, order.most))
 
 
 def _digest(entry: str, workload: str, most: int) -> str:

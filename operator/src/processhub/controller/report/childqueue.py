@@ -11,13 +11,14 @@ import msgspec
 
 from processhub.api.child import Child, ChildStatus
 from processhub.api.meta import find_condition
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.report.child import with_others_conditions
 from processhub.controller.report.deferredwrites import DeferredWrites
+from processhub.controller.report.kstatus import UNDER_WAY
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
@@ -128,7 +129,8 @@ class ChildStatuses:
             self._settling.pop(key, None)
             return
         many_changes = self._throttled.get((key[0], child.spec.hub), 0.0) > loop.time()
-        if many_changes and held is None and child.status.nodes and _in_motion(status):
+        in_motion = any(node.state in UNDER_WAY for node in status.nodes)
+        if many_changes and held is None and child.status.nodes and in_motion:
             self._held[key] = loop.time() + _MOTION_SECONDS
             loop.call_later(_MOTION_SECONDS, self.mark, key)
             return
@@ -168,11 +170,6 @@ def _is_starting(status: ChildStatus) -> bool:
     accepted = find_condition(status.conditions, "Accepted")
     refused = accepted is not None and accepted.status == "False"
     return not refused and ready is not None and ready.reason in (Reason.PENDING, Reason.STARTING)
-
-
-def _in_motion(status: ChildStatus) -> bool:
-    """Whether a copy is starting or stopping."""
-    return any(node.state in (State.PENDING, State.STARTING, State.STOPPING) for node in status.nodes)
 
 
 def _complete(status: ChildStatus) -> dict[str, object]:

@@ -140,10 +140,10 @@ class Steps:
             self._again_in(failure.until - now)
         return waits
 
-    def note(self, what: str, error: Exception, *, about: Subject = None) -> None:
+    def note(self, what: str, error: Exception) -> None:
         """Report a failure of work that has retries of its own."""
         self._taken.add(what)
-        self._fail(what, error, about, LONGEST_SECONDS)
+        self._fail(what, error, None, LONGEST_SECONDS)
 
     def failure(self, what: str) -> Failure | None:
         """The failure of this step, or None if it did not fail or is not reported yet."""

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import Self
 
 import msgspec
 import xxhash
+
+from processhub.api.slice import Activation
 
 _WORD = 2**64 - 1
 _NONE: Mapping[str, int] = {}
@@ -37,6 +40,11 @@ class View(msgspec.Struct, frozen=True):
     strategy: str
     members: tuple[tuple[str, int], ...]
     workload: str = ""
+
+    @classmethod
+    def ordered(cls, order: Activation, workload: str = "") -> Self:
+        """The view that slice 0 of a member names."""
+        return cls(order.view, order.strategy, tuple((known.name, known.weight) for known in order.members), workload)
 
     @property
     def starting(self) -> tuple[str, ...]:
