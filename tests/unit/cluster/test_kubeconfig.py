@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import ssl
 import subprocess
@@ -243,6 +244,21 @@ async def test_a_program_of_ours_takes_its_service_account_before_the_kubeconfig
     assert (await read_config()).host == (await read_config(None, written(tmp_path))).host, "as kubectl does"
     monkeypatch.setenv("KUBECONFIG", written(tmp_path))
     assert (await read_config(pod_first=True)).host == (await read_config()).host
+
+
+def test_each_connection_of_our_programs_is_made_by_that_rule() -> None:
+    """The Lease of a member and of the leader have connections of their own, on threads of their own."""
+    folder = Path(kubeconfig.__file__).parent.parent
+    paths = [path for part in ("agent", "controller") for path in sorted((folder / part).rglob("*.py"))]
+    found = [
+        f"{path.relative_to(folder)}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "Client.connect"
+    ]
+
+    assert len(paths) > 100
+    assert found == [], "a kubeconfig of the image comes first there"
 
 
 async def test_a_pods_broken_service_account_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
