@@ -29,7 +29,7 @@ _A_ROUND = 200  # Templates whose checks are under way at most.
 _PATIENCE_SECONDS = 0.5  # For which a round waits for answers.
 _REJECTED_SECONDS = 10.0  # Until a template is checked again that was rejected: a policy or a class may have changed.
 _UNANSWERED_SECONDS = 0.5  # Until it is looked again for an answer.
-_QUOTA = " quota: "  # In the message about a quota. The Pod that runs counts, and would be gone.
+_QUOTA_USED_UP = "exceeded quota: "  # In the message. The Pod that runs counts, and would be gone.
 _ANY_NODE = "node"  # The check finds no node for the Pod.
 _NO_ANSWER = Refusal(Reason.WAITING, "the API server has not checked the edited template yet")
 
@@ -164,7 +164,7 @@ async def _check(round: Round, known: KnownChild, entry: Assignment, memory: Exe
         async with memory.template_checks.limit:
             await round.client.create(PODS, round.hub.metadata.namespace, manifest, dry_run=True)
     except (ForbiddenError, InvalidError) as error:
-        if _QUOTA in error.message or isinstance(error, NamespaceTerminatingError):
+        if _QUOTA_USED_UP in error.message or isinstance(error, NamespaceTerminatingError):
             return None
         return Refusal(Reason.INVALID, f"the pod of the edited template is refused: {error.message}"[:1000])
     except ApiError as error:
