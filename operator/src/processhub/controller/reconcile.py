@@ -299,7 +299,6 @@ class Reconciler:
             hub=round.hub,
             observation=observation,
             plan=plan,
-            members=self._members(round, memory),
             refusal=refusal,
             quorum=None if custom else memory.observe.quorum,
             due=next_plan(round.now(), round.requeue.after),
