@@ -355,6 +355,15 @@ async def test_the_official_loader_keeps_the_impersonated_user_too(tmp_path: Pat
             "http://other:2",
         ),
         ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "*.corp"}, None),
+        # An entry may name a port, and an address may be written in several ways.
+        ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "x,H.corp:6443"}, None),
+        ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "h.corp:443"}, "http://other:2"),
+        ("https://h.corp", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": ".corp:443"}, None),
+        ("https://[fd00::1]:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "fd00:0::1"}, None),
+        ("https://[fd00::1]:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "[fd00::1]:6443"}, None),
+        ("https://ah.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "h.corp"}, "http://other:2"),
+        ("https://a.h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "h.corp"}, None),
+        ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "x,*"}, None),
     ],
 )
 async def test_the_proxy_is_taken_from_the_cluster_or_else_from_the_environment(
