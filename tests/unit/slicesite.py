@@ -47,6 +47,7 @@ class SliceSite:
         self.refuses: dict[str, int] = {}  # names of slices that nobody may change → the response
         self.lease_code = 404  # the response to a read of a member's missing Lease: this, or an error
         self.leases: dict[str, Json] = {}  # by name; nobody may change them
+        self.on_lease_read: Callable[[], None] = lambda: None  # called before a read of a Lease is answered
         self.late: list[Callable[[], web.Response]] = []
         self._version = 100
 
@@ -100,6 +101,7 @@ class SliceSite:
 
     async def _lease(self, request: web.Request) -> web.Response:
         lease = self.leases.get(request.match_info["name"])
+        self.on_lease_read()
         return web.json_response(lease) if lease else _status(self.lease_code, "InternalError")
 
     async def _patch_lease(self, _: web.Request) -> web.Response:

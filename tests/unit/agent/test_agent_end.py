@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 import virtualtime
@@ -31,5 +32,38 @@ def test_an_agent_ends_though_another_member_reads_nothing_any_more(
             assert code == EXIT_NO_WATCHDOG
             monkeypatch.undo()
             cluster.start_agent("hub-0")
+
+    virtualtime.run(main())
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "deleted meanwhile"])
+def test_a_child_that_has_finished_is_not_started_again_by_the_next_agent(tmp_path: Path, *, kept: bool) -> None:
+    """As by a rolling update. A killed agent leaves its reports, and one that ends in order had taken all back."""
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            spec = {"hub": "hub", "restartPolicy": "Temporary", "exec": {"command": ["x"]}}
+            cluster.api.create("children", {"metadata": {"name": "once"}, "spec": spec})
+            await cluster.until(lambda: cluster.reported_running("once"), "it runs")
+            (run,) = [run for machine in cluster.machines for run in machine.runs]
+            run.end()
+
+            def node() -> dict[str, Any]:
+                found: dict[str, Any] = cluster.api.get("children", "once")["status"]["nodes"][0]
+                return found
+
+            await cluster.until(lambda: node()["state"] == "Stopped", "its end is reported")
+            before = node()
+            member = before["name"]
+            cluster.agents[member].terminate()
+            assert await cluster.tasks[member] == 0
+            if not kept:
+                cluster.api.delete("children", "once")
+            cluster.start_agent(member)
+            await asyncio.sleep(10)
+
+            reports = cluster.api.get("registryslices", f"hub.{member}.0")["status"]["entries"]
+            assert (node() == before) if kept else (not reports)
+            assert [begins for _, child_id, _, begins in cluster.log if child_id == "once"] == [True, False]
 
     virtualtime.run(main())

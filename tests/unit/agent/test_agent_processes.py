@@ -426,19 +426,26 @@ async def test_a_reply_that_is_not_json_is_an_error_and_no_crash(
         await child.run.request(Request("call", b'"ask"'))
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["time over", "stopped"])
 async def test_starts_without_an_outcome_leave_room_for_others_once_their_time_is_over(
-    agent: tuple[Supervisor, PythonStarter],
+    agent: tuple[Supervisor, PythonStarter], *, stopped: bool
 ) -> None:
     """As of programs on a volume that hangs, which not even SIGKILL ends."""
     supervisor, pythons = agent
-    supervisor.limits.start_seconds = 0.2
+    supervisor.limits.start_seconds = 60.0 if stopped else 0.2
+    supervisor.limits.stop_seconds = 0.2
     watchdog = pythons._watchdog.pid
     os.kill(watchdog, signal.SIGSTOP)
     try:
         hang = [f"hangs-{number}" for number in range(_IN_FLIGHT)]
         for child_id in [*hang, "last"]:
             supervisor.set_desired({child_id: desired(Exec(command=("sleep", "1000")))})
+        last = supervisor.children["last"]
+        await asyncio.sleep(0)  # the first starts are begun
+        if stopped:
+            supervisor.set_desired(dict.fromkeys(hang))
+            supervisor.limits.start_seconds = 0.2
 
-        await until(lambda: supervisor.children["last"].status.reason == Reason.START_TIMEOUT, "its turn has come")
+        await until(lambda: last.status.reason == Reason.START_TIMEOUT, "its turn has come")
     finally:
         os.kill(watchdog, signal.SIGCONT)

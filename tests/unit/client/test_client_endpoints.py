@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from builders import client_of
 from processhub.api.hub import Hub, HubStatus, MemberStatus
@@ -118,3 +119,47 @@ async def test_requests_share_a_port_forward_also_when_none_is_answered(monkeypa
         await tried.close()
 
     assert len(set(bases)) <= len(members)
+
+
+async def test_a_member_that_takes_no_more_requests_still_answers_those_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that shuts down does. The others share its port-forward."""
+    for name in ("HUB_URL", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def answers_late(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("v4.channel.k8s.io",))
+        await socket.prepare(request)
+        for channel in (0, 1):
+            await socket.send_bytes(bytes([channel]) + (8080).to_bytes(2, "little"))
+        async for message in socket:
+            assert message.data == b"\0question"
+            asked.set()
+            await answered.wait()
+            await socket.send_bytes(b"\0answer")
+        return socket
+
+    member = MemberStatus(name="h-0", pod="h-0", pod_ip=ELSEWHERE, ready=True)
+    app = web.Application()
+    app.router.add_get("/api/v1/namespaces/ns/pods/{pod}/portforward", answers_late)
+    async with client_of(app) as client:
+        hub = Hub(metadata=ObjectMeta(name="h", namespace="ns"), status=HubStatus(members=(member,)))
+        tried = MemberEndpoints(Session(client, "ns", hub))
+        base = await anext(tried.bases())
+        address = URL(base)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(b"question")
+        await asked.wait()
+
+        tried.failed(base)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(address.host, address.port)
+        assert await anext(tried.bases()) != base, "the next request gets a port-forward of its own"
+
+        answered.set()
+        assert await reader.readexactly(6) == b"answer"
+        await tried.close()
+        assert await reader.read() == b"", "nothing is left of it"
+        writer.close()

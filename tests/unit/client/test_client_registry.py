@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders import make_slice
+from builders import client_of, make_hub, make_slice
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.client.registry import Registry
+from processhub.client.session import Session
 from processhub.registry.grammar import NOBODY, Assignment, Report, format_assignment, format_report
 
 HUB, UID = "my-hub", "hub-uid"
@@ -311,3 +314,26 @@ def test_an_entry_of_nobody_is_no_child(registry: Registry) -> None:
 
     assert registry.records == {}
     assert [child_id for child_id, _ in registry.ending()] == ["a"]
+
+
+async def test_a_slice_that_is_deleted_before_its_hub_is_followed_is_not_kept() -> None:
+    """Commands that wait read the registry, and follow it then."""
+    hub, lists = make_hub(HUB, uid=UID, namespace="default"), [[a_slice({"a": assigned()})], []]
+
+    async def answer(request: web.Request) -> web.Response:
+        if "watch" in request.query:
+            await asyncio.Event().wait()
+        items = [hub] if request.path.endswith("/hubs") else lists.pop(0)
+        listed = {"metadata": {"resourceVersion": "9"}, "items": items}
+        return web.Response(body=msgspec.json.encode(listed), content_type="application/json")
+
+    app = web.Application()
+    app.add_routes([web.get("/{path:.*}", answer)])
+    async with client_of(app) as client:
+        session = Session(client, "default", hub)
+        await session.read()
+        assert session.registry.records.keys() == {"a"}
+        await session.follow()
+        await session.close()
+
+    assert session.registry.records.keys() == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import ssl
 import subprocess
@@ -245,6 +246,21 @@ async def test_a_program_of_ours_takes_its_service_account_before_the_kubeconfig
     assert (await read_config(pod_first=True)).host == (await read_config()).host
 
 
+def test_each_connection_of_our_programs_is_made_by_that_rule() -> None:
+    """The Lease of a member and of the leader have connections of their own, on threads of their own."""
+    folder = Path(kubeconfig.__file__).parent.parent
+    paths = [path for part in ("agent", "controller") for path in sorted((folder / part).rglob("*.py"))]
+    found = [
+        f"{path.relative_to(folder)}:{node.lineno}"
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "Client.connect"
+    ]
+
+    assert len(paths) > 100
+    assert found == [], "a kubeconfig of the image comes first there"
+
+
 async def test_a_pods_broken_service_account_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service_account(tmp_path, monkeypatch, authority="nonsense")
 
@@ -339,6 +355,15 @@ async def test_the_official_loader_keeps_the_impersonated_user_too(tmp_path: Pat
             "http://other:2",
         ),
         ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "*.corp"}, None),
+        # An entry may name a port, and an address may be written in several ways.
+        ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "x,H.corp:6443"}, None),
+        ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "h.corp:443"}, "http://other:2"),
+        ("https://h.corp", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": ".corp:443"}, None),
+        ("https://[fd00::1]:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "fd00:0::1"}, None),
+        ("https://[fd00::1]:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "[fd00::1]:6443"}, None),
+        ("https://ah.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "h.corp"}, "http://other:2"),
+        ("https://a.h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "h.corp"}, None),
+        ("https://h.corp:6443", "", {"HTTPS_PROXY": "http://other:2", "NO_PROXY": "x,*"}, None),
     ],
 )
 async def test_the_proxy_is_taken_from_the_cluster_or_else_from_the_environment(

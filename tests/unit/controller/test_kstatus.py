@@ -249,6 +249,22 @@ def test_a_quota_that_the_pod_itself_uses_up_stops_no_edit(tmp_path: Path) -> No
     in_hub(tmp_path, test)
 
 
+def test_a_quota_that_the_edited_template_does_not_fit_stops_the_edit(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        def needs_limits(key: Key, item: Json) -> str:
+            return "failed quota: few: must specify limits.cpu" if no_bad_image(key, item) else ""
+
+        cluster.api.policy = needs_limits
+        child = await running_pod_child(cluster)
+        before = uids_of(cluster)
+
+        child.spec(**REFUSED)
+        await child.until("InProgress", "Failed")
+        assert uids_of(cluster) == before, "the pod runs on"
+
+    in_hub(tmp_path, test)
+
+
 def uids_of(cluster: Cluster) -> list[str]:
     return [cluster.api.objects[key]["metadata"]["uid"] for key in pods_of_children(cluster)]
 

@@ -13,10 +13,14 @@ from memoryrequests import Key
 from onethread import Run, running_hub
 from prometheus_client import REGISTRY
 
-from builders import make_slice
+from builders import make_hub, make_member, make_observation, make_slice
 from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.api.slice import RegistrySlice
+from processhub.controller.memory import LastRound
+from processhub.controller.quietrounds import still_holds
 from processhub.controller.store.restarts import children_only_restart
+from processhub.core.model.membership import Phase
+from processhub.core.model.plan import Plan
 from processhub.registry.grammar import Assignment, Report, format_report
 
 ENTRY = Assignment(uid="u", epoch=1, workload="w")
@@ -89,6 +93,19 @@ def test_the_status_of_a_set_at_rest_follows_each_restart_without_a_plan(tmp_pat
             assert plans() == before
 
     virtualtime.run(main())
+
+
+@pytest.mark.parametrize("now", [Phase.GONE, Phase.HELD])
+def test_a_plan_does_not_hold_for_a_member_that_was_lost_while_it_was_carried_out(now: Phase) -> None:
+    """It was made for a live member. What was seen at the end of its round must not count as planned."""
+    live = {"hub-0": make_member("hub-0", holder="pod/n")}
+    nothing = Plan(entries={}, unplaced={}, next_epoch=0)
+    observation = make_observation(members=live)
+    last = LastRound(hub=make_hub(), observation=observation, plan=nothing, refusal=None, quorum=None, due=300.0)
+
+    assert still_holds(last, live, 1.0)
+    assert not still_holds(last, {"hub-0": make_member("hub-0", holder="pod/n", phase=now)}, 1.0)
+    assert not still_holds(last, live, 300.0)
 
 
 async def plans_in(seconds: float, folder: Path, **spec: Any) -> float:

@@ -14,7 +14,7 @@ from aiohttp import web
 from memoryapi import MemoryApi, MemoryClient, Wire
 from slicesite import SliceSite, rounds_on, two_members
 
-from builders import client_of, make_hub, make_member, make_slice
+from builders import client_of, known_slice, make_hub, make_member, make_slice
 from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import HubSpec
 from processhub.api.naming import ANNOTATION_MOVE_TO
@@ -352,7 +352,7 @@ class Leases:
     def __init__(self, answer: bool | None) -> None:
         self.answer, self.looks = answer, 0
         self.phase = Phase.GONE
-        self.slices = [make_slice({"a": Assignment(uid="u", epoch=1, workload="w")})]
+        self.slices = [known_slice(make_slice({"a": Assignment(uid="u", epoch=1, workload="w")}))]
 
     def look(self) -> dict[str, Member]:
         self.looks += 1

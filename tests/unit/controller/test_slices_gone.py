@@ -168,6 +168,27 @@ async def test_the_lease_of_a_member_that_owes_a_new_leader_its_answer_is_read_b
         assert "x" not in planned.unplaced or planned.unplaced["x"].message.startswith("waiting until hub-0 confirmed")
 
 
+async def test_the_lease_of_a_member_that_seems_gone_is_read_after_the_deletion_of_its_slice() -> None:
+    """Its next agent may have read the slice before that, and taken the Lease after the read."""
+    site = two_slices()
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        rounds.want("a", "x")
+        await rounds.round()  # a and x are as they should be
+        rounds.gone.add("hub-0")
+
+        def deleted_meanwhile() -> None:
+            site.on_lease_read = lambda: None
+            delete(rounds, "hub.hub-0.1")
+
+        site.on_lease_read = deleted_meanwhile
+        observation, planned = await rounds.round()
+        assert not any("x" in entries for entries in planned.entries.values())
+        assert observation.members["hub-0"].judgement.recheck_seconds == 0.05
+
+        await rounds.round()
+        assert site.owners("x") == ["hub.hub-1.0"]
+
+
 async def test_a_surplus_member_that_is_gone_gets_no_slice() -> None:
     site = two_slices()
     for index in (0, 1):

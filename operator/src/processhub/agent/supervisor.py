@@ -108,9 +108,13 @@ class Supervisor:
             await self._empty.wait()
 
     def forget_all(self) -> None:
-        """Remove all children: after ``stop_all`` this agent does not run them again."""
+        """Remove the children: after ``stop_all`` this agent does not run them again.
+
+        Those that have finished by their restart policy stay in the reports: the next agent must not start them.
+        """
         for child in list(self.children.values()):
-            child.set_desired(None)
+            if child.status.state != State.STOPPED:
+                child.set_desired(None)
 
     async def emptied(self, seconds: float) -> None:
         """Return when no child is desired or runs here any more, or after ``seconds``."""

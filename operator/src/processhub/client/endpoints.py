@@ -32,6 +32,7 @@ class MemberEndpoints:
         self._names: dict[str, str] = {}  # by base URL: the member there, in words
         self._forwards: dict[str, PortForward] = {}  # by base URL
         self._opening: dict[str, asyncio.Task[tuple[str, str]]] = {}  # by pod
+        self._retired: list[PortForward] = []  # on which members may still answer requests
         self.troubles: list[str] = []  # why members could not be reached in the last pass
 
     async def bases(self) -> AsyncIterator[str]:
@@ -93,12 +94,16 @@ class MemberEndpoints:
         """Record that a member answered at the base URL."""
         self._last = base
 
-    async def failed(self, base: str) -> None:
-        """Discard the base URL, because no member accepts requests there."""
+    def failed(self, base: str) -> None:
+        """Discard the base URL, because no member accepts requests there.
+
+        A member that shuts down still answers those that it has.
+        """
         if self._last == base:
             self._last = ""
         if (forward := self._forwards.pop(base, None)) is not None:
-            await forward.close()
+            forward.retire()
+            self._retired = [*(each for each in self._retired if each.busy), forward]
 
     async def close(self) -> None:
         """Close the port-forwards that were opened."""
@@ -106,9 +111,10 @@ class MemberEndpoints:
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
-        for forward in self._forwards.values():
+        for forward in (*self._forwards.values(), *self._retired):
             await forward.close()
         self._forwards.clear()
+        self._retired.clear()
 
 
 def _base(member: MemberStatus) -> str:

@@ -37,10 +37,19 @@ class PortForward:
         self._server = await asyncio.start_server(self._join, "127.0.0.1", 0)
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-    async def close(self) -> None:
-        """Close the port and all connections through it."""
+    @property
+    def busy(self) -> bool:
+        """Whether a connection through the port is open."""
+        return bool(self._links)
+
+    def retire(self) -> None:
+        """Close the port, and leave the connections through it open."""
         if self._server is not None:
             self._server.close()
+
+    async def close(self) -> None:
+        """Close the port and all connections through it."""
+        self.retire()
         for link in list(self._links):
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)

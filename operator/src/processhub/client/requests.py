@@ -123,7 +123,7 @@ class Requests:
                 if reply is not None:
                     self._endpoints.worked(base)
                     return reply
-                await self._endpoints.failed(base)
+                self._endpoints.failed(base)
             if loop.time() + pause > deadline:
                 listed = "; ".join(tried + self._endpoints.troubles) or "none is ready"
                 raise NoOwner(f"no member of hub {self._session.name} could be reached: {listed}", 0, "no_owner")

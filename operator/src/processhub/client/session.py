@@ -55,6 +55,7 @@ class Session:
         slices = self._slices = Informer(
             self.client, SLICES, self._slice_changed, namespace=self.namespace, labels=f"{LABEL_HUB}={self.name}"
         )
+        self.registry.reset(self.registry.hub_uid)  # What was read before may be deleted by now.
         self._tasks += [asyncio.create_task(self._run(informer)) for informer in (hubs, slices)]
         try:
             async with asyncio.timeout(_SYNC_SECONDS):

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from processhub.api.addresses import url_host
 from processhub.cluster.config import Config, ConfigError, Credentials, Impersonation, Overrides
@@ -28,6 +28,7 @@ from processhub.cluster.execplugin import ExecPlugin, load_certificate
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PROXIES = ("http", "https")  # schemes of proxies that aiohttp knows
+_PORTS = {"http": 80, "https": 443}
 _SECTIONS = {"contexts": "context", "clusters": "cluster", "users": "user"}
 
 
@@ -220,7 +221,7 @@ def _proxy(path: str, server: str, given: str) -> str | None:
     """
     url = urlsplit(server)
     where = "proxy-url"
-    if not given and not _goes_without_proxy(url.hostname or ""):
+    if not given and not _goes_without_proxy(url):
         where, given = f"{url.scheme.upper()}_PROXY", urllib.request.getproxies().get(url.scheme, "")
     if not given:
         return None
@@ -230,25 +231,40 @@ def _proxy(path: str, server: str, given: str) -> str | None:
     return given
 
 
-def _goes_without_proxy(host: str) -> bool:
-    """Whether the environment has no proxy for this host, as kubectl reads it.
-
-    Never for this machine, and NO_PROXY may have networks (10.0.0.0/8) and wildcards (*.corp): Python knows neither.
-    """
+def _goes_without_proxy(url: SplitResult) -> bool:
+    """Whether the environment has no proxy for this server, as kubectl reads it. This machine never has one."""
+    host, port = url.hostname or "", _PORTS.get(url.scheme, 0)
+    with contextlib.suppress(ValueError):  # no number: the first connection says so
+        port = url.port or port
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         address = None
-    if host == "localhost" or (address is not None and address.is_loopback) or urllib.request.proxy_bypass(host):
+    if host == "localhost" or (address is not None and address.is_loopback):
         return True
-    listed = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    for entry in map(str.strip, listed.split(",")):
-        if entry.startswith("*.") and host.endswith(entry[1:].lower()):
-            return True
+    listed = os.environ.get("NO_PROXY") or os.environ.get("no_proxy")
+    if not listed:
+        return bool(urllib.request.proxy_bypass(host))  # which is in the settings of some systems
+    return any(_names(entry.strip().lower(), host, port, address) for entry in listed.split(","))
+
+
+def _names(entry: str, host: str, port: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
+    """Whether an entry of NO_PROXY names the host: ``*``, a network, or a name or address with or without a port.
+
+    A name stands for all below it too, ``.corp`` and ``*.corp`` for these alone.
+    """
+    if "/" in entry:
         with contextlib.suppress(ValueError):
-            if address is not None and "/" in entry and address in ipaddress.ip_network(entry, strict=False):
-                return True
-    return False
+            return address is not None and address in ipaddress.ip_network(entry, strict=False)
+    name, _, number = entry.rpartition(":")
+    if number.isdecimal() and name and (":" not in name or name.startswith("[")):
+        if int(number) != port:
+            return False
+        entry = name
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(entry.strip("[]")) == address
+    above = entry if entry.startswith(".") else entry[1:] if entry.startswith("*.") else f".{entry}"
+    return bool(entry) and (entry in ("*", host) or host.endswith(above))
 
 
 class _Section(NamedTuple):

@@ -44,7 +44,8 @@ class Source(Generic[T]):
             if clock() - began >= silence:
                 self.silence = min(2 * silence, LIST_SECONDS)
             raise
-        self.silence = min(max(_SILENCE_SECONDS, _AS_LONG_AGAIN * (clock() - began)), LIST_SECONDS)
+        if namespace in (None, self.namespace):  # The list of one namespace says nothing about that of all.
+            self.silence = min(max(_SILENCE_SECONDS, _AS_LONG_AGAIN * (clock() - began)), LIST_SECONDS)
         return found
 
     def watch(self, version: str) -> AsyncIterator[Sequence[WatchEvent]]:

@@ -66,7 +66,7 @@ async def _run(settings: OperatorSettings) -> int:
         return Election(client, settings.namespace, settings.pod_name, settings.namespaces, owner, process)
 
     async with await Client.connect_in_pod() as client:
-        leadership = LeaderThread(Client.connect, candidate)
+        leadership = LeaderThread(Client.connect_in_pod, candidate)
         replica = Replica(
             ReplicaSurroundings(settings, client, leadership, KopfHost(client, settings.pod_name), HookReceivers)
         )

@@ -8,7 +8,6 @@ import msgspec
 
 from processhub.api.hub import Hub, HubSpec
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.observe.members import Member
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
@@ -29,7 +28,6 @@ class LastRound(msgspec.Struct, frozen=True, kw_only=True):
     hub: Hub
     observation: Observation
     plan: Plan
-    members: Mapping[str, Member]
     refusal: Refusal | None
     quorum: QuorumWatch | None
     due: float

@@ -21,11 +21,12 @@ _LONGEST_SECONDS = 300.0  # A plan is made so often, though nothing is known to 
 def still_holds(last: LastRound, members: Mapping[str, Member], now: float) -> bool:
     """Whether the plan of a round still holds, if nothing but restarts has followed.
 
-    ``members``: as they are judged ``now`` (monotonic seconds). The quorum is judged with them, because it counts since
+    ``members``: as they are judged ``now`` (monotonic seconds). A member may have been lost while the round went on,
+    so they are compared with those that were planned for. The quorum is judged with them, because it counts since
     when each of them has not been live.
     """
     judged = {name: _judged(member) for name, member in members.items()}
-    if judged != {name: _judged(member) for name, member in last.members.items()}:
+    if judged != {name: _judged(member) for name, member in last.observation.members.items()}:
         return False
     verdict = last.observation.quorum
     if last.quorum is not None and last.quorum.look(last.hub, members, True, now) != verdict:

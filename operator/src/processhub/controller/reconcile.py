@@ -31,7 +31,7 @@ from processhub.controller.execute.memberworkload import keep_last_members, keep
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
-from processhub.controller.execute.podtemplates import check_pod_templates
+from processhub.controller.execute.podtemplates import ask_about_templates, take_verdicts
 from processhub.controller.execute.quorumreset import end_quorum_reset
 from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
@@ -200,19 +200,21 @@ class Reconciler:
             round.again_in(_CONFLICT_SECONDS)
 
     async def _round(self, round: Round, memory: HubMemory) -> None:
+        asked = await ask_about_templates(round, memory.execute)
         pods = PodChildren(round, memory.execute)
         await pods.confirm_pods()
 
         def look() -> dict[str, Member]:
             return self._members(round, memory)
 
+        # Between this and the plan nothing is awaited: what it proves is of that moment.
         members = await proven_members(
             look,
             lambda member: confirm_gone(round, member),
             lambda member: may_run_unseen(member, round.state, memory.observe),
             copies=round.hub.spec.keeps_copies,
         )
-        await check_pod_templates(round, memory.execute)
+        take_verdicts(round, memory.execute, asked)
         observation, plan, views = self._plan(round, memory, members)
         plan = await self._execute(round, memory, pods, observation, plan, views)
         await self._deal_with_orders(round, memory, observation, plan)
@@ -299,7 +301,6 @@ class Reconciler:
             hub=round.hub,
             observation=observation,
             plan=plan,
-            members=self._members(round, memory),
             refusal=refusal,
             quorum=None if custom else memory.observe.quorum,
             due=next_plan(round.now(), round.requeue.after),

@@ -107,9 +107,14 @@ class ExecRun:
     # Orders of the child.
 
     def stop(self, grace: float) -> None:
-        """Send stopSignal to stopTarget, and SIGKILL to the group after ``grace`` seconds."""
+        """Send stopSignal to stopTarget, and SIGKILL to the group after ``grace`` seconds.
+
+        Other starts need not wait until that takes effect.
+        """
         if self._key:
             self._starter.watchdog.stop(self._key, grace)
+            if not self._landed:
+                asyncio.get_running_loop().call_later(grace, self._land)
         elif not self._begun and not self.cancelled:
             self.cancelled = True
             # Deferred: the child has not finished the call that ordered the stop.
@@ -118,7 +123,7 @@ class ExecRun:
             )
 
     def give_up(self) -> None:
-        """Send SIGKILL to the process group. Other starts need not wait until that takes effect."""
+        """Send SIGKILL to the process group."""
         self.stop(0)
         self._land()
 

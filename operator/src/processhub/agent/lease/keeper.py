@@ -71,7 +71,7 @@ class LeaseKeeper:
         settings: Settings,
         feed: Deadlines,
         *,
-        connect: Callable[[], Awaitable[Client]] = Client.connect,
+        connect: Callable[[], Awaitable[Client]] = Client.connect_in_pod,
         place: LeaseLoop | None = None,
         clock: Callable[[], float] = boottime,
     ) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,23 +30,33 @@ _A_ROUND = 200  # Templates whose checks are under way at most.
 _PATIENCE_SECONDS = 0.5  # For which a round waits for answers.
 _REJECTED_SECONDS = 10.0  # Until a template is checked again that was rejected: a policy or a class may have changed.
 _UNANSWERED_SECONDS = 0.5  # Until it is looked again for an answer.
-_QUOTA = " quota: "  # In the message about a quota. The Pod that runs counts, and would be gone.
+_QUOTA_USED_UP = "exceeded quota: "  # In the message. The Pod that runs counts, and would be gone.
 _ANY_NODE = "node"  # The check finds no node for the Pod.
 _NO_ANSWER = Refusal(Reason.WAITING, "the API server has not checked the edited template yet")
 
 
-async def check_pod_templates(round: Round, memory: ExecuteMemory) -> None:
-    """Check the templates of this round's edited pod children, and again those that were rejected.
+class AskedTemplates(NamedTuple):
+    """What was asked about in a round.
 
-    Nothing may be awaited between this and the plan: what is edited by then is not checked.
+    ``names``: of the Children. ``before``: by name, what was said about the same template. ``verdicts``: the answers
+    that there are by now, by the workload's hash; None: the template is accepted.
     """
+
+    names: set[str]
+    before: Mapping[str, tuple[DesiredChild, Refusal]]
+    verdicts: Mapping[str, Refusal | None]
+
+
+async def ask_about_templates(round: Round, memory: ExecuteMemory) -> AskedTemplates:
+    """Check the templates of this round's edited pod children, and again those that were rejected."""
     children, checks = round.state.children, memory.template_checks
     edited: dict[str, list[tuple[KnownChild, Assignment]]] = {}  # By the workload's hash.
-    before: dict[str, tuple[DesiredChild, Refusal]] = {}  # By name: what was said about the same template.
+    before: dict[str, tuple[DesiredChild, Refusal]] = {}
     for name in _due(round, checks):
         known = children[name]
         if (refusal := children.rejected.get(name)) is not None:
             before[name] = known.wanted, refusal
+            round.changed.add(known.child.id)  # If this round ends early, the next one looks at it once more.
         children.reject(name, None)
         checks.due.pop(name, None)
         if (entry := _recorded(round, known)) is None:
@@ -53,14 +64,22 @@ async def check_pod_templates(round: Round, memory: ExecuteMemory) -> None:
         elif _is_unchecked(round, checks, known):
             edited.setdefault(known.wanted.workload, []).append((known, entry))
     verdicts = await _verdicts(round, memory, [group[0] for group in edited.values()])
-    names = {known.metadata.name for group in edited.values() for known, _ in group}
+    return AskedTemplates({known.metadata.name for group in edited.values() for known, _ in group}, before, verdicts)
+
+
+def take_verdicts(round: Round, memory: ExecuteMemory, asked: AskedTemplates) -> None:
+    """Reject the templates that were not accepted.
+
+    Nothing may be awaited between this and the plan: what is edited by then is not checked.
+    """
+    children, checks = round.state.children, memory.template_checks
     # What has changed since the round began is in state.dirty. It has no verdict if it was edited again.
-    for name in sorted(names | _pods_of(round, round.state.dirty)):
+    for name in sorted(asked.names | _pods_of(round, round.state.dirty)):
         present = children.get(name)
         if present is not None and _recorded(round, present) and _is_unchecked(round, checks, present):
-            known_before = before.get(name)
+            known_before = asked.before.get(name)
             said = known_before[1] if known_before and known_before[0] is present.wanted else _NO_ANSWER
-            _take(round, checks, present, verdicts.get(present.wanted.workload, _NO_ANSWER), said)
+            _take(round, checks, present, asked.verdicts.get(present.wanted.workload, _NO_ANSWER), said)
     for due in checks.due.values():
         round.again_in(max(0.0, due - round.now()))
 
@@ -164,7 +183,7 @@ async def _check(round: Round, known: KnownChild, entry: Assignment, memory: Exe
         async with memory.template_checks.limit:
             await round.client.create(PODS, round.hub.metadata.namespace, manifest, dry_run=True)
     except (ForbiddenError, InvalidError) as error:
-        if _QUOTA in error.message or isinstance(error, NamespaceTerminatingError):
+        if _QUOTA_USED_UP in error.message or isinstance(error, NamespaceTerminatingError):
             return None
         return Refusal(Reason.INVALID, f"the pod of the edited template is refused: {error.message}"[:1000])
     except ApiError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from operator import is_
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from processhub.registry.copies import HAS_PROCESS, is_current
 from processhub.registry.grammar import Report
 
 LABEL_ZONE = "topology.kubernetes.io/zone"
+_UNREAD_SECONDS = 0.05  # Until the Lease of a member is read that seemed live when the others' were.
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,27 +196,35 @@ async def proven_members(
     before that. With ``copies``, which may take over its roles, it is read for a member that restarts too. It is read
     for each member of which ``may_run_unseen`` is true: no slice says what that may run.
     ``confirm_gone`` returns whether the Lease is unchanged, or None if it can't be read. In that case the member is
-    held (docs/protocol.md, rules 10 and 11).
+    held (docs/protocol.md, rules 10 and 11). So is one that seems gone only now, or has lost a slice meanwhile.
     """
 
     def seems_gone(member: Member) -> bool:
         return _seems_gone(member, copies) or (_seems_ended(member) and may_run_unseen(member))
 
     members = look()
-    silent = [member for member in members.values() if seems_gone(member)]
-    as_judged = await gather_all(*(confirm_gone(member) for member in silent))
-    answers = {member.name: answer for member, answer in zip(silent, as_judged, strict=True)}
-    before = {member.name: member.lease for member in silent}
-    if not all(as_judged):
+    silent = {name: member for name, member in members.items() if seems_gone(member)}
+    as_judged = await gather_all(*(confirm_gone(member) for member in silent.values()))
+    answers = dict(zip(silent, as_judged, strict=True))
+    if silent:
         members = look()
-    unread = [
-        member
-        for name, member in members.items()
-        if seems_gone(member)
-        # The Lease has changed, but was not filed, so that it is not in the judgement either.
-        and (answers.get(name) is None or (answers[name] is False and member.lease is before[name]))
-    ]
-    return members | {member.name: _held(member) for member in unread}
+    held = {}
+    for name, member in members.items():
+        if seems_gone(member):
+            if name not in silent or (answers[name] and not _same_slices(member, silent[name])):
+                held[name] = _held(member, _UNREAD_SECONDS)
+            # The Lease may have changed and not be filed, so that it is not in the judgement either.
+            elif answers[name] is None or (answers[name] is False and member.lease is silent[name].lease):
+                held[name] = _held(member)
+    return members | held
+
+
+def _same_slices(member: Member, read: Member) -> bool:
+    """Whether the member has the slices that it had when its Lease was ``read``.
+
+    A new holder that has come since may have read one that is deleted by now.
+    """
+    return len(member.slices) == len(read.slices) and all(map(is_, member.slices, read.slices))
 
 
 def _seems_ended(member: Member) -> bool:
@@ -231,10 +241,15 @@ def _seems_gone(member: Member, copies: bool) -> bool:
     )
 
 
-def _held(member: Member) -> Member:
+def _held(member: Member, recheck_seconds: float | None = None) -> Member:
+    """The member as one of which nothing is proven. ``recheck_seconds``: until its Lease is to be read."""
     judgement = msgspec.structs.replace(
         member.judgement, phase=Phase.HELD, restarting=False, why="its Lease can't be read"
     )
+    if recheck_seconds is not None:
+        judgement = msgspec.structs.replace(
+            judgement, recheck_seconds=recheck_seconds, why="its Lease was not read since it seems gone"
+        )
     return msgspec.structs.replace(member, judgement=judgement)
 
 
