@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from memoryrequests import Key
 
+from .naming import LEADER, NODES
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
@@ -42,3 +44,35 @@ def test_a_member_whose_slices_are_deleted_is_gone_only_by_a_read_of_its_lease(*
         assert told.run("c0") is run
 
     tell(hub(), 4, story)
+
+
+@pytest.mark.parametrize("on_restart", ["Hold", "Move"])
+@pytest.mark.parametrize("trace", ["pod", "status"])
+def test_a_member_whose_slices_and_lease_were_deleted_before_an_operator_led_is_waited_for(
+    trace: str, on_restart: str
+) -> None:
+    """The next leader knew of no holder, and started its children on another member at once.
+
+    The member was cut off, and ran them until its Lease would have expired. There was its pod, or none: the Hub's
+    status still named the member then.
+    """
+
+    async def story(told: Story) -> None:
+        server = told.world.server
+        run = told.run("c0")
+        assert run is not None
+        member = run.machine.member
+        for operator in told.world.operators:
+            operator.process.kill()
+        await asyncio.sleep(5)  # until their containers have started again
+        told.pod(member).wire.whole.clear()
+        for key in (*told.slices_of("c0"), Key("leases", "ns", f"hub.{member}"), LEADER):
+            server.end(key)
+        if trace == "status":
+            for node in NODES:
+                told.world.cordon(node, unschedulable=True)  # so that no other pod takes its place
+            server.end(Key("pods", "ns", member), 0)
+        await told.until(lambda: (now := told.run("c0")) and now is not run, seconds=_LEASE_IS_OVER)
+
+    migration = {"onRestart": on_restart, "holdSeconds": 30}
+    tell(hub(migration=migration), 4, story)
