@@ -18,7 +18,7 @@ from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
 from processhub.agent.reporting.reporter import StatusReporter
 from processhub.agent.reporting.reportwriter import WriterIdentity
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.api.slice import MAX_ENTRIES, Activation, RegistrySlice, SliceStatus
 from processhub.cluster.config import ConfigError
 from processhub.registry.grammar import Assignment, parse_report
@@ -134,6 +134,35 @@ async def test_the_last_status_of_an_agent_says_which_children_have_taken_up_the
     report = parse_report(server.status.reports["up"])
     assert (report.uid, report.epoch, report.state, report.pid) == ("u", 1, State.PENDING, 0)
     assert report.started_at
+
+
+async def test_the_last_status_of_an_agent_says_which_children_are_not_started_again() -> None:
+    """Otherwise the next agent would run them once more."""
+    server, supervisor = Server(), supervised()[0]
+    reporter = reporter_of(server)
+    policies = {"done": RestartPolicy.TRANSIENT, "once": RestartPolicy.TEMPORARY, "runs": RestartPolicy.TEMPORARY}
+    entry = Assignment(uid="u", epoch=1, workload="w")
+    server.entries = {id_: msgspec.structs.replace(entry, restart_policy=policies[id_]) for id_ in policies}
+    supervisor.set_desired({id_: dataclasses.replace(desired(id_), assignment=server.entries[id_]) for id_ in policies})
+    reporter.slice_changed(server.slice, "s", supervisor.children.values())
+    for child in supervisor.children.values():
+        child.running(7)
+    supervisor.children["done"].ended(ExitStatus(Reason.COMPLETED, "exit code 0", success=True))
+    supervisor.children["once"].ended(ExitStatus(Reason.EXITED, "exit code 1"))
+
+    supervisor.news.changed.listen(reporter.child_changed)
+    stopped = asyncio.ensure_future(supervisor.stop_all(1, 1))
+    await until(lambda: supervisor.children["runs"].stopping, "the stop")
+    supervisor.children["runs"].ended(ExitStatus(Reason.EXITED, "killed by SIGTERM"))
+    await stopped
+    supervisor.forget_all()
+    await reporter.flush(5)
+
+    reports = {child_id: parse_report(text) for child_id, text in server.status.reports.items()}
+    assert {child_id: (said.state, said.reason) for child_id, said in reports.items()} == {
+        "done": (State.STOPPED, Reason.COMPLETED),
+        "once": (State.STOPPED, Reason.EXITED),
+    }
 
 
 class Slices(Server):
