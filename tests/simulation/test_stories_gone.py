@@ -76,3 +76,19 @@ def test_a_member_whose_slices_and_lease_were_deleted_before_an_operator_led_is_
 
     migration = {"onRestart": on_restart, "holdSeconds": 30}
     tell(hub(migration=migration), 4, story)
+
+
+def test_a_member_without_children_counts_for_the_quorum_until_its_lease_is_read() -> None:
+    """The operator's watch of Leases delivered nothing. Nothing could run on the member, so its Lease was not read.
+
+    The hub had too few members then, and its child was stopped.
+    """
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        told.world.network.weather.stall("operator-", "leases")
+        await asyncio.sleep(2 * _LEASE_IS_OVER)
+        assert told.run("c0") is run
+
+    tell(hub(partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 2}), 1, story)

@@ -185,21 +185,21 @@ def _note_restart(restarting_since: dict[str, float], name: str, judgement: Judg
 async def proven_members(
     look: Callable[[], dict[str, Member]],
     confirm_gone: Callable[[Member], Awaitable[bool | None]],
-    may_run_unseen: Callable[[Member], bool],
+    matters: Callable[[Member], bool],
     *,
     copies: bool,
 ) -> dict[str, Member]:
     """Judge the members by ``look``. A member counts as gone only after a live read of its Lease, as a watch may lag.
 
     The Lease is also read for a member whose entries are removed already, because a new holder may have read its slices
-    before that. With ``copies``, which may take over its roles, it is read for a member that restarts too. It is read
-    for each member of which ``may_run_unseen`` is true: no slice says what that may run.
+    before that. With ``copies``, which may take over its roles, it is read for a member that restarts too. It is also
+    read for each member that ``matters`` though no slice names a child: it may run one, or the quorum depends on it.
     ``confirm_gone`` returns whether the Lease is unchanged, or None if it can't be read. In that case the member is
     held (docs/protocol.md, rules 10 and 11).
     """
 
     def seems_gone(member: Member) -> bool:
-        return _seems_gone(member, copies) or (_seems_ended(member) and may_run_unseen(member))
+        return _seems_gone(member, copies) or (_seems_ended(member) and matters(member))
 
     members = look()
     silent = [member for member in members.values() if seems_gone(member)]
