@@ -92,3 +92,17 @@ def test_a_member_without_children_counts_for_the_quorum_until_its_lease_is_read
         assert told.run("c0") is run
 
     tell(hub(partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 2}), 1, story)
+
+
+def test_a_lease_that_is_deleted_while_its_watch_lags_is_no_proof_that_its_member_has_ended() -> None:
+    """The operator had not seen the last renewals. It read that there was no Lease, and took the member for gone."""
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        told.world.network.weather.stall("operator-", "leases")
+        await asyncio.sleep(_LEASE_IS_OVER - 4)
+        told.world.server.end(Key("leases", "ns", f"hub.{run.machine.member}"))
+        await asyncio.sleep(2 * _LEASE_IS_OVER)
+
+    tell(hub(migration={"onRestart": "Move"}), 4, story)
