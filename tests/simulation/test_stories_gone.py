@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from memoryrequests import Key
 
+from .hands import Hands
 from .naming import LEADER, NODES
 from .stories import Story, hub, tell
 
@@ -106,3 +107,34 @@ def test_a_lease_that_is_deleted_while_its_watch_lags_is_no_proof_that_its_membe
         await asyncio.sleep(2 * _LEASE_IS_OVER)
 
     tell(hub(migration={"onRestart": "Move"}), 4, story)
+
+
+def test_an_agent_without_its_lease_reports_no_end() -> None:
+    """The agent that had taken the Lease was paused. It ran a child whose entry the former agent had seen removed.
+
+    The operator's watch of Leases delivered nothing, so the former agent's report counted: another child of that id
+    was started.
+    """
+
+    async def story(told: Story) -> None:
+        world, server = told.world, told.world.server
+        run = told.run("c0")
+        assert run is not None
+        former = told.pod(run.machine.member)
+        former.container.process.pause()
+        server.end(former.key, 0)
+        await told.until(lambda: former.key in server.objects)
+        world.network.weather.stall("operator-", "leases")
+        await told.until(lambda: (now := told.run("c0")) and now is not run, every=0.001)
+        again = told.run("c0")
+        assert again is not None
+        again.machine.agent.pause()
+
+        world.server_request("DELETE", Key("children", "ns", "c0"), {}, "user")
+        await told.until(lambda: not told.slices_of("c0"))
+        Hands(world, 0).create("c0")
+        await asyncio.sleep(0.5)
+        former.container.process.resume(world.loop)
+        await asyncio.sleep(2)
+
+    tell(hub(), 4, story)

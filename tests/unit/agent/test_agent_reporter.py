@@ -35,6 +35,7 @@ class Server:
         self.entries: dict[str, Assignment] = {}
         self.status = SliceStatus()
         self.troubles: list[Exception] = []  # the outcomes of the next writes
+        self.held = True  # the member's Lease, by its agent
 
     @property
     def slice(self) -> RegistrySlice:
@@ -50,9 +51,17 @@ class Server:
 
 
 def reporter_of(server: Server) -> StatusReporter:
-    reporter = StatusReporter(
-        WriterIdentity(server, "pod/nonce", "", 8080, lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
+    writer = WriterIdentity(
+        server,  # type: ignore[arg-type]
+        *("pod/nonce", "", 8080),
+        lambda: server.held,
+        lambda: 1,
+        Metrics(),
+        lambda _: None,
+        lambda: False,
+        lambda: 1,
     )
+    reporter = StatusReporter(writer)
     reporter.open()
     return reporter
 
@@ -165,6 +174,21 @@ async def test_the_last_status_of_an_agent_says_which_children_are_not_started_a
     }
 
 
+@pytest.mark.parametrize(("held", "observed"), [(True, 1), (False, 0)])
+async def test_nothing_is_reported_while_the_lease_is_not_held(held: bool, observed: int) -> None:
+    """Another agent may hold it, and have started by then what this one says has ended."""
+    server = Server()
+    reporter = reporter_of(server)
+    reporter.slice_changed(server.slice, "s")
+    await until(lambda: server.status.holder, "the first status")
+    server.held, server.generation = held, 1
+    reporter.slice_changed(server.slice, "s")
+
+    await reporter.flush(5)
+
+    assert server.status.observed_generation == observed
+
+
 class Slices(Server):
     """Stores the asks of each slice's last status."""
 
@@ -184,6 +208,7 @@ async def test_asks_are_written_into_slice_0_alone_until_they_are_withdrawn() ->
     writer = WriterIdentity(
         server,  # type: ignore[arg-type]
         *("pod/nonce", "", 8080),
+        lambda: True,
         lambda: 1,
         Metrics(),
         lambda item: reporter.slice_changed(item, item.metadata.name),
