@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -194,11 +195,16 @@ async def test_the_restart_policy_decides_what_an_exit_means(member: Member) -> 
     assert (done.restarts, crash.restarts, job.restarts) == (0, 0, 0)
 
 
-async def test_a_new_agent_does_not_repeat_finished_children(member: Member) -> None:
+@pytest.mark.parametrize("end", ["killed", "in order"])
+async def test_a_new_agent_does_not_repeat_finished_children(member: Member, end: str) -> None:
     agent = member.start_agent()
     await member.write({"done": program("true")}, restart_policy="Temporary")
     await member.report("done", lambda report: report.state == "Stopped")
-    agent.kill()
+    if end == "killed":
+        agent.kill()
+    else:
+        agent.signal(signal.SIGTERM)
+        assert await agent.exit_code() == 0
 
     member.start_agent()
     await member.write({"other": SLEEP})

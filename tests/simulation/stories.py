@@ -29,11 +29,11 @@ class Story:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    async def until(self, check: Callable[[], Any], seconds: float = 60.0) -> None:
+    async def until(self, check: Callable[[], Any], seconds: float = 60.0, every: float = 0.01) -> None:
         """Wait until this holds."""
         async with asyncio.timeout(seconds):
             while not check():  # noqa: ASYNC110 anything may be waited for
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(every)
 
     def pod(self, name: str) -> Any:
         """The pod of a member."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from memoryrequests import Key
 
+from .hands import Hands
+from .naming import LEADER, NODES
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
@@ -40,5 +43,98 @@ def test_a_member_whose_slices_are_deleted_is_gone_only_by_a_read_of_its_lease(*
         weather.refused.clear()
         await asyncio.sleep(_LEASE_IS_OVER)
         assert told.run("c0") is run
+
+    tell(hub(), 4, story)
+
+
+@pytest.mark.parametrize("on_restart", ["Hold", "Move"])
+@pytest.mark.parametrize("trace", ["pod", "status"])
+def test_a_member_whose_slices_and_lease_were_deleted_before_an_operator_led_is_waited_for(
+    trace: str, on_restart: str
+) -> None:
+    """The next leader knew of no holder, and started its children on another member at once.
+
+    The member was cut off, and ran them until its Lease would have expired. There was its pod, or none: the Hub's
+    status still named the member then.
+    """
+
+    async def story(told: Story) -> None:
+        server = told.world.server
+        run = told.run("c0")
+        assert run is not None
+        member = run.machine.member
+        for operator in told.world.operators:
+            operator.process.kill()
+        await asyncio.sleep(5)  # until their containers have started again
+        told.pod(member).wire.whole.clear()
+        for key in (*told.slices_of("c0"), Key("leases", "ns", f"hub.{member}"), LEADER):
+            server.end(key)
+        if trace == "status":
+            for node in NODES:
+                told.world.cordon(node, unschedulable=True)  # so that no other pod takes its place
+            server.end(Key("pods", "ns", member), 0)
+        await told.until(lambda: (now := told.run("c0")) and now is not run, seconds=_LEASE_IS_OVER)
+
+    migration = {"onRestart": on_restart, "holdSeconds": 30}
+    tell(hub(migration=migration), 4, story)
+
+
+def test_a_member_without_children_counts_for_the_quorum_until_its_lease_is_read() -> None:
+    """The operator's watch of Leases delivered nothing. Nothing could run on the member, so its Lease was not read.
+
+    The hub had too few members then, and its child was stopped.
+    """
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        told.world.network.weather.stall("operator-", "leases")
+        await asyncio.sleep(2 * _LEASE_IS_OVER)
+        assert told.run("c0") is run
+
+    tell(hub(partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 2}), 1, story)
+
+
+def test_a_lease_that_is_deleted_while_its_watch_lags_is_no_proof_that_its_member_has_ended() -> None:
+    """The operator had not seen the last renewals. It read that there was no Lease, and took the member for gone."""
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        told.world.network.weather.stall("operator-", "leases")
+        await asyncio.sleep(_LEASE_IS_OVER - 4)
+        told.world.server.end(Key("leases", "ns", f"hub.{run.machine.member}"))
+        await asyncio.sleep(2 * _LEASE_IS_OVER)
+
+    tell(hub(migration={"onRestart": "Move"}), 4, story)
+
+
+def test_an_agent_without_its_lease_reports_no_end() -> None:
+    """The agent that had taken the Lease was paused. It ran a child whose entry the former agent had seen removed.
+
+    The operator's watch of Leases delivered nothing, so the former agent's report counted: another child of that id
+    was started.
+    """
+
+    async def story(told: Story) -> None:
+        world, server = told.world, told.world.server
+        run = told.run("c0")
+        assert run is not None
+        former = told.pod(run.machine.member)
+        former.container.process.pause()
+        server.end(former.key, 0)
+        await told.until(lambda: former.key in server.objects)
+        world.network.weather.stall("operator-", "leases")
+        await told.until(lambda: (now := told.run("c0")) and now is not run, every=0.001)
+        again = told.run("c0")
+        assert again is not None
+        again.machine.agent.pause()
+
+        world.server_request("DELETE", Key("children", "ns", "c0"), {}, "user")
+        await told.until(lambda: not told.slices_of("c0"))
+        Hands(world, 0).create("c0")
+        await asyncio.sleep(0.5)
+        former.container.process.resume(world.loop)
+        await asyncio.sleep(2)
 
     tell(hub(), 4, story)

@@ -17,6 +17,7 @@ from aiohttp import web
 from observing import observed
 
 from builders import HUB_UID, client_of, make_child, make_hub, make_lease, make_member
+from processhub.api.naming import lease_name
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import MERGE_PATCH, Client
 from processhub.controller.execute.executor import Executed, Executor, confirm_gone, workload_texts
@@ -191,6 +192,11 @@ class Rounds:
         self.gone: set[str] = set()  # members with a fixed judgement
         self.surplus: set[str] = set()  # members that the hub has scaled away
         self._now = 10.0
+        # Somebody has deleted them, which the watch has shown: a read that finds none changes nothing.
+        self._leases = {name: KnownLease(make_lease(name, f"{name}/n"), 0.0) for name in members}
+        for name, known in self._leases.items():
+            self.state.leases[lease_name("hub", name)] = known
+            self.state.leases.unwatched.add(lease_name("hub", name))
         self.executed = Executed(Plan(entries={}, unplaced={}, next_epoch=0), {})  # lately
         self.requeue = Requeue()  # in the latest round
         self.see()
@@ -208,10 +214,9 @@ class Rounds:
 
     def member(self, name: str) -> Member:
         """Return the member, live."""
-        read = self.state.leases.of_member(name)
-        known = read or KnownLease(make_lease(name, f"{name}/n"), 0.0)
+        known = self.state.leases.of_member(name)
         slices = tuple(self.state.slices.by_member().get(name, ()))
-        is_gone = name in self.gone and read is None  # a Lease that was read since shows that it is live
+        is_gone = name in self.gone and known is self._leases[name]  # one that was read since shows that it is live
         phase = Phase.GONE if is_gone else Phase.LIVE
         return make_member(name, *slices, lease=known, phase=phase, wanted=name not in self.surplus)
 

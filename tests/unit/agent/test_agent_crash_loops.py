@@ -71,8 +71,15 @@ class Hub:
         self.supervisor = supervisor_of({Exec: starter, PodWorkload: starter})
         self.reporter = StatusReporter(
             WriterIdentity(
-                self, "pod/nonce", "", 8080, lambda: 1, Metrics(), self._stored, lambda: False, lambda: members
-            )  # type: ignore[arg-type]
+                self,  # type: ignore[arg-type]
+                *("pod/nonce", "", 8080),
+                lambda: True,
+                lambda: 1,
+                Metrics(),
+                self._stored,
+                lambda: False,
+                lambda: members,
+            )
         )
         self.supervisor.news.changed.listen(self.reporter.child_changed)
         self.reporter.open()

@@ -18,7 +18,7 @@ from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
 from processhub.agent.reporting.reporter import StatusReporter
 from processhub.agent.reporting.reportwriter import WriterIdentity
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.api.slice import MAX_ENTRIES, Activation, RegistrySlice, SliceStatus
 from processhub.cluster.config import ConfigError
 from processhub.registry.grammar import Assignment, parse_report
@@ -35,6 +35,7 @@ class Server:
         self.entries: dict[str, Assignment] = {}
         self.status = SliceStatus()
         self.troubles: list[Exception] = []  # the outcomes of the next writes
+        self.held = True  # the member's Lease, by its agent
 
     @property
     def slice(self) -> RegistrySlice:
@@ -50,9 +51,17 @@ class Server:
 
 
 def reporter_of(server: Server) -> StatusReporter:
-    reporter = StatusReporter(
-        WriterIdentity(server, "pod/nonce", "", 8080, lambda: 1, Metrics(), lambda _: None, lambda: False, lambda: 1)  # type: ignore[arg-type]
+    writer = WriterIdentity(
+        server,  # type: ignore[arg-type]
+        *("pod/nonce", "", 8080),
+        lambda: server.held,
+        lambda: 1,
+        Metrics(),
+        lambda _: None,
+        lambda: False,
+        lambda: 1,
     )
+    reporter = StatusReporter(writer)
     reporter.open()
     return reporter
 
@@ -136,6 +145,50 @@ async def test_the_last_status_of_an_agent_says_which_children_have_taken_up_the
     assert report.started_at
 
 
+async def test_the_last_status_of_an_agent_says_which_children_are_not_started_again() -> None:
+    """Otherwise the next agent would run them once more."""
+    server, supervisor = Server(), supervised()[0]
+    reporter = reporter_of(server)
+    policies = {"done": RestartPolicy.TRANSIENT, "once": RestartPolicy.TEMPORARY, "runs": RestartPolicy.TEMPORARY}
+    entry = Assignment(uid="u", epoch=1, workload="w")
+    server.entries = {id_: msgspec.structs.replace(entry, restart_policy=policies[id_]) for id_ in policies}
+    supervisor.set_desired({id_: dataclasses.replace(desired(id_), assignment=server.entries[id_]) for id_ in policies})
+    reporter.slice_changed(server.slice, "s", supervisor.children.values())
+    for child in supervisor.children.values():
+        child.running(7)
+    supervisor.children["done"].ended(ExitStatus(Reason.COMPLETED, "exit code 0", success=True))
+    supervisor.children["once"].ended(ExitStatus(Reason.EXITED, "exit code 1"))
+
+    supervisor.news.changed.listen(reporter.child_changed)
+    stopped = asyncio.ensure_future(supervisor.stop_all(1, 1))
+    await until(lambda: supervisor.children["runs"].stopping, "the stop")
+    supervisor.children["runs"].ended(ExitStatus(Reason.EXITED, "killed by SIGTERM"))
+    await stopped
+    supervisor.forget_all()
+    await reporter.flush(5)
+
+    reports = {child_id: parse_report(text) for child_id, text in server.status.reports.items()}
+    assert {child_id: (said.state, said.reason) for child_id, said in reports.items()} == {
+        "done": (State.STOPPED, Reason.COMPLETED),
+        "once": (State.STOPPED, Reason.EXITED),
+    }
+
+
+@pytest.mark.parametrize(("held", "observed"), [(True, 1), (False, 0)])
+async def test_nothing_is_reported_while_the_lease_is_not_held(held: bool, observed: int) -> None:
+    """Another agent may hold it, and have started by then what this one says has ended."""
+    server = Server()
+    reporter = reporter_of(server)
+    reporter.slice_changed(server.slice, "s")
+    await until(lambda: server.status.holder, "the first status")
+    server.held, server.generation = held, 1
+    reporter.slice_changed(server.slice, "s")
+
+    await reporter.flush(5)
+
+    assert server.status.observed_generation == observed
+
+
 class Slices(Server):
     """Stores the asks of each slice's last status."""
 
@@ -155,6 +208,7 @@ async def test_asks_are_written_into_slice_0_alone_until_they_are_withdrawn() ->
     writer = WriterIdentity(
         server,  # type: ignore[arg-type]
         *("pod/nonce", "", 8080),
+        lambda: True,
         lambda: 1,
         Metrics(),
         lambda item: reporter.slice_changed(item, item.metadata.name),

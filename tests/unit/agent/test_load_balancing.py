@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import queue
+import resource
 import signal
 import subprocess
 from itertools import pairwise
@@ -136,6 +139,36 @@ def test_the_meter_counts_all_processes_below_its_root_but_not_the_root() -> Non
     assert sorted(descendants(found, 1)) == [2, 3]
     assert usage == Usage(cpu=600, memory=8, children=2)
     assert meter.read(found, meter._at + 1).cpu == 0
+
+
+class Messages(logging.Handler):
+    """Passes log messages of another thread to this one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = queue.SimpleQueue[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.queue.put(record.getMessage())
+
+
+def test_a_reading_that_fails_is_left_out_and_the_next_one_is_measured() -> None:
+    """Without free descriptors the meter's thread ended, and the usage stayed as it was for ever."""
+    meter, measured, messages = Meter(1, lambda: 0.01, lambda: 0), queue.SimpleQueue[Usage](), Messages()
+    meter.measured.listen(measured.put)
+    logger, limits = logging.getLogger("processhub.agent.children.usage"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    logger.addHandler(messages)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        meter.start()
+        message = messages.queue.get(timeout=10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        logger.removeHandler(messages)
+
+    assert message == "the usage of children can't be measured: Too many open files; retrying"
+    assert measured.get(timeout=10)
+    meter.stop()
 
 
 def test_the_meter_ignores_processes_that_run_no_child_yet() -> None:

@@ -65,6 +65,35 @@ async def test_a_child_that_may_not_be_deleted_delays_nothing_else_of_its_hub() 
     assert failure.sentence == "child/kept can't be deleted though its ttlSeconds (1) are over: the policy says no"
 
 
+async def test_a_child_whose_lifetime_was_extended_is_not_deleted_by_a_watch_that_lags() -> None:
+    present, deleted = "7", []
+
+    async def delete(request: web.Request) -> web.Response:
+        if (await request.json())["preconditions"].get("resourceVersion", present) != present:
+            return web.json_response({"kind": "Status", "reason": "Conflict", "message": "it has changed"}, status=409)
+        deleted.append(request.match_info["name"])
+        return web.json_response({})
+
+    app = web.Application()
+    app.add_routes([web.delete("/apis/processhub.dev/v1alpha1/namespaces/ns/children/{name}", delete)])
+    state, memory = HubState(("ns", "hub")), ExecuteMemory()
+
+    async with client_of(app) as client:
+        for seen in ("6", present):
+            child = over("a")
+            state.put_child(
+                msgspec.structs.replace(child, metadata=msgspec.structs.replace(child.metadata, resource_version=seen))
+            )
+            observation = make_observation(chosen={known.child.id: known for known in state.children.values()})
+            round = a_round(make_hub(), state, client=client, failures=memory.failures, now=lambda: 0.0)
+            await Lifetimes(round, memory, ReportMemory()).delete_expired(observation)
+            if seen != present:
+                assert deleted == []
+                assert round.requeue.after is not None, "it is read, and looked at again"
+
+    assert deleted == ["a"]
+
+
 async def test_a_first_start_that_is_no_time_ends_no_round() -> None:
     child = over("kept")
     child = msgspec.structs.replace(child, status=msgspec.structs.replace(child.status, first_started_at="soon"))

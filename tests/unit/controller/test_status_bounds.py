@@ -104,6 +104,23 @@ def test_more_members_than_a_status_lists_are_counted() -> None:
         assert message.endswith("; status.members has 1000 of its members, of which there are 1200")
 
 
+def test_a_member_that_was_scaled_away_is_listed_until_it_has_ended_and_is_empty() -> None:
+    """One of its slices may stay as long as this operator leads: its creation was not answered."""
+    quorum = Verdict(required=0, live=1, largest_seen=1, quorate=True, partitioned=False, reason="", why="")
+    ended = make_member("hub-3", make_slice(member="hub-3"), phase=Phase.GONE, wanted=False)
+    changes: dict[str, dict[str, Any]] = {
+        "lives": {"judgement": make_member(phase=Phase.LIVE).judgement},
+        "has children": {"slices": member(3).slices},
+        "is wanted": {"wanted": True},
+    }
+    others = {name: msgspec.structs.replace(ended, name=name, **change) for name, change in changes.items()}
+    observation = make_observation(members={"hub-3": ended, **others}, quorum=quorum)
+
+    status = hub_status(make_hub(), observation, Plan(entries={}, unplaced={}, next_epoch=6), NOW)
+
+    assert [listed.name for listed in status.members] == list(changes)
+
+
 def hub_reported(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:
     """A status of 500 registry entries, some of which run."""
     registry = tuple(

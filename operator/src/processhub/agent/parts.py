@@ -153,7 +153,7 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
         requests=requests,
         launchers=launchers,
         supervisor=supervisor,
-        reporter=_build_reporter(around, slices, handovers, requests.asks, metrics),
+        reporter=_build_reporter(around, slices, permit, handovers, requests.asks, metrics),
         meter=around.meter(lambda: float(slices.settings.lease_seconds), supervisor.running, launchers.spare_pid),
         metrics=metrics,
         server=around.server(
@@ -192,7 +192,7 @@ def _build_requests(
 
 
 def _build_reporter(
-    around: Surroundings, slices: SliceWatcher, handovers: Handovers, asks: Asks, metrics: Metrics
+    around: Surroundings, slices: SliceWatcher, permit: Permit, handovers: Handovers, asks: Asks, metrics: Metrics
 ) -> StatusReporter:
     return StatusReporter(
         WriterIdentity(
@@ -200,6 +200,7 @@ def _build_reporter(
             around.lease.identity,
             around.env.pod_ip,
             around.env.port,
+            lambda: permit.held,
             lambda: around.lease.renewals,
             metrics,
             slices.informer.put,

@@ -108,12 +108,12 @@ class Supervisor:
             await self._empty.wait()
 
     def forget_all(self) -> None:
-        """Remove the children: after ``stop_all`` this agent does not run them again.
+        """Remove all children that the next agent is to start: after ``stop_all`` this one does not run them again.
 
-        Those that have finished by their restart policy stay in the reports: the next agent must not start them.
+        Those that have finished, or failed for good, are still reported, as the next agent goes by that.
         """
         for child in list(self.children.values()):
-            if child.status.state != State.STOPPED:
+            if not child.given_up:
                 child.set_desired(None)
 
     async def emptied(self, seconds: float) -> None:

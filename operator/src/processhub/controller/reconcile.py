@@ -45,7 +45,7 @@ from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, LastRound, Memories
 from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
-from processhub.controller.observe.facts import learn, may_run_unseen, members_now
+from processhub.controller.observe.facts import counts_for_quorum, learn, may_run_unseen, members_now
 from processhub.controller.observe.lookagain import judge_again, look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
@@ -211,7 +211,10 @@ class Reconciler:
         members = await proven_members(
             look,
             lambda member: confirm_gone(round, member),
-            lambda member: may_run_unseen(member, round.state, memory.observe),
+            lambda member: (
+                may_run_unseen(member, round.state, memory.observe)
+                or counts_for_quorum(member, round.hub, memory.observe)
+            ),
             copies=round.hub.spec.keeps_copies,
         )
         take_verdicts(round, memory.execute, asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ _SHARE = 100  # reading takes at most one part in this many of the time
 _STEP_CPU, _STEP_MEMORY = 20, 8  # thousandths of a core, MiB: smaller differences are not reported
 _FIRST_SECONDS = 1.0
 
+log = logging.getLogger(__name__)
 Process = tuple[int, int, int, int]  # parent, start time, CPU (clock ticks), memory (pages)
 
 
@@ -46,10 +48,16 @@ class Meter:
         self._stop.set()
 
     def _run(self) -> None:
-        rest = _FIRST_SECONDS
+        rest, fails = _FIRST_SECONDS, False
         while not self._stop.wait(rest):
             began = boottime()
-            self.measured.notify(self.read(processes(), began))
+            try:
+                self.measured.notify(self.read(processes(), began))
+                fails = False
+            except OSError as error:  # such as no descriptors left
+                if not fails:
+                    log.warning("the usage of children can't be measured: %s; retrying", error.strerror)
+                fails = True
             rest = max(self._interval(), (boottime() - began) * _SHARE)
 
     def read(self, found: dict[int, Process], now: float) -> Usage:
@@ -68,7 +76,7 @@ class Meter:
 
 
 def processes() -> dict[int, Process]:
-    """All processes that /proc shows, by pid."""
+    """All processes that /proc shows, by pid. Raises OSError if they can't be read now."""
     found = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 thousands of names: a Path for each would cost more than the rest
         if not name.isdecimal():
@@ -76,8 +84,8 @@ def processes() -> dict[int, Process]:
         try:
             with open(f"/proc/{name}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended meanwhile, or is another user's
         found[int(name)] = (int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]), int(fields[21]))
     return found
 

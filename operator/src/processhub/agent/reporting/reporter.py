@@ -7,6 +7,7 @@ Each slice has one writer, with one write in flight. The rules for writes are:
 - A write takes its content from the children at the moment of writing, after the slice's newest spec was applied to
   them. So its observedGeneration is true. What an answer has shown before the watch is acknowledged when the watch has
   come so far: a slice that was deleted before is known then (docs/protocol.md, rule 7).
+- Nothing is written while the Lease is not held: another agent may have started by then what this one says has ended.
 """
 
 from __future__ import annotations
@@ -165,6 +166,8 @@ class _SliceStatus:
         writes = self._identity.metrics.status_writes
         while not self._pace.over:
             pressing = await self._pace.due()
+            if not self._identity.held():
+                continue  # it would prove nothing; ``open`` has it written when the Lease is held again
             try:
                 status, size = self._compose()
                 if self._said == status:

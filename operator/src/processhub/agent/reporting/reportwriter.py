@@ -18,16 +18,18 @@ _RENEWALS_TO_SETTLE = 2  # the first renewal may have been under way already
 class WriterIdentity:
     """The identity of a writer: the holder of the member's Lease, and the member's address.
 
-    ``renewals()`` is the number of renewals of that Lease. ``written(slice)`` receives each slice as it was stored.
-    ``busy()`` is true while many children are about to change, whose changes should go into one write. ``members()`` is
-    the number of the hub's members that have slices. ``tls()`` and ``asks()`` are reported in slice 0.
-    ``has_read(name)``: whether all slices were read up to the present spec of this one.
+    ``held()``: whether that Lease is valid, and slices were read since it was taken. ``renewals()`` is how often it was
+    renewed. ``written(slice)`` receives each slice as it was stored. ``busy()`` is true while many children are about
+    to change, whose changes should go into one write. ``members()`` is the number of the hub's members that have
+    slices. ``tls()`` and ``asks()`` are reported in slice 0. ``has_read(name)``: whether all slices were read up to the
+    present spec of this one.
     """
 
     client: Client
     holder: str
     address: str
     port: int
+    held: Callable[[], bool]
     renewals: Callable[[], int]
     metrics: Metrics
     written: Callable[[RegistrySlice], None]

@@ -25,6 +25,7 @@ from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Round
+from processhub.controller.store.leases import UNKNOWN_HOLDER
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.registry.grammar import Assignment
@@ -146,7 +147,7 @@ async def _is_as_judged(round: Round, member: Member, name: str) -> bool:
     try:
         lease = await round.client.get(LEASES, namespace, name)
     except NotFoundError:
-        return True
+        return _is_missed_as_judged(round, member, name)
     if lease.metadata.labels.get(LABEL_HUB) != hub:
         labels = {LABEL_HUB: hub, LABEL_HUB_UID: round.hub.metadata.uid}
         patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
@@ -160,6 +161,20 @@ async def _is_as_judged(round: Round, member: Member, name: str) -> bool:
     if lease.metadata.labels.get(LABEL_HUB) == hub:
         round.store.put("leases", lease)
     return lease.spec == known.spec if known is not None else not lease.spec.holder_identity
+
+
+def _is_missed_as_judged(round: Round, member: Member, name: str) -> bool:
+    """Whether the member was judged by the end of a Lease that is not there."""
+    leases, known = round.state.leases, member.lease
+    if leases.get(name) is not known:
+        return False
+    if known is None or name in leases.unwatched:
+        return True
+    # The watch has not shown the deletion yet. So it may have missed renewals too, and a new holder.
+    spec = known.lease.spec
+    seconds = spec.lease_duration_seconds or round.hub.spec.timeouts.lease_seconds
+    leases.add_missing(member.name, spec.holder_identity or UNKNOWN_HOLDER, seconds, round.hub.metadata, round.now())
+    return False
 
 
 def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:

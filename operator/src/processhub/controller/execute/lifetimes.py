@@ -24,6 +24,7 @@ from processhub.controller.store.children import KnownChild
 
 _AT_ONCE = 16
 _AGAIN_SECONDS = 5.0  # Until a deletion is sent again that the watch has not shown.
+_CHANGED_SECONDS = 0.5  # Until a Child that has changed since it was read is looked at again.
 log = logging.getLogger(__name__)
 
 
@@ -77,9 +78,16 @@ class Lifetimes:
         metadata = child.metadata
         async with self._limit:
             try:
-                await self._round.client.delete(CHILDREN, metadata.namespace, metadata.name, uid=metadata.uid)
-            except (NotFoundError, ConflictError) as error:
-                log.debug("child %s is gone already: %s", metadata.name, error.message)
+                await self._round.client.delete(
+                    *(CHILDREN, metadata.namespace, metadata.name),
+                    uid=metadata.uid,
+                    resource_version=metadata.resource_version,
+                )
+            except NotFoundError:
+                log.debug("child %s is gone already", metadata.name)
+            except ConflictError:
+                self._round.again_in(_CHANGED_SECONDS)  # its lifetime may have been extended
+                return
         self._memory.deleted_at[metadata.uid] = now
         log.info("deleted: %s", why, extra={"hub": child.spec.hub, "child": child.id})
 

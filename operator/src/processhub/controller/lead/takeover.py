@@ -18,6 +18,7 @@ class Takeover:
     def __init__(self) -> None:
         self.generations: dict[str, int] = {}
         self.behind: dict[HubKey, ApiError] = {}
+        self._begun: set[str] = set()  # the uids of the Hubs that this leader has begun to lead
 
     def begin(self, raised: TermsRaised) -> None:
         """Take the outcome of raising the terms of all slices."""
@@ -25,10 +26,19 @@ class Takeover:
         self.behind.update(raised.behind)
 
     async def catch_up(self, round: Round) -> bool:
-        """Raise the terms of the hub's slices if this was refused before; returns whether they are raised."""
+        """Raise the terms of the hub's slices if this was refused before; returns whether they are raised.
+
+        Before the first plan for a Hub, which may have been unreadable so far, the Leases that were deleted are added.
+        """
+        if round.hub.metadata.key in self.behind and not await self._raise(round):
+            return False
+        if (uid := round.hub.metadata.uid) not in self._begun:
+            round.state.add_missing_leases(round.hub, round.now())
+            self._begun.add(uid)
+        return True
+
+    async def _raise(self, round: Round) -> bool:
         key, store = round.hub.metadata.key, round.store
-        if key not in self.behind:
-            return True
 
         async def raise_them() -> None:
             raised = await raise_terms(round.client, store, (key[0],), round.term, key)

@@ -170,6 +170,12 @@ def may_run_unseen(member: Member, state: HubState, memory: ObserveMemory) -> bo
     return bool(member.holder) and (without_first or memory.settling.awaits(member.name))
 
 
+def counts_for_quorum(member: Member, hub: Hub, memory: ObserveMemory) -> bool:
+    """Whether the hub may lose its quorum because this member, which was live in the last round, is not."""
+    required = hub.spec.partition_tolerance.strategy != "Divergence"
+    return required and memory.quorum is not None and member.name in memory.quorum.live
+
+
 def _take_proofs(member: Member, state: HubState, settling: Settling) -> None:
     """Record what the member has proven: which children ended there, and whether it has read this leader's slices."""
     if member.phase is Phase.GONE:

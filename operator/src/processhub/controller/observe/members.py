@@ -17,7 +17,6 @@ from processhub.api.naming import (
     ANNOTATION_JOINING,
     ANNOTATION_LOAD,
     ANNOTATION_SETTLED,
-    LABEL_HUB_UID,
     LABEL_MEMBER,
     member_ordinal,
 )
@@ -139,7 +138,7 @@ def observe_members(
     ``restarting_since`` is kept between calls: member → when (monotonic seconds) its restart was first seen.
     ``template`` is the members' pod template, if it is known. In the mode PerNode it says which nodes have a member.
     """
-    per_node, pod_of = hub.spec.members.mode == "PerNode", _pod_of(hub, state)
+    per_node, pod_of = hub.spec.members.mode == "PerNode", state.pods.by_member(hub)
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     slices = state.slices.by_member()
     names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()} - {""}
@@ -186,21 +185,21 @@ def _note_restart(restarting_since: dict[str, float], name: str, judgement: Judg
 async def proven_members(
     look: Callable[[], dict[str, Member]],
     confirm_gone: Callable[[Member], Awaitable[bool | None]],
-    may_run_unseen: Callable[[Member], bool],
+    matters: Callable[[Member], bool],
     *,
     copies: bool,
 ) -> dict[str, Member]:
     """Judge the members by ``look``. A member counts as gone only after a live read of its Lease, as a watch may lag.
 
     The Lease is also read for a member whose entries are removed already, because a new holder may have read its slices
-    before that. With ``copies``, which may take over its roles, it is read for a member that restarts too. It is read
-    for each member of which ``may_run_unseen`` is true: no slice says what that may run.
+    before that. With ``copies``, which may take over its roles, it is read for a member that restarts too. It is also
+    read for each member that ``matters`` though no slice names a child: it may run one, or the quorum depends on it.
     ``confirm_gone`` returns whether the Lease is unchanged, or None if it can't be read. In that case the member is
     held (docs/protocol.md, rules 10 and 11). So is one that seems gone only now, or has lost a slice meanwhile.
     """
 
     def seems_gone(member: Member) -> bool:
-        return _seems_gone(member, copies) or (_seems_ended(member) and may_run_unseen(member))
+        return _seems_gone(member, copies) or (_seems_ended(member) and matters(member))
 
     members = look()
     silent = {name: member for name, member in members.items() if seems_gone(member)}
@@ -332,38 +331,11 @@ def _node_ready(node: KubernetesNode | None, pod: Pod | None, per_node: bool) ->
     return any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions)
 
 
-def _pod_of(hub: Hub, state: HubState) -> dict[str, Pod]:
-    """The pod of each member that has one."""
-    per_node = hub.spec.members.mode == "PerNode"
-    pods = {
-        pod.metadata.name: pod
-        for pod in state.pods.values()
-        if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid
-        and (
-            per_node or member_ordinal(hub.metadata.name, pod.metadata.name) is not None
-        )  # Other names are of copied pods.
-    }
-    return _pods_by_node(pods) if per_node else pods
-
-
 def _replica_names(hub: Hub) -> set[str]:
     """The members that spec.members.replicas asks for. There are none in the mode PerNode."""
     if hub.spec.members.mode == "PerNode":
         return set()
     return {f"{hub.metadata.name}-{ordinal}" for ordinal in range(hub.spec.members.replicas)}
-
-
-def _pods_by_node(pods: Mapping[str, Pod]) -> dict[str, Pod]:
-    """The member's pod of each node. While a pod is replaced, this is the new one. A copied pod never counts."""
-    by_node: dict[str, Pod] = {}
-
-    def last(pod: Pod) -> tuple[bool, bool]:
-        return bool(pod.metadata.owner_references), pod.metadata.deletion_timestamp is None
-
-    for pod in sorted(pods.values(), key=last):
-        if pod.spec.node_name:
-            by_node[pod.spec.node_name] = pod
-    return by_node
 
 
 def _on_node(node: KubernetesNode | None, pod: Pod | None, template: Mapping[str, Any] | None) -> bool:

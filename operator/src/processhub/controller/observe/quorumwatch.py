@@ -18,7 +18,7 @@ from processhub.core.model.quorum import QuorumFacts, Seen, Verdict, quorum
 
 
 class QuorumWatch:
-    """The quorum of one hub. ``partitioned`` is the value for its slices."""
+    """The quorum of one hub. ``partitioned`` is the value for its slices, ``live`` the members that were live last."""
 
     def __init__(self, hub: Hub, state: HubState) -> None:
         on_record = hub.status.quorum
@@ -28,6 +28,7 @@ class QuorumWatch:
             if known.present.spec.hub_uid == hub.metadata.uid
         )
         self.announced = self.partitioned  # By the latest Event.
+        self.live: set[str] = set()
         self._largest = on_record.largest_seen if on_record else 0
         self._at_least = on_record.required if on_record and self.partitioned else 0
         self._last_live: dict[str, float] = {}  # member → monotonic seconds
@@ -43,7 +44,7 @@ class QuorumWatch:
     ) -> Verdict:
         """Judge the quorum at ``now`` (monotonic seconds). ``custom`` is the requirement of a custom strategy."""
         spec = hub.spec.partition_tolerance
-        live = {name for name, member in members.items() if member.phase is Phase.LIVE}
+        live = self.live = {name for name, member in members.items() if member.phase is Phase.LIVE}
         renewing = {name for name in live if (lease := members[name].lease) is not None and lease.renewing}
         counted = renewing if self.partitioned else live
         if (order := hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET, "")) and order != self._reset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from itertools import islice, repeat
+from itertools import filterfalse, islice, repeat
 from types import MappingProxyType
 
 import msgspec
@@ -36,6 +36,7 @@ from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
+from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.podtrouble import Trouble
 from processhub.core.model.quorum import Verdict
@@ -251,11 +252,17 @@ def _registry_node(copy: MemberCopy) -> RegistryNode:
 
 
 def _members(observation: Observation, troubles: Mapping[str, Trouble]) -> tuple[MemberStatus, ...]:
-    shown = islice(observation.members.values(), MEMBERS_MAX)
+    shown = islice(filterfalse(_has_left, observation.members.values()), MEMBERS_MAX)
     return tuple(
         _member(member, sum(len(known.assignments) for known in member.slices), troubles.get(member.name))
         for member in shown
     )
+
+
+def _has_left(member: Member) -> bool:
+    """Whether nothing is left of a member that was scaled away but slices, which may have to stay."""
+    emptied = not any(known.assignments for known in member.slices)
+    return not member.wanted and member.phase is Phase.GONE and member.pod is None and emptied
 
 
 def _member(member: Member, children: int, trouble: Trouble | None) -> MemberStatus:

@@ -6,13 +6,13 @@ Nothing is decided here. Informers and the operator's own writes change the stat
 from __future__ import annotations
 
 from processhub.api.child import Child
-from processhub.api.kubernetes import Lease, LeaseSpec, Pod
-from processhub.api.meta import ObjectMeta
-from processhub.api.naming import LABEL_COMPONENT, LABEL_HUB_UID, LABEL_MEMBER, lease_name
+from processhub.api.hub import Hub
+from processhub.api.kubernetes import Lease, Pod
+from processhub.api.naming import LABEL_COMPONENT, LABEL_HUB_UID
 from processhub.api.slice import RegistrySlice
 from processhub.controller.store.children import Children
 from processhub.controller.store.childsets import ChildSets
-from processhub.controller.store.leases import KnownLease, Leases
+from processhub.controller.store.leases import UNKNOWN_HOLDER, Leases
 from processhub.controller.store.pods import ChildPods, MemberPods
 from processhub.controller.store.slices import Slices
 
@@ -117,20 +117,20 @@ class HubState:
         """Note that a member Lease left the watch. ``hub_uid``: of the present Hub, or ""."""
         self.leases.unwatch(name, keep=bool(hub_uid) and hub_uid == self.hub_uid)
 
-    def add_missing_leases(self, hub_uid: str, now: float) -> None:
+    def add_missing_leases(self, hub: Hub, now: float) -> None:
         """Add the Leases that were deleted while no operator led: a member that has run children must have one.
 
         The former holder may still run. The Lease counts as one that left the watch ``now``, with the holder that the
-        slices name.
+        slices name. Where they are deleted too, a pod or the Hub's status shows that there was a member.
         """
+        uid, seconds = hub.metadata.uid, hub.spec.timeouts.lease_seconds
+        names = self.pods.by_member(hub).keys() | {member.name for member in hub.status.members}
+        holders = dict.fromkeys(names, (UNKNOWN_HOLDER, seconds))
         for member, (known, *_) in self.slices.by_member().items():
-            slice_ = known.present
-            holder = slice_.spec.holder or slice_.status.holder
-            if holder and slice_.spec.hub_uid == hub_uid and self.leases.of_member(member) is None:
-                name = lease_name(self.key[1], member)
-                labels, annotations = {LABEL_HUB_UID: hub_uid}, {LABEL_MEMBER: member}
-                metadata = ObjectMeta(name=name, namespace=self.key[0], labels=labels, annotations=annotations)
-                seconds = slice_.spec.settings.lease_seconds
-                spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds)
-                self.leases[name] = KnownLease(Lease(metadata=metadata, spec=spec), now, changed_at=now)
-                self.leases.unwatched.add(name)
+            spec = known.present.spec
+            if spec.hub_uid == uid:
+                holder = spec.holder or known.present.status.holder or UNKNOWN_HOLDER
+                holders[member] = (holder, spec.settings.lease_seconds)
+        for member, (holder, seconds) in holders.items():
+            if self.leases.of_member(member) is None:
+                self.leases.add_missing(member, holder, seconds, hub.metadata, now)

@@ -110,10 +110,7 @@ class Store:
             await informer.synced.wait()
 
     async def read_leases(self) -> None:
-        """Read all member Leases consistently, whatever their watch has shown so far. It is retried until it succeeds.
-
-        A Lease that should exist and does not counts as unwatched.
-        """
+        """Read all member Leases consistently, whatever their watch has shown. It is retried until it succeeds."""
         for informer in self.leases:
             while True:
                 try:
@@ -125,9 +122,6 @@ class Store:
             for item in items:
                 if isinstance(item, Lease):
                     self.put("leases", item)
-        now = asyncio.get_running_loop().time()
-        for key, state in self.states.items():
-            state.add_missing_leases(self._uid(key), now)
 
     async def close(self) -> None:
         """Stop watching."""

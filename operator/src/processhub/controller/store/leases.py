@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from processhub.api.kubernetes import Lease
+from processhub.api.kubernetes import Lease, LeaseSpec
+from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID, LABEL_MEMBER, lease_name
 from processhub.core.model.membership import LEASE_GRACE_SECONDS
+
+# The holder of a Lease that was deleted, where nothing says who held it. No agent has this name: each waits for the end
+# of the Lease before it takes it.
+UNKNOWN_HOLDER = "unknown"
 
 
 class KnownLease(msgspec.Struct, frozen=True):
@@ -65,6 +70,15 @@ class Leases(dict[str, KnownLease]):
             self.unwatched.add(name)
         else:
             self.forget(name)
+
+    def add_missing(self, member: str, holder: str, seconds: int, hub: ObjectMeta, now: float) -> None:
+        """Add a Lease that a member of this Hub must have had, as one that left the watch ``now``."""
+        name = lease_name(self._hub, member)
+        labels, annotations = {LABEL_HUB_UID: hub.uid}, {LABEL_MEMBER: member}
+        metadata = ObjectMeta(name=name, namespace=hub.namespace, labels=labels, annotations=annotations)
+        spec = LeaseSpec(holder_identity=holder, lease_duration_seconds=seconds)
+        self[name] = KnownLease(Lease(metadata=metadata, spec=spec), now, changed_at=now)
+        self.unwatched.add(name)
 
     def forget(self, name: str) -> None:
         """Forget the Lease of a member that is gone for good, or of a hub that is."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from processhub.api.hub import AGENT_PORT
+from collections.abc import Iterable
+
+from processhub.api.hub import AGENT_PORT, Hub
 from processhub.api.kubernetes import AGENT_CONTAINER, Pod
+from processhub.api.naming import LABEL_HUB_UID, member_ordinal
 
 
 class MemberPods(dict[str, Pod]):
@@ -28,6 +31,14 @@ class MemberPods(dict[str, Pod]):
         self.pop(name, None)
         self.ends.pop(name, None)
 
+    def by_member(self, hub: Hub) -> dict[str, Pod]:
+        """The pod of each member of this Hub that has one. A copied pod never counts."""
+        own = [pod for pod in self.values() if pod.metadata.labels.get(LABEL_HUB_UID) == hub.metadata.uid]
+        if hub.spec.members.mode == "PerNode":
+            return _by_node(own)
+        names = ((pod.metadata.name, pod) for pod in own)
+        return {name: pod for name, pod in names if member_ordinal(hub.metadata.name, name) is not None}
+
 
 class ChildPods(dict[str, Pod]):
     """The Pods of one hub's pod children, by object name, with the marks that they were made with.
@@ -44,6 +55,19 @@ class ChildPods(dict[str, Pod]):
         self.unwatched: set[str] = set()
         self.unidentified: dict[str, Pod] = {}
         self.unconfirmed: dict[str, str] = {}
+
+
+def _by_node(pods: Iterable[Pod]) -> dict[str, Pod]:
+    """The member's pod of each node. While a pod is replaced, this is the new one."""
+    by_node: dict[str, Pod] = {}
+
+    def last(pod: Pod) -> tuple[bool, bool]:
+        return bool(pod.metadata.owner_references), pod.metadata.deletion_timestamp is None
+
+    for pod in sorted(pods, key=last):
+        if pod.spec.node_name:
+            by_node[pod.spec.node_name] = pod
+    return by_node
 
 
 def agent_ends(pod: Pod) -> list[str]:
