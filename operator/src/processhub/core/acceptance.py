@@ -76,6 +76,11 @@ def spec_on_demand(template: OnDemand) -> ChildSpec:
     )
 
 
+def of_demand(refusal: Refusal) -> Refusal:
+    """The refusal of a child on demand as that of its Hub: its workload is in spec.onDemand."""
+    return Refusal(refusal.reason, refusal.message.replace("spec.pod", "spec.onDemand.pod"))
+
+
 def _known(field: str, strategy: str, built_in: tuple[str, ...], own: Collection[str]) -> Refusal | None:
     if strategy in built_in or strategy in own:
         return None
@@ -134,7 +139,7 @@ def _on_demand(spec: HubSpec) -> Refusal | None:
     if template.exec is None and template.python is None and template.pod is None:
         return Refusal(Reason.INVALID, "spec.onDemand names no workload; give one of exec, python or pod")
     refusal = _pod(spec_on_demand(template), spec)
-    return refusal and Refusal(refusal.reason, refusal.message.replace("spec.pod", "spec.onDemand.pod"))
+    return refusal and of_demand(refusal)
 
 
 def _hooks(spec: HubSpec) -> Refusal | None:

@@ -30,10 +30,11 @@ def winners_of(state: HubState, contested: Mapping[str, Sequence[KnownSet]], rec
     return winners
 
 
-def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
+def seen_sets(facts: Facts, winners: Winners, record: Record) -> dict[str, SeenSet]:
     """The ChildSets of this round by uid, the oldest first, and before them the hub's children on demand.
 
-    Every other object has an id before them, so they are wanted where nothing else is.
+    Every other object has an id before them, so they are wanted where nothing else is. While the API server rejects the
+    Pods of an edited spec.onDemand, those on record run on, and requests still start others.
     """
     taken: dict[str, dict[str, str]] = {}
     for child_id, (winner, rivals) in winners.items():
@@ -52,14 +53,28 @@ def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
         elif refusal is None and hub.spec.suspend:
             refusal = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
         rollout = facts.rollouts.get(known.metadata.uid)
+        rejected = facts.state.sets.rejected.get(known.metadata.uid) if known is facts.demand else None
+        held = rollout.held if rollout is not None else {}
         found[known.metadata.uid] = SeenSet(
             known,
             refusal,
             taken.get(known.metadata.uid, {}),
-            held=rollout.held if rollout is not None else {},
+            held=held if rejected is None else _former(known, record),
             failing=rollout.failed if rollout is not None and rollout.stopped else (),
+            rejected=rejected,
         )
     return found
+
+
+def _former(known: KnownSet, record: Record) -> dict[str, str]:
+    """The former workload of each child that has one on record."""
+    places = ((child_id, record.get(child_id, ())) for child_id in known.wanted)
+    return {
+        child_id: place.entry.workload
+        for child_id, own in places
+        for place in own
+        if place.entry.uid == known.metadata.uid and place.entry.workload != known.digest
+    }
 
 
 def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, DesiredChild]:

@@ -64,10 +64,11 @@ def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemor
     emit_on_demand(round, observation, plan, memory)
     for (uid, reason), count in of_sets.items():
         events.about_set(observation.sets[uid].known.object, reason, count)
-    for uid, seen in observation.sets.items():
-        if seen.refusal is not None and seen.refusal.reason not in _QUIET:
-            message = f"{seen.refusal.reason}: {seen.refusal.message}"
-            events.about_child(hub, observation.sets[uid].known.object, EventReason.REJECTED, message, warning=True)
+    for seen in observation.sets.values():
+        refusal = seen.refusal or seen.rejected
+        if refusal is not None and refusal.reason not in _QUIET:
+            message = f"{refusal.reason}: {refusal.message}"
+            events.about_child(hub, seen.known.object, EventReason.REJECTED, message, warning=True)
     for name, refusal in observation.refusals.items():
         known = round.state.children.get(name)
         if known is not None and refusal.reason not in _QUIET:

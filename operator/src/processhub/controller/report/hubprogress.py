@@ -16,13 +16,16 @@ from processhub.controller.report.child import MemberCopy, copies_by_id
 from processhub.controller.report.kstatus import (
     ABNORMAL,
     UNDER_WAY,
+    WAITS,
     change_under_way,
     is_refused,
     reconciling,
     stalled,
 )
+from processhub.controller.store.childsets import KnownSet
+from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
-from processhub.core.model.plan import Plan
+from processhub.core.model.plan import Plan, Unplaced
 
 _NAMED = 3  # Names in a message.
 
@@ -54,6 +57,8 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if stuck := [name for name in leaving if name in work.plan.stranded]:
         message = f"{listed(stuck, _NAMED)} can't be removed, as children are bound to it; see the condition Balanced"
         return stalled(GroupReason.STRANDED, message, generation)
+    if (refused := _refused_demand(hub, work)) is not None:
+        return stalled(refused.reason, refused.message, generation)
     if (why := _stopped_demand(hub, work.observation)) is not None:
         return stalled(GroupReason.ROLLOUT_STOPPED, why, generation)
     if work.failing:
@@ -72,6 +77,34 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if _was_done(hub) or hub.spec.suspend:
         return None  # Later moves, as by load, are no work on the latest edit.
     return _rest(hub, generation, work)
+
+
+def _refused_demand(hub: Hub, work: Work) -> Refusal | None:
+    """Why children on demand do not get the edited spec.onDemand: the API server or a hook refuses it; None if not."""
+    demand = work.observation.demand(hub)
+    if demand is None:
+        return None
+    rejected = demand.rejected
+    if rejected is not None and rejected.reason not in WAITS:
+        return Refusal(rejected.reason, f"children on demand run on with the former spec.onDemand: {rejected.message}")
+    denied = denied_edits(demand.known, work.observation, work.plan)
+    if not denied:
+        return None
+    child_id, why = next(iter(denied.items()))
+    message = f"children on demand run on with the former spec.onDemand, such as {child_id!r}: {why.message}"
+    return Refusal(why.reason, message)
+
+
+def denied_edits(known: KnownSet, observation: Observation, plan: Plan) -> dict[str, Unplaced]:
+    """The children of a set that run on as they were, because a hook denies what their object says now."""
+    record = observation.snapshot.record
+    return {
+        child_id: why
+        for child_id, why in plan.unplaced.items()
+        if why.reason is Reason.HOOK_DENIED
+        and child_id in known.wanted
+        and any(not place.entry.asleep for place in record.get(child_id, ()))
+    }
 
 
 def _stopped_demand(hub: Hub, observation: Observation) -> str | None:

@@ -66,7 +66,8 @@ class SeenSet(msgspec.Struct, frozen=True):
     """A ChildSet in one round: why it is not accepted, and the ids that others have (id → who).
 
     ``held``: the former workload of each child whose turn in a roll-out has not come, by id. ``failing``: the children
-    for which the roll-out has stopped.
+    for which the roll-out has stopped. ``rejected``: why the API server does not create the Pods of an edited
+    spec.onDemand.
     """
 
     known: KnownSet
@@ -74,13 +75,19 @@ class SeenSet(msgspec.Struct, frozen=True):
     taken: Mapping[str, str] = {}
     held: Mapping[str, str] = {}
     failing: tuple[str, ...] = ()
+    rejected: Refusal | None = None
 
 
 class ChildSets(dict[str, KnownSet]):
-    """The ChildSets of one hub, by object name."""
+    """The ChildSets of one hub, by object name.
+
+    ``rejected``: uid → why the API server does not create the Pods of the present template; also of the Hub's
+    spec.onDemand.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.rejected: dict[str, Refusal] = {}
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
         self._shared: dict[str, list[KnownSet]] | None = (
@@ -111,8 +118,19 @@ class ChildSets(dict[str, KnownSet]):
                 self._refusals.clear()
             self._refusals_for = hub
         for name in self.keys() - self._refusals.keys():
-            self._refusals[name] = refuse_set(self[name], hub)
+            self._refusals[name] = refuse_set(self[name], hub) or self.rejected.get(self[name].metadata.uid)
         return self._refusals
+
+    def reject(self, uid: str, refusal: Refusal | None) -> None:
+        """Take why the API server does not create the Pods of the present template; None: it does."""
+        if self.rejected.get(uid) == refusal:
+            return
+        for name in [name for name, known in self.items() if known.metadata.uid == uid]:
+            self._refusals.pop(name, None)
+        if refusal is None:
+            del self.rejected[uid]
+        else:
+            self.rejected[uid] = refusal
 
     def present(self, seen: SeenSet) -> SeenSet:
         """The ChildSet as it was seen, with its present metadata and status if its spec is still that."""
