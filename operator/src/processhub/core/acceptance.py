@@ -65,6 +65,11 @@ def refuse_child(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     return next((refusal for check in _CHILD_CHECKS if (refusal := check(spec, hub))), None)
 
 
+def unreadable(error: str) -> Refusal:
+    """The refusal of an object whose present version can't be read."""
+    return Refusal(Reason.INVALID, f"this version of it can't be read: {error}"[:1000])
+
+
 def spec_on_demand(template: OnDemand) -> ChildSpec:
     """The spec of each child that is started on demand."""
     return ChildSpec(

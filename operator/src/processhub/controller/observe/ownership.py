@@ -14,7 +14,8 @@ from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
-from processhub.core.model.snapshot import DesiredChild, OnRecord
+from processhub.core.model.placement import child_key
+from processhub.core.model.snapshot import DesiredChild, OnRecord, desired_child
 
 Record = Mapping[str, tuple[OnRecord, ...]]
 # Id → its owner, and the ChildSets that ask for it. Only for ids that a ChildSet and another object ask for.
@@ -52,6 +53,8 @@ def seen_sets(facts: Facts, winners: Winners, record: Record) -> dict[str, SeenS
             refusal = Refusal(Reason.SUSPENDED, "spec.template.suspend is true")
         elif refusal is None and hub.spec.suspend:
             refusal = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
+        if known is not facts.demand and known.metadata.name in facts.state.sets.never_read:
+            known = _on_record(known, record)
         rollout = facts.rollouts.get(known.metadata.uid)
         rejected = facts.state.sets.rejected.get(known.metadata.uid) if known is facts.demand else None
         held = rollout.held if rollout is not None else {}
@@ -64,6 +67,17 @@ def seen_sets(facts: Facts, winners: Winners, record: Record) -> dict[str, SeenS
             rejected=rejected,
         )
     return found
+
+
+def _on_record(known: KnownSet, record: Record) -> KnownSet:
+    """A ChildSet that was never read, with the children that it has on record."""
+    uid = known.metadata.uid
+    ids = (child_id for child_id, places in record.items() if any(place.entry.uid == uid for place in places))
+    model = desired_child(known.template, "", uid, known.digest)
+    wanted = {
+        child_id: msgspec.structs.replace(model, id=child_id, key=child_key(child_id), paced=True) for child_id in ids
+    }
+    return msgspec.structs.replace(known, wanted=wanted)
 
 
 def _former(known: KnownSet, record: Record) -> dict[str, str]:

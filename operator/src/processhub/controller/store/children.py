@@ -11,7 +11,7 @@ from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.movednodes import moved_nodes
 from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB_UID
-from processhub.core.acceptance import Refusal, refuse_child, refuse_size
+from processhub.core.acceptance import Refusal, refuse_child, refuse_size, unreadable
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
 
@@ -49,6 +49,7 @@ class Children(dict[str, KnownChild]):
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
     - ``pods``: the names of the pod children.
     - ``rejected``: object name → why the API server does not create the Pod of its present template.
+    - ``unread``: object name → why its present version can't be read.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Children(dict[str, KnownChild]):
         self.ended_moves: set[str] = set()
         self.pods: set[str] = set()
         self.rejected: dict[str, Refusal] = {}
+        self.unread: dict[str, Refusal] = {}
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
@@ -68,6 +70,8 @@ class Children(dict[str, KnownChild]):
         """Take a new or changed Child."""
         name = child.metadata.name
         before = self.get(name)
+        if self.unread.pop(name, None) is not None:
+            self._refusals.pop(name, None)
         same = before is not None and before.child.metadata.generation == child.metadata.generation
         if before is not None and same and _move_of(before.child) == _move_of(child):
             # Only metadata or status changed. What is derived from the spec stays.
@@ -98,6 +102,7 @@ class Children(dict[str, KnownChild]):
             return False
         del self[name]
         self.rejected.pop(name, None)
+        self.unread.pop(name, None)
         self.pods.discard(name)
         self.expiring.discard(name)
         self.marked.discard(name)
@@ -130,9 +135,17 @@ class Children(dict[str, KnownChild]):
         if len(self._refusals) < len(self):
             for name in self.keys() - self._refusals.keys():
                 known = self[name]
-                spec = msgspec.structs.replace(known.child.spec, nodes=known.spec.nodes)
-                self._refusals[name] = refuse_child(spec, hub) or refuse_size(known.workload) or self.rejected.get(name)
+                self._refusals[name] = self.unread.get(name) or self._refusal(known, hub)
         return self._refusals
+
+    def _refusal(self, known: KnownChild, hub: HubSpec) -> Refusal | None:
+        spec = msgspec.structs.replace(known.child.spec, nodes=known.spec.nodes)
+        return refuse_child(spec, hub) or refuse_size(known.workload) or self.rejected.get(known.metadata.name)
+
+    def mark_unread(self, name: str, error: str) -> None:
+        """Take that the Child's present version can't be read. What is known of it is the version before."""
+        self.unread[name] = unreadable(error)
+        self._refusals.pop(name, None)
 
     def reject(self, name: str, refusal: Refusal | None) -> None:
         """Take why the API server does not create the Pod of the Child's present template; None: it does."""
