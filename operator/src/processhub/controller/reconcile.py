@@ -283,6 +283,7 @@ class Reconciler:
         await remove_leftovers(round)
         memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
+        memory.report.unknown.look(round, observation.members, memory.execute.template.last_good)
         return msgspec.structs.replace(plan, unplaced=unplaced), refused
 
     def _rest(

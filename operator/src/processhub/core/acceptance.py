@@ -279,6 +279,16 @@ def unknown_member(spec: ChildSpec, members: MemberNames, field: str = "spec.nod
     return None
 
 
+def unknown_origin(spec: ChildSpec, hub: HubSpec, members: Collection[str]) -> str:
+    """A sentence about an origin that is no member, where the hub's strategy goes by it; "" if there is nothing to say.
+
+    It is no refusal: the member that asked for the child may be gone since, or come back.
+    """
+    if hub.distribution.strategy not in ("Local", "NotLocal") or not spec.origin or spec.origin in members:
+        return ""
+    return f"spec.origin names {spec.origin!r}, and the hub has no such member now: the hash decides"
+
+
 _HUB_CHECKS: tuple[HubCheck, ...] = (
     _redundancy,
     _partitions,

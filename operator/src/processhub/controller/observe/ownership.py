@@ -10,9 +10,9 @@ from processhub.api.hub import Hub
 from processhub.api.reasons import Reason, Role
 from processhub.controller.observe.facts import Facts
 from processhub.controller.store.children import KnownChild
-from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
+from processhub.controller.store.childsets import KnownSet, SeenSet, in_template, of_template
 from processhub.controller.store.hubstate import HubState
-from processhub.core.acceptance import Refusal, unknown_member
+from processhub.core.acceptance import Refusal, unknown_member, unknown_origin
 from processhub.core.listing import MemberNames
 from processhub.core.model.placement import child_key
 from processhub.core.model.snapshot import DesiredChild, OnRecord, desired_child
@@ -65,6 +65,7 @@ def seen_sets(facts: Facts, winners: Winners, record: Record) -> dict[str, SeenS
             held=held if rejected is None else _former(known, record),
             failing=rollout.failed if rollout is not None and rollout.stopped else (),
             rejected=rejected,
+            note=in_template(unknown_origin(known.template, hub.spec, names)),
         )
     return found
 

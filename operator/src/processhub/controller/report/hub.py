@@ -80,6 +80,7 @@ def hub_status(
     troubles: Mapping[str, Trouble] = MappingProxyType({}),
     template: str = "",
     failing: bool = False,
+    note: str = "",
 ) -> HubStatus:
     """Compute the status after a round; ``now`` (RFC 3339) is the time of conditions that changed.
 
@@ -87,6 +88,7 @@ def hub_status(
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
     Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready, with the cause.
     ``template``: the digest of the members' pod template. ``failing``: whether a step failed, reported or not.
+    ``note``: what is accepted and has no effect.
     """
     members = observation.members
     registry, counts = registry_of(members, len(observation.snapshot.record))
@@ -97,7 +99,7 @@ def hub_status(
     quorum, generation = observation.quorum, followed or hub.metadata.generation
     is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation, troubles)
     conditions = (
-        _accepted(hub, refusal),
+        _accepted(hub, refusal, note),
         is_ready,
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
         _balanced(hub, plan, generation),
@@ -275,10 +277,10 @@ def _member(member: Member, children: int, trouble: Trouble | None) -> MemberSta
     )
 
 
-def _accepted(hub: Hub, refusal: Refusal | None) -> Condition:
+def _accepted(hub: Hub, refusal: Refusal | None, note: str) -> Condition:
     generation = hub.metadata.generation
     if refusal is None:
-        return condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
     return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
 
 

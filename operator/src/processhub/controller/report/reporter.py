@@ -135,6 +135,7 @@ class Reporter:
             troubles=memory.troubles,
             template=memory.template,
             failing=round.steps.failing,
+            note=memory.unknown.message,
         )
         self._write_hub(hub, memory, lambda: _completed(compute(now_seconds()), memory), round.requeue)
 

@@ -67,7 +67,7 @@ class SeenSet(msgspec.Struct, frozen=True):
 
     ``held``: the former workload of each child whose turn in a roll-out has not come, by id. ``failing``: the children
     for which the roll-out has stopped. ``rejected``: why the API server does not create the Pods of an edited
-    spec.onDemand.
+    spec.onDemand. ``note``: what of it is accepted and has no effect.
     """
 
     known: KnownSet
@@ -76,6 +76,7 @@ class SeenSet(msgspec.Struct, frozen=True):
     held: Mapping[str, str] = {}
     failing: tuple[str, ...] = ()
     rejected: Refusal | None = None
+    note: str = ""
 
 
 class ChildSets(dict[str, KnownSet]):
@@ -227,7 +228,12 @@ def refuse_set(known: KnownSet, hub: HubSpec) -> Refusal | None:
 
 def of_template(refusal: Refusal) -> Refusal:
     """The refusal of a Child as that of its ChildSet: the fields of a Child's spec are those of the template."""
-    return Refusal(refusal.reason, _TEMPLATE_FIELDS.sub(r"spec.template.\1", refusal.message))
+    return Refusal(refusal.reason, in_template(refusal.message))
+
+
+def in_template(message: str) -> str:
+    """A sentence about a Child's spec as one about a ChildSet's template."""
+    return _TEMPLATE_FIELDS.sub(r"spec.template.\1", message)
 
 
 def _unfit(template: ChildSpec) -> Refusal | None:
