@@ -32,6 +32,7 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, life_of, node_of, order
 from processhub.controller.report.hubprogress import Work, of_hub
 from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
+from processhub.controller.store.children import AdmittedSpec
 from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
@@ -81,6 +82,7 @@ def hub_status(
     template: str = "",
     failing: bool = False,
     note: str = "",
+    admitted: Mapping[str, AdmittedSpec] = MappingProxyType({}),
 ) -> HubStatus:
     """Compute the status after a round; ``now`` (RFC 3339) is the time of conditions that changed.
 
@@ -88,7 +90,7 @@ def hub_status(
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
     Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready, with the cause.
     ``template``: the digest of the members' pod template. ``failing``: whether a step failed, reported or not.
-    ``note``: what is accepted and has no effect.
+    ``note``: what is accepted and has no effect. ``admitted``: what was stored for static children.
     """
     members = observation.members
     registry, counts = registry_of(members, len(observation.snapshot.record))
@@ -103,7 +105,7 @@ def hub_status(
         is_ready,
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
         _balanced(hub, plan, generation),
-        *of_hub(hub, is_ready, trouble, Work(observation, plan, template, failing)),
+        *of_hub(hub, is_ready, trouble, Work(observation, plan, template, failing, admitted)),
     )
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, conditions, now),

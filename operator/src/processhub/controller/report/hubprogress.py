@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.meta import Condition, find_condition
 from processhub.api.naming import ANNOTATION_TEMPLATE
@@ -22,6 +23,7 @@ from processhub.controller.report.kstatus import (
     reconciling,
     stalled,
 )
+from processhub.controller.store.children import AdmittedSpec
 from processhub.controller.store.childsets import KnownSet
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
@@ -34,13 +36,19 @@ class Work(msgspec.Struct, frozen=True):
     """What a round of a hub left to do.
 
     ``template``: the digest of the pod template that members shall have, or "". ``failing``: a step failed, and is not
-    reported yet.
+    reported yet. ``admitted``: Child's object name → what was stored for the latest write of a static child.
     """
 
     observation: Observation
     plan: Plan
     template: str = ""
     failing: bool = False
+    admitted: Mapping[str, AdmittedSpec] = {}
+
+    def has_spec(self, child: Child, spec: ChildSpec) -> bool:
+        """Whether the Child has this spec, or what the API server made of it."""
+        admitted = self.admitted.get(child.metadata.name)
+        return child.spec == spec or (admitted is not None and admitted.stands_for(spec, child.spec))
 
 
 def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> tuple[Condition, ...]:
@@ -143,7 +151,7 @@ def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:
     if unsettled and hub.spec.distribution.rebalance.on_join:
         message = f"{listed(unsettled, _NAMED)} has not taken its share of children yet"
         return reconciling(GroupReason.REBALANCING, message, generation)
-    if starting := _static_under_way(hub, observation, plan):
+    if starting := _static_under_way(hub, work):
         message = f"{len(starting)} of {len(hub.spec.children)} in spec.children: {listed(starting, _NAMED)}"
         return reconciling(Reason.UPDATING, message, generation)
     return None
@@ -163,9 +171,9 @@ def _is_former(member: Member, template: str) -> bool:
     )
 
 
-def _static_under_way(hub: Hub, observation: Observation, plan: Plan) -> list[str]:
+def _static_under_way(hub: Hub, work: Work) -> list[str]:
     """The ids of spec.children that do not run by their latest spec yet, and may."""
-    found = []
+    found, observation = [], work.observation
     ids = {spec.id for spec in hub.spec.children if not spec.suspend}
     copies = copies_by_id(ids, observation.members) if ids else {}
     for spec in hub.spec.children:
@@ -174,9 +182,9 @@ def _static_under_way(hub: Hub, observation: Observation, plan: Plan) -> list[st
         known = observation.chosen.get(spec.id)
         if known is not None and known.child.metadata.name in observation.refusals:
             continue  # The Child says why.
-        if is_refused(plan.unplaced.get(spec.id)):
+        if is_refused(work.plan.unplaced.get(spec.id)):
             continue
-        if known is None or msgspec.structs.replace(known.child.spec, hub="") != spec:
+        if known is None or not work.has_spec(known.child, msgspec.structs.replace(spec, hub=hub.metadata.name)):
             found.append(spec.id)
             continue
         own = [copy for copy in copies.get(spec.id, []) if copy.concerns(known.child.metadata.uid)]

@@ -136,6 +136,7 @@ class Reporter:
             template=memory.template,
             failing=round.steps.failing,
             note=memory.unknown.message,
+            admitted=round.state.children.admitted,
         )
         self._write_hub(hub, memory, lambda: _completed(compute(now_seconds()), memory), round.requeue)
 

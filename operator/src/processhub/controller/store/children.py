@@ -39,6 +39,17 @@ class KnownChild(msgspec.Struct, frozen=True):
         return f"child/{self.child.metadata.name}"
 
 
+class AdmittedSpec(msgspec.Struct, frozen=True):
+    """The spec that was written for a static child, and what was stored: mutating webhooks may change it."""
+
+    written: ChildSpec
+    stored: ChildSpec
+
+    def stands_for(self, wanted: ChildSpec, present: ChildSpec) -> bool:
+        """Whether the ``present`` spec is what becomes of the ``wanted`` one."""
+        return (self.written, self.stored) == (wanted, present)
+
+
 class Children(dict[str, KnownChild]):
     """The Children of one hub, by object name.
 
@@ -50,6 +61,7 @@ class Children(dict[str, KnownChild]):
     - ``pods``: the names of the pod children.
     - ``rejected``: object name → why the API server does not create the Pod of its present template.
     - ``unread``: object name → why its present version can't be read.
+    - ``admitted``: object name → what the API server stored for the latest write of a static child.
     """
 
     def __init__(self) -> None:
@@ -62,6 +74,7 @@ class Children(dict[str, KnownChild]):
         self.pods: set[str] = set()
         self.rejected: dict[str, Refusal] = {}
         self.unread: dict[str, Refusal] = {}
+        self.admitted: dict[str, AdmittedSpec] = {}
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
@@ -103,6 +116,7 @@ class Children(dict[str, KnownChild]):
         del self[name]
         self.rejected.pop(name, None)
         self.unread.pop(name, None)
+        self.admitted.pop(name, None)
         self.pods.discard(name)
         self.expiring.discard(name)
         self.marked.discard(name)
@@ -146,6 +160,11 @@ class Children(dict[str, KnownChild]):
         """Take that the Child's present version can't be read. What is known of it is the version before."""
         self.unread[name] = unreadable(error)
         self._refusals.pop(name, None)
+
+    def is_carried_out(self, name: str, wanted: ChildSpec) -> bool:
+        """Whether the Child has the wanted spec, or what became of it when it was written."""
+        present, admitted = self[name].child.spec, self.admitted.get(name)
+        return present == wanted or (admitted is not None and admitted.stands_for(wanted, present))
 
     def reject(self, name: str, refusal: Refusal | None) -> None:
         """Take why the API server does not create the Pod of the Child's present template; None: it does."""
