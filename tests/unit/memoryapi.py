@@ -69,6 +69,7 @@ class MemoryApi:
         self.listeners: list[Callable[[Key, Json | None, Json | None], None]] = []  # called with before and after
         self.compacted = 0  # an older version can't be watched or listed any more
         self.policy: Callable[[Key, Json], str] = lambda key, item: ""  # why a request may not create the object
+        self.mutation: Callable[[Key, Json], None] = lambda key, item: None  # changes what a request creates or edits
         self.dry_run_seconds = 0.0  # as with a slow webhook
         self._made = 0
         self._rewinds = 0
@@ -274,6 +275,7 @@ class MemoryApi:
             raise Refused(409, "Conflict", "the object that is to be changed is not there")
         if key.plural in _STATUS_APART:
             body.pop("status", None)
+        self.mutation(key, body)
         if why := self.policy(key, body):
             raise Refused(403, "Forbidden", why)
         if dry:
@@ -344,6 +346,8 @@ class MemoryApi:
             changed = {name: value for name, value in changed.items() if name != "status"}
             changed |= {"status": before["status"]} if "status" in before else {}
         changed = copied(changed)
+        if not part:
+            self.mutation(key, changed)
         item.clear()
         item.update(changed)
 

@@ -34,6 +34,7 @@ from processhub.api.slice import Settings
 from processhub.api.usage import Usage
 from processhub.cluster.timestamps import use_clock
 from processhub.controller.engine import Engine
+from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.lead.election import Election
 from processhub.controller.replica import Replica, ReplicaSurroundings
 from processhub.controller.settings import OperatorSettings, TlsSettings
@@ -190,6 +191,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.api, self._folder = MemoryApi(), folder
+        self.receivers: Callable[[], Receivers] = NoReceivers  # of the hooks of replicas that start from now on
         self.log: list[tuple[float, str, str, bool]] = []
         self.wires: dict[str, Wire] = {}
         self.stops: dict[str, asyncio.Event] = {}
@@ -224,7 +226,7 @@ class Cluster:
     def start_replica(self, name: str, tls: TlsSettings | None = None) -> None:
         client, settings = self.client(name), OperatorSettings(pod_name=name, pod_uid="", namespace="ns", tls=tls)
         election = Election(client, "ns", name, ())
-        around = ReplicaSurroundings(settings, client, election, PlainHost(), NoReceivers)
+        around = ReplicaSurroundings(settings, client, election, PlainHost(), self.receivers)
         self.stops[name], self.replicas[name] = asyncio.Event(), Replica(around)
         self.tasks[name] = asyncio.create_task(self.replicas[name].run(self.stops[name]))
 
@@ -348,9 +350,12 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_hub(folder: Path, **spec: Any) -> AsyncIterator[Cluster]:
+async def running_hub(
+    folder: Path, receivers: Callable[[], Receivers] = NoReceivers, **spec: Any
+) -> AsyncIterator[Cluster]:
     """Run the hub ``hub`` with an operator and ready members; they end well with the block."""
     cluster = Cluster(folder)
+    cluster.receivers = receivers
     cluster.begin({"members": {"replicas": 3}, **spec})
     cluster.start_replica("operator-0")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from clihub import HUB, JSON, NAMES, Printed, started, with_cluster
+from memoryapi import Key
 from onethread import Cluster
 
 from processhub.cli import explain, listing, show, status, target
@@ -18,6 +19,8 @@ from processhub.cli.errors import CliError, UsageError
 from processhub.cli.listing import Selection
 from processhub.cli.shared import Target
 from processhub.cluster.kinds import HUBS
+
+HUB_KEY = Key("hubs", "ns", "hub")
 
 
 @pytest.fixture
@@ -117,6 +120,46 @@ def test_a_watch_prints_what_changes_under_the_same_header(
             await asyncio.sleep(5)
             states = [line.split()[3] for line in printed.text().splitlines()]
             assert (states[-1], set(states[:-1]) <= {"Stopping"}) == ("Deleted", True)
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_watch_of_names_prints_the_objects_that_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        body = {"hub": "hub", "exec": {"command": ["x"]}}
+        cluster.api.create("children", {"metadata": {"name": "b-object"}, "spec": {**body, "id": "b"}})
+        await cluster.until(
+            lambda: cluster.api.get("children", "b-object")["status"].get("state") == "Running", "it runs"
+        )
+        printed.text()
+        async with watching(listing.list_children(NAMES, Selection(watch=True))):
+            assert printed.text().split() == ["child/a", "child/b-object"]
+            template = {"hub": "hub", "replicas": 3, "template": {"exec": {"command": ["x"]}}}
+            cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": template})
+            cluster.api.create("children", {"metadata": {"name": "c-object"}, "spec": {**body, "id": "c"}})
+            await asyncio.sleep(5)
+            assert set(printed.text().split()) == {"childset/web", "child/c-object"}
+
+            cluster.api.delete("childsets", "web")
+            cluster.api.delete("children", "b-object")
+            await asyncio.sleep(5)
+            assert set(printed.text().split()) == {"childset/web", "child/b-object"}
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_watch_of_members_names_prints_those_that_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        async with watching(status.members(NAMES, everywhere=False, watch=True)):
+            assert printed.text().split() == ["pod/hub-0", "pod/hub-1", "pod/hub-2"]
+            cluster.api.update(HUB_KEY, lambda hub: hub["spec"]["members"].update(weights={"hub-1": 3}))
+            await asyncio.sleep(5)
+            assert printed.text().split() == ["pod/hub-1"]
 
     with_cluster(tmp_path, monkeypatch, test)
 

@@ -13,12 +13,14 @@ from aiohttp import web
 from waiting import until
 
 from builders import client_of
+from processhub.api.meta import ObjectMeta
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config, ConfigError
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.deepjson import TOO_DEEP
 from processhub.cluster.errors import ApiError, ForbiddenError
 from processhub.cluster.informer import Informer
-from processhub.cluster.kinds import HUBS, Kind
+from processhub.cluster.kinds import HUBS, Kind, metadata_of
 
 HUB = {
     "apiVersion": "processhub.dev/v1alpha1",
@@ -99,7 +101,11 @@ async def test_an_object_that_is_nested_too_deeply_is_told_apart_from_the_others
         server.troubles = [f'{{"metadata": {{"resourceVersion": "9"}}, "items": [{json.dumps(HUB)}, {deep}]}}']
     told: dict[str, str | None] = {}
     kind = Kind(HUBS.group, HUBS.version, HUBS.plural, dict[str, Any], free=True)
-    informer = Informer(client, kind, lambda old, new: None, on_broken=lambda at, why: told.update({at.name: why}))
+
+    def on_broken(metadata: ObjectMeta, item: Undecodable | None) -> None:
+        told[metadata.name] = item.error if item is not None else None
+
+    informer = Informer(client, kind, lambda old, new: None, on_broken=on_broken)
 
     running = asyncio.create_task(informer.run())
     await until(lambda: running.done() or told, "a word about it")
@@ -108,6 +114,22 @@ async def test_an_object_that_is_nested_too_deeply_is_told_apart_from_the_others
     assert told == {"deep": TOO_DEEP}
     assert list(informer.items) == [("ns", "hub")]
     running.cancel()
+
+
+@pytest.mark.parametrize("depth", [600, 970, 1100, 9900])
+async def test_one_object_that_is_nested_too_deeply_is_not_read_either(site: tuple[Site, Client], depth: int) -> None:
+    """An answer to a write would otherwise bring in what lists and watches keep out."""
+    server, client = site
+    deep = '{"metadata": {"name": "deep"}, "spec": {"x": ' + "[" * depth + "]" * depth + "}}"
+    kind = Kind(HUBS.group, HUBS.version, HUBS.plural, dict[str, Any], free=True)
+
+    server.troubles = [deep]
+    with pytest.raises(ApiError, match=TOO_DEEP):
+        await client.get(kind, None, "deep")
+
+    server.troubles = [deep]
+    read = await client.get(metadata_of("processhub.dev/v1alpha1", "hubs"), None, "deep")
+    assert read.metadata.name == "deep"
 
 
 @pytest.mark.parametrize(

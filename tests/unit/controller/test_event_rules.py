@@ -328,7 +328,13 @@ async def test_ids_that_requests_ask_for_and_that_get_no_place_are_announced_tog
             "Rejected",
             "not started although requests ask for it: 'b', 'c', 'd' and 1 more: HookDenied: no eu",
             "Warning",
-        )
+        ),
+        (
+            "Hub",
+            "Rejected",
+            "the edited spec.onDemand is denied, and the former one runs on: 'f': HookDenied: no eu",
+            "Warning",
+        ),
     ]
     assert posted(every) == []
     assert len(posted({**every, "c": Unplaced(Reason.NO_MEMBERS, "no member")})) == 1

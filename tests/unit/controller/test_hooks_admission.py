@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
+import virtualtime
 from planned_hub import child
 from waiting import until
 
@@ -21,6 +23,7 @@ from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.hooks.starts import StartAdmission
 from processhub.controller.hooks.stops import StopAdmission
 from processhub.controller.hooks.verdicts import HookVerdict
+from processhub.controller.hooks.webhook import HookError
 from processhub.controller.observe.admission import Admitted, admit
 from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.events import EventRecorder
@@ -47,6 +50,56 @@ def observed(hub: Hub, uid: str = "", *ids: str) -> Observation:
     entry = Assignment(uid=uid, epoch=1, workload="w")
     record = {child_id: (OnRecord("hub-0", entry),) for child_id in ids}
     return make_observation(hub.spec, {"hub-0": make_member("hub-0")}, record=record)
+
+
+class Hanging:
+    """A hook that hangs for its time limit of 5 s, until it is mended."""
+
+    def __init__(self) -> None:
+        self.hangs, self.asked = True, 0
+
+    async def __call__(self, hook: Hook, event: CloudEventText) -> None:
+        self.asked += 1
+        if self.hangs:
+            await asyncio.sleep(5.0)
+            raise HookError("no answer within 5 s")
+
+
+@pytest.mark.parametrize(("event", "policy"), [("PreChildStop", "Fail"), ("PreChildStart", "Ignore")])
+def test_a_hook_that_hangs_holds_few_of_many_children_up(event: str, policy: str) -> None:
+    async def main() -> None:
+        call, recorder = Hanging(), EventRecorder(make_client(), "test")
+        asker = Asker(hub(event, webhook={"url": "http://h", "failurePolicy": policy}), call, recorder)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def questions(count: int) -> list[asyncio.Task[HookVerdict]]:
+            return [asyncio.create_task(asker.ask(HookEvent(event), f"c-{number}", {})) for number in range(count)]
+
+        await asyncio.gather(*questions(5000), return_exceptions=True)
+        assert loop.time() - began < 30.0, "a time limit for each 32 of them would be 780 s"
+
+        call.hangs, before = False, call.asked
+        await asyncio.sleep(6.0)
+        (probe,) = await asyncio.gather(*questions(1))
+        assert probe == HookVerdict()
+        await asyncio.gather(*questions(100))
+        assert call.asked == before + 101, "it is asked each time again"
+
+    virtualtime.run(main())
+
+
+def test_a_start_that_requires_the_hooks_answer_waits_for_it() -> None:
+    async def main() -> None:
+        call, recorder = Hanging(), EventRecorder(make_client(), "test")
+        asker = Asker(hub("PreChildStart", webhook={"url": "http://h", "failurePolicy": "Fail"}), call, recorder)
+        for number in range(5):
+            with pytest.raises(Unanswered):
+                await asker.ask(HookEvent.PRE_CHILD_START, f"c-{number}", {})
+        call.hangs = False
+        assert await asker.ask(HookEvent.PRE_CHILD_START, "last", {}) == HookVerdict()
+
+    virtualtime.run(main())
 
 
 async def test_the_hook_is_called_for_each_child_of_a_set_that_stops(recorder: EventRecorder) -> None:

@@ -23,6 +23,7 @@ from builders import make_child, make_hub
 from kstatus import kstatus
 from processhub.api.hub import HubStatus
 from processhub.api.meta import condition_of
+from processhub.controller.hooks.hubevent import CloudEventText
 from processhub.controller.report.child import MemberCopy, child_status
 from processhub.controller.report.hub import stalled_status
 from processhub.core.model.membership import Judgement, Phase
@@ -274,9 +275,7 @@ def leads(cluster: Cluster) -> str:
     return holder.partition("/")[0].partition("_")[0]
 
 
-def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -> None:
-    """The roll-out of a template that is refused reaches as many children as may fail, and the others run on."""
-
+def test_a_child_set_runs_on_when_the_pods_of_its_edited_template_are_refused(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         cluster.api.policy = no_bad_image
         spec = {"hub": "hub", "replicas": 3, "template": GOOD_POD, "minReadySeconds": 0}
@@ -285,15 +284,119 @@ def test_a_child_set_whose_pods_are_refused_waits_for_its_user(tmp_path: Path) -
         await cluster.until(lambda: len(pods_of_children(cluster)) == 3, "its pods are made")
         run_pods(cluster)
         await web.until("InProgress", "Current")
+        before = uids_of(cluster)
 
         web.spec(template=REFUSED)
         await web.until("InProgress", "Failed")
-        assert web.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
-        (stalled,) = [it for it in cluster.api.objects[web.key]["status"]["conditions"] if it["type"] == "Stalled"]
-        assert stalled["message"].startswith("1 of 3 children are refused, such as web-")
-        assert len(pods_of_children(cluster)) == 2
+        assert web.conditions == {"Stalled": "Invalid"}
+        conditions = cluster.api.objects[web.key]["status"]["conditions"]
+        said = {found["message"] for found in conditions if found["type"] in ("Accepted", "Stalled")}
+        assert said == {"the pod of the edited template is refused: no such image here"}
+
+        cluster.start_replica("operator-1")
+        cluster.stops["operator-0"].set()
+        await cluster.until(lambda: leads(cluster) == "operator-1", "the next leader leads")
+        web.spec(minReadySeconds=1)
+        await cluster.until(lambda: cluster.api.objects[web.key]["status"]["observedGeneration"] == 3, "it is seen")
+        assert kstatus(as_read(cluster.api.objects[web.key])) == "Failed", "the next leader checks it too"
+        assert uids_of(cluster) == before, "all pods run on"
+
+        cluster.api.policy = lambda key, item: ""
+        await cluster.until(lambda: uids_of(cluster) != before, "the edit is carried out without another", 30.0)
 
     in_hub(tmp_path, test)
+
+
+def test_a_child_set_whose_first_pods_are_refused_waits_for_its_user(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
+        spec = {"hub": "hub", "replicas": 3, "template": REFUSED, "minReadySeconds": 0}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        web = Story(cluster, "childsets", "web")
+        await web.until("InProgress", "Failed")
+        assert web.conditions == {"Accepted": "Accepted", "Stalled": "Invalid"}
+        (stalled,) = [it for it in cluster.api.objects[web.key]["status"]["conditions"] if it["type"] == "Stalled"]
+        assert stalled["message"].startswith("3 of 3 children are refused, such as web-")
+
+    in_hub(tmp_path, test)
+
+
+async def three_on_demand(cluster: Cluster) -> list[str]:
+    """Have three pod children started by requests; returns the uids of their Pods."""
+    await cluster.until(lambda: all(agent._parts.slices.settings.on_demand for agent in cluster.agents.values()), "set")
+    for child_id in ("a", "b", "c"):
+        cluster.ask(child_id)
+    await cluster.until(lambda: len(pods_of_children(cluster)) == 3, "their pods are made")
+    run_pods(cluster)
+    await Story(cluster, "hubs", "hub").until("InProgress", "Current")
+    return uids_of(cluster)
+
+
+def test_children_on_demand_run_on_when_the_pods_of_an_edited_template_are_refused(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.policy = no_bad_image
+        before = await three_on_demand(cluster)
+        hub = Story(cluster, "hubs", "hub")
+
+        hub.spec(onDemand=REFUSED)
+        await cluster.until(lambda: hub.conditions.get("Stalled") == "Invalid", "the hub says it")
+        await asyncio.sleep(30.0)  # it is checked again and again
+        assert uids_of(cluster) == before, "all pods run on"
+        assert message_of(cluster, hub.key, "Stalled") == (
+            "children on demand run on with the former spec.onDemand: "
+            "the pod of the edited template is refused: no such image here"
+        )
+        assert rejections(cluster) == ["Invalid: the pod of the edited template is refused: no such image here"]
+
+        cluster.api.policy = lambda key, item: ""
+        await cluster.until(lambda: uids_of(cluster) != before, "the edit is carried out without another", 30.0)
+
+    in_hub(tmp_path, test, onDemand=GOOD_POD)
+
+
+class DeniesBad:
+    """A hook that denies the start of every child with the image ``bad``."""
+
+    def refusal(self, spec: object) -> None: ...
+
+    async def call(self, hub: object, hook: object, event: CloudEventText) -> Any:
+        return {"allow": b'"bad"' not in event.body, "reason": "this image is not approved"}
+
+    async def close(self) -> None: ...
+
+
+def test_a_hub_reports_that_a_hook_denies_the_edited_template_of_its_children_on_demand(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        before = await three_on_demand(cluster)
+        hub = Story(cluster, "hubs", "hub")
+
+        hub.spec(onDemand=REFUSED)
+        await cluster.until(lambda: hub.conditions.get("Stalled") == "HookDenied", "the hub says it")
+        await asyncio.sleep(30.0)
+        said = message_of(cluster, hub.key, "Stalled")
+        assert said.startswith("children on demand run on with the former spec.onDemand, such as ")
+        assert said.endswith(": hook approve: this image is not approved")
+        assert uids_of(cluster) == before, "all pods run on"
+        (event,) = rejections(cluster)
+        assert event.startswith("the edited spec.onDemand is denied, and the former one runs on: ")
+        assert event.endswith(": HookDenied: hook approve: this image is not approved")
+
+        hub.spec(onDemand=GOOD_POD)
+        await cluster.until(lambda: "Stalled" not in hub.conditions, "it is mended")
+        assert uids_of(cluster) == before
+
+    hook = {"name": "approve", "event": "PreChildStart", "webhook": {"url": "http://approve"}}
+    in_hub(tmp_path, test, receivers=DeniesBad, onDemand=GOOD_POD, hooks=[hook])
+
+
+def message_of(cluster: Cluster, key: Key, kind: str) -> str:
+    conditions = cluster.api.objects[key]["status"]["conditions"]
+    return next(str(found["message"]) for found in conditions if found["type"] == kind)
+
+
+def rejections(cluster: Cluster) -> list[str]:
+    events = [item for key, item in cluster.api.objects.items() if key.plural == "events"]
+    return [event["message"] for event in events if event["reason"] == "Rejected"]
 
 
 def test_a_hub_does_not_wait_for_a_static_child_whose_pod_is_refused(tmp_path: Path) -> None:

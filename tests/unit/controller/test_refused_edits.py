@@ -247,6 +247,18 @@ async def test_an_unknown_way_to_drain_is_reported() -> None:
         ]
 
 
+async def test_an_annotation_that_does_not_exist_is_reported_with_the_one_that_was_meant() -> None:
+    async with leading() as hub:
+        annotations = {"processhub.dev/pasued": "true", "processhub.dev/zones": "a", "example.com/paused": "true"}
+        await hub.edit(GOOD, 1, annotations=annotations)
+
+        known, unknown = (text for reason, text in hub.events() if reason == "AnnotationIgnored")
+        assert known == ("the annotation processhub.dev/pasued means nothing on a Hub: write processhub.dev/paused")
+        assert unknown.startswith(
+            "the annotation processhub.dev/zones means nothing on a Hub: there are processhub.dev/paused, "
+        )
+
+
 async def test_a_hub_with_a_rejected_edit_waits_for_the_end_of_an_earlier_hub_of_its_name() -> None:
     """It has started nothing yet: objects of the earlier Hub may still run children."""
     async with leading() as hub:

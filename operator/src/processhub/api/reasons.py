@@ -157,7 +157,10 @@ class EventReason(StrEnum):
     RESUMED = "Resumed"
     """Hub: that annotation was removed, and the hub is reconciled again."""
     ANNOTATION_IGNORED = "AnnotationIgnored"
-    """Hub: an annotation has a value that means nothing, and what to write instead."""
+    """Hub: an annotation of ProcessHub does not exist, or its value means nothing, and what to write instead."""
+    UNKNOWN_MEMBER = "UnknownMember"
+    """Hub: its spec or an annotation names a member that it does not have, and those that it has. The condition
+    Accepted, which stays True, says it too, until such a member joins."""
     STRATEGY_FAILED = "StrategyFailed"
     """Hub: a user's own strategy raised an error, and what is used instead."""
     MOVE_REFUSED = "MoveRefused"

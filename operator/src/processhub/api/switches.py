@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 
 from processhub.api.drained import unknown_ways
-from processhub.api.naming import ANNOTATION_DRAINED, ANNOTATION_FORCE_SCALE_DOWN, ANNOTATION_PAUSED
+from processhub.api.naming import (
+    ANNOTATION_DRAINED,
+    ANNOTATION_FORCE_SCALE_DOWN,
+    ANNOTATION_HOOKS,
+    ANNOTATION_MOVE_REFUSED,
+    ANNOTATION_MOVE_TO,
+    ANNOTATION_PAUSED,
+    ANNOTATION_QUORUM_RESET,
+    ANNOTATION_STOP,
+)
 
+_ORDERS = (
+    ANNOTATION_PAUSED,
+    ANNOTATION_DRAINED,
+    ANNOTATION_FORCE_SCALE_DOWN,
+    ANNOTATION_QUORUM_RESET,
+    ANNOTATION_MOVE_TO,
+    ANNOTATION_STOP,
+    ANNOTATION_HOOKS,
+)
+_OF_HUBS = (*_ORDERS, ANNOTATION_MOVE_REFUSED)
+_DOMAIN = "processhub.dev/"
+_NAMED = 5  # Unknown annotations of which there is a sentence.
 _SWITCHES = (ANNOTATION_PAUSED, ANNOTATION_FORCE_SCALE_DOWN)
 _SHOWN = 100  # Characters of a value that a message shows.
 _ON, _OFF = ("true", "True", "TRUE"), ("false", "False", "FALSE", "")  # Argo CD's script has the first ones too.
@@ -18,7 +40,10 @@ def is_on(annotations: Mapping[str, str], name: str) -> bool:
 
 
 def why_ignored(annotations: Mapping[str, str]) -> tuple[str, ...]:
-    """A sentence for each value that is neither on nor off, and each unknown way to drain: what to write instead."""
+    """A sentence for each value that is neither on nor off, each unknown way to drain and each unknown annotation.
+
+    It says what to write instead.
+    """
     switches = (
         f"the annotation {name} is {annotations[name][:_SHOWN]!r}, which means nothing: write true, or remove it"
         for name in _SWITCHES
@@ -29,4 +54,13 @@ def why_ignored(annotations: Mapping[str, str]) -> tuple[str, ...]:
         f" without force: write {member[:_SHOWN]}=force, or the name alone"
         for member, way in unknown_ways(annotations.get(ANNOTATION_DRAINED, "")).items()
     )
-    return (*switches, *drains)
+    unknown = sorted(name for name in annotations if name.startswith(_DOMAIN) and name not in _OF_HUBS)
+    return (*switches, *drains, *(_unknown(name) for name in unknown[:_NAMED]))
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(
+        name.removeprefix(_DOMAIN), [order.removeprefix(_DOMAIN) for order in _ORDERS], 1, 0.6
+    )
+    what = f"write {_DOMAIN}{near[0]}" if near else f"there are {', '.join(_ORDERS)}"
+    return f"the annotation {name[:_SHOWN]} means nothing on a Hub: {what}"

@@ -234,11 +234,16 @@ def logs(
     tail: Annotated[
         int | None, typer.Option("--tail", help="Only the last N of the child's lines.", min=0, metavar="N")
     ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Only lines newer than this: 30, 30s, 1m30s.", metavar="TIME")
+    ] = None,
+    timestamps: Annotated[bool, typer.Option("--timestamps", help="Begin each line with its time.")] = False,
 ) -> Work:
     """Print a child's own lines from its member's log."""
+    from processhub.cli.logs import Wanted
     from processhub.cli.logs import logs as print_logs
 
-    return print_logs(child, target, follow=follow, tail=tail)
+    return print_logs(child, target, Wanted(follow, tail, since, timestamps))
 
 
 @command("exec")

@@ -8,20 +8,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from processhub.api.naming import child_object_name, natural_order
+from processhub.api.naming import natural_order
 from processhub.api.reasons import State
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
+from processhub.cli.objectnames import ObjectNames
 from processhub.cli.output import Columns, in_order, out, say, structured
 from processhub.cli.scope import Scope, opened_scope, say_unplaced
 from processhub.cli.shared import Output, Target
 from processhub.cli.show import ON_DEMAND, entry
 from processhub.cli.target import opened, warn_of_unready
-from processhub.client.childsets import list_sets
 from processhub.client.hub import Hub
 from processhub.client.records import Node
-from processhub.client.resolve import list_children as list_objects
-from processhub.client.session import Session, translated
+from processhub.client.session import Session
 
 _DELETED = "Deleted"  # the state that --watch shows of a copy that is gone
 
@@ -45,10 +44,10 @@ async def list_children(target: Target, chosen: Selection | None = None) -> int:
     async with opened_scope(target, everywhere=chosen.everywhere, members=members) as scope:
         _check_member(scope, chosen.member)
         on_demand = any(session.living_hub().spec.on_demand is not None for session in scope.sessions)
-        printer = _Printer(target.output, chosen, on_demand=on_demand)
+        printer, names = _Printer(target.output, chosen, on_demand=on_demand), ObjectNames()
         found = [(session, listed) for session in scope.sessions if (listed := copies(session, chosen))]
         if target.output is Output.NAME:
-            await _names(found)
+            await printer.names(found, names)
         elif target.output is Output.TABLE:
             printer.table(found)
         else:
@@ -61,7 +60,7 @@ async def list_children(target: Target, chosen: Selection | None = None) -> int:
             for session in scope.sessions:
                 say_unplaced(session)
         if chosen.watch:
-            await _watch(scope, chosen, printer)
+            await _watch(scope, chosen, printer, names if target.output is Output.NAME else None)
     return DONE
 
 
@@ -117,6 +116,15 @@ class _Printer:
         if rows:
             self._columns.print(rows)
 
+    async def names(self, found: list[tuple[Session, Listed]], names: ObjectNames) -> None:
+        """Print the objects, each once: a ChildSet has many children, and a Hub those that requests have started."""
+        for session, listed in found:
+            objects = await names.of(session, [child_id for child_id, _ in listed])
+            for child_id, nodes in listed:
+                self._note(session, child_id, nodes)
+            for name in dict.fromkeys(objects.values()):
+                out(name)
+
     def structured(self, found: list[tuple[Session, Listed]]) -> None:
         """Print one list, or in a watch each child, with its namespace and hub if there may be several."""
         plain = []
@@ -125,8 +133,11 @@ class _Printer:
         for item in plain if self._watch else [plain]:
             structured(item, self._output)
 
-    def change(self, session: Session, child_id: str, nodes: list[Node]) -> None:
-        """Print those of the child's copies that are not as they were printed last, and those that are gone."""
+    def change(self, session: Session, child_id: str, nodes: list[Node], name: str) -> None:
+        """Print those of the child's copies that are not as they were printed last, and those that are gone.
+
+        ``name``: the child's object, for the output by names.
+        """
         before = self._shown.pop((session.namespace, session.name, child_id), {})
         there = {node.name for node in nodes}
         gone = [msgspec.structs.replace(node, state=_DELETED, pid=0) for node in before.values()]
@@ -137,7 +148,7 @@ class _Printer:
         elif self._output is Output.TABLE:
             self.table([(session, [(child_id, changed)])])
         elif self._output is Output.NAME:
-            out(f"hub/{session.name}" if session.on_demand(child_id) else f"child/{child_object_name(child_id)}")
+            out(name)
         elif session.hub is not None:
             structured(self._plain(session, child_id, changed), self._output)
         self._shown.pop((session.namespace, session.name, child_id), None)
@@ -153,12 +164,13 @@ class _Printer:
             self._shown[session.namespace, session.name, child_id] = {node.name: node for node in nodes}
 
 
-async def _watch(scope: Scope, chosen: Selection, printer: _Printer) -> None:
-    """Print each copy that changes, until cancelled."""
+async def _watch(scope: Scope, chosen: Selection, printer: _Printer, names: ObjectNames | None) -> None:
+    """Print each copy that changes, until cancelled. With ``names`` its object is printed."""
     async for session, ids in scope.changes():
+        objects = await names.of(session, ids) if names is not None and session.hub is not None else {}
         now = dict(copies(session, chosen, ids))
         for child_id in sorted(ids, key=natural_order):
-            printer.change(session, child_id, now.get(child_id, []))
+            printer.change(session, child_id, now.get(child_id, []), objects.get(child_id, ""))
 
 
 def _cells(node: Node, now: datetime) -> tuple[str, ...]:
@@ -171,25 +183,6 @@ def _cells(node: Node, now: datetime) -> tuple[str, ...]:
         "" if node.state == State.RUNNING else node.reason,
         age(node.started_at, now),
     )
-
-
-async def _names(found: list[tuple[Session, Listed]]) -> None:
-    """Print the objects of the children, each once: a ChildSet has many, and a Hub those that requests have started."""
-    for session, listed in found:
-        with translated(f"children of hub {session.name} can't be listed"):
-            names = {child.id: f"child/{child.metadata.name}" for child in await list_objects(session)}
-            sets = await list_sets(session)
-        owners = {item.metadata.uid: f"childset/{item.metadata.name}" for item in sets}
-        owners[session.registry.hub_uid] = f"hub/{session.name}"
-        records = session.registry.records
-        objects = (
-            (owners.get(records[child_id].uid) if child_id in records else None)
-            or names.get(child_id)
-            or f"child/{child_object_name(child_id)}"
-            for child_id, _ in listed
-        )
-        for name in dict.fromkeys(objects):
-            out(name)
 
 
 def _check_member(scope: Scope, member: str | None) -> None:

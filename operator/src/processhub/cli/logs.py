@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
 
+from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, CliError
 from processhub.cli.output import out, say
 from processhub.cli.podlog import pod_log
@@ -34,8 +36,23 @@ class _LogLine(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_LogLine)
 
 
-async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None) -> int:
+class Wanted(NamedTuple):
+    """The lines to print: the last ``tail``, those since so long ago, those that follow; each with its time."""
+
+    follow: bool = False
+    tail: int | None = None
+    since: str | None = None
+    timestamps: bool = False
+
+
+def begin_of(wanted: Wanted, now: datetime) -> datetime | None:
+    """The time from which on lines are wanted, None for all. Raises UsageError."""
+    return now - timedelta(seconds=seconds(wanted.since, "--since")) if wanted.since else None
+
+
+async def logs(child_id: str, target: Target, wanted: Wanted) -> int:
     """Print the lines that the child itself wrote on its present member; returns the exit code."""
+    begin = begin_of(wanted, datetime.now(UTC))
     async with opened(target, ids=(child_id,)) as session:
         record = await on_record(session, child_id)
         node = record.nodes[0]
@@ -44,15 +61,15 @@ async def logs(child_id: str, target: Target, *, follow: bool, tail: int | None)
         own = workload.template["spec"]["containers"][0]["name"] if workload is not None else ""
         if not pod:
             raise CliError(f"child {child_id!r} is on {node.name}, which has no pod now; try again later")
-        log = _Log(session, pod, own, child_id, target.output, _Seen())
+        log = _Log(session, pod, own, child_id, target.output, _Seen(), begin, wanted.timestamps)
         try:
-            await _print(log, follow=follow, tail=tail)
+            await _print(log, follow=wanted.follow, tail=wanted.tail)
         except NotFoundError:
             raise CliError(f"child {child_id!r} is on pod {pod}, which does not exist now; try again later") from None
         except ApiError as error:
             raise unreachable_member(session, node.name, f"the log of pod {pod} can't be read", error) from error
         code = _say_what_is_missing(log, node) if not own else DONE
-        if follow:
+        if wanted.follow:
             say(f"the log of pod {pod} ended; child {child_id!r} may run elsewhere: kubectl hub where")
     return code
 
@@ -88,7 +105,10 @@ class _Seen:
 
 
 class _Log(NamedTuple):
-    """The log that contains a child's lines. ``container`` is empty for a member's log, which children share."""
+    """The log that contains a child's lines. ``container`` is empty for a member's log, which children share.
+
+    ``begin``: older lines are left out. ``timestamps``: each line has its time.
+    """
 
     session: Session
     pod: str
@@ -96,6 +116,20 @@ class _Log(NamedTuple):
     child_id: str
     output: Output
     seen: _Seen
+    begin: datetime | None
+    timestamps: bool
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The options by which the API server chooses the lines of a Pod that has its log for itself."""
+        if not self.container:
+            return {}
+        begin = {} if self.begin is None else {"sinceTime": f"{self.begin:%Y-%m-%dT%H:%M:%S.%fZ}"}
+        return begin | ({"timestamps": "true"} if self.timestamps else {})
+
+    def has(self, line: _LogLine) -> bool:
+        """Whether the line of a member's log is new enough. Its time is by the clock of the member's node."""
+        return self.begin is None or datetime.fromisoformat(line.time) >= self.begin
 
 
 async def _print(log: _Log, *, follow: bool, tail: int | None) -> None:
@@ -119,7 +153,8 @@ async def _print(log: _Log, *, follow: bool, tail: int | None) -> None:
 
 async def _own_lines(log: _Log, *, follow: bool) -> AsyncIterator[str]:
     session, container = log.session, log.container or _CONTAINER
-    async for raw in pod_log(session.client, session.namespace, log.pod, container=container, follow=follow):
+    chunks = pod_log(session.client, session.namespace, log.pod, container=container, follow=follow, query=log.query)
+    async for raw in chunks:
         if log.container:
             yield raw.decode(errors="replace")
             continue
@@ -131,4 +166,7 @@ async def _own_lines(log: _Log, *, follow: bool) -> AsyncIterator[str]:
             log.seen.begins, log.seen.whole = line.time, line.begin
         if line.child == log.child_id and line.stream and line.hub in ("", session.name):
             log.seen.lines += 1
-            yield raw.decode(errors="replace") if log.output is Output.JSON else line.message
+            if not log.has(line):
+                continue
+            text = f"{line.time} {line.message}" if log.timestamps else line.message
+            yield raw.decode(errors="replace") if log.output is Output.JSON else text

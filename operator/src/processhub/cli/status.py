@@ -29,18 +29,17 @@ _Row = tuple[str, ...]
 async def status(target: Target, *, everywhere: bool, watch: bool) -> int:
     """Print the hub's conditions, members and what does not run; with -A or --watch a row for each hub."""
     async with opened_scope(target, everywhere=everywhere) as scope:
+        place = ("NAMESPACE", "HUB") if everywhere else ("HUB",)
+        header = (*place, "READY", "MEMBERS", "CHILDREN", "REASON", "MESSAGE")
+        rows = _Rows(header, lambda session: {(*_place(session, everywhere), *_summary(session)): _name(session)})
         if target.output in (Output.JSON, Output.YAML):
             found = [plain_status(session) for session in scope.sessions]
             for plain in found if watch or not everywhere else [found]:
                 structured(plain, target.output)
         elif target.output is Output.NAME:
-            for session in scope.sessions:
-                out(f"hub/{session.name}")
+            rows.print_names(scope.sessions)
         elif not everywhere and not watch:
             _print(scope.sessions[0])
-        place = ("NAMESPACE", "HUB") if everywhere else ("HUB",)
-        header = (*place, "READY", "MEMBERS", "CHILDREN", "REASON", "MESSAGE")
-        rows = _Rows(header, lambda session: [(*_place(session, everywhere), *_summary(session))])
         if target.output is Output.TABLE and (everywhere or watch):
             rows.print(scope.sessions)
         if watch:
@@ -54,19 +53,20 @@ async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
         header = ("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN")
         rows = _Rows(
             ("NAMESPACE", "HUB", *header) if everywhere else header,
-            lambda session: [
-                (*(_place(session, everywhere) if everywhere else ()), *_member_row(member))
+            lambda session: {
+                (
+                    *(_place(session, everywhere) if everywhere else ()),
+                    *_member_row(member),
+                ): f"pod/{member.pod or member.name}"
                 for member in _members(session)
-            ],
+            },
         )
         if target.output is Output.TABLE:
             rows.print(scope.sessions)
             for session in scope.sessions:
                 _explain_unready(session)
         elif target.output is Output.NAME:
-            for session in scope.sessions:
-                for member in _members(session):
-                    out(f"pod/{member.pod or member.name}")
+            rows.print_names(scope.sessions)
         else:
             each = [_plain_members(session, everywhere) for session in scope.sessions]
             for plain in each if watch else [list(chain.from_iterable(each))]:
@@ -77,17 +77,23 @@ async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
 
 
 class _Rows:
-    """Rows of hubs, of which only those that changed are printed again."""
+    """Rows of hubs, each with the name of its object. Only those that changed are printed again."""
 
-    def __init__(self, header: _Row, rows_of: Callable[[Session], list[_Row]]) -> None:
+    def __init__(self, header: _Row, rows_of: Callable[[Session], dict[_Row, str]]) -> None:
         self._columns, self._rows_of = Columns(header), rows_of
-        self._shown: dict[tuple[str, str], list[_Row]] = {}  # by namespace and hub
+        self._shown: dict[tuple[str, str], dict[_Row, str]] = {}  # by namespace and hub
 
     def print(self, sessions: list[Session]) -> None:
         """Print the rows of these hubs that are not as they were printed last."""
         rows = [row for session in sessions for row in self._new(session)]
         if rows:
             self._columns.print(rows)
+
+    def print_names(self, sessions: list[Session]) -> None:
+        """Print the names of those rows of these hubs that are not as they were printed last."""
+        for session in sessions:
+            for name in self._new(session).values():
+                out(name)
 
     async def follow(self, scope: Scope, output: Output, plain: Callable[[Session], Any]) -> None:
         """Print the rows or the data of each hub that changes, until cancelled."""
@@ -99,13 +105,19 @@ class _Rows:
                 self._shown.pop((session.namespace, session.name), None)
             elif output is Output.TABLE:
                 self.print([session])
+            elif output is Output.NAME:
+                self.print_names([session])
             elif self._new(session):
-                out(f"hub/{session.name}") if output is Output.NAME else structured(plain(session), output)
+                structured(plain(session), output)
 
-    def _new(self, session: Session) -> list[_Row]:
+    def _new(self, session: Session) -> dict[_Row, str]:
         rows, key = self._rows_of(session), (session.namespace, session.name)
-        before, self._shown[key] = self._shown.get(key, []), rows
-        return [row for row in rows if row not in before]
+        before, self._shown[key] = self._shown.get(key, {}), rows
+        return {row: name for row, name in rows.items() if row not in before}
+
+
+def _name(session: Session) -> str:
+    return f"hub/{session.name}"
 
 
 def _place(session: Session, everywhere: bool) -> _Row:

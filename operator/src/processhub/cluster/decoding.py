@@ -41,10 +41,14 @@ class _BareObject(msgspec.Struct, frozen=True):
 
 
 class Undecodable(msgspec.Struct, frozen=True):
-    """An object that does not fit its struct (written before a change of the schema): its metadata and the error."""
+    """An object that does not fit its struct (written before a change of the schema): its metadata and the error.
+
+    ``body``: its JSON, without what is nested too deeply.
+    """
 
     metadata: ObjectMeta
     error: str
+    body: bytes = b"{}"
 
 
 class WatchEvent(msgspec.Struct, frozen=True):
@@ -61,12 +65,16 @@ class Decoding:
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
     def one(self, kind: Kind[T], body: bytes) -> T:
-        """One object. Raises ApiError for one that is nested too deeply."""
+        """One object. Raises ApiError for one that is nested too deeply, as lists and watches have it."""
+        if kind.free and deepjson.is_deep(body):
+            raise _too_deep(kind)
         try:
             with readable(kind.plural):
+                if kind.metadata_only:
+                    return deepjson.decode(body, kind.type)[0]
                 return self._decoder(kind.type).decode(body)
         except RecursionError as error:
-            raise ApiError(500, "TooDeep", f"an object of {kind.plural}: {deepjson.TOO_DEEP}") from error
+            raise _too_deep(kind) from error
 
     def page(self, kind: Kind[T], body: bytes) -> tuple[list[T | Undecodable], ListMeta]:
         """The objects of one page of a list, and its metadata."""
@@ -113,4 +121,9 @@ class Decoding:
         except RecursionError:
             pass
         with readable(kind.plural):
-            return Undecodable(metadata=deepjson.decode(bytes(body), _BareObject)[0].metadata, error=text)
+            metadata = deepjson.decode(bytes(body), _BareObject)[0].metadata
+            return Undecodable(metadata=metadata, error=text, body=bytes(body))
+
+
+def _too_deep(kind: Kind[Any]) -> ApiError:
+    return ApiError(500, "TooDeep", f"an object of {kind.plural}: {deepjson.TOO_DEEP}")

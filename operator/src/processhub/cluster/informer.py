@@ -91,7 +91,7 @@ class Informer(Generic[T]):
     """Keeps ``items`` equal to the API server's objects, and notifies of changes.
 
     ``on_change(old, new)`` is called for each change, in order: ``old`` is None for a new object, ``new`` is None for a
-    deleted one. ``on_broken(metadata, error)`` is called for an object that does not fit its struct; the error is None
+    deleted one. ``on_broken(metadata, item)`` is called for an object that does not fit its struct; the item is None
     when an object is deleted of which no version did. ``on_reconnect()`` is called when watching works again after a
     failure.
 
@@ -114,7 +114,7 @@ class Informer(Generic[T]):
         namespace: str | None = None,
         labels: str = "",
         fields: str = "",
-        on_broken: Callable[[ObjectMeta, str | None], None] | None = None,
+        on_broken: Callable[[ObjectMeta, Undecodable | None], None] | None = None,
         on_reconnect: Callable[[], None] | None = None,
         on_rewound: Callable[[], None] | None = None,
         on_seen: Callable[[], None] | None = None,
@@ -279,7 +279,8 @@ class Informer(Generic[T]):
             item = msgspec.convert(raw, self._kind.type)
         except msgspec.ValidationError as error:
             metadata = msgspec.convert(raw["metadata"], ObjectMeta)
-            self._take(Undecodable(metadata=metadata, error=wrong(error, raw, self._kind.type)))
+            text = wrong(error, raw, self._kind.type)
+            self._take(Undecodable(metadata=metadata, error=text, body=msgspec.json.encode(raw)))
             return
         restored = known is not None and contradicts(known, item) and not self._rewinds.are_dropped(known, item, raw)
         if restored:
@@ -337,7 +338,7 @@ class Informer(Generic[T]):
             if known is None:
                 self._unread[metadata.key] = metadata
             if self._on_broken:
-                self._on_broken(metadata, item.error)
+                self._on_broken(metadata, item)
             return
         self._unread.pop(metadata.key, None)
         self.items[metadata.key] = item

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from processhub.api.reasons import Reason
+from processhub.api.hub import Hub
+from processhub.api.reasons import EventReason, Reason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NamespaceTerminatingError
 from processhub.controller import metrics
@@ -61,7 +62,7 @@ from processhub.controller.rounds.round import Requeue, Round, begin_round
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
-from processhub.core.acceptance import Refusal
+from processhub.core.acceptance import Refusal, unreadable
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
 from processhub.core.planning.underview import under_view, with_recorded
@@ -287,6 +288,7 @@ class Reconciler:
         await remove_leftovers(round)
         memory.report.template = memory.execute.template.digest_for(round.hub.metadata.generation)
         memory.report.take_troubles(troubles)
+        memory.report.unknown.look(round, observation.members, memory.execute.template.last_good)
         return msgspec.structs.replace(plan, unplaced=unplaced), refused
 
     def _rest(
@@ -368,7 +370,10 @@ class Reconciler:
         state, requeue = self._store.state(key), Requeue()
         self.reporter.report_no_hub(key, state, requeue)
         state.dirty.clear()
-        if self._store.unread_hub(key):
+        if why := self._store.unread_hub(key):
+            unread = Hub(metadata=self._store.broken_hubs[key][0])
+            message = f"{Reason.INVALID}: {unreadable(why).message}"
+            self.events.about_child(unread, unread, EventReason.REJECTED, message, warning=True)
             return requeue.after  # The Hub exists, so its objects stay.
         await delete_all(self._client, self._store, state, requeue)
         if self._store.hubs.get(key) is None:

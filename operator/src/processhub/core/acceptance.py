@@ -65,6 +65,11 @@ def refuse_child(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     return next((refusal for check in _CHILD_CHECKS if (refusal := check(spec, hub))), None)
 
 
+def unreadable(error: str) -> Refusal:
+    """The refusal of an object whose present version can't be read."""
+    return Refusal(Reason.INVALID, f"this version of it can't be read: {error}"[:1000])
+
+
 def spec_on_demand(template: OnDemand) -> ChildSpec:
     """The spec of each child that is started on demand."""
     return ChildSpec(
@@ -74,6 +79,11 @@ def spec_on_demand(template: OnDemand) -> ChildSpec:
         ttl_seconds=template.ttl_seconds,
         idle_seconds=template.idle_seconds,
     )
+
+
+def of_demand(refusal: Refusal) -> Refusal:
+    """The refusal of a child on demand as that of its Hub: its workload is in spec.onDemand."""
+    return Refusal(refusal.reason, refusal.message.replace("spec.pod", "spec.onDemand.pod"))
 
 
 def _known(field: str, strategy: str, built_in: tuple[str, ...], own: Collection[str]) -> Refusal | None:
@@ -134,7 +144,7 @@ def _on_demand(spec: HubSpec) -> Refusal | None:
     if template.exec is None and template.python is None and template.pod is None:
         return Refusal(Reason.INVALID, "spec.onDemand names no workload; give one of exec, python or pod")
     refusal = _pod(spec_on_demand(template), spec)
-    return refusal and Refusal(refusal.reason, refusal.message.replace("spec.pod", "spec.onDemand.pod"))
+    return refusal and of_demand(refusal)
 
 
 def _hooks(spec: HubSpec) -> Refusal | None:
@@ -267,6 +277,16 @@ def unknown_member(spec: ChildSpec, members: MemberNames, field: str = "spec.nod
                 f"{field}: the hub has no member {node!r}; its members are {members.some or 'none yet'}",
             )
     return None
+
+
+def unknown_origin(spec: ChildSpec, hub: HubSpec, members: Collection[str]) -> str:
+    """A sentence about an origin that is no member, where the hub's strategy goes by it; "" if there is nothing to say.
+
+    It is no refusal: the member that asked for the child may be gone since, or come back.
+    """
+    if hub.distribution.strategy not in ("Local", "NotLocal") or not spec.origin or spec.origin in members:
+        return ""
+    return f"spec.origin names {spec.origin!r}, and the hub has no such member now: the hash decides"
 
 
 _HUB_CHECKS: tuple[HubCheck, ...] = (

@@ -30,17 +30,31 @@ class CheckedTemplate(msgspec.Struct):
         return self.digest if self.generation == generation else f"unchecked {generation}"
 
 
+class GroupCheck(msgspec.Struct, frozen=True):
+    """The latest look at the template of a ChildSet, or of a Hub's children on demand.
+
+    ``digest``: the workload's hash. ``refusal``: why the API server does not accept it. ``due``: when it is checked
+    again.
+    """
+
+    digest: str
+    refusal: Refusal | None
+    due: float
+
+
 class TemplateChecks:
     """The checks of edited templates of pod children.
 
     - ``due``: a Child's name → when its template, which was rejected, is checked again.
     - ``passed``: a Child's name → the workload's hash of its template, which was accepted and is not on record yet.
+    - ``groups``: the uid of a ChildSet, or of the Hub → the latest look at the template of its children.
     - ``tasks``: a workload's hash → the check that is under way.
     """
 
     def __init__(self) -> None:
         self.due: dict[str, float] = {}
         self.passed: dict[str, str] = {}
+        self.groups: dict[str, GroupCheck] = {}
         self.tasks: dict[str, asyncio.Task[Refusal | None]] = {}
         self.limit = asyncio.Semaphore(_CHECKS_AT_ONCE)
 

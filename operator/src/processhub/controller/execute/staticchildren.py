@@ -25,6 +25,7 @@ from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.earlierhubs import check_absent, earlier_uid, take_over
 from processhub.controller.objects.owned import owner_reference, selector_labels
 from processhub.controller.rounds.round import Round
+from processhub.controller.store.children import AdmittedSpec
 
 _LOOK_AGAIN_SECONDS = 0.2  # After a Child has changed that was about to be taken over.
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ async def sync_static_children(round: Round) -> None:
         child = kept.get(child_id)
         if child is None:
             what, done = f"static child {child_id!r} can't be made", partial(_create, round, spec)
-        elif child.spec != spec:
+        elif not state.children.is_carried_out(child.metadata.name, spec):
             what = f"static child {child_id!r} can't be changed to what spec.children says"
             done = partial(_replace, round, child, spec)
         else:
@@ -112,7 +113,9 @@ async def _create(round: Round, spec: ChildSpec) -> None:
                 continue
             if not child.metadata.owned_by(round.hub.metadata.uid):
                 raise _taken(child) from None
-        round.store.put("children", child)
+            round.store.put("children", child)
+            return
+        _take_stored(round, child, spec)
         return
     taken = " and ".join(f"child/{name}" for name in names)
     raise NameConflictError(f"{taken} exist and have another id or hub; delete or rename one")
@@ -149,9 +152,15 @@ async def _replace(round: Round, child: Child, spec: ChildSpec) -> None:
             ],
             content_type="application/json-patch+json",
         )
-        round.store.put("children", stored)
+        _take_stored(round, stored, spec)
     except (NotFoundError, ConflictError) as error:
         log.info("static child %s not changed, looking again: %s", metadata.name, error.message)
+
+
+def _take_stored(round: Round, stored: Child, spec: ChildSpec) -> None:
+    """Take what was stored for a spec. A mutating webhook may have changed it, and would do so with each write."""
+    round.store.put("children", stored)
+    round.state.children.admitted[stored.metadata.name] = AdmittedSpec(spec, stored.spec)
 
 
 async def _delete(round: Round, child: Child) -> None:

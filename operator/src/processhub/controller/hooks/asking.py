@@ -1,4 +1,9 @@
-"""Asks the Pre hooks of one event, one after the other. Each sees the changes of those before it."""
+"""Asks the Pre hooks of one event, one after the other. Each sees the changes of those before it.
+
+A hook that hangs must not hold up thousands of children, a few at a time, for its whole time limit each. Once it has
+been silent several times in a row, only one question in some seconds waits for it. That question finds out whether it
+answers again; all others go on without it, if they may.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,9 @@ from processhub.controller.rounds.events import EventRecorder
 AT_ONCE = 32  # questions of one hub that are under way at once
 # Seconds between the attempts of one question; they are short, because something waits for the answer.
 _WAITS = (0.2, 0.6)
+_SILENT_AFTER = 3  # Time-outs in a row from which on a hook counts as one that hangs.
+_SLOW_SECONDS = 0.9  # An attempt that took less has delayed nothing. The shortest time limit is 1 s.
+_PROBE_SECONDS = 5.0  # Between two questions to a hook that hangs.
 Call = Callable[[Hook, CloudEventText], Awaitable[Any]]
 log = logging.getLogger(__name__)
 
@@ -30,13 +38,25 @@ class Unanswered(Exception):  # noqa: N818 it says what happened
     """A hook with failurePolicy Fail gave no answer. The message names it."""
 
 
+class _Failing(msgspec.Struct):
+    """A hook that gave no answer last time.
+
+    ``why``: the text of its last Event. ``silent``: how many times in a row it took its time and gave none. ``due``:
+    when one question waits for it again, in the loop's time.
+    """
+
+    why: str = ""
+    silent: int = 0
+    due: float = 0.0
+
+
 class Asker:
     """Asks one hub's Pre hooks. ``call`` makes one attempt and raises HookError."""
 
     def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
         self.hub, self._call, self._events = hub, call, events
         self._limit = asyncio.Semaphore(AT_ONCE)
-        self._reported: dict[str, str] = {}  # by hook: the text of its last Event
+        self._failing: dict[str, _Failing] = {}  # by hook
 
     async def ask(
         self,
@@ -52,6 +72,9 @@ class Asker:
         verdict = HookVerdict()
         async with self._limit:
             for hook in in_order(self.hub.spec.hooks, event):
+                if self._goes_on_without(hook):
+                    continue
+                began = asyncio.get_running_loop().time()
                 so_far = {**data, **_changes_so_far(verdict)}
                 delivery = Delivery.about(HubEvent(event, subject, so_far))
                 try:
@@ -63,12 +86,12 @@ class Asker:
                     if not isinstance(error, HookError):
                         log.exception("hub %s/%s, hook %s", *self.hub.metadata.key, hook.name)
                     why = brief(str(error), TEXT_BYTES) or type(error).__name__
-                    self._report_failure(hook, why)
+                    self._report_failure(hook, why, began)
                     if hook.receiver.failure_policy == "Fail":
                         raise Unanswered(f"hook {hook.name} gave no answer: {why}") from error
                     continue
                 metrics.HOOK_EVENTS.labels("delivered").inc()
-                self._reported.pop(hook.name, None)
+                self._failing.pop(hook.name, None)
                 if not answer.allow:
                     return HookVerdict(allow=False, reason=f"hook {hook.name}: {answer.reason or 'no reason given'}")
                 verdict = verdict.then(answer)
@@ -76,7 +99,7 @@ class Asker:
 
     async def _attempt(self, hook: Hook, event: CloudEventText) -> Any:
         # A hook that gave no answer last time gets one attempt only, and so does one that may not deny.
-        once = hook.name in self._reported or hook.event == HookEvent.PRE_CHILD_STOP
+        once = hook.name in self._failing or hook.event == HookEvent.PRE_CHILD_STOP
         for wait in () if once else _WAITS:
             try:
                 return await self._call(hook, event)
@@ -87,14 +110,32 @@ class Asker:
                 await asyncio.sleep(max(wait, min(error.after, 2.0)))
         return await self._call(hook, event)
 
-    def _report_failure(self, hook: Hook, why: str) -> None:
+    def _goes_on_without(self, hook: Hook) -> bool:
+        """Whether a question does not wait for this hook, as it hangs, and its answer is not required."""
+        failing, now = self._failing.get(hook.name), asyncio.get_running_loop().time()
+        if failing is None or failing.silent < _SILENT_AFTER or _is_required(hook):
+            return False
+        if now < failing.due:
+            return True
+        failing.due = now + _PROBE_SECONDS
+        return False
+
+    def _report_failure(self, hook: Hook, why: str, began: float) -> None:
         metrics.HOOK_EVENTS.labels("failed").inc()
         log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, why)
-        if self._reported.get(hook.name) == why:
+        failing, now = self._failing.setdefault(hook.name, _Failing()), asyncio.get_running_loop().time()
+        failing.silent = failing.silent + 1 if now - began >= _SLOW_SECONDS else 0
+        failing.due = now + _PROBE_SECONDS
+        if failing.why == why:
             return  # the Event was posted already; another is posted after the hook has worked again
-        self._reported[hook.name] = why
+        failing.why = why
         message = f"hook {hook.name} ({hook.event}) gave no answer: {why}"
         self._events.about_hub(self.hub, EventReason.HOOK_FAILED, message, warning=True)
+
+
+def _is_required(hook: Hook) -> bool:
+    """Whether what was asked about can't go on without the hook's answer. A child that is stopped always can."""
+    return hook.event != HookEvent.PRE_CHILD_STOP and hook.receiver.failure_policy == "Fail"
 
 
 def _changes_so_far(answer: HookVerdict) -> dict[str, Any]:

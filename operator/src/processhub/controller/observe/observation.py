@@ -277,7 +277,7 @@ def _wanted(
     """The wanted children by id, refusals by Child's object name, the Child of each id, and the ChildSets by uid."""
     hub, winners = facts.hub, winners_of(facts.state, facts.contested, record)
     wanted, refusals, chosen = _wanted_children(facts, record, winners)
-    sets = seen_sets(facts, winners)
+    sets = seen_sets(facts, winners, record)
     if facts.demand is not None:
         wanted = {**wanted_of(sets[hub.metadata.uid], hub, record), **wanted}
     for uid, seen in sets.items():

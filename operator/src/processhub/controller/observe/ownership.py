@@ -10,11 +10,12 @@ from processhub.api.hub import Hub
 from processhub.api.reasons import Reason, Role
 from processhub.controller.observe.facts import Facts
 from processhub.controller.store.children import KnownChild
-from processhub.controller.store.childsets import KnownSet, SeenSet, of_template
+from processhub.controller.store.childsets import KnownSet, SeenSet, in_template, of_template
 from processhub.controller.store.hubstate import HubState
-from processhub.core.acceptance import Refusal, unknown_member
+from processhub.core.acceptance import Refusal, unknown_member, unknown_origin
 from processhub.core.listing import MemberNames
-from processhub.core.model.snapshot import DesiredChild, OnRecord
+from processhub.core.model.placement import child_key
+from processhub.core.model.snapshot import DesiredChild, OnRecord, desired_child
 
 Record = Mapping[str, tuple[OnRecord, ...]]
 # Id → its owner, and the ChildSets that ask for it. Only for ids that a ChildSet and another object ask for.
@@ -30,10 +31,11 @@ def winners_of(state: HubState, contested: Mapping[str, Sequence[KnownSet]], rec
     return winners
 
 
-def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
+def seen_sets(facts: Facts, winners: Winners, record: Record) -> dict[str, SeenSet]:
     """The ChildSets of this round by uid, the oldest first, and before them the hub's children on demand.
 
-    Every other object has an id before them, so they are wanted where nothing else is.
+    Every other object has an id before them, so they are wanted where nothing else is. While the API server rejects the
+    Pods of an edited spec.onDemand, those on record run on, and requests still start others.
     """
     taken: dict[str, dict[str, str]] = {}
     for child_id, (winner, rivals) in winners.items():
@@ -51,15 +53,43 @@ def seen_sets(facts: Facts, winners: Winners) -> dict[str, SeenSet]:
             refusal = Refusal(Reason.SUSPENDED, "spec.template.suspend is true")
         elif refusal is None and hub.spec.suspend:
             refusal = Refusal(Reason.SUSPENDED, "spec.suspend of the hub is true")
+        if known is not facts.demand and known.metadata.name in facts.state.sets.never_read:
+            known = _on_record(known, record)
         rollout = facts.rollouts.get(known.metadata.uid)
+        rejected = facts.state.sets.rejected.get(known.metadata.uid) if known is facts.demand else None
+        held = rollout.held if rollout is not None else {}
         found[known.metadata.uid] = SeenSet(
             known,
             refusal,
             taken.get(known.metadata.uid, {}),
-            held=rollout.held if rollout is not None else {},
+            held=held if rejected is None else _former(known, record),
             failing=rollout.failed if rollout is not None and rollout.stopped else (),
+            rejected=rejected,
+            note=in_template(unknown_origin(known.template, hub.spec, names)),
         )
     return found
+
+
+def _on_record(known: KnownSet, record: Record) -> KnownSet:
+    """A ChildSet that was never read, with the children that it has on record."""
+    uid = known.metadata.uid
+    ids = (child_id for child_id, places in record.items() if any(place.entry.uid == uid for place in places))
+    model = desired_child(known.template, "", uid, known.digest)
+    wanted = {
+        child_id: msgspec.structs.replace(model, id=child_id, key=child_key(child_id), paced=True) for child_id in ids
+    }
+    return msgspec.structs.replace(known, wanted=wanted)
+
+
+def _former(known: KnownSet, record: Record) -> dict[str, str]:
+    """The former workload of each child that has one on record."""
+    places = ((child_id, record.get(child_id, ())) for child_id in known.wanted)
+    return {
+        child_id: place.entry.workload
+        for child_id, own in places
+        for place in own
+        if place.entry.uid == known.metadata.uid and place.entry.workload != known.digest
+    }
 
 
 def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, DesiredChild]:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import msgspec
 
 from processhub.api.child import Child, ChildStatus
-from processhub.api.meta import find_condition
+from processhub.api.meta import API_VERSION, find_condition
 from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, ConflictError, NotFoundError
-from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.errors import ApiError, ConflictError, InvalidError, NotFoundError
+from processhub.cluster.kinds import CHILDREN, metadata_of
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.report.child import with_others_conditions
 from processhub.controller.report.deferredwrites import DeferredWrites
@@ -146,7 +146,10 @@ class ChildStatuses:
         if not bucket.take(loop.time()):
             loop.call_later(bucket.wait(loop.time()), self.mark, key)
             return
-        self._store.put("children", await self._write_child(child, status))
+        if key in self._store.unread.children:
+            await self._write_unread(child, status)
+        else:
+            self._store.put("children", await self._write_child(child, status))
 
     async def _write_child(self, child: Child, status: ChildStatus) -> Child:
         """Write by PUT, which costs the API server a third less than a patch. After a conflict a patch is sent."""
@@ -162,6 +165,19 @@ class ChildStatuses:
             metadata = {"resourceVersion": present.metadata.resource_version}
             patch = {"metadata": metadata, "status": _complete(status)}
             return await self._client.patch(CHILDREN, namespace, name, patch, subresource="status")
+
+    async def _write_unread(self, child: Child, status: ChildStatus) -> None:
+        """Write the status of a Child that can't be read, once: its schema may reject every write of it."""
+        metadata = {"resourceVersion": child.metadata.resource_version}
+        patch, kind = {"metadata": metadata, "status": _complete(status)}, metadata_of(API_VERSION, "children")
+        try:
+            answer = await self._client.patch(kind, *child.metadata.key, patch, subresource="status")
+            child = msgspec.structs.replace(child, metadata=answer.metadata)
+        except ConflictError:
+            return  # The watch delivers what has changed.
+        except InvalidError as error:
+            log.warning("status of child %s, which can't be read, not written: %s", child.metadata.name, error.message)
+        self._store.put_unread(msgspec.structs.replace(child, status=status))
 
 
 def _is_starting(status: ChildStatus) -> bool:

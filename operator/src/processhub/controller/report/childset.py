@@ -194,7 +194,7 @@ def child_set_status(
     running, failed = tally.count(State.RUNNING), tally.count(State.FAILED)
     generation = item.metadata.generation
     ready = _ready(seen, tally, unplaced, desired, generation)
-    conditions: tuple[Condition, ...] = (_accepted(None if suspended else seen.refusal, generation), ready)
+    conditions: tuple[Condition, ...] = (_accepted(None if suspended else seen.refusal, generation, seen.note), ready)
     if (abnormal := _abnormal(seen, tally, ready)) is not None:
         conditions = (*conditions, abnormal)
     return ChildSetStatus(
@@ -227,9 +227,9 @@ def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetSt
     )
 
 
-def _accepted(refusal: Refusal | None, generation: int) -> Condition:
+def _accepted(refusal: Refusal | None, generation: int, note: str = "") -> Condition:
     if refusal is None:
-        return condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
     return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from processhub.api.reasons import EventReason, Reason, State
 from processhub.controller.observe.observation import Observation
+from processhub.controller.report.hubprogress import denied_edits
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.rounds.round import Round
 from processhub.core.listing import listed
@@ -12,6 +13,8 @@ from processhub.registry.copies import is_current
 
 LOOP_RESTARTS = 3  # restarts of one incarnation from which on a failure is called a crash loop
 _NAMED = 3  # ids that a message names
+_NOT_STARTED = "not started although requests ask for it"
+_RUN_ON = "the edited spec.onDemand is denied, and the former one runs on"
 _FOR_A_MOMENT = (Reason.WAITING, Reason.SUSPENDED, Reason.PARTITIONED)
 
 
@@ -48,13 +51,15 @@ def _emit_unplaced(round: Round, observation: Observation, plan: Plan, memory: R
     demand = observation.demand(round.hub)
     if demand is None or not plan.unplaced:
         return
-    causes: dict[str, list[str]] = {}
+    denied = denied_edits(demand.known, observation, plan)
+    causes: dict[tuple[str, str], list[str]] = {}
     for child_id, why in plan.unplaced.items():
         placed = child_id in observation.snapshot.record and why.reason is not Reason.INVALID  # Its Pod is refused.
-        if child_id not in demand.known.wanted or placed:
+        if child_id not in demand.known.wanted or (placed and child_id not in denied):
             continue
         if why.reason not in _FOR_A_MOMENT and memory.unplaced.get(child_id) != why:
-            causes.setdefault(f"{why.reason}: {why.message}", []).append(repr(child_id))
-    for cause, ids in causes.items():
-        message = f"not started although requests ask for it: {listed(sorted(ids), _NAMED)}: {cause}"
+            what = _RUN_ON if child_id in denied else _NOT_STARTED
+            causes.setdefault((what, f"{why.reason}: {why.message}"), []).append(repr(child_id))
+    for (what, cause), ids in causes.items():
+        message = f"{what}: {listed(sorted(ids), _NAMED)}: {cause}"
         round.events.about_hub(round.hub, EventReason.REJECTED, message, warning=True)

@@ -18,6 +18,7 @@ from processhub.controller.report.demandevents import LOOP_RESTARTS, emit_on_dem
 from processhub.controller.report.memory import Away, ReportMemory
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Round
+from processhub.core.acceptance import unknown_origin
 from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
@@ -58,16 +59,18 @@ def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemor
                     message = f"from {move.source} to {move.target}: {move.why}"
                     events.about_child(hub, known.child, EventReason.MOVED, message)
             elif child_id not in observation.snapshot.record:
-                events.about_child(hub, known.child, EventReason.PLACED, f"on {member_name}")
+                note = unknown_origin(known.spec, hub.spec, observation.members)
+                events.about_child(hub, known.child, EventReason.PLACED, f"on {member_name}{note and f'; {note}'}")
     _emit_deferred(events, hub, observation, plan)
     _emit_crash_loops(round, observation)
     emit_on_demand(round, observation, plan, memory)
     for (uid, reason), count in of_sets.items():
         events.about_set(observation.sets[uid].known.object, reason, count)
-    for uid, seen in observation.sets.items():
-        if seen.refusal is not None and seen.refusal.reason not in _QUIET:
-            message = f"{seen.refusal.reason}: {seen.refusal.message}"
-            events.about_child(hub, observation.sets[uid].known.object, EventReason.REJECTED, message, warning=True)
+    for seen in observation.sets.values():
+        refusal = seen.refusal or seen.rejected
+        if refusal is not None and refusal.reason not in _QUIET:
+            message = f"{refusal.reason}: {refusal.message}"
+            events.about_child(hub, seen.known.object, EventReason.REJECTED, message, warning=True)
     for name, refusal in observation.refusals.items():
         known = round.state.children.get(name)
         if known is not None and refusal.reason not in _QUIET:

@@ -32,6 +32,7 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, life_of, node_of, order
 from processhub.controller.report.hubprogress import Work, of_hub
 from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
+from processhub.controller.store.children import AdmittedSpec
 from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
@@ -81,6 +82,8 @@ def hub_status(
     troubles: Mapping[str, Trouble] = MappingProxyType({}),
     template: str = "",
     failing: bool = False,
+    note: str = "",
+    admitted: Mapping[str, AdmittedSpec] = MappingProxyType({}),
 ) -> HubStatus:
     """Compute the status after a round; ``now`` (RFC 3339) is the time of conditions that changed.
 
@@ -88,6 +91,7 @@ def hub_status(
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
     Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready, with the cause.
     ``template``: the digest of the members' pod template. ``failing``: whether a step failed, reported or not.
+    ``note``: what is accepted and has no effect. ``admitted``: what was stored for static children.
     """
     members = observation.members
     registry, counts = registry_of(members, len(observation.snapshot.record))
@@ -98,11 +102,11 @@ def hub_status(
     quorum, generation = observation.quorum, followed or hub.metadata.generation
     is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation, troubles)
     conditions = (
-        _accepted(hub, refusal),
+        _accepted(hub, refusal, note),
         is_ready,
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
         _balanced(hub, plan, generation),
-        *of_hub(hub, is_ready, trouble, Work(observation, plan, template, failing)),
+        *of_hub(hub, is_ready, trouble, Work(observation, plan, template, failing, admitted)),
     )
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, conditions, now),
@@ -282,10 +286,10 @@ def _member(member: Member, children: int, trouble: Trouble | None) -> MemberSta
     )
 
 
-def _accepted(hub: Hub, refusal: Refusal | None) -> Condition:
+def _accepted(hub: Hub, refusal: Refusal | None, note: str) -> Condition:
     generation = hub.metadata.generation
     if refusal is None:
-        return condition_of("Accepted", True, Reason.ACCEPTED, "", generation)
+        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
     return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
 
 

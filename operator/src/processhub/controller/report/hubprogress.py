@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.meta import Condition, find_condition
 from processhub.api.naming import ANNOTATION_TEMPLATE
@@ -16,13 +17,17 @@ from processhub.controller.report.child import MemberCopy, copies_by_id
 from processhub.controller.report.kstatus import (
     ABNORMAL,
     UNDER_WAY,
+    WAITS,
     change_under_way,
     is_refused,
     reconciling,
     stalled,
 )
+from processhub.controller.store.children import AdmittedSpec
+from processhub.controller.store.childsets import KnownSet
+from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
-from processhub.core.model.plan import Plan
+from processhub.core.model.plan import Plan, Unplaced
 
 _NAMED = 3  # Names in a message.
 
@@ -31,13 +36,19 @@ class Work(msgspec.Struct, frozen=True):
     """What a round of a hub left to do.
 
     ``template``: the digest of the pod template that members shall have, or "". ``failing``: a step failed, and is not
-    reported yet.
+    reported yet. ``admitted``: Child's object name → what was stored for the latest write of a static child.
     """
 
     observation: Observation
     plan: Plan
     template: str = ""
     failing: bool = False
+    admitted: Mapping[str, AdmittedSpec] = {}
+
+    def has_spec(self, child: Child, spec: ChildSpec) -> bool:
+        """Whether the Child has this spec, or what the API server made of it."""
+        admitted = self.admitted.get(child.metadata.name)
+        return child.spec == spec or (admitted is not None and admitted.stands_for(spec, child.spec))
 
 
 def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> tuple[Condition, ...]:
@@ -54,6 +65,8 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if stuck := [name for name in leaving if name in work.plan.stranded]:
         message = f"{listed(stuck, _NAMED)} can't be removed, as children are bound to it; see the condition Balanced"
         return stalled(GroupReason.STRANDED, message, generation)
+    if (refused := _refused_demand(hub, work)) is not None:
+        return stalled(refused.reason, refused.message, generation)
     if (why := _stopped_demand(hub, work.observation)) is not None:
         return stalled(GroupReason.ROLLOUT_STOPPED, why, generation)
     if work.failing:
@@ -72,6 +85,34 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if _was_done(hub) or hub.spec.suspend:
         return None  # Later moves, as by load, are no work on the latest edit.
     return _rest(hub, generation, work)
+
+
+def _refused_demand(hub: Hub, work: Work) -> Refusal | None:
+    """Why children on demand do not get the edited spec.onDemand: the API server or a hook refuses it; None if not."""
+    demand = work.observation.demand(hub)
+    if demand is None:
+        return None
+    rejected = demand.rejected
+    if rejected is not None and rejected.reason not in WAITS:
+        return Refusal(rejected.reason, f"children on demand run on with the former spec.onDemand: {rejected.message}")
+    denied = denied_edits(demand.known, work.observation, work.plan)
+    if not denied:
+        return None
+    child_id, why = next(iter(denied.items()))
+    message = f"children on demand run on with the former spec.onDemand, such as {child_id!r}: {why.message}"
+    return Refusal(why.reason, message)
+
+
+def denied_edits(known: KnownSet, observation: Observation, plan: Plan) -> dict[str, Unplaced]:
+    """The children of a set that run on as they were, because a hook denies what their object says now."""
+    record = observation.snapshot.record
+    return {
+        child_id: why
+        for child_id, why in plan.unplaced.items()
+        if why.reason is Reason.HOOK_DENIED
+        and child_id in known.wanted
+        and any(not place.entry.asleep for place in record.get(child_id, ()))
+    }
 
 
 def _stopped_demand(hub: Hub, observation: Observation) -> str | None:
@@ -110,7 +151,7 @@ def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:
     if unsettled and hub.spec.distribution.rebalance.on_join:
         message = f"{listed(unsettled, _NAMED)} has not taken its share of children yet"
         return reconciling(GroupReason.REBALANCING, message, generation)
-    if starting := _static_under_way(hub, observation, plan):
+    if starting := _static_under_way(hub, work):
         message = f"{len(starting)} of {len(hub.spec.children)} in spec.children: {listed(starting, _NAMED)}"
         return reconciling(Reason.UPDATING, message, generation)
     return None
@@ -130,9 +171,9 @@ def _is_former(member: Member, template: str) -> bool:
     )
 
 
-def _static_under_way(hub: Hub, observation: Observation, plan: Plan) -> list[str]:
+def _static_under_way(hub: Hub, work: Work) -> list[str]:
     """The ids of spec.children that do not run by their latest spec yet, and may."""
-    found = []
+    found, observation = [], work.observation
     ids = {spec.id for spec in hub.spec.children if not spec.suspend}
     copies = copies_by_id(ids, observation.members) if ids else {}
     for spec in hub.spec.children:
@@ -141,9 +182,9 @@ def _static_under_way(hub: Hub, observation: Observation, plan: Plan) -> list[st
         known = observation.chosen.get(spec.id)
         if known is not None and known.child.metadata.name in observation.refusals:
             continue  # The Child says why.
-        if is_refused(plan.unplaced.get(spec.id)):
+        if is_refused(work.plan.unplaced.get(spec.id)):
             continue
-        if known is None or msgspec.structs.replace(known.child.spec, hub="") != spec:
+        if known is None or not work.has_spec(known.child, msgspec.structs.replace(spec, hub=hub.metadata.name)):
             found.append(spec.id)
             continue
         own = [copy for copy in copies.get(spec.id, []) if copy.concerns(known.child.metadata.uid)]

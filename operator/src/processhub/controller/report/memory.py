@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from processhub.api.hub import HookStatus, TlsStatus
+from processhub.controller.report.unknownmembers import UnknownMembers
 from processhub.core.acceptance import Refusal
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
@@ -50,6 +51,7 @@ class ReportMemory:
         self.hooks: HookStatus | None = None  # For the Hub's status.
         self.tls: TlsStatus | None = None  # For the Hub's status.
         self.troubled: set[str] = set()  # Members whose children are to say something else than in the round before.
+        self.unknown = UnknownMembers()
         self.many_changes = False  # Whether so many entries are under way that writes of status are throttled.
 
     def take_troubles(self, troubles: Mapping[str, Trouble]) -> None:

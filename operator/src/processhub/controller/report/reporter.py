@@ -135,6 +135,8 @@ class Reporter:
             troubles=memory.troubles,
             template=memory.template,
             failing=round.steps.failing,
+            note=memory.unknown.message,
+            admitted=round.state.children.admitted,
         )
         self._write_hub(hub, memory, lambda: _completed(compute(now_seconds()), memory), round.requeue)
 

@@ -10,11 +10,14 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Generic
 
+import msgspec
+
 from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSetStatus
-from processhub.api.hub import HubStatus
+from processhub.api.hub import Hub, HubStatus
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, ConnectionFailedError, NotFoundError, UnavailableError
+from processhub.cluster.kinds import metadata_of
 from processhub.cluster.tokenbucket import Buckets, ByteBudget
 from processhub.controller.concurrency import cancel_all
 from processhub.controller.report.childqueue import ChildKey, ChildStatuses
@@ -141,7 +144,15 @@ class AppliedStatuses(Generic[Item]):
             "metadata": {"name": item.metadata.name, "resourceVersion": item.metadata.resource_version},
             "status": status,
         }
+        # The answer has what can't be read, too.
+        unread = item.metadata.key in (self._store.broken_hubs if isinstance(item, Hub) else self._store.unread.sets)
         try:
+            if unread:
+                bare = metadata_of(kind.api_version, kind.plural)
+                answer = await self._client.apply(bare, *item.metadata.key, body, subresource="status")
+                self._store.put_unread(msgspec.structs.replace(item, metadata=answer.metadata, status=status))
+                rate.taken()
+                return True
             stored = await self._client.apply(kind, *item.metadata.key, body, subresource="status")
         except (NotFoundError, ConflictError) as error:
             log.info("status of %s not written: %s", what, error.message)

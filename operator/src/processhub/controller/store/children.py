@@ -11,7 +11,7 @@ from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.movednodes import moved_nodes
 from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB_UID
-from processhub.core.acceptance import Refusal, refuse_child, refuse_size
+from processhub.core.acceptance import Refusal, refuse_child, refuse_size, unreadable
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
 
@@ -39,6 +39,17 @@ class KnownChild(msgspec.Struct, frozen=True):
         return f"child/{self.child.metadata.name}"
 
 
+class AdmittedSpec(msgspec.Struct, frozen=True):
+    """The spec that was written for a static child, and what was stored: mutating webhooks may change it."""
+
+    written: ChildSpec
+    stored: ChildSpec
+
+    def stands_for(self, wanted: ChildSpec, present: ChildSpec) -> bool:
+        """Whether the ``present`` spec is what becomes of the ``wanted`` one."""
+        return (self.written, self.stored) == (wanted, present)
+
+
 class Children(dict[str, KnownChild]):
     """The Children of one hub, by object name.
 
@@ -49,6 +60,8 @@ class Children(dict[str, KnownChild]):
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
     - ``pods``: the names of the pod children.
     - ``rejected``: object name → why the API server does not create the Pod of its present template.
+    - ``unread``: object name → why its present version can't be read.
+    - ``admitted``: object name → what the API server stored for the latest write of a static child.
     """
 
     def __init__(self) -> None:
@@ -60,6 +73,8 @@ class Children(dict[str, KnownChild]):
         self.ended_moves: set[str] = set()
         self.pods: set[str] = set()
         self.rejected: dict[str, Refusal] = {}
+        self.unread: dict[str, Refusal] = {}
+        self.admitted: dict[str, AdmittedSpec] = {}
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
@@ -68,6 +83,8 @@ class Children(dict[str, KnownChild]):
         """Take a new or changed Child."""
         name = child.metadata.name
         before = self.get(name)
+        if self.unread.pop(name, None) is not None:
+            self._refusals.pop(name, None)
         same = before is not None and before.child.metadata.generation == child.metadata.generation
         if before is not None and same and _move_of(before.child) == _move_of(child):
             # Only metadata or status changed. What is derived from the spec stays.
@@ -98,6 +115,8 @@ class Children(dict[str, KnownChild]):
             return False
         del self[name]
         self.rejected.pop(name, None)
+        self.unread.pop(name, None)
+        self.admitted.pop(name, None)
         self.pods.discard(name)
         self.expiring.discard(name)
         self.marked.discard(name)
@@ -130,9 +149,22 @@ class Children(dict[str, KnownChild]):
         if len(self._refusals) < len(self):
             for name in self.keys() - self._refusals.keys():
                 known = self[name]
-                spec = msgspec.structs.replace(known.child.spec, nodes=known.spec.nodes)
-                self._refusals[name] = refuse_child(spec, hub) or refuse_size(known.workload) or self.rejected.get(name)
+                self._refusals[name] = self.unread.get(name) or self._refusal(known, hub)
         return self._refusals
+
+    def _refusal(self, known: KnownChild, hub: HubSpec) -> Refusal | None:
+        spec = msgspec.structs.replace(known.child.spec, nodes=known.spec.nodes)
+        return refuse_child(spec, hub) or refuse_size(known.workload) or self.rejected.get(known.metadata.name)
+
+    def mark_unread(self, name: str, error: str) -> None:
+        """Take that the Child's present version can't be read. What is known of it is the version before."""
+        self.unread[name] = unreadable(error)
+        self._refusals.pop(name, None)
+
+    def is_carried_out(self, name: str, wanted: ChildSpec) -> bool:
+        """Whether the Child has the wanted spec, or what became of it when it was written."""
+        present, admitted = self[name].child.spec, self.admitted.get(name)
+        return present == wanted or (admitted is not None and admitted.stands_for(wanted, present))
 
     def reject(self, name: str, refusal: Refusal | None) -> None:
         """Take why the API server does not create the Pod of the Child's present template; None: it does."""

@@ -15,7 +15,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.reasons import Reason
-from processhub.core.acceptance import Refusal, refuse_child, refuse_size, spec_on_demand
+from processhub.core.acceptance import Refusal, refuse_child, refuse_size, spec_on_demand, unreadable
 from processhub.core.model.placement import child_key
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
@@ -66,7 +66,8 @@ class SeenSet(msgspec.Struct, frozen=True):
     """A ChildSet in one round: why it is not accepted, and the ids that others have (id → who).
 
     ``held``: the former workload of each child whose turn in a roll-out has not come, by id. ``failing``: the children
-    for which the roll-out has stopped.
+    for which the roll-out has stopped. ``rejected``: why the API server does not create the Pods of an edited
+    spec.onDemand. ``note``: what of it is accepted and has no effect.
     """
 
     known: KnownSet
@@ -74,13 +75,23 @@ class SeenSet(msgspec.Struct, frozen=True):
     taken: Mapping[str, str] = {}
     held: Mapping[str, str] = {}
     failing: tuple[str, ...] = ()
+    rejected: Refusal | None = None
+    note: str = ""
 
 
 class ChildSets(dict[str, KnownSet]):
-    """The ChildSets of one hub, by object name."""
+    """The ChildSets of one hub, by object name.
+
+    ``rejected``: uid → why the API server does not create the Pods of the present template; also of the Hub's
+    spec.onDemand. ``unread``: object name → why its present version can't be read. ``never_read``: the names of those
+    of which no version was read.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.rejected: dict[str, Refusal] = {}
+        self.unread: dict[str, Refusal] = {}
+        self.never_read: set[str] = set()
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
         self._shared: dict[str, list[KnownSet]] | None = (
@@ -91,8 +102,9 @@ class ChildSets(dict[str, KnownSet]):
         """Take a new or changed ChildSet."""
         name = item.metadata.name
         before = self.get(name)
+        self.never_read.discard(name)
         known = self[name] = known_set(item, before)
-        if before is None or before.wanted is not known.wanted:
+        if self.unread.pop(name, None) is not None or before is None or before.wanted is not known.wanted:
             self._refusals.pop(name, None)
             self._shared = None
 
@@ -101,6 +113,8 @@ class ChildSets(dict[str, KnownSet]):
         known = self.get(item.metadata.name)
         if known is not None and known.metadata.uid == item.metadata.uid:
             del self[item.metadata.name]
+            self.unread.pop(item.metadata.name, None)
+            self.never_read.discard(item.metadata.name)
             self._refusals.pop(item.metadata.name, None)
             self._shared = None
 
@@ -111,15 +125,35 @@ class ChildSets(dict[str, KnownSet]):
                 self._refusals.clear()
             self._refusals_for = hub
         for name in self.keys() - self._refusals.keys():
-            self._refusals[name] = refuse_set(self[name], hub)
+            known = self[name]
+            refusal = self.unread.get(name) or refuse_set(known, hub)
+            self._refusals[name] = refusal or self.rejected.get(known.metadata.uid)
         return self._refusals
+
+    def mark_unread(self, name: str, error: str, *, never_read: bool) -> None:
+        """Take that the ChildSet's present version can't be read. What is known of it is the version before."""
+        self.unread[name] = unreadable(error)
+        self._refusals.pop(name, None)
+        if never_read:
+            self.never_read.add(name)
+
+    def reject(self, uid: str, refusal: Refusal | None) -> None:
+        """Take why the API server does not create the Pods of the present template; None: it does."""
+        if self.rejected.get(uid) == refusal:
+            return
+        for name in [name for name, known in self.items() if known.metadata.uid == uid]:
+            self._refusals.pop(name, None)
+        if refusal is None:
+            del self.rejected[uid]
+        else:
+            self.rejected[uid] = refusal
 
     def present(self, seen: SeenSet) -> SeenSet:
         """The ChildSet as it was seen, with its present metadata and status if its spec is still that."""
         before, known = seen.known.metadata, self.get(seen.known.metadata.name)
         if known is None or (known.metadata.uid, known.metadata.generation) != (before.uid, before.generation):
             return seen
-        return msgspec.structs.replace(seen, known=known)
+        return msgspec.structs.replace(seen, known=msgspec.structs.replace(seen.known, object=known.object))
 
     def contested(self, ids: Set[str]) -> dict[str, list[KnownSet]]:
         """The ids that a ChildSet and another object ask for, each with these ChildSets. ``ids``: of Children."""
@@ -194,7 +228,12 @@ def refuse_set(known: KnownSet, hub: HubSpec) -> Refusal | None:
 
 def of_template(refusal: Refusal) -> Refusal:
     """The refusal of a Child as that of its ChildSet: the fields of a Child's spec are those of the template."""
-    return Refusal(refusal.reason, _TEMPLATE_FIELDS.sub(r"spec.template.\1", refusal.message))
+    return Refusal(refusal.reason, in_template(refusal.message))
+
+
+def in_template(message: str) -> str:
+    """A sentence about a Child's spec as one about a ChildSet's template."""
+    return _TEMPLATE_FIELDS.sub(r"spec.template.\1", message)
 
 
 def _unfit(template: ChildSpec) -> Refusal | None:

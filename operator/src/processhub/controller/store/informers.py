@@ -20,6 +20,7 @@ from processhub.api.meta import ObjectMeta
 from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
@@ -31,9 +32,11 @@ from processhub.controller.store.podmarks import (
     claims_to_be_child_pod,
     is_child_pod,
     is_member_pod,
+    same_stage,
     with_marks,
 )
 from processhub.controller.store.restarts import children_only_restart
+from processhub.controller.store.unread import UnreadObjects, hub_with
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
 _SILENCE_SECONDS = 3.5
@@ -59,6 +62,7 @@ class Store:
         self._queue_round = wake
         self.hubs: dict[HubKey, Hub] = {}
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
+        self.unread = UnreadObjects()
         self.states: dict[HubKey, HubState] = {}
         self.informers: list[Informer[Any]] = []
         self._hubs_of_pods: dict[tuple[str, str], HubKey] = {}  # Of pod children, by namespace and name of the Pod.
@@ -70,8 +74,8 @@ class Store:
         for namespace in namespaces or (None,):
             made = partial(Informer[Any], client, namespace=namespace, on_rewound=rewound)
             self._add(made(HUBS, self._hub, on_broken=self._broken_hub))
-            self.children.append(self._add(made(CHILDREN, self._child)))
-            self._add(made(CHILD_SETS, self._child_set))
+            self.children.append(self._add(made(CHILDREN, self._child, on_broken=self._broken_child)))
+            self._add(made(CHILD_SETS, self._child_set, on_broken=self._broken_set))
             self.slices.append(self._add(made(SLICES, self._slice, keeps_dropped=False)))
             self._add(made(PODS, self._pod, labels=LABEL_HUB))
             self.leases.append(
@@ -94,6 +98,11 @@ class Store:
 
     def child(self, key: tuple[str, str]) -> Child | None:
         """The Child with this namespace and object name, or None."""
+        if (unread := self.unread.children.get(key)) is not None:
+            return unread
+        return self._read_child(key)
+
+    def _read_child(self, key: tuple[str, str]) -> Child | None:
         return next((child for informer in self.children if (child := informer.items.get(key))), None)
 
     def start(self) -> None:
@@ -160,6 +169,21 @@ class Store:
         for informer in self.informer_of(kind, item.metadata.namespace):
             informer.put(item)
 
+    def put_unread(self, item: Hub | Child | ChildSet) -> None:
+        """Take the metadata and status of an object that can't be read, after its status was written."""
+        key, metadata = item.metadata.key, item.metadata
+        if isinstance(item, Hub):
+            if key in self.broken_hubs and self.hubs[key].metadata.uid == metadata.uid:
+                self.hubs[key] = item
+            return
+        state = self.state((metadata.namespace, item.spec.hub))
+        if isinstance(item, Child) and key in self.unread.children:
+            self.unread.children[key] = item
+            state.children[metadata.name] = msgspec.structs.replace(state.children[metadata.name], child=item)
+        elif isinstance(item, ChildSet) and key in self.unread.sets:
+            self.unread.sets[key] = item
+            state.sets[metadata.name] = msgspec.structs.replace(state.sets[metadata.name], object=item)
+
     def _add(self, informer: Informer[Any]) -> Informer[Any]:
         self.informers.append(informer)
         return informer
@@ -214,14 +238,15 @@ class Store:
         """Why an existing Hub was never read, or ""."""
         return self.broken_hubs[key][1] if key in self.broken_hubs and key not in self.hubs else ""
 
-    def _broken_hub(self, metadata: ObjectMeta, error: str | None) -> None:
-        if error is None:
+    def _broken_hub(self, metadata: ObjectMeta, item: Undecodable | None) -> None:
+        if item is None:
             self.broken_hubs.pop(metadata.key, None)
         else:
-            self.broken_hubs[metadata.key] = (metadata, error)
+            self.broken_hubs[metadata.key] = (metadata, item.error)
         if (known := self.hubs.get(metadata.key)) is not None:
             # Its spec stays as it was read. Its metadata, which has pauses, drains and its deletion, is taken.
-            self.hubs[metadata.key] = msgspec.structs.replace(known, metadata=metadata)
+            without = msgspec.structs.replace(known, metadata=metadata)
+            self.hubs[metadata.key] = without if item is None else hub_with(known, item)
         self.state(metadata.key)
         self._wake(metadata.key)
 
@@ -230,24 +255,61 @@ class Store:
         assert child is not None
         key = (child.metadata.namespace, child.spec.hub)
         state = self.state(key)
+        unread = self._forget_unread_child(child.metadata.key)
         if new is None:
             state.drop_child(child)
         else:
             state.put_child(new)
-            if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
+            same = old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new)
+            if same and not unread:
                 return  # The operator's own write of status.
         self._wake(key)
+
+    def _forget_unread_child(self, key: tuple[str, str]) -> bool:
+        """Forget what was known of an unread Child; returns whether there was one."""
+        before = self.unread.children.pop(key, None)
+        if before is not None:
+            self.state((key[0], before.spec.hub)).drop_child(before)
+        return before is not None
+
+    def _broken_child(self, metadata: ObjectMeta, item: Undecodable | None) -> None:
+        known = self.unread.children.get(metadata.key) or self._read_child(metadata.key)
+        self._forget_unread_child(metadata.key)
+        child = self.unread.child(item, known) if item is not None else None
+        if item is not None and child is not None:
+            state = self.state((metadata.namespace, child.spec.hub))
+            state.put_child(child)
+            state.children.mark_unread(metadata.name, item.error)
+        if (there := child or known) is not None:
+            self._wake((metadata.namespace, there.spec.hub))
 
     def _child_set(self, old: ChildSet | None, new: ChildSet | None) -> None:
         item = new or old
         assert item is not None
         key = (item.metadata.namespace, item.spec.hub)
+        unread = self.unread.sets.pop(item.metadata.key, None) is not None
         if new is None:
             self.state(key).sets.drop(item)
         else:
             self.state(key).sets.put(new)
-            if old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new):
+            same = old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new)
+            if same and not unread:
                 return  # The operator's own write of status.
+        self._wake(key)
+
+    def _broken_set(self, metadata: ObjectMeta, item: Undecodable | None) -> None:
+        before = self.unread.sets.pop(metadata.key, None)
+        read = next((it.items.get(metadata.key) for it in self.informer_of("childsets", metadata.namespace)), None)
+        known = before or read
+        found = self.unread.set(item, known) if item is not None else None
+        if (there := found or known) is None:
+            return
+        key = (metadata.namespace, there.spec.hub)
+        if item is not None and found is not None:
+            self.state(key).sets.put(found)
+            self.state(key).sets.mark_unread(metadata.name, item.error, never_read=read is None)
+        else:
+            self.state(key).sets.drop(there)
         self._wake(key)
 
     def _slice(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
@@ -325,7 +387,7 @@ class Store:
         state.child_pods.unwatched.discard(known.metadata.name)
         self.child_pod(key, new, known)
         changed = known.metadata.name in state.child_pods.changed
-        if changed or not _same_stage(known, new):
+        if changed or not same_stage(known, new):
             self._wake(key)  # The state of its containers is reported by its member.
 
     def _lease(self, old: Lease | None, new: Lease | None) -> None:
@@ -355,14 +417,6 @@ class Store:
         for key, state in self.states.items():
             state.leases.restart_clocks(now)
             self._wake(key)
-
-
-def _same_stage(old: Pod, new: Pod) -> bool:
-    return (
-        old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
-        and old.status.phase == new.status.phase
-        and old.spec == new.spec
-    )
 
 
 def _same_marks(old: Lease, new: Lease) -> bool:

@@ -132,3 +132,12 @@ def identified(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
             )
             return msgspec.structs.replace(pod, metadata=metadata)
     return None
+
+
+def same_stage(old: Pod, new: Pod) -> bool:
+    """Whether a child's Pod is at the same stage of its life. The states of its containers are not compared."""
+    return (
+        old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        and old.status.phase == new.status.phase
+        and old.spec == new.spec
+    )

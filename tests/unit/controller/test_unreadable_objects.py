@@ -1,0 +1,133 @@
+"""Objects that can't be decoded: what they run stays, under the next leader too, and their owners read why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import virtualtime
+from memoryapi import Json, Key
+from onethread import Cluster, running_hub
+
+EXEC = {"exec": {"command": ["x"]}}
+WHY = "this version of it can't be read: it is nested too deeply: write fewer lists and mappings within each other"
+CHILD, SET = Key("children", "ns", "a"), Key("childsets", "ns", "web")
+
+
+def nested(levels: int) -> Json:
+    """A workload with so many mappings within each other. The API server takes 10,000, this one some 900."""
+    args: Json = {}
+    for _ in range(levels):
+        args = {"a": args}
+    return {"python": {"target": "m:C", "args": args}}
+
+
+def in_hub(folder: Path, test: Callable[[Cluster], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with running_hub(folder) as cluster:
+            await test(cluster)
+
+    virtualtime.run(main())
+
+
+def edit_workload(cluster: Cluster, key: Key, workload: Json) -> None:
+    def edit(item: Json) -> None:
+        spec = item["spec"] if key == CHILD else item["spec"]["template"]
+        for kind in ("exec", "python"):
+            spec.pop(kind, None)
+        spec.update(workload)
+
+    cluster.api.update(key, edit)
+
+
+def said(cluster: Cluster, key: Key, kind: str) -> tuple[str, str]:
+    """The status and the message of a condition."""
+    conditions = cluster.api.objects[key].get("status", {}).get("conditions", ())
+    found = next((condition for condition in conditions if condition["type"] == kind), {"status": "", "message": ""})
+    return found["status"], found["message"]
+
+
+def rejections(cluster: Cluster) -> list[tuple[str, str]]:
+    """The objects that were rejected, with the message of each Event."""
+    events = [item for key, item in cluster.api.objects.items() if key.plural == "events"]
+    return [(it["involvedObject"]["name"], it["message"]) for it in events if it["reason"] == "Rejected"]
+
+
+async def change_leader(cluster: Cluster) -> None:
+    cluster.start_replica("operator-1")
+    cluster.stops["operator-0"].set()
+    assert await cluster.tasks.pop("operator-0") == 0
+    lease = cluster.api.get("leases", "processhub-operator")
+    await cluster.until(lambda: cluster.api.get("leases", "processhub-operator") != lease, "another leads")
+
+
+def starts(cluster: Cluster) -> int:
+    return sum(begins for *_, begins in cluster.log)
+
+
+@pytest.mark.parametrize("key", [CHILD, SET], ids=["Child", "ChildSet"])
+def test_what_runs_stays_when_an_edit_of_its_object_cannot_be_read(tmp_path: Path, key: Key) -> None:
+    ids = ["a"] if key == CHILD else ["web-0", "web-1"]
+
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "other"}, "spec": {"hub": "hub", **EXEC}})
+        if key == CHILD:
+            cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **EXEC}})
+        else:
+            spec = {"hub": "hub", "replicas": 2, "template": EXEC}
+            cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        await cluster.until(lambda: all(cluster.runs_on()[child] for child in ids), "all run")
+        await cluster.until(lambda: said(cluster, key, "Ready")[0] == "True", "that is reported")
+        begun = starts(cluster)
+
+        edit_workload(cluster, key, nested(600))
+        await cluster.until(lambda: said(cluster, key, "Accepted") == ("False", WHY), "its owner reads why")
+        assert cluster.api.objects[key]["status"]["observedGeneration"] == 2
+        assert said(cluster, key, "Ready")[0] == ("True" if key == CHILD else "False")
+        assert rejections(cluster) == [(key.name, f"Invalid: {WHY}")]
+
+        await change_leader(cluster)
+        await asyncio.sleep(120)
+        assert all(cluster.runs_on()[child] for child in ids), "the next leader, which never read it, stops nothing"
+        assert starts(cluster) == begun
+        assert said(cluster, key, "Accepted") == ("False", WHY)
+        version = cluster.api.objects[key]["metadata"]["resourceVersion"]
+        await asyncio.sleep(300)
+        assert cluster.api.objects[key]["metadata"]["resourceVersion"] == version, "nothing is written again and again"
+
+        edit_workload(cluster, key, {"exec": {"command": ["y"]}})
+        await cluster.until(lambda: said(cluster, key, "Accepted")[0] == "True", "it can be read again")
+        await cluster.until(lambda: starts(cluster) == begun + len(ids), "the edit is carried out")
+        edit_workload(cluster, key, nested(600))
+        await cluster.until(lambda: said(cluster, key, "Accepted")[0] == "False", "it can't be read once more")
+        cluster.api.delete(key.plural, key.name)
+        await cluster.until(lambda: not any(cluster.runs_on()[child] for child in ids), "it is deleted")
+        assert cluster.runs_on()["other"]
+
+    in_hub(tmp_path, test)
+
+
+def test_an_unreadable_object_whose_status_the_api_server_rejects_is_reported_by_an_event(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **nested(600)}})
+
+        await cluster.until(lambda: bool(rejections(cluster)), "an Event is posted")
+        await asyncio.sleep(300)
+        assert rejections(cluster) == [("a", f"Invalid: {WHY}")]
+
+    in_hub(tmp_path, test)
+
+
+def test_the_owner_of_a_hub_that_cannot_be_read_gets_an_event(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        metadata: dict[str, Any] = {"name": "deep", "annotations": {}}
+        cluster.api.create("hubs", {"metadata": metadata, "spec": {"onDemand": nested(600)}})
+
+        await cluster.until(lambda: bool(rejections(cluster)), "an Event is posted")
+        await asyncio.sleep(300)
+        assert rejections(cluster) == [("deep", f"Invalid: {WHY}")]
+
+    in_hub(tmp_path, test)
