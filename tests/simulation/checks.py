@@ -14,8 +14,9 @@ from builders import reports_of
 from processhub.api.reasons import Reason, State
 from processhub.registry.grammar import Assignment, parse_assignment, parse_report
 
+from .childpods import PodRun
 from .machines import Run
-from .naming import members_of
+from .naming import command_of, is_member, members_of
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Checks:
 
     def __init__(self, trace: Trace, *, one_owner: bool) -> None:
         self._trace, self._one_owner = trace, one_owner
-        self.runs: dict[Run, None] = {}
+        self.runs: dict[Run | PodRun, None] = {}
         self._taken_over: set[tuple[str, int]] = set()  # child and epoch of each local takeover
         self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → the id and member that got it
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
@@ -87,16 +88,14 @@ class Checks:
 
     def changed(self, run: Run, what: str, read: Iterable[int]) -> None:
         """Check the start, the end or the new role of a process. ``read``: the terms of its agent's slices."""
-        self._trace.note(
-            run.machine.member, f"child {run.child_id} (epoch {run.epoch}, pid of {run.machine.agent.name}) {what}"
-        )
+        self._trace.note(run.member, f"child {run.child_id} (epoch {run.epoch}, pid of {run.where}) {what}")
         if not run.runs:
             self.runs.pop(run, None)
             if run.left:
                 self._left[run.left] = len(self._ups[run.child_id])
             return
         if what == "is up":
-            self._ups[run.child_id].append(_Up(run.machine.agent.name, run.epoch))
+            self._ups[run.child_id].append(_Up(run.where, run.epoch))
         begins = run not in self.runs
         self.runs[run] = None
         if begins:
@@ -105,14 +104,31 @@ class Checks:
             if run.desired.claim:  # a takeover starts under the epoch of the lost owner, and keeps it once on record
                 self._taken_over.add(began)
             elif began not in self._taken_over:
-                self._note_epoch(began[1], run.child_id, run.machine.member)
+                self._note_epoch(began[1], run.child_id, run.member)
+        if self._one_owner and begins and run.state:
+            self._check_state(run, run.state)
+        self._check_active(run)
+
+    def pod_changed(self, run: PodRun, what: str) -> None:
+        """Check the start, the end or the new role of a pod child's process."""
+        self._trace.note(run.member, f"child {run.child_id} (epoch {run.epoch}, pod {run.where}) {what}")
+        if not run.runs:
+            self.runs.pop(run, None)
+            return
+        if run not in self.runs:
+            self.runs[run] = None
+            self._ups[run.child_id].append(_Up(run.where, run.epoch))
+            self._note_epoch(run.pod.started_with, run.child_id, run.member)
+        self._check_active(run)
+
+    def _check_active(self, run: Run | PodRun) -> None:
+        """Check that the child has one active owner at most, besides Pods that somebody deleted by force."""
         if not self._one_owner:
             return
-        if begins and run.state:
-            self._check_state(run, run.state)
-        active = [other for other in self.runs if other.child_id == run.child_id and other.role_now == "Active"]
+        own = [other for other in self.runs if other.child_id == run.child_id and not other.given_up]
+        active = [other for other in own if other.role_now == "Active"]
         if len(active) > 1:
-            places = ", ".join(f"{other.machine.agent.name} (epoch {other.epoch})" for other in active)
+            places = ", ".join(f"{other.where} (epoch {other.epoch})" for other in active)
             self._trace.break_promise(f"child {run.child_id} has {len(active)} active owners: {places}")
         if run.role_now == "Active":
             highest = self._active.get(run.child_id, 0)
@@ -120,10 +136,10 @@ class Checks:
                 self._trace.break_promise(f"child {run.child_id} is active with epoch {run.epoch}, after {highest}")
             self._active[run.child_id] = max(highest, run.epoch)
 
-    def executes(self, run: Run, number: int) -> None:
+    def executes(self, run: Run | PodRun, number: int) -> None:
         """Check that a request is executed once at most, alone, and not after an answer that says that it was not."""
-        where = f"{run.child_id} on {run.machine.agent.name}"
-        self._trace.note(run.machine.member, f"child {run.child_id} handles request {number}")
+        where = f"{run.child_id} on {run.where}"
+        self._trace.note(run.member, f"child {run.child_id} handles request {number}")
         if number in self._executed:
             self._trace.break_promise(f"request {number} is executed by {self._executed[number]}, and by {where}")
         if number in self._unbegun:
@@ -150,11 +166,11 @@ class Checks:
             self._trace.break_promise(f"child {run.incarnation!r} starts with the state of another: {state!r}")
         # A run that was up and lost before it could be reported is known to nobody but its own agent.
         since = self._ups[run.child_id][self._left.get(state, 0) :]
-        if any(up.reported or up.agent == run.machine.agent.name for up in since):
+        if any(up.reported or up.agent == run.where for up in since):
             self._trace.break_promise(f"child {run.child_id} starts with {state!r}, and was up since it had left that")
 
     def _check_term(self, run: Run, read: Iterable[int]) -> None:
-        name = run.machine.agent.name
+        name = run.where
         self._terms[name] = highest = max(self._terms.get(name, 0), *read)
         incarnation = (name, run.child_id, run.desired.assignment.started_with)
         # An agent restarts its own children, as that changes no owner: it has read the entry under its Lease.
@@ -177,21 +193,22 @@ def unrest(world: World) -> list[str]:
     hub = objects.get(Key("hubs", "ns", "hub"))
     if hub is None:
         return ["there is no hub"]
+    runs = [run for run in world.checks.runs if not run.given_up]
     found = [
         *(
             f"pod {key.name} is not ready"
             for key, pod in objects.items()
-            if key.plural == "pods" and not _is(pod, "Ready")
+            if key.plural == "pods" and is_member(pod) and not _is(pod, "Ready")
         ),
         *_hub_unrest(hub),
     ]
     declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
     for name, item in declared.items():
-        found += _child_unrest(item, [run for run in world.checks.runs if run.child_id == name], hub)
+        found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
     for key, item in objects.items():
         if key.plural == "childsets":
             ids = [f"{key.name}-{number}" for number in range(item["spec"]["replicas"])]
-            found += _set_unrest(item, ids, list(world.checks.runs), _copies(hub))
+            found += _set_unrest(item, ids, runs, _copies(hub))
             declared.update(dict.fromkeys(ids, item))
     entries = {
         (item["spec"]["member"], child_id): parse_assignment(text)
@@ -202,14 +219,12 @@ def unrest(world: World) -> list[str]:
     found += _demand_unrest(world, hub, declared, entries)
     demanded = {child_id for (_, child_id), entry in entries.items() if entry.uid == hub["metadata"]["uid"]}
     declared.update(dict.fromkeys(demanded, hub))
-    for run in world.checks.runs:
-        entry = entries.get((run.machine.member, run.child_id))
+    for run in runs:
+        entry = entries.get((run.member, run.child_id))
         if entry is None or entry.epoch != run.epoch:
-            found.append(
-                f"child {run.child_id} runs on {run.machine.member} with epoch {run.epoch}, which is on no record"
-            )
+            found.append(f"child {run.child_id} runs on {run.member} with epoch {run.epoch}, which is on no record")
         if run.child_id not in declared:
-            found.append(f"child {run.child_id} runs on {run.machine.member}, and is not declared")
+            found.append(f"child {run.child_id} runs on {run.member}, and is not declared")
     for member, child_id in entries:
         if child_id not in declared:
             found.append(f"child {child_id} is on record on {member}, and is not declared")
@@ -233,7 +248,7 @@ def _hub_unrest(hub: Json) -> list[str]:
     return found
 
 
-def _child_unrest(item: Json, runs: list[Run], hub: Json) -> list[str]:
+def _child_unrest(item: Json, runs: list[Run | PodRun], hub: Json) -> list[str]:
     name, status = item["metadata"]["name"], item.get("status", {})
     ready = _condition(item, "Ready")
     found = []
@@ -243,36 +258,36 @@ def _child_unrest(item: Json, runs: list[Run], hub: Json) -> list[str]:
         found.append(f"the order to move child {name} is not answered")
     wanted = 0 if item["spec"].get("suspend") else _copies(hub)
     if len(runs) != wanted and not (not runs and ready.get("reason") in _GOOD_REASONS):
-        places = [run.machine.agent.name for run in runs]
+        places = [run.where for run in runs]
         found.append(f"child {name} runs on {places}; its Ready is {ready.get('status')}, {ready.get('reason')}")
     found += [
-        f"child {name} runs {run.command} on {run.machine.member}, and its spec has another command"
+        f"child {name} runs {run.command} on {run.member}, and its spec has another command"
         for run in runs
-        if list(run.command) != item["spec"]["exec"]["command"]
+        if list(run.command) != command_of(item["spec"])
     ]
     active = [run for run in runs if run.role_now == "Active"]
     if runs and len(active) != 1:
         found.append(f"child {name} has {len(active)} active copies")
     if active and ready.get("status") != "True":
         found.append(f"child {name} runs, and its Ready is {ready.get('status')}, {ready.get('reason')}")
-    if active and (status.get("member"), status.get("state")) != (active[0].machine.member, "Running"):
-        found.append(f"child {name} runs on {active[0].machine.member}; its status says {status.get('member')}")
+    if active and (status.get("member"), status.get("state")) != (active[0].member, "Running"):
+        found.append(f"child {name} runs on {active[0].member}; its status says {status.get('member')}")
     if not active and ready.get("status") == "True":
         found.append(f"child {name} does not run, and is Ready")
     return found
 
 
-def _set_unrest(item: Json, ids: list[str], runs: list[Run], copies: int) -> list[str]:
+def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], copies: int) -> list[str]:
     name, status, found = item["metadata"]["name"], item.get("status", {}), []
     if status.get("observedGeneration") != item["metadata"]["generation"]:
         found.append(f"the status of set {name} is of an earlier generation")
     if (status.get("desired"), status.get("running")) != (len(ids), len(ids)):
         found.append(f"set {name} has {len(ids)} children; its status says {status}")
-    command = item["spec"]["template"]["exec"]["command"]
+    command = command_of(item["spec"]["template"])
     for child_id in ids:
         own = [run for run in runs if run.child_id == child_id]
         if len(own) != copies or sum(run.role_now == "Active" for run in own) != 1:
-            found.append(f"child {child_id} of set {name} runs on {[run.machine.agent.name for run in own]}")
+            found.append(f"child {child_id} of set {name} runs on {[run.where for run in own]}")
         found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
     return found
 
@@ -284,14 +299,14 @@ def _demand_unrest(
     template, uid, found = hub["spec"].get("onDemand"), hub["metadata"]["uid"], []
     own = {place: entry for place, entry in entries.items() if entry.uid == uid}
     for (member, child_id), entry in own.items():
-        runs = [run for run in world.checks.runs if run.child_id == child_id and run.machine.member == member]
+        runs = [run for run in world.checks.runs if run.child_id == child_id and run.member == member]
         if child_id in declared:
             found.append(f"child {child_id} is declared, and is on record on {member} as one that a request started")
         if template is None:
             found.append(f"child {child_id} is on record on {member}, and the hub has no onDemand")
         elif len(runs) != 1:
             found.append(f"child {child_id} is on record on {member}, and runs {len(runs)} times there: {entry}")
-        elif list(runs[0].command) != template["exec"]["command"]:
+        elif list(runs[0].command) != command_of(template):
             found.append(f"child {child_id} runs {runs[0].command} on {member}, and onDemand has another command")
     found += [
         f"child {child_id} is on record on {member} and waits: {entry}"

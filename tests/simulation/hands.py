@@ -13,6 +13,7 @@ from processhub.api.naming import LABEL_HUB_UID
 
 from .kubelet import Pod
 from .naming import HUB, LEADER, NODES
+from .podhands import PodHands
 from .world import World, add_condition
 
 CHILDREN = tuple(f"c{number}" for number in range(8))
@@ -29,6 +30,7 @@ class Hands:
         # With MajorityQuorum fewer than half of the members stay stopped until somebody resets the quorum.
         strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
         self._least = 3 if strategy == "MajorityQuorum" else 2
+        self.pods = PodHands(self, world, self.rng)
         self._demands = "onDemand" in world.server.objects[HUB]["spec"]
         self._all_members = NODES if world.per_node else tuple(f"hub-{ordinal}" for ordinal in range(4))
         self.names = (*CHILDREN, *DEMANDED) if self._demands else CHILDREN
@@ -66,6 +68,7 @@ class Hands:
             (3, self._edit_hub),
             (1, self._replace_hub),
             (3, self._change_set),
+            *self.pods.acts(),
         )
         if self._demands:
             acts = (*acts, *self._demanding())
@@ -84,12 +87,12 @@ class Hands:
     def create(self, name: str) -> None:
         """Create a Child."""
         self._edits += 1
-        spec = {"hub": "hub", "exec": {"command": [f"v{self._edits}"]}}
+        spec = {"hub": "hub", **self.pods.workload(f"v{self._edits}")}
         self.world.server_request(
             "POST", Key("children", "ns", name), {"metadata": {"name": name}, "spec": spec}, "user"
         )
 
-    def _after(self, least: float, most: float, what: Callable[[], object]) -> None:
+    def after(self, least: float, most: float, what: Callable[[], object]) -> None:
         self.world.loop.later(self.rng.uniform(least, most), what)
 
     def _pod(self) -> Pod | None:
@@ -108,7 +111,7 @@ class Hands:
         part = self.rng.choice(("", "write", "write of registryslices", "watch", *_WATCHES))
         self.world.network.weather.rates[name, part] = rate
         self.world.trace.fault(name or "network", f"{rate:.0%} of each {part or 'request'} meet a fault from now on")
-        self._after(3.0, 30.0, lambda: self.world.network.weather.rates.pop((name, part), None))
+        self.after(3.0, 30.0, lambda: self.world.network.weather.rates.pop((name, part), None))
 
     def _kill_agent(self) -> None:
         if (pod := self._pod()) is not None:
@@ -130,14 +133,14 @@ class Hands:
             self.world.trace.fault(pod.container.process.name, "is paused")
             process = pod.container.process
             process.pause()
-            self._after(0.5, 40.0, lambda: process.resume(self.world.loop) if process.paused else None)
+            self.after(0.5, 40.0, lambda: process.resume(self.world.loop) if process.paused else None)
 
     def _pause_operator(self) -> None:
         process = self.rng.choice(self.world.operators).process
         if process.runs:
             self.world.trace.fault(process.name, "is paused")
             process.pause()
-            self._after(0.5, 40.0, lambda: process.resume(self.world.loop) if process.paused else None)
+            self.after(0.5, 40.0, lambda: process.resume(self.world.loop) if process.paused else None)
 
     def _cut_member(self) -> None:
         if (pod := self._pod()) is not None:
@@ -145,13 +148,13 @@ class Hands:
             self.world.trace.fault(pod.name, f"{'and its kubelet are' if with_kubelet else 'is'} cut off")
             pod.wire.whole.clear()
             pod.reachable = not with_kubelet
-            self._after(1.0, 60.0, pod.mend)
+            self.after(1.0, 60.0, pod.mend)
 
     def _cut_operator(self) -> None:
         operator = self.rng.choice(self.world.operators)
         self.world.trace.fault(operator.name, "is cut off")
         operator.wire.whole.clear()
-        self._after(1.0, 40.0, operator.wire.whole.set)
+        self.after(1.0, 40.0, operator.wire.whole.set)
 
     def _delete_pod(self) -> None:
         if (pod := self._pod()) is not None and pod.key in self.world.server.objects:
@@ -174,7 +177,7 @@ class Hands:
     def _crash_child(self) -> None:
         if runs := list(self.world.checks.runs):
             run = self.rng.choice(runs)
-            self.world.trace.fault(run.machine.member, f"child {run.child_id} crashes")
+            self.world.trace.fault(run.member, f"child {run.child_id} crashes")
             run.crash()
 
     def _spoil_object(self) -> None:
@@ -207,7 +210,7 @@ class Hands:
         name, plural = self.rng.choice(names), self.rng.choice(kinds)
         self.world.trace.fault(name, f"its watches of {plural} stall")
         self.world.network.weather.stall(name, plural)
-        self._after(0.5, 20.0, lambda: self.world.network.weather.go_on(name, plural))
+        self.after(0.5, 20.0, lambda: self.world.network.weather.go_on(name, plural))
 
     def _serve_old_lists(self) -> None:
         """Let lists be older than what their reader has seen, for a shorter time than after a restore of etcd."""
@@ -218,7 +221,7 @@ class Hands:
         )
         self.world.trace.fault(old[0], f"its lists of {old[1]} are old")
         self.world.network.weather.stale.add(old)
-        self._after(0.5, 10.0, lambda: self.world.network.weather.stale.discard(old))
+        self.after(0.5, 10.0, lambda: self.world.network.weather.stale.discard(old))
 
     def _delete_terms(self) -> None:
         """Delete the leader's Lease and all slices: what has the term beside the Hub's status."""
@@ -238,7 +241,7 @@ class Hands:
         webhooks, rate = self.world.webhooks, self.rng.choice((0.2, 0.9))
         self.world.trace.fault("webhooks", f"{rate:.0%} of the calls fail from now on")
         webhooks.rate = rate
-        self._after(2.0, 40.0, lambda: setattr(webhooks, "rate", 0.0))
+        self.after(2.0, 40.0, lambda: setattr(webhooks, "rate", 0.0))
 
     def _refuse(self) -> None:
         """Reject all writes of a kind for some time, as an admission policy or a quota does."""
@@ -246,7 +249,7 @@ class Hands:
         code = self.rng.choice((403, 422))
         self.world.trace.fault("policy", f"writes of {plural} are refused with {code}")
         self.world.network.weather.refused[plural] = code
-        self._after(2.0, 60.0, lambda: self.world.network.weather.refused.pop(plural, None))
+        self.after(2.0, 60.0, lambda: self.world.network.weather.refused.pop(plural, None))
 
     def _compact(self) -> None:
         self.world.trace.fault("etcd", "is compacted")
@@ -263,7 +266,7 @@ class Hands:
         node = self.rng.choice(NODES)
         self.world.trace.fault("admin", f"cordons node {node}")
         self.world.cordon(node, unschedulable=True)
-        self._after(5.0, 90.0, lambda: self.world.cordon(node, unschedulable=False))
+        self.after(5.0, 90.0, lambda: self.world.cordon(node, unschedulable=False))
 
     def _lose_node(self) -> None:
         """Cut a node off from everything. Its Ready condition follows, and its pods are deleted some time later."""
@@ -272,9 +275,11 @@ class Hands:
         for pod in self.world.running_pods:
             if pod.node == node:
                 pod.cut()
-                self._after(seconds, seconds, pod.mend)
-        self._after(5.0, 40.0, lambda: self.world.set_ready(node, ready=False))
-        self._after(seconds + 40.0, seconds + 41.0, lambda: self.world.set_ready(node, ready=True))
+                self.after(seconds, seconds, pod.mend)
+        self.world.child_pods.lose(node, reboots=self.rng.random() < 0.5)
+        self.after(seconds, seconds, lambda: self.world.child_pods.lost.discard(node))
+        self.after(5.0, 40.0, lambda: self.world.set_ready(node, ready=False))
+        self.after(seconds + 40.0, seconds + 41.0, lambda: self.world.set_ready(node, ready=True))
 
     # Users.
 
@@ -288,7 +293,7 @@ class Hands:
 
     def _edit(self) -> None:
         self._edits += 1
-        self._change({"spec": {"exec": {"command": [f"v{self._edits}"]}}})
+        self._change({"spec": self.pods.edit(f"v{self._edits}")})
 
     def _suspend(self) -> None:
         self._change({"spec": {"suspend": self.rng.random() < 0.4}})
@@ -314,7 +319,7 @@ class Hands:
         if children := self._children():
             name = self.rng.choice(children)
             self.world.server_request("DELETE", Key("children", "ns", name), {}, "user")
-            self._after(0.0, 3.0, lambda: self.create(name))
+            self.after(0.0, 3.0, lambda: self.create(name))
 
     def _edit_hub(self) -> None:
         """Edit fields of the hub that change none of its promises."""
@@ -335,7 +340,7 @@ class Hands:
             return
         body = {"metadata": {"name": HUB.name}, "spec": hub["spec"]}
         self.world.server_request("DELETE", HUB, {}, "user")
-        self._after(0.0, 20.0, lambda: self.world.server_request("POST", HUB, body, "user"))
+        self.after(0.0, 20.0, lambda: self.world.server_request("POST", HUB, body, "user"))
 
     def _change_set(self) -> None:
         """Create, edit, scale or delete a ChildSet."""
@@ -344,15 +349,15 @@ class Hands:
         spec = {
             "hub": "hub",
             "replicas": self.rng.randint(1, 4),
-            "template": {"exec": {"command": [f"v{self._edits}"]}},
+            "template": self.pods.workload(f"v{self._edits}"),
         }
         if key not in self.world.server.objects:
             self.world.server_request("POST", key, {"metadata": {"name": key.name}, "spec": spec}, "user")
         elif self.rng.random() < 0.3:
             self.world.server_request("DELETE", key, {}, "user")
         else:
-            part = self.rng.choice(("replicas", "template"))
-            self.world.edit(key, {"spec": {part: spec[part]}})
+            template = {"template": self.pods.edit(f"v{self._edits}")}
+            self.world.edit(key, {"spec": self.rng.choice(({"replicas": spec["replicas"]}, template))})
 
     # Callers, and users of a hub that starts children on demand.
 
@@ -375,27 +380,27 @@ class Hands:
         """Send many requests for one id, to any members."""
         name, rng = self.rng.choice(DEMANDED), self.rng
         for _ in range(rng.choice((5, 20))):
-            self._after(0.0, 1.0, lambda: self.world.callers.call(name, rng))
+            self.after(0.0, 1.0, lambda: self.world.callers.call(name, rng))
 
     def _ask_everywhere(self) -> None:
         """Send requests for all ids."""
         rng = self.rng
         for name in DEMANDED:
-            self._after(0.0, 3.0, lambda name=name: self.world.callers.call(name, rng))
+            self.after(0.0, 3.0, lambda name=name: self.world.callers.call(name, rng))
 
     def _part_members(self) -> None:
         """Cut two members off from each other."""
         pair, parted = frozenset(self.rng.sample(self._all_members, 2)), self.world.network.parted
         self.world.trace.fault("network", f"parts {' and '.join(sorted(pair))}")
         parted.add(pair)
-        self._after(1.0, 40.0, lambda: parted.discard(pair))
+        self.after(1.0, 40.0, lambda: parted.discard(pair))
 
     def _edit_template(self) -> None:
         self._edits += 1
         change = self.rng.choice(
             (
-                {"exec": {"command": [f"v{self._edits}"]}},
-                {"exec": {"command": [f"v{self._edits}"]}},
+                self._edit_of_template(),
+                self._edit_of_template(),
                 {"ttlSeconds": self.rng.choice((None, 5, 30))},
                 {"idleSeconds": self.rng.choice((None, 2, 10))},
                 {"max": None},
@@ -404,11 +409,18 @@ class Hands:
         if self._template() is not None:
             self.world.edit(HUB, {"spec": {"onDemand": change}})
 
+    def _edit_of_template(self) -> Json:
+        """Change the workload; a local takeover is for processes only."""
+        template = self._template() or {}
+        if template.get("onOwnerLost") == "Local":
+            return {"exec": {"command": [f"v{self._edits}"]}}
+        return self.pods.edit(f"v{self._edits}")
+
     def _end_demand(self) -> None:
         """Take onDemand out of the hub, and soon put it back."""
         if (template := self._template()) is not None:
             self.world.edit(HUB, {"spec": {"onDemand": None}})
-            self._after(0.5, 20.0, lambda: self.world.edit(HUB, {"spec": {"onDemand": template}}))
+            self.after(0.5, 20.0, lambda: self.world.edit(HUB, {"spec": {"onDemand": template}}))
 
     def _template(self) -> Json | None:
         hub = self.world.server.objects.get(HUB)

@@ -6,24 +6,26 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memoryapi import Json, MemoryClient, Wire
 from memoryrequests import Key
 from onethread import BOOTED, NoMeter, SameLoop
 
 from processhub.agent.app import EXIT_FAILED, Agent
-from processhub.agent.children.launchers import Launchers
+from processhub.agent.children.launchers import Begin, Launchers
+from processhub.agent.children.podchild import PodStarter
 from processhub.agent.env import Environment
 from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.parts import Surroundings
 from processhub.agent.peers.statesender import Batch, Receipt
 from processhub.agent.requests.server import Served
 from processhub.agent.tls.identity import MemberTls
-from processhub.api.child import Exec
+from processhub.api.child import Exec, PodWorkload
 from processhub.api.slice import Settings
 
 from .callers import BROKEN
+from .childpods import PodRequests
 from .machines import Machine, Run
 from .peers import Peers
 from .processes import BEGIN, Process
@@ -44,7 +46,7 @@ class Container:
         self.process = Process(name)
         self.code: int | None = None
         self._told_to_end = False
-        self._agent: Agent | None = None
+        self.agent: Agent | None = None
         self.server: MemberServer | None = None
         self.sockets: dict[Socket, None] = {}
         self.calls: dict[asyncio.Future[str], None] = {}  # requests of callers that are not answered yet
@@ -93,8 +95,8 @@ class Container:
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._told_to_end = True  # an agent that loses its Lease meanwhile does not end in an orderly way
-        if self._agent is not None:
-            self.process.call(self._agent.terminate)
+        if self.agent is not None:
+            self.process.call(self.agent.terminate)
         else:
             self.kill()
 
@@ -107,6 +109,12 @@ class Container:
         for answer in self.calls:
             if not answer.done():
                 answer.set_result(BROKEN)
+
+    def _launchers(self, env: Environment, begin: Begin) -> Launchers:
+        pods = PodStarter(env, self.world.network.client(self.process.name, self.wire), begin)
+        pods.http = PodRequests(self.world, self)  # type: ignore[assignment]
+        by_workload: dict[type, Any] = {Exec: self.machine, PodWorkload: pods}
+        return Launchers(by_workload, warm=lambda: None, spare_pid=int)
 
     async def _run(self, folder: Path) -> None:
         world, loop, metadata = self.world, asyncio.get_running_loop(), self.pod["metadata"]
@@ -137,17 +145,17 @@ class Container:
             lease=LeaseKeeper(env, Settings(), self.machine, connect=connect, place=SameLoop(), clock=clock),
             peers=Peers(world, self, env, tls),
             watchdog=self.machine,
-            launchers=lambda *_: Launchers({Exec: self.machine}, warm=lambda: None, spare_pid=int),  # type: ignore[dict-item]
+            launchers=lambda _, begin: self._launchers(env, begin),
             meter=NoMeter,
             server=server,
             lines_dropped=int,
             tls=tls,
         )
-        self._agent = Agent(around)
-        informer = self._agent._parts.slices.informer
+        self.agent = Agent(around)
+        informer = self.agent._parts.slices.informer
         self._terms = lambda: [item.spec.term for item in informer.items.values() if item.spec.hub_uid == hub_uid]
         try:
-            self.code = await self._agent.run()
+            self.code = await self.agent.run()
         except Exception as error:  # noqa: BLE001 the run is to find any exception
             world.trace.break_promise(f"the agent {self.process.name} fails: {error!r}")
         if self.code == EXIT_FAILED and not self._told_to_end:

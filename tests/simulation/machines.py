@@ -112,11 +112,22 @@ class Run:
         self.ending = False
         self.state = state.read_bytes() if isinstance(state, Path) else state
         self.left: bytes | None = None
+        self.given_up = False
         self.handles = 0  # the number of the request that it handles; 0: none
         self._answer: asyncio.Future[Response] | None = None
         self._up = False
         self.takes_early = machine.seconds(0.0, 1.0) < 0.5  # as an actor does, and a command does not
         self._early: tuple[Request, Asked] | None = None  # a request that it got before it was up
+
+    @property
+    def member(self) -> str:
+        """The name of its member."""
+        return self.machine.member
+
+    @property
+    def where(self) -> str:
+        """The name of its agent's process."""
+        return self.machine.agent.name
 
     @property
     def incarnation(self) -> bytes:
@@ -169,7 +180,7 @@ class Run:
             if self._early is not None and not self._up:
                 self.machine.agent.call(self._early[0].handed_over.clear)
             if self._answer is not None:
-                self.machine.agent.call(_fail, self._answer, OutcomeUnknownError(status.text))
+                self.machine.agent.call(fail, self._answer, OutcomeUnknownError(status.text))
             self.machine.agent.call(self._child.ended, status)
 
     # For the agent.
@@ -216,18 +227,18 @@ class Run:
     def _handled(self, answer: asyncio.Future[Response]) -> None:
         if self.runs:
             self.handles = 0
-            self.machine.agent.call(_settle, answer, Response(200, b"done"))
+            self.machine.agent.call(settle, answer, Response(200, b"done"))
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
         self.role_now, self.epoch = role, epoch
         self.machine.note(self, f"is {role} now, of epoch {epoch}")
 
 
-def _settle(answer: asyncio.Future[Response], response: Response) -> None:
+def settle(answer: asyncio.Future[Response], response: Response) -> None:
     if not answer.done():
         answer.set_result(response)
 
 
-def _fail(answer: asyncio.Future[Response], error: Exception) -> None:
+def fail(answer: asyncio.Future[Response], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)

@@ -19,3 +19,21 @@ def members_of(hub: Json) -> tuple[str, ...]:
     return (
         NODES if is_per_node(hub) else tuple(f"hub-{ordinal}" for ordinal in range(hub["spec"]["members"]["replicas"]))
     )
+
+
+def is_member(pod: Json) -> bool:
+    """Whether the hub's workload has made this Pod."""
+    owners = pod["metadata"].get("ownerReferences", ())
+    return any(owner["kind"] in ("StatefulSet", "DaemonSet") for owner in owners)
+
+
+def pod_workload(command: str) -> Json:
+    """The workload of a child that is a Pod, which runs this command."""
+    return {"pod": {"template": {"spec": {"containers": [{"name": "main", "image": "i", "command": [command]}]}}}}
+
+
+def command_of(workload: Json) -> list[str]:
+    """The command of a workload."""
+    holder = workload.get("exec") or workload["pod"]["template"]["spec"]["containers"][0]
+    command: list[str] = holder["command"]
+    return command

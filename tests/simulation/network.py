@@ -67,6 +67,8 @@ class Weather:
     refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are rejected
     stalled: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # watches that deliver nothing
     stale: set[tuple[str, str]] = field(default_factory=set)  # lists that are older than what their reader has seen
+    # The fault of the next request of a class, by the beginning of a process's name: in stories.
+    next: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def clear(self) -> None:
         """End all."""
@@ -82,6 +84,14 @@ class Weather:
             return ""
         parts = url.partition("?")[0].split("/")
         return next((str(code) for plural, code in self.refused.items() if plural in parts), "")
+
+    def next_fault(self, name: str, what: str, url: str) -> str:
+        """Return the fault that this request was chosen for, or ""."""
+        for (whose, part), fault in self.next.items() if self.next else ():
+            if name.startswith(whose) and _is_part(part, what, url.partition("?")[0]):
+                del self.next[whose, part]
+                return fault
+        return ""
 
     def rate(self, name: str, what: str, url: str) -> float:
         """Return the highest rate that applies to a request. ``what``: "read", "write" or "watch"."""
@@ -163,7 +173,9 @@ class Network:
         """Carry one request to the API server, and its response back."""
         method, url = request[0], request[1]
         what = "read" if method == "GET" else "write"
-        fault = self.weather.refusal(what, url) or (self._fault(method) if self.meets_fault(name, what, url) else "")
+        fault = self.weather.refusal(what, url) or self.weather.next_fault(name, what, url)
+        if not fault and self.meets_fault(name, what, url):
+            fault = self._fault(method)
         if fault:
             self.trace.fault(name, f"{method} {url.partition('?')[0]}: {fault}")
         await self.travel()

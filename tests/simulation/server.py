@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from memoryapi import Json, Key, MemoryApi
+from memoryapi import Json, Key, MemoryApi, _parsed
 
 from .processes import SimulatedLoop
+
+
+class Sent(NamedTuple):
+    """A request of a client, beside watches: when it came, its method, its URL, and the bytes of its body."""
+
+    at: float
+    method: str
+    url: str
+    size: int
+
+    @property
+    def plural(self) -> str:
+        """The kind of its object."""
+        return _parsed(self.url)[0].plural
 
 
 class Server(MemoryApi):
@@ -17,10 +31,12 @@ class Server(MemoryApi):
         super().__init__()
         self._loop, self._rng = loop, rng
         self._collects = False
+        self.requests: list[Sent] = []
         self.listeners.append(self._collect_after)
 
     def request(self, method: str, url: str, payload: bytes | None, content_type: str | None) -> Json:
         """Return the response's body. All access reviews allow the request. Raises Refused."""
+        self.requests.append(Sent(self._loop.time(), method, url, len(payload or b"")))
         if "accessreviews" in url:
             return {"status": {"allowed": True}}
         return super().request(method, url, payload, content_type)

@@ -15,6 +15,7 @@ from builders import reports_of
 from processhub.api.reasons import State
 from processhub.registry.grammar import Assignment, has_state, parse_assignment
 
+from .childpods import PodRun
 from .hands import Hands
 from .machines import Run
 from .running import run
@@ -41,13 +42,13 @@ class Story:
 
     def running(self, member: str) -> int:
         """The number of children that run on a member."""
-        return sum(run.machine.member == member for run in self.world.checks.runs)
+        return sum(run.member == member for run in self.world.checks.runs)
 
     def epochs(self, member: str) -> list[int]:
         """The epochs of the children that run on a member."""
-        return [run.epoch for run in self.world.checks.runs if run.machine.member == member]
+        return [run.epoch for run in self.world.checks.runs if run.member == member]
 
-    def run(self, child_id: str) -> Run | None:
+    def run(self, child_id: str) -> Run | PodRun | None:
         """The only run of a child, if it runs."""
         runs = [run for run in self.world.checks.runs if run.child_id == child_id]
         assert len(runs) <= 1
@@ -73,6 +74,11 @@ class Story:
         """The slices that have an entry of a child."""
         slices = {key: item for key, item in self.world.server.objects.items() if key.plural == "registryslices"}
         return [key for key, item in slices.items() if child_id in item["spec"]["entries"]]
+
+    def slices_of_member(self, member: str) -> list[Key]:
+        """The slices of a member."""
+        slices = {key: item for key, item in self.world.server.objects.items() if key.plural == "registryslices"}
+        return [key for key, item in slices.items() if item["spec"]["member"] == member]
 
     def order(self, member: str) -> Json:
         """What slice 0 of the member says of a view."""
@@ -110,12 +116,18 @@ class Story:
         return running
 
 
-def tell(spec: Json, children: int, story: Callable[[Story], Awaitable[None]], seed: int = 0) -> None:
-    """Run a story, and let the world come to rest. Raises AssertionError if a promise was broken."""
+def tell(
+    spec: Json, children: int, story: Callable[[Story], Awaitable[None]], seed: int = 0, *, pods: bool = False
+) -> None:
+    """Run a story, and let the world come to rest. Raises AssertionError if a promise was broken.
+
+    ``pods``: the children are Pods.
+    """
 
     async def scenario(seed: int, trace: Trace, folder: Path) -> int:
         world = World(seed, spec, trace, folder)
         hands = Hands(world, seed)
+        hands.pods.share = float(pods)
         for number in range(children):
             hands.create(f"c{number}")
         await rest(world)

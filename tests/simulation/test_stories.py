@@ -56,7 +56,7 @@ def test_a_child_that_was_up_on_its_target_does_not_get_the_same_state_again(end
         weather, server = told.world.network.weather, told.world.server
         run = told.run("c0")
         assert run is not None
-        there = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        there = "hub-1" if run.member == "hub-0" else "hub-0"
         name = f"hub.{there}.0"
         told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
 
@@ -91,7 +91,7 @@ def test_a_child_that_was_up_on_a_lost_target_does_not_get_the_same_state_again(
     async def story(told: Story) -> None:
         run = told.run("c0")
         assert run is not None
-        there = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        there = "hub-1" if run.member == "hub-0" else "hub-0"
         told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
 
         await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
@@ -117,7 +117,7 @@ def test_a_child_that_returns_does_not_get_the_state_that_it_once_left_there() -
     async def story(told: Story) -> None:
         run = told.run("c0")
         assert run is not None
-        here = run.machine.member
+        here = run.member
         there = "hub-1" if here == "hub-0" else "hub-0"
         told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": here}}})
         await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
@@ -168,7 +168,7 @@ def test_epochs_rise_where_the_leaders_lease_and_all_slices_are_deleted(*, resta
         await told.until(lambda: min(terms(told)) > begins)
         run = told.run("c0")
         assert run is not None
-        cut, other = run.machine.member, "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        cut, other = run.member, "hub-1" if run.member == "hub-0" else "hub-0"
         before = max(run.epoch for run in world.checks.runs)
 
         told.pod(cut).wire.whole.clear()
@@ -196,8 +196,8 @@ def test_a_hub_whose_status_cannot_be_written_loses_no_child() -> None:
         await told.until(lambda: min(terms(told)) > begins)
         run = told.run("c0")
         assert run is not None
-        told.pod(run.machine.member).wire.whole.clear()
-        other = "hub-1" if run.machine.member == "hub-0" else "hub-0"
+        told.pod(run.member).wire.whole.clear()
+        other = "hub-1" if run.member == "hub-0" else "hub-0"
         await told.until(lambda: told.running(other) == 4, seconds=30)
         assert world.server.objects[HUB]["status"]["term"] == begins
 

@@ -28,7 +28,7 @@ def test_a_member_whose_slices_are_deleted_is_gone_only_by_a_read_of_its_lease(*
         (deleted,) = told.slices_of("c0")
         run = told.run("c0")
         assert run is not None
-        weather.stall(run.machine.member, "registryslices")
+        weather.stall(run.member, "registryslices")
         before = server.objects[deleted]["spec"]["term"]
         if led:
             weather.refused["registryslices"] = 403

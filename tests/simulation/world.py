@@ -20,8 +20,9 @@ from processhub.registry.grammar import parse_assignment
 
 from .callers import Callers
 from .checks import Checks
+from .childpods import ChildPods
 from .kubelet import Container, Pod
-from .naming import HUB, NODES, is_per_node, members_of
+from .naming import HUB, NODES, is_member, is_per_node, members_of
 from .network import Network
 from .processes import Process, SimulatedLoop
 from .server import Server
@@ -99,6 +100,7 @@ class World:
         self.server.listeners.append(self.checks.stored)
         self.network = Network(self.loop, self.server, Random(f"{seed}/network"), trace)
         self.network.kill = self._kill
+        self.child_pods = ChildPods(self, Random(f"{seed}/pods"))
         self.webhooks = Webhooks(Random(f"{seed}/webhooks"), trace)
         self.pods: list[Pod] = []
         self.callers = Callers(self)
@@ -164,6 +166,7 @@ class World:
         self.network.weather.clear()
         self.network.parted.clear()
         self.webhooks.rate = 0.0
+        self.child_pods.mend()
         for node in NODES:
             self.cordon(node, unschedulable=False)
             self.set_ready(node, ready=True)
@@ -202,7 +205,7 @@ class World:
                 self._keep_replicas(workload)
 
     def _keep_daemons(self, workload: Json) -> None:
-        pods = [item for key, item in self.server.objects.items() if key.plural == "pods"]
+        pods = [item for key, item in self.server.objects.items() if key.plural == "pods" and is_member(item)]
         for node in NODES:
             if not any(pod["spec"]["nodeName"] == node for pod in pods):
                 self._made += 1
@@ -214,9 +217,9 @@ class World:
             nodes = [node for node in NODES if not self._is_cordoned(node)]
             if Key("pods", "ns", f"hub-{ordinal}") not in self.server.objects and nodes:
                 self._make_pod(f"hub-{ordinal}", workload, "StatefulSet", self.rng.choice(nodes))
-        for key in [key for key in self.server.objects if key.plural == "pods"]:
-            item = self.server.objects[key]
-            if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
+        for key, item in list(self.server.objects.items()):
+            is_own = key.plural == "pods" and is_member(item)
+            if is_own and int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
                 self.trace.note("statefulset", f"deletes pod {key.name}")
                 self.server.end(key)
 

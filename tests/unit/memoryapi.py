@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import aiohttp
 import msgspec
 from memorypatches import Owners, PatchError, Shape, applied, copied, merged, patch_json, updated
+from memorypods import complete_pod, pod_errors
 from memoryrequests import Key, Refused, check_selected, is_selected, status_of
 from memoryschemas import complete_object, errors, schema_of
 
@@ -173,6 +174,8 @@ class MemoryApi:
 
     def _admit(self, key: Key, item: Json, before: Json | None = None) -> None:
         """Complete the object by its schema. Raises Refused if the schema rejects it."""
+        if key.plural == "pods" and before is not None and (why := pod_errors(before, item)):
+            raise Refused(422, "Invalid", f'Pod "{key.name}" is invalid: {why}')
         if (schema := schema_of(key.plural)) is None:
             return
         complete_object(schema, item)
@@ -275,6 +278,8 @@ class MemoryApi:
             raise Refused(409, "Conflict", "the object that is to be changed is not there")
         if key.plural in _STATUS_APART:
             body.pop("status", None)
+        if key.plural == "pods":
+            complete_pod(body)
         self.mutation(key, body)
         if why := self.policy(key, body):
             raise Refused(403, "Forbidden", why)

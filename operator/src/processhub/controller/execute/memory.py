@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from processhub.api.reasons import Reason
-from processhub.cluster.tokenbucket import TokenBucket
+from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.execute.membertroubles import Looks
 from processhub.controller.execute.ownedobjects import OwnedMemory
 from processhub.controller.rounds.steps import Failures
@@ -83,11 +83,4 @@ class ExecuteMemory:
         self.looked_for_pods = False  # Whether this leader has read the Pods that the slices ask for.
         self.tls_required = False  # Whether members refuse requests without TLS.
         self.marks_due = 0.0  # Marks of slices and Leases are not put back again before this.
-        self._slice_buckets: dict[str, TokenBucket] = {}
-
-    def slice_bucket(self, name: str) -> TokenBucket:
-        """The token bucket for writes of a slice's spec."""
-        bucket = self._slice_buckets.get(name)
-        if bucket is None:
-            bucket = self._slice_buckets[name] = TokenBucket(*SLICE_WRITES)
-        return bucket
+        self.slice_buckets: Buckets[str, TokenBucket] = Buckets(lambda: TokenBucket(*SLICE_WRITES))  # By name.

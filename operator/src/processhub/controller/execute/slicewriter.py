@@ -238,7 +238,7 @@ class SliceWriter:
         """
         name = present.metadata.name
         now = self._round.now()
-        bucket = self._memory.slice_bucket(name)
+        bucket = self._memory.slice_buckets.of(name, now)
         if not bucket.take(now):
             self._round.again_in(bucket.wait(now))
             return

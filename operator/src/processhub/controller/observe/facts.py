@@ -77,7 +77,10 @@ def members_now(round: Round, memory: ObserveMemory, template: Mapping[str, Any]
     """
     now, nodes = round.now(), round.store.nodes.items
     observed, since = round.store.leases_observed(now), memory.restarting_since
-    return observe_members(round.hub, round.state, nodes, since, now, leases_observed=observed, template=template)
+    members = observe_members(round.hub, round.state, nodes, since, now, leases_observed=observed, template=template)
+    for name in since.keys() - members.keys():
+        del since[name]
+    return members
 
 
 def learn(

@@ -1,0 +1,121 @@
+"""Members and leaders that return, or whose writes come late: each as the shortest run that breaks one rule."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from memoryrequests import Key
+
+from .naming import HUB
+from .stories import Story, hub, tell
+
+pytestmark = pytest.mark.no_cover
+CHILD, NEW = Key("children", "ns", "c0"), Key("children", "ns", "new")
+_LEASE_IS_OVER = 15  # seconds
+
+
+def declare(told: Story) -> None:
+    """Declare the child ``new``."""
+    spec = {"hub": "hub", "exec": {"command": ["v"]}}
+    told.world.server_request("POST", NEW, {"metadata": {"name": NEW.name}, "spec": spec}, "user")
+
+
+def here_and_there(told: Story, child_id: str = "c0") -> tuple[str, str]:
+    """The member that runs the child, and the other one."""
+    run = told.run(child_id)
+    assert run is not None
+    return run.member, "hub-1" if run.member == "hub-0" else "hub-0"
+
+
+def order_move(told: Story, key: Key, member: str) -> None:
+    """Order a move of a child."""
+    told.world.edit(key, {"metadata": {"annotations": {"processhub.dev/move-to": member}}})
+
+
+@pytest.mark.parametrize("lists", ["read", "old", "lost"])
+def test_an_agent_that_was_paused_starts_nothing_that_went_elsewhere(lists: str) -> None:
+    """Its watch of the slices delivers nothing once it goes on, and no report of it is answered with its slice."""
+
+    async def story(told: Story) -> None:
+        here, there = here_and_there(told)
+        weather, process = told.world.network.weather, told.pod(here).container.process
+        weather.stall(here, "registryslices")
+        process.pause()
+        await told.until(lambda: told.running(there) == 4)
+        await asyncio.sleep(1)
+        weather.refused["registryslices"] = 403
+        if lists == "old":
+            weather.stale.add((here, "registryslices"))
+        elif lists == "lost":
+            weather.rates[process.name, "read of registryslices"] = 1.0
+        process.resume(told.world.loop)
+        await asyncio.sleep(10)
+        assert told.running(there) == 4
+
+    tell(hub(migration={"onRestart": "Move"}), 4, story)
+
+
+def test_a_child_whose_start_was_not_reported_moves_only_when_it_has_ended() -> None:
+    async def story(told: Story) -> None:
+        declare(told)
+        await told.until(lambda: told.run("new"))
+        here, there = here_and_there(told, "new")
+        process = told.pod(here).container.process
+        process.pause()
+
+        order_move(told, NEW, there)
+        await asyncio.sleep(5)
+
+        process.resume(told.world.loop)
+        await told.until(lambda: told.run("new") and told.running(there) == 1)
+
+    tell(hub(), 0, story)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_child_whose_entry_may_be_written_yet_is_started_nowhere_else(seed: int) -> None:
+    """The write of its entry was not answered, and was stored when the child was to go to another member."""
+
+    async def story(told: Story) -> None:
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
+        await asyncio.sleep(2)
+        told.world.network.weather.next["operator-", "write of registryslices"] = "stored late"
+        declare(told)
+        await told.until(lambda: not told.world.network.weather.next)
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
+        await asyncio.sleep(20)
+
+    tell(hub(), 0, story, seed)
+
+
+def test_a_member_whose_renewals_are_not_seen_is_not_gone() -> None:
+    async def story(told: Story) -> None:
+        runs = list(told.world.checks.runs)
+        told.world.network.weather.stall("operator-", "leases")
+        await asyncio.sleep(_LEASE_IS_OVER)
+        assert list(told.world.checks.runs) == runs
+
+    tell(hub(), 4, story)
+
+
+def test_a_status_that_was_refused_is_written_later() -> None:
+    async def story(told: Story) -> None:
+        told.world.network.weather.refused["children"] = 403
+        declare(told)
+        await told.until(lambda: told.run("new"))
+        await asyncio.sleep(3)
+        told.world.network.weather.clear()
+
+    tell(hub(), 1, story)
+
+
+def test_an_entry_that_was_refused_is_written_later() -> None:
+    async def story(told: Story) -> None:
+        told.world.network.weather.refused["registryslices"] = 403
+        declare(told)
+        await asyncio.sleep(3)
+        told.world.network.weather.clear()
+        await told.until(lambda: told.run("new"), seconds=20)
+
+    tell(hub(), 1, story)

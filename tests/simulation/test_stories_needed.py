@@ -1,0 +1,53 @@
+"""Stories that fail without their rule: a proof of the stories, and of rules that few seeds break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from . import test_stories, test_stories_demand, test_stories_fencing, test_stories_pods
+from .mutants import MUTANTS, RARE
+from .naming import pod_workload
+
+pytestmark = pytest.mark.no_cover
+EPOCHS_RISE = partial(test_stories.test_epochs_rise_where_the_leaders_lease_and_all_slices_are_deleted, restarts=False)
+PAUSED = test_stories_fencing.test_an_agent_that_was_paused_starts_nothing_that_went_elsewhere
+LOST_NODE = test_stories_pods.test_a_child_whose_pod_is_on_a_lost_node_starts_nowhere_else
+FOUND_BY: dict[str, Callable[[], None]] = {
+    "term-unnoted": EPOCHS_RISE,
+    "term-not-raised": EPOCHS_RISE,
+    "term-from-nothing": EPOCHS_RISE,
+    "slices-unread": partial(PAUSED, "read"),
+    "older-lists-believed": partial(PAUSED, "old"),
+    "gone-unread": test_stories_fencing.test_a_member_whose_renewals_are_not_seen_is_not_gone,
+    "removal-unproven": test_stories_fencing.test_a_child_whose_start_was_not_reported_moves_only_when_it_has_ended,
+    "status-untried": test_stories_fencing.test_a_status_that_was_refused_is_written_later,
+    "round-unasked": test_stories_fencing.test_an_entry_that_was_refused_is_written_later,
+    "acknowledged-unread": (
+        test_stories_demand.test_a_member_that_has_not_read_that_its_slice_is_gone_acknowledges_no_other
+    ),
+    "deleted-unnoted": test_stories_demand.test_an_id_whose_record_somebody_deleted_is_not_started_beside_what_runs,
+    "closed-at-once": test_stories_demand.test_a_view_is_not_closed_for_a_member_whose_slice_somebody_deleted,
+    "shares-of-all": partial(test_stories_demand.test_a_move_leaves_no_room_for_more_children_than_max, "ColdSwap"),
+    "block-of-another": (
+        test_stories_demand.test_a_new_leader_lets_nobody_start_what_runs_by_a_slice_that_was_deleted_before_it_led
+    ),
+    "left-at-once": test_stories_demand.test_a_child_that_still_ends_is_not_started_by_the_member_that_the_view_names,
+    "placed-anywhere": test_stories_demand.test_a_declared_child_is_placed_elsewhere_only_when_the_view_is_closed,
+    "pods-unseen": partial(LOST_NODE, "becomes a process"),
+    "pod-kept": partial(
+        test_stories_pods.test_an_edited_child_starts_when_the_pod_of_the_former_template_is_gone, pod_workload("v")
+    ),
+    "pod-gone-unread": test_stories_pods.test_a_process_starts_only_when_the_pod_that_has_lost_its_labels_is_gone,
+}
+
+
+@pytest.mark.parametrize("mutant", FOUND_BY)
+def test_a_story_fails_without_its_rule(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = (MUTANTS | RARE)[mutant]
+    monkeypatch.setattr(broken.where, broken.name, broken.instead)
+
+    with pytest.raises((AssertionError, TimeoutError)):
+        FOUND_BY[mutant]()
