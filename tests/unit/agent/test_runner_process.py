@@ -384,7 +384,8 @@ async def test_ends_that_the_agent_does_not_read_yet_keep_no_thread_each(runner:
         runner.order("stop", key, grace=20, reason="stop")
     await until(lambda: runner.flushed() and all((tmp_path / f"child-{key}").exists() for key in keys), "all ends")
 
-    assert runner.threads < 100
+    # A busy machine may look like actors that block, for which there are more threads. Those that have no work end.
+    await until(lambda: runner.threads < 100, "the end of the threads")
     for key in keys:
         await until(lambda key=key: runner.hear("ended", key), "all reports")
 

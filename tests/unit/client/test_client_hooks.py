@@ -13,7 +13,8 @@ from processhub.api.hub import HookStatus, Hub, HubSpec, HubStatus
 from processhub.api.meta import condition_of
 from processhub.api.registeredhooks import RegisteredHooks, observed_mark, parse_registered_hooks
 from processhub.client.errors import InvalidHook
-from processhub.client.hooks import cancel, parse_hooks
+from processhub.client.hooks import cancel, parse_hooks, register
+from processhub.cluster.errors import api_error
 
 WEBHOOK = {"url": "http://audit.example"}
 GOOD = {"name": "a", "event": "ChildStarted", "webhook": WEBHOOK}
@@ -96,6 +97,36 @@ async def test_a_cancelled_hook_stays_in_the_spec_until_it_is_edited() -> None:
     assert parse_registered_hooks(session.hub.metadata).in_effect(session.hub.spec.hooks) == ()
     edited = parse_hooks([{**GOOD, "priority": 5}])
     assert parse_registered_hooks(session.hub.metadata).in_effect(edited) == edited
+
+
+class StoresWithoutAnswer(RefusedHub):
+    """A hub whose API server stores the first edit, answers it with 504, and refuses edits of older versions."""
+
+    version = 1
+
+    async def patch(self, *given: Any, dry_run: bool = False) -> Hub:
+        if dry_run:
+            return self.hub
+        if given[-1]["metadata"]["resourceVersion"] != self.hub.metadata.resource_version:
+            raise api_error(409, b"", None)
+        await super().patch(*given)
+        self.version += 1
+        metadata = msgspec.structs.replace(self.hub.metadata, resource_version=str(self.version))
+        self.hub = msgspec.structs.replace(self.hub, metadata=metadata)
+        if self.version == 2:
+            raise api_error(504, b"", None)
+        return self.hub
+
+
+async def test_a_hook_whose_registration_is_stored_without_an_answer_is_registered() -> None:
+    session: Any = StoresWithoutAnswer(HubSpec(hooks=parse_hooks([GOOD])))
+
+    await register(session, parse_hooks([{**GOOD, "name": "b"}]))
+
+    in_effect = parse_registered_hooks(session.hub.metadata).in_effect(session.hub.spec.hooks)
+    assert [hook.name for hook in in_effect] == ["a", "b"]
+    with pytest.raises(InvalidHook, match="has a hook b already"):
+        await register(session, parse_hooks([{**GOOD, "name": "b"}]))
 
 
 def test_a_hook_of_the_spec_replaces_a_registered_one() -> None:
