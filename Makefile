@@ -120,7 +120,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/measure.py --check
 
 unit: setup ## Run the tests that need no cluster (COVERAGE=1: with the check of make test of how much they went through)
-	@$(PYTEST) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=) $(TOGETHER) tests/unit tests/simulation
+	@$(PYTEST) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=) $(TOGETHER) tests/simulation tests/unit
 	@$(if $(filter-out 0,$(COVERAGE)),$(PY) hack/check_coverage.py)
 
 integration: setup ## Run the tests on a separate local cluster

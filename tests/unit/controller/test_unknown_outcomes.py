@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from slicesite import HUB, Rounds, SliceSite, rounds_on, two_members
 
 from processhub.api.reasons import Reason
+from processhub.controller.execute import slicewriter
 from processhub.controller.lead import terms
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.observe.members import observe_members
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.slices import Creation
 from processhub.core.model.membership import Phase
+from processhub.core.planning.packing import pack
 
 UNKNOWN = ("unanswered", "broken", "late")
 
@@ -60,12 +64,15 @@ async def test_a_late_write_does_not_land_once_the_slice_was_written_again() -> 
 
 
 @pytest.mark.parametrize("way", UNKNOWN)
-async def test_a_late_creation_of_a_slice_gives_no_child_a_second_owner(way: str) -> None:
+async def test_a_late_creation_of_a_slice_gives_no_child_a_second_owner(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slicewriter, "pack", partial(pack, max_entries=10))
     site = two_members()
     async with rounds_on(site, "hub-0", "hub-1") as rounds:
-        rounds.want(*(f"c{number}" for number in range(2000)))
+        rounds.want(*(f"c{number}" for number in range(20)))
         await rounds.round()
-        assert [len(item["spec"]["entries"]) for item in site.slices.values()] == [1000, 1000], "both are full"
+        assert [len(item["spec"]["entries"]) for item in site.slices.values()] == [10, 10], "both are full"
         rounds.want("x")
         site.ways = [way]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from .rules import Checked, Step, with_member
 from .states import NO_ONE, Agent, Lease, Put, Run, Spec, State, Status, put_at
 
@@ -35,7 +37,7 @@ class Agents(Checked):
             member.spec.granted,
         ]
         known += [write.granted if isinstance(write, Put) else write.lease.holder for write in pending]
-        return with_member(state, index, member._replace(agent=member.agent._replace(nonce=1 + max(known))))
+        return with_member(state, index, replace(member, agent=replace(member.agent, nonce=1 + max(known))))
 
     def take(self, state: State, index: int) -> State | None:
         """The agent takes the Lease: a released one, one of its own pod's earlier container, or its own expired one."""
@@ -45,7 +47,7 @@ class Agents(Checked):
             return None
         lease = Lease(agent.nonce, True, member.lease.version + 1)
         stage = 2 if "list after the Lease" in self.rules.without and agent.view.gen else 1
-        return self._checked(with_member(state, index, member._replace(lease=lease, agent=agent._replace(stage=stage))))
+        return self._checked(with_member(state, index, replace(member, lease=lease, agent=replace(agent, stage=stage))))
 
     def listed(self, state: State, index: int) -> State | None:
         """With the Lease just taken: read the slice, end what it does not grant, then serve."""
@@ -57,8 +59,8 @@ class Agents(Checked):
             run if run is not None and run == _granted(member.spec, agent.nonce, id_) else None
             for id_, run in enumerate(agent.runs)
         )
-        agent = agent._replace(stage=2, view=member.spec._replace(term=0), runs=runs)
-        return self._checked(with_member(state, index, member._replace(agent=agent)))
+        agent = replace(agent, stage=2, view=replace(member.spec, term=0), runs=runs)
+        return self._checked(with_member(state, index, replace(member, agent=agent)))
 
     def observe(self, state: State, index: int) -> State | None:
         """The watch delivers the slice."""
@@ -66,7 +68,7 @@ class Agents(Checked):
         if member.agent.stage != 2 or not member.agent.connected or member.agent.view.gen == member.spec.gen:
             return None
         return with_member(
-            state, index, member._replace(agent=member.agent._replace(view=member.spec._replace(term=0)))
+            state, index, replace(member, agent=replace(member.agent, view=replace(member.spec, term=0)))
         )
 
     def act(self, state: State, index: int, id_: int) -> State | None:
@@ -79,7 +81,7 @@ class Agents(Checked):
         if run == granted:
             return None
         runs = put_at(agent.runs, id_, granted if run is None else None)
-        return self._checked(with_member(state, index, member._replace(agent=agent._replace(runs=runs))))
+        return self._checked(with_member(state, index, replace(member, agent=replace(agent, runs=runs))))
 
     def report(self, state: State, index: int) -> State | None:
         """Write the status: what really runs, and the observed generation."""
@@ -88,7 +90,7 @@ class Agents(Checked):
         status = Status(agent.view.gen, agent.nonce, tuple(run.uid if run else 0 for run in agent.runs))
         if agent.stage != 2 or not agent.connected or status == member.status:
             return None
-        return with_member(state, index, member._replace(status=status))
+        return with_member(state, index, replace(member, status=status))
 
     def lapse(self, state: State, index: int) -> State | None:
         """The Lease of a member that is dead or cut off expires; with Divergence its children keep running."""
@@ -98,8 +100,8 @@ class Agents(Checked):
         if not lease.valid or renewed:
             return None
         if agent.nonce == lease.holder:
-            agent = agent._replace(stage=0, view=self._no_view(agent))
-        return with_member(state, index, member._replace(lease=lease._replace(valid=False), agent=agent))
+            agent = replace(agent, stage=0, view=self._no_view(agent))
+        return with_member(state, index, replace(member, lease=replace(lease, valid=False), agent=agent))
 
     def _no_view(self, agent: Agent) -> Spec:
         return agent.view if "list after the Lease" in self.rules.without else Spec(0, 0, NO_ONE, self.nothing)
@@ -109,7 +111,7 @@ class Agents(Checked):
         member = state.members[index]
         if member.agent.connected:
             return None
-        return with_member(state, index, member._replace(agent=member.agent._replace(connected=True)))
+        return with_member(state, index, replace(member, agent=replace(member.agent, connected=True)))
 
 
 def _granted(spec: Spec, nonce: int, id_: int) -> Run | None:

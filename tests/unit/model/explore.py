@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from processhub.core.model.membership import Phase
 
 from .hub import ModelHub
@@ -114,7 +116,7 @@ def check_rest(rules: Rules, seen: Explored, *, returning: bool) -> int:
 
 def _fair_round(hub: ModelHub, state: State, *, returning: bool) -> State:
     """Every part takes its due step once; a deposed leader does nothing more, writes without a response are lost."""
-    state = state._replace(operator=state.operator._replace(late=(), flying=(), former=()))
+    state = replace(state, operator=replace(state.operator, late=(), flying=(), former=()))
     for index in hub.indexes:
         for due in ("heal", "boot") if returning else ("lapse",):
             state = getattr(hub, due)(state, index) or state

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from .agents import Agents
 from .leader import Leader
 from .rules import Step, with_member
@@ -64,16 +66,16 @@ class ModelHub(Leader, Agents):
     def _troubles(self, state: State) -> Iterator[Step]:
         for at, kind in enumerate(self.kinds):
             if state.left[at] and kind not in ("lose", "unanswered"):
-                spent = state._replace(left=put_at(state.left, at, state.left[at] - 1))
+                spent = replace(state, left=put_at(state.left, at, state.left[at] - 1))
                 yield from self._trouble(kind, spent)
         for id_ in self.ids:
             want = state.wanted[id_]
             if want is not None and want.suspended:
-                resumed = put_at(state.wanted, id_, want._replace(suspended=False))
-                yield f"resume {self.rules.ids[id_]}", state._replace(wanted=resumed)
+                resumed = put_at(state.wanted, id_, replace(want, suspended=False))
+                yield f"resume {self.rules.ids[id_]}", replace(state, wanted=resumed)
         for index in self.indexes:
             if state.members[index].drain:
-                yield f"undrain {index}", with_member(state, index, state.members[index]._replace(drain=False))
+                yield f"undrain {index}", with_member(state, index, replace(state.members[index], drain=False))
 
     def _trouble(self, kind: str, state: State) -> Iterator[Step]:
         if kind in ("depose", "usurp"):
@@ -83,32 +85,32 @@ class ModelHub(Leader, Agents):
             want, uid = state.wanted[id_], state.last_uid[id_] + 1
             name = f"{kind} {self.rules.ids[id_]}"
             if kind == "delete" and want is not None:
-                yield name, state._replace(wanted=put_at(state.wanted, id_, None))
+                yield name, replace(state, wanted=put_at(state.wanted, id_, None))
             if kind == "recreate":
                 node = 0 if self.rules.guided else ANYWHERE
                 wanted = put_at(state.wanted, id_, Want(uid, node))
-                yield name, state._replace(wanted=wanted, last_uid=put_at(state.last_uid, id_, uid))
+                yield name, replace(state, wanted=wanted, last_uid=put_at(state.last_uid, id_, uid))
             if kind == "suspend" and want is not None and not want.suspended:
-                yield name, state._replace(wanted=put_at(state.wanted, id_, want._replace(suspended=True)))
+                yield name, replace(state, wanted=put_at(state.wanted, id_, replace(want, suspended=True)))
             if kind == "redirect" and want is not None:
-                yield name, state._replace(wanted=put_at(state.wanted, id_, want._replace(node=1 - want.node)))
+                yield name, replace(state, wanted=put_at(state.wanted, id_, replace(want, node=1 - want.node)))
         for index in self.indexes:
             member = state.members[index]
             alive, name = member.agent.nonce != NO_ONE, f"{kind} {index}"
             if kind == "cut" and alive and member.agent.connected:
-                yield name, with_member(state, index, member._replace(agent=member.agent._replace(connected=False)))
+                yield name, with_member(state, index, replace(member, agent=replace(member.agent, connected=False)))
             if kind == "die" and alive:
                 yield name, with_member(state, index, _dead(self, member))
             if kind == "stop" and alive and member.agent.stage == 2 and member.agent.connected:
                 # An orderly end: its children are reaped, then the Lease is released.
                 released = Lease(NO_ONE, False, member.lease.version + 1)
-                yield name, with_member(state, index, _dead(self, member)._replace(lease=released))
+                yield name, with_member(state, index, replace(_dead(self, member), lease=released))
             if kind == "clock" and not member.clock:
-                yield name, with_member(state, index, member._replace(clock=True))
+                yield name, with_member(state, index, replace(member, clock=True))
             if kind == "drain" and not member.drain:
-                yield name, with_member(state, index, member._replace(drain=True))
+                yield name, with_member(state, index, replace(member, drain=True))
 
 
 def _dead(hub: ModelHub, member: Member) -> Member:
     view = Spec(0, 0, NO_ONE, hub.nothing)
-    return member._replace(agent=Agent(NO_ONE, True, 0, view, hub.nothing))
+    return replace(member, agent=Agent(NO_ONE, True, 0, view, hub.nothing))

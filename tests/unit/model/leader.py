@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+from msgspec.structs import replace
+
 from processhub.api.hub import HubSpec
 from processhub.core.model.membership import MemberFacts, Phase, judge
 from processhub.core.model.placement import child_key
@@ -69,9 +71,9 @@ class Leader(Checked):
         ended = member.lease.holder != NO_ONE and member.agent.nonce != member.lease.holder
         if "renewals refute" in self.rules.without:
             ended = ended or (known.ended and member.clock)
-        known = known._replace(lease=member.lease, ended=ended)
+        known = replace(known, lease=member.lease, ended=ended)
         if self.judge(state, index, known).phase is Phase.LIVE:
-            known = known._replace(hold_over=False)
+            known = replace(known, hold_over=False)
         return with_known(state, index, known)
 
     def see_slice(self, state: State, index: int) -> State:
@@ -82,16 +84,16 @@ class Leader(Checked):
             for id_, (before, after) in enumerate(zip(known.seen.entries, spec.entries, strict=True)):
                 if before is not None and (after is None or after.uid != before.uid or after.wait > before.wait):
                     removed[id_] = spec.gen
-            known = known._replace(seen=None, removed=tuple(removed))
+            known = replace(known, seen=None, removed=tuple(removed))
             operator = state.operator
             pending = tuple(
                 write
                 for write in operator.pending
                 if isinstance(write, Confirm) or write.member != index or write.entries is None
             )
-            state = state._replace(operator=operator._replace(pending=pending))
+            state = replace(state, operator=replace(operator, pending=pending))
         unsure = tuple(gen if gen >= spec.gen else 0 for gen in known.unsure)
-        return with_known(state, index, known._replace(unsure=unsure))
+        return with_known(state, index, replace(known, unsure=unsure))
 
     @staticmethod
     def cached(state: State, index: int) -> Spec:
@@ -105,7 +107,7 @@ class Leader(Checked):
 
     def end_hold(self, state: State, index: int) -> State:
         """holdSeconds have passed."""
-        return with_known(state, index, state.operator.known[index]._replace(hold_over=True))
+        return with_known(state, index, replace(state.operator.known[index], hold_over=True))
 
     def judge(self, state: State, index: int, known: Known):
         """Return the real judgement of what is known of the member."""
@@ -175,7 +177,7 @@ class Leader(Checked):
             )
         return tuple(found)
 
-    def decide(self, state: State) -> Plan:
+    def decide(self, state: State, views: tuple[MemberView, ...]) -> Plan:
         """Return the real plan for what the operator knows."""
         specs = [self.cached(state, index) for index in self.indexes]
         record = tuple(tuple(spec.entries[id_] for spec in specs) for id_ in self.ids)
@@ -184,7 +186,7 @@ class Leader(Checked):
             name for id_, name in enumerate(self.rules.ids) if any(known.unsure[id_] for known in operator.known)
         )
         return _plan(
-            *(self.rules.ids, self.views(state), state.wanted, record, operator.next_epoch),
+            *(self.rules.ids, views, state.wanted, record, operator.next_epoch),
             *(self.rules.pinned, uncertain),
         )
 
@@ -202,7 +204,7 @@ class Leader(Checked):
         state = self._note_proofs(state)
         views = self.views(state)
         self._check_proofs(state, views)
-        planned = self.decide(state)
+        planned = self.decide(state, views)
         first: list[Write] = []
         then: list[Write] = []
         for index, view in enumerate(views):
@@ -225,17 +227,17 @@ class Leader(Checked):
                 )
                 first.append(Confirm(index, known.lease, lost))
         writes = (*then, *first) if "removals first" in self.rules.without else (*first, *then)
-        operator = state.operator._replace(pending=writes, next_epoch=planned.next_epoch)
-        return state._replace(operator=operator)
+        operator = replace(state.operator, pending=writes, next_epoch=planned.next_epoch)
+        return replace(state, operator=operator)
 
     def _note_proofs(self, state: State) -> State:
         for index in self.indexes:
             known, status = state.operator.known[index], state.members[index].status
             if any(known.removed):
                 removed = tuple(0 if self._proven(status, known, id_) else known.removed[id_] for id_ in self.ids)
-                state = with_known(state, index, known._replace(removed=removed))
+                state = with_known(state, index, replace(known, removed=removed))
             if known.confirm and status.gen >= known.confirm and status.holder == known.lease.holder:
-                state = with_known(state, index, state.operator.known[index]._replace(confirm=0))
+                state = with_known(state, index, replace(state.operator.known[index], confirm=0))
         return state
 
     def write(self, state: State, position: int = 0) -> State:
@@ -247,20 +249,20 @@ class Leader(Checked):
             return self._confirm(state, write, rest)
         if write.entries is not None and operator.known[write.member].seen is not None:
             # Based on an old generation: rejected, and the slice is read.
-            return self.see_slice(state._replace(operator=operator._replace(pending=rest)), write.member)
+            return self.see_slice(replace(state, operator=replace(operator, pending=rest)), write.member)
         before = state.members
         state = _accept(state, write)
         if write.entries is not None:
             state = self._note_removals(state, write, before[write.member].spec)
             state = self.see_slice(state, write.member)
-        return state._replace(operator=state.operator._replace(pending=rest))
+        return replace(state, operator=replace(state.operator, pending=rest))
 
     def _lose(self, state: State, position: int, kind: str = "lose") -> State:
         """A write fails by a conflict or the network; the round continues."""
         operator, at = state.operator, self.kinds.index(kind)
         rest = operator.pending[:position] + operator.pending[position + 1 :]
         left = put_at(state.left, at, state.left[at] - 1)
-        return state._replace(operator=operator._replace(pending=rest), left=left)
+        return replace(state, operator=replace(operator, pending=rest), left=left)
 
     def _not_answered(self, state: State, position: int) -> State:
         """A write has an unknown outcome: it may land now, later or never; the round continues."""
@@ -271,10 +273,10 @@ class Leader(Checked):
             # A term: it was stored, which the next list shows.
             state = _accept(state, write)
             unheard = tuple(sorted({*operator.unheard, write.member}))
-            return state._replace(operator=state.operator._replace(unheard=unheard))
+            return replace(state, operator=replace(state.operator, unheard=unheard))
         known, spec = operator.known[write.member], self.cached(state, write.member)
-        flying = (*state.operator.flying, Flying(write._replace(fence=True), spec.gen))
-        state = state._replace(operator=state.operator._replace(flying=flying))
+        flying = (*state.operator.flying, Flying(replace(write, fence=True), spec.gen))
+        state = replace(state, operator=replace(state.operator, flying=flying))
         if "uncertain until read" in self.rules.without:
             return _pruned(state)
         unsure = tuple(
@@ -283,7 +285,7 @@ class Leader(Checked):
         )
         if "written again" in self.rules.without:
             unsure = known.unsure  # it was read, and the slice did not have it
-        return _pruned(with_known(state, write.member, known._replace(unsure=unsure)))
+        return _pruned(with_known(state, write.member, replace(known, unsure=unsure)))
 
     def _land(self, state: State, flying: Flying) -> State:
         """A write without a response is stored; the operator's cache does not know it."""
@@ -292,9 +294,9 @@ class Leader(Checked):
         if flying.put.term >= before.term or "term fence" in self.rules.without:
             state = _accept(state, flying.put)
             if state.operator.leading:
-                state = with_known(state, index, known._replace(seen=known.seen or before))
+                state = with_known(state, index, replace(known, seen=known.seen or before))
         left = tuple(other for other in state.operator.flying if other is not flying)
-        return state._replace(operator=state.operator._replace(flying=left))
+        return replace(state, operator=replace(state.operator, flying=left))
 
     def _confirm(self, state: State, write: Confirm, rest: tuple[Write, ...]) -> State:
         member = state.members[write.member]
@@ -309,11 +311,11 @@ class Leader(Checked):
                         present[id_] if id_ in write.ids and entry is not None else entry
                         for id_, entry in enumerate(later.entries)
                     )
-                    later = later._replace(entries=entries)
+                    later = replace(later, entries=entries)
                 kept.append(later)
             rest = tuple(kept)
         state = self.see_lease(state, write.member)
-        return state._replace(operator=state.operator._replace(pending=rest))
+        return replace(state, operator=replace(state.operator, pending=rest))
 
     def _note_removals(self, state: State, write: Put, old: Spec) -> State:
         assert write.entries is not None
@@ -325,7 +327,7 @@ class Leader(Checked):
                 removed[id_] = gen
             if after is not None and after != before and not after.wait:
                 self._check_epoch(state, id_, after, before)
-        return with_known(state, write.member, known._replace(removed=tuple(removed)))
+        return with_known(state, write.member, replace(known, removed=tuple(removed)))
 
     def _write_late(self, state: State) -> State:
         """A deposed leader continues to write: the API server rejects a term below the slice's."""
@@ -339,7 +341,7 @@ class Leader(Checked):
                 rest = ()
             else:
                 state = _accept(state, write)
-        return state._replace(operator=state.operator._replace(late=rest))
+        return replace(state, operator=replace(state.operator, late=rest))
 
     def _fenced(self, state: State, write: Put) -> bool:
         return write.term < state.members[write.member].spec.term and "term fence" not in self.rules.without
@@ -351,7 +353,7 @@ class Leader(Checked):
         known = tuple(
             # Leases and holdSeconds are timed from the start.
             Known(
-                belief.lease._replace(valid=belief.lease.holder != NO_ONE),
+                replace(belief.lease, valid=belief.lease.holder != NO_ONE),
                 *(belief.ended, False, nothing, 0, None, nothing),
             )
             for belief in operator.known
@@ -360,15 +362,16 @@ class Leader(Checked):
         raised = tuple(Put(index, term, NO_ONE, None, False) for index in self.indexes)
         # A former leader that was taking over has only terms to write, which are below the new one's.
         late = operator.pending if operator.leading else operator.late
-        return state._replace(
-            operator=operator._replace(term=term, leading=False, known=known, pending=raised, late=late, unheard=())
+        return replace(
+            state,
+            operator=replace(operator, term=term, leading=False, known=known, pending=raised, late=late, unheard=()),
         )
 
     def usurp(self, state: State) -> State:
         """A new leader beside one that runs: a standby judged it ended, and it continues until it notices."""
         former = state.operator.known if state.operator.leading else ()
         state = self.depose(state)
-        return state._replace(operator=state.operator._replace(former=former))
+        return replace(state, operator=replace(state.operator, former=former))
 
     def _former_steps(self, state: State) -> Iterator[Step]:
         """The former leader goes on as long as a slice has its term: it writes, and plans again by its own caches."""
@@ -378,7 +381,7 @@ class Leader(Checked):
             write = pending[position]
             if isinstance(write, Put) and self._fenced(state, write):
                 rest = pending[:position] + pending[position + 1 :]
-                refused = former._replace(operator=former.operator._replace(pending=rest))
+                refused = replace(former, operator=replace(former.operator, pending=rest))
                 yield f"the former leader is refused {write}", _other_leader(refused)
             else:
                 yield f"the former leader writes {write}", _other_leader(self.write(former, position))
@@ -395,22 +398,23 @@ class Leader(Checked):
         if (
             state.operator.former and "term fence" not in self.rules.without
         ):  # each of its writes is refused from now on
-            state = state._replace(operator=state.operator._replace(former=(), late=()))
+            state = replace(state, operator=replace(state.operator, former=(), late=()))
         for index in self.indexes:
             if "leases listed" not in self.rules.without:
                 state = self.see_lease(state, index)
             confirm = state.members[index].spec.gen
             if index in state.operator.unheard and "terms as listed" in self.rules.without:
                 confirm = 0
-            state = with_known(state, index, state.operator.known[index]._replace(confirm=confirm))
-        return state._replace(operator=state.operator._replace(leading=True, unheard=()))
+            state = with_known(state, index, replace(state.operator.known[index], confirm=confirm))
+        return replace(state, operator=replace(state.operator, leading=True, unheard=()))
 
 
 def _other_leader(state: State) -> State:
     """The same state, with the former leader as the one whose steps are taken; done twice, it is as it was."""
     operator = state.operator
     step = 1 if operator.leading else -1
-    swapped = operator._replace(
+    swapped = replace(
+        operator,
         term=operator.term + step,
         leading=not operator.leading,
         known=operator.former,
@@ -418,26 +422,26 @@ def _other_leader(state: State) -> State:
         late=operator.pending,
         former=operator.known,
     )
-    return state._replace(operator=swapped)
+    return replace(state, operator=swapped)
 
 
 def _accept(state: State, write: Put) -> State:
     member = state.members[write.member]
     spec = member.spec
     if write.entries is None:
-        raised = spec._replace(gen=spec.gen + 1, term=write.term)
-        return _pruned(with_member(state, write.member, member._replace(spec=raised)))
+        raised = replace(spec, gen=spec.gen + 1, term=write.term)
+        return _pruned(with_member(state, write.member, replace(member, spec=raised)))
     new = Spec(spec.gen, write.term, write.granted, write.entries)
     if new != spec or write.fence:
-        new = new._replace(gen=spec.gen + 1)
-    return _pruned(with_member(state, write.member, member._replace(spec=new, joining=write.joining)))
+        new = replace(new, gen=spec.gen + 1)
+    return _pruned(with_member(state, write.member, replace(member, spec=new, joining=write.joining)))
 
 
 def _pruned(state: State) -> State:
     """Return it without the writes that can't land any more because the slice has another generation."""
     operator = state.operator
     flying = tuple(flying for flying in operator.flying if flying.gen == state.members[flying.put.member].spec.gen)
-    return state if flying == operator.flying else state._replace(operator=operator._replace(flying=flying))
+    return state if flying == operator.flying else replace(state, operator=replace(operator, flying=flying))
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from processhub.core.model.membership import Phase
 from processhub.core.model.snapshot import MemberView
@@ -87,9 +88,9 @@ def serves(member: Member) -> bool:
 
 
 def with_member(state: State, index: int, member: Member) -> State:
-    return state._replace(members=put_at(state.members, index, member))
+    return replace(state, members=put_at(state.members, index, member))
 
 
 def with_known(state: State, index: int, known: Known) -> State:
     operator = state.operator
-    return state._replace(operator=operator._replace(known=put_at(operator.known, index, known)))
+    return replace(state, operator=replace(operator, known=put_at(operator.known, index, known)))

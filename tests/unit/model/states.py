@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 NO_ONE = 0  # no holder, no process
 ANYWHERE = -1  # a child that is not guided
 
 
-class Want(NamedTuple):
+class Value(msgspec.Struct, frozen=True, cache_hash=True, gc=False):
+    """A part of a state. The search compares and hashes millions: a Struct does that ten times as fast as a tuple."""
+
+
+class Want(Value):
     """What the user asks for under an id: this uid, on this member if it is guided; or suspended."""
 
     uid: int
@@ -17,7 +24,7 @@ class Want(NamedTuple):
     suspended: bool = False
 
 
-class Entry(NamedTuple):
+class Entry(Value):
     """An entry of a slice's spec."""
 
     uid: int
@@ -26,7 +33,7 @@ class Entry(NamedTuple):
     asleep: bool = False
 
 
-class Spec(NamedTuple):
+class Spec(Value):
     """A slice's spec; ``granted`` is the holder that may run it, NO_ONE for any. Entries are by id."""
 
     gen: int
@@ -35,14 +42,14 @@ class Spec(NamedTuple):
     entries: tuple[Entry | None, ...]
 
 
-class Run(NamedTuple):
+class Run(Value):
     """A process: its child, and the entry by which it was started."""
 
     uid: int
     epoch: int
 
 
-class Status(NamedTuple):
+class Status(Value):
     """A slice's status; ``gen`` is its observedGeneration, ``uids`` are the running children by id (0: none)."""
 
     gen: int
@@ -50,7 +57,7 @@ class Status(NamedTuple):
     uids: tuple[int, ...]
 
 
-class Lease(NamedTuple):
+class Lease(Value):
     """``valid`` until it was not renewed for leaseSeconds + 1; ``version`` changes when it is taken or released."""
 
     holder: int
@@ -58,7 +65,7 @@ class Lease(NamedTuple):
     version: int
 
 
-class Agent(NamedTuple):
+class Agent(Value):
     """A member's process. ``stage`` 0: without the Lease; 1: has it, has not listed its slice since; 2: serves."""
 
     nonce: int
@@ -68,7 +75,7 @@ class Agent(NamedTuple):
     runs: tuple[Run | None, ...]
 
 
-class Member(NamedTuple):
+class Member(Value):
     """One member: its slice, its Lease, its process and what the user asks of it.
 
     ``clock``: its node's clock was set back, so that ends of earlier containers seem later than the Lease.
@@ -83,7 +90,7 @@ class Member(NamedTuple):
     clock: bool = False
 
 
-class Known(NamedTuple):
+class Known(Value):
     """What the leader's caches have of a member, and what it remembers.
 
     ``ended``: the kubelet reported the end of the holder's container. ``removed``: the generation at which an id was
@@ -102,7 +109,7 @@ class Known(NamedTuple):
     unsure: tuple[int, ...]
 
 
-class Put(NamedTuple):
+class Put(Value):
     """Replace a slice's spec and whether it marks its member as joining; with ``entries`` None only its term.
 
     ``fence``: it makes a new generation even without a change.
@@ -116,14 +123,14 @@ class Put(NamedTuple):
     fence: bool = False
 
 
-class Flying(NamedTuple):
+class Flying(Value):
     """A write without a response for the leader: it may land as long as the slice has this generation."""
 
     put: Put
     gen: int
 
 
-class Confirm(NamedTuple):
+class Confirm(Value):
     """Read a Lease live: if it has changed since its member was judged, these ids are not given to others."""
 
     member: int
@@ -134,7 +141,7 @@ class Confirm(NamedTuple):
 Write = Put | Confirm
 
 
-class Operator(NamedTuple):
+class Operator(Value):
     """The leader; ``late`` are the writes that a deposed one may still make.
 
     ``unheard``: the members whose new term was stored without a response. ``former``: the caches of a deposed leader
@@ -152,7 +159,7 @@ class Operator(NamedTuple):
     former: tuple[Known, ...] = ()
 
 
-class State(NamedTuple):
+class State(Value):
     """The whole state; ``left`` is how often each kind of fault may still happen."""
 
     members: tuple[Member, ...]
@@ -217,8 +224,7 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
     operator = state.operator
     members = []
     for member, (gens, versions, nonce) in zip(state.members, ranks, strict=True):
-        spec, status, lease, agent, joining, drain, clock = member
-        view = agent.view
+        spec, status, lease, agent, view = member.spec, member.status, member.lease, member.agent, member.agent.view
         members.append(
             Member(
                 Spec(gens[spec.gen], spec.term, nonce[spec.granted], _entries(spec.entries, epochs)),
@@ -231,9 +237,9 @@ def _renumbered(state: State, epochs: dict[int, int], ranks: list[tuple[dict[int
                     Spec(gens[view.gen], view.term, nonce[view.granted], _entries(view.entries, epochs)),
                     tuple([run and Run(run.uid, epochs[run.epoch]) for run in agent.runs]),
                 ),
-                joining,
-                drain,
-                clock,
+                member.joining,
+                member.drain,
+                member.clock,
             )
         )
     renumbered = Operator(
@@ -255,7 +261,7 @@ def _ranks(numbers: Iterable[int]) -> dict[int, int]:
 
 
 def _entries(entries: tuple[Entry | None, ...], epochs: dict[int, int]) -> tuple[Entry | None, ...]:
-    return tuple([entry and entry._replace(epoch=epochs[entry.epoch]) for entry in entries])
+    return tuple([entry and replace(entry, epoch=epochs[entry.epoch]) for entry in entries])
 
 
 def _known(known: Known, epochs: dict[int, int], ranks: tuple[dict[int, int], ...]) -> Known:

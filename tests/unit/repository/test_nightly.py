@@ -20,7 +20,8 @@ def marked() -> tuple[str, ...]:
 
 def _marked() -> Iterator[str]:
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "mark.nightly" in text else ():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 name = f"{path.relative_to(ROOT)}::{node.name}"
                 for decorator in node.decorator_list:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from .rules import Checked, serves, with_member
 from .states import HUB, NO_ONE, PARTS, Agent, Lease, Run, Seen, Slice, State, Status, Zero, put_at
 
@@ -33,7 +35,7 @@ class Agents(Checked):
         puts = (*state.operator.pending, *state.operator.flying)
         known = [member.lease.holder, member.status.holder, member.zero.holder]
         known += [put.zero.holder for put in puts if put.zero and put.member == index]
-        return with_member(state, index, member._replace(agent=member.agent._replace(nonce=1 + max(known))))
+        return with_member(state, index, replace(member, agent=replace(member.agent, nonce=1 + max(known))))
 
     def take(self, state: State, index: int) -> State | None:
         """The agent takes the Lease: of its own pod's earlier container, or its own that ran out."""
@@ -41,7 +43,7 @@ class Agents(Checked):
         agent = member.agent
         if agent.nonce == NO_ONE or agent.stage != 0 or not agent.connected:
             return None
-        return with_member(state, index, member._replace(lease=Lease(agent.nonce, True), agent=agent._replace(stage=1)))
+        return with_member(state, index, replace(member, lease=Lease(agent.nonce, True), agent=replace(agent, stage=1)))
 
     def listed(self, state: State, index: int) -> State | None:
         """With the Lease just taken: read all slices, end what is neither granted nor its own still, then serve."""
@@ -54,10 +56,10 @@ class Agents(Checked):
             granted = _granted(seen, id_)
             own = run is not None and run.view and self._is_own_still(seen, agent, run, id_)
             if run is not None and not own:
-                on_record = granted is not None and (run.uid, run.epoch) == granted[:2]
-                runs[id_] = run._replace(view=0) if on_record else None
-        agent = agent._replace(stage=2, seen=seen, runs=tuple(runs))
-        return self.checked(with_member(state, index, member._replace(agent=agent)))
+                on_record = granted is not None and (run.uid, run.epoch) == (granted.uid, granted.epoch)
+                runs[id_] = replace(run, view=0) if on_record else None
+        agent = replace(agent, stage=2, seen=seen, runs=tuple(runs))
+        return self.checked(with_member(state, index, replace(member, agent=agent)))
 
     def _is_own_still(self, seen: Seen, agent: Agent, run: Run, id_: int) -> bool:
         """Whether nobody else can have been given what this member started while it had no Lease."""
@@ -101,12 +103,12 @@ class Agents(Checked):
                 continue
             entry = seen.slice.entries[id_]
             if entry is not None and entry.epoch >= run.epoch:
-                runs[id_] = run._replace(view=0)  # on record: from here on the record decides
+                runs[id_] = replace(run, view=0)  # on record: from here on the record decides
             elif seen.zero.view != run.view:
                 runs[id_] = None  # the view is over, and the record does not have it
         used = agent.used if seen.zero.block == before.zero.block else 0
-        agent = agent._replace(seen=seen, runs=tuple(runs), used=used)
-        return with_member(state, index, member._replace(agent=agent))
+        agent = replace(agent, seen=seen, runs=tuple(runs), used=used)
+        return with_member(state, index, replace(member, agent=agent))
 
     def act(self, state: State, index: int, id_: int) -> State | None:
         """Start or stop by the slice as observed; what runs under another epoch by the order of the entry runs on."""
@@ -121,11 +123,13 @@ class Agents(Checked):
             return self.started(state, index, id_, granted)
         if run is None or run == granted:
             return None
-        goes_on = granted is not None and ((run.uid, run.epoch) == granted[:2] or (entry and entry.run == run.epoch))
+        goes_on = granted is not None and (
+            (run.uid, run.epoch) == (granted.uid, granted.epoch) or (entry and entry.run == run.epoch)
+        )
         if goes_on and granted is not None:
-            state = state._replace(last=put_at(state.last, id_, max(granted.epoch, state.last[id_])))
+            state = replace(state, last=put_at(state.last, id_, max(granted.epoch, state.last[id_])))
         runs = put_at(agent.runs, id_, granted if goes_on else None)
-        return with_member(state, index, member._replace(agent=agent._replace(runs=runs)))
+        return with_member(state, index, replace(member, agent=replace(agent, runs=runs)))
 
     def activate(self, state: State, index: int, id_: int) -> State | None:
         """A request: start an id that is on no record, by oneself (docs/protocol.md, rule 27)."""
@@ -146,7 +150,7 @@ class Agents(Checked):
         if not all(holds or not self.keeps(rule) for rule, holds in allowed.items()) or agent.used >= 2:
             return None
         run = Run(HUB, zero.block * PARTS + agent.used + 1, zero.view)
-        member = member._replace(agent=agent._replace(used=agent.used + 1))
+        member = replace(member, agent=replace(agent, used=agent.used + 1))
         return self.started(with_member(state, index, member), index, id_, run)
 
     def _count(self, agent: Agent) -> int:
@@ -163,7 +167,7 @@ class Agents(Checked):
         status = Status(agent.seen.zero.gen, agent.seen.slice.gen, agent.nonce, runs)
         if agent.stage != 2 or not agent.connected or status == member.status:
             return None
-        return with_member(state, index, member._replace(status=status))
+        return with_member(state, index, replace(member, status=status))
 
     def lapse(self, state: State, index: int) -> State | None:
         """The Lease of a member that is dead or cut off runs out; with Divergence its children run on."""
@@ -172,20 +176,20 @@ class Agents(Checked):
         if not lease.valid or (agent.nonce == lease.holder and agent.connected):
             return None
         if agent.nonce == lease.holder:
-            agent = agent._replace(stage=0, seen=self.blind if self.keeps("Lease held") else agent.seen)
-        return with_member(state, index, member._replace(lease=lease._replace(valid=False), agent=agent))
+            agent = replace(agent, stage=0, seen=self.blind if self.keeps("Lease held") else agent.seen)
+        return with_member(state, index, replace(member, lease=replace(lease, valid=False), agent=agent))
 
     def heal(self, state: State, index: int) -> State | None:
         """A member that was cut off is reachable again."""
         member = state.members[index]
         if member.agent.connected:
             return None
-        return with_member(state, index, member._replace(agent=member.agent._replace(connected=True)))
+        return with_member(state, index, replace(member, agent=replace(member.agent, connected=True)))
 
     def dead(self, state: State, index: int) -> State:
         """The member's container ends, and all that it runs."""
         member = state.members[index]
-        return with_member(state, index, member._replace(agent=Agent(NO_ONE, True, 0, self.blind, self.nothing)))
+        return with_member(state, index, replace(member, agent=Agent(NO_ONE, True, 0, self.blind, self.nothing)))
 
     @property
     def blind(self) -> Seen:

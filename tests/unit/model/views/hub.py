@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from .agents import Agents, Step
 from .leader import Leader
 from .rules import with_member
@@ -37,7 +39,7 @@ class ViewHub(Leader, Agents):
         yield from self.operator_steps(state)
         for at, kind in enumerate(self.kinds):
             if state.left[at]:
-                yield from self._trouble(kind, state._replace(left=put_at(state.left, at, state.left[at] - 1)))
+                yield from self._trouble(kind, replace(state, left=put_at(state.left, at, state.left[at] - 1)))
 
     def _trouble(self, kind: str, state: State) -> Iterator[Step]:
         if kind == "depose" and state.operator.leading:
@@ -45,17 +47,17 @@ class ViewHub(Leader, Agents):
         for id_ in self.ids:
             name, uid = f"{kind} {self.rules.ids[id_]}", state.declared[id_]
             if kind == "declare" and not uid:
-                yield name, state._replace(declared=put_at(state.declared, id_, 1))
+                yield name, replace(state, declared=put_at(state.declared, id_, 1))
             if kind == "delete" and uid:
-                yield name, state._replace(declared=put_at(state.declared, id_, 0))
+                yield name, replace(state, declared=put_at(state.declared, id_, 0))
         for index in self.indexes:
             member, name = state.members[index], f"{kind} {index}"
             alive = member.agent.nonce != NO_ONE
             if kind == "die" and alive:
                 yield name, self.dead(state, index)
             if kind == "cut" and alive and member.agent.connected:
-                yield name, with_member(state, index, member._replace(agent=member.agent._replace(connected=False)))
+                yield name, with_member(state, index, replace(member, agent=replace(member.agent, connected=False)))
             if kind == "turn":
-                yield name, with_member(state, index, member._replace(leaves=not member.leaves))
+                yield name, with_member(state, index, replace(member, leaves=not member.leaves))
             if kind == "ahead" and (after := self.observe_own(state, index)) is not None:
                 yield name, after

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from processhub.core.model.activation import (
     Standing,
     View,
@@ -73,7 +75,7 @@ class Leader(Checked):
                 if after != self.plan(state):
                     yield (
                         f"{kind} {self.rules.ids[id_]}",
-                        after._replace(left=put_at(after.left, at, after.left[at] - 1)),
+                        replace(after, left=put_at(after.left, at, after.left[at] - 1)),
                     )
 
     # what is known
@@ -171,11 +173,11 @@ class Leader(Checked):
             if entries != member.slice.entries or known.unsure[1]:
                 puts.append(Put(index, member.slice.gen, entries=entries))
             if known.unsure[0]:
-                puts.append(Put(index, member.zero.gen, zero=member.zero._replace(gen=member.zero.gen + 1)))
+                puts.append(Put(index, member.zero.gen, zero=replace(member.zero, gen=member.zero.gen + 1)))
         if certain:
             puts += self._views(round, quiet=self._all_stay(round) or not self.keeps("on record before"))
-        operator = state.operator._replace(pending=tuple(puts), next=round.next)
-        return state._replace(operator=operator)
+        operator = replace(state.operator, pending=tuple(puts), next=round.next)
+        return replace(state, operator=operator)
 
     def _decide(self, round: _Round, id_: int, *, ends: bool) -> None:
         state, declared = round.state, round.state.declared[id_]
@@ -291,7 +293,7 @@ class Leader(Checked):
         if round.gone[index] and index == chosen:
             return  # the view is to be closed before
         if index != chosen and not entry.wait and self.keeps("waits before it leaves"):
-            round.entries[index][id_] = entry._replace(wait=True)
+            round.entries[index][id_] = replace(entry, wait=True)
             return
         if self.keeps("proven elsewhere") and not all(
             self._is_proven(round, other, id_) for other in self.indexes if other != chosen
@@ -335,8 +337,8 @@ class Leader(Checked):
                 new = Zero(zero.gen + 1, step.open.number, _members(step.open), True, holder, round.number(), share)
                 puts.append(Put(index, zero.gen, zero=new))
             elif step.current is not None and name in step.close:
-                new = zero._replace(
-                    gen=zero.gen + 1, view=step.current.number, members=_members(step.current), open=False
+                new = replace(
+                    zero, gen=zero.gen + 1, view=step.current.number, members=_members(step.current), open=False
                 )
                 puts.append(Put(index, zero.gen, zero=new))
         return puts
@@ -361,14 +363,14 @@ class Leader(Checked):
         operator = state.operator
         put = operator.pending[position]
         rest = operator.pending[:position] + operator.pending[position + 1 :]
-        return self._store(state._replace(operator=operator._replace(pending=rest)), put)
+        return self._store(replace(state, operator=replace(operator, pending=rest)), put)
 
     def _store(self, state: State, put: Put) -> State:
         member, known = state.members[put.member], state.operator.known[put.member]
         if put.on != (member.zero.gen if put.zero is not None else member.slice.gen):
             return state
         if put.zero is not None:
-            member = member._replace(zero=put.zero)
+            member = replace(member, zero=put.zero)
         else:
             assert put.entries is not None
             gen = member.slice.gen + 1
@@ -376,8 +378,8 @@ class Leader(Checked):
             for id_, (before, after) in enumerate(zip(member.slice.entries, put.entries, strict=True)):
                 if before is not None and not before.wait and (after is None or after.wait):
                     removed[id_] = gen
-            state = with_known(state, put.member, known._replace(removed=tuple(removed)))
-            member = member._replace(slice=member.slice._replace(gen=gen, entries=put.entries))
+            state = with_known(state, put.member, replace(known, removed=tuple(removed)))
+            member = replace(member, slice=replace(member.slice, gen=gen, entries=put.entries))
         state = with_member(state, put.member, member)
         operator = state.operator
         flying = tuple(
@@ -385,45 +387,46 @@ class Leader(Checked):
             for other in operator.flying
             if other.member != put.member or (other.zero is None) != (put.zero is None)
         )
-        return state._replace(operator=operator._replace(flying=flying))
+        return replace(state, operator=replace(operator, flying=flying))
 
     def _not_answered(self, state: State, position: int) -> State:
         """A write whose outcome is unknown: it may land now or later, or never; the round goes on."""
         operator, at = state.operator, self.kinds.index("unanswered")
         put = operator.pending[position]
         rest = operator.pending[:position] + operator.pending[position + 1 :]
-        state = state._replace(
-            operator=operator._replace(pending=rest, flying=(*operator.flying, put)),
+        state = replace(
+            state,
+            operator=replace(operator, pending=rest, flying=(*operator.flying, put)),
             left=put_at(state.left, at, state.left[at] - 1),
         )
         if not self.keeps("no unsettled write"):
             return state
         known = state.operator.known[put.member]
         unsure = put_at(known.unsure, 0 if put.zero is not None else 1, put.on)
-        return with_known(state, put.member, known._replace(unsure=(unsure[0], unsure[1])))
+        return with_known(state, put.member, replace(known, unsure=(unsure[0], unsure[1])))
 
     def _land(self, state: State, put: Put) -> State:
         operator = state.operator
         flying = tuple(other for other in operator.flying if other is not put)
-        return self._store(state._replace(operator=operator._replace(flying=flying)), put)
+        return self._store(replace(state, operator=replace(operator, flying=flying)), put)
 
     # leader changes
 
     def depose(self, state: State) -> State:
         """The leader loses its Lease. What it has not written it does not write any more: the terms are raised."""
         known = tuple(Known(tuple(0 for _ in self.ids)) for _ in self.indexes)
-        return state._replace(operator=state.operator._replace(leading=False, known=known, pending=()))
+        return replace(state, operator=replace(state.operator, leading=False, known=known, pending=()))
 
     def take_over(self, state: State) -> State:
         """A new leader raises the term in every slice, and remembers what is to be acknowledged."""
         for index in self.indexes:
             member = state.members[index]
-            zero = member.zero._replace(gen=member.zero.gen + 1)
-            slice_ = member.slice._replace(gen=member.slice.gen + 1)
-            state = with_member(state, index, member._replace(zero=zero, slice=slice_))
+            zero = replace(member.zero, gen=member.zero.gen + 1)
+            slice_ = replace(member.slice, gen=member.slice.gen + 1)
+            state = with_member(state, index, replace(member, zero=zero, slice=slice_))
             confirm = (zero.gen, slice_.gen)
             state = with_known(state, index, Known(tuple(0 for _ in self.ids), (0, 0), confirm))
-        return state._replace(operator=state.operator._replace(leading=True, flying=()))
+        return replace(state, operator=replace(state.operator, leading=True, flying=()))
 
 
 def _members(view) -> tuple[int, ...]:

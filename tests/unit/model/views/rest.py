@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from ..explore import Counterexample, Explored
 from .hub import ViewHub
 from .states import HUB, NO_ONE, State
@@ -29,7 +31,7 @@ def check_views_rest(hub: ViewHub, seen: Explored, *, returning: bool) -> int:
 
 
 def _fair_round(hub: ViewHub, state: State, *, returning: bool) -> State:
-    state = state._replace(operator=state.operator._replace(flying=()))
+    state = replace(state, operator=replace(state.operator, flying=()))
     for index in hub.indexes:
         for due in ("heal", "boot") if returning else ("lapse",):
             state = getattr(hub, due)(state, index) or state

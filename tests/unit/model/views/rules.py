@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import msgspec
+from msgspec.structs import replace
 
 from processhub.core.model.activation import View, chosen_member
 
@@ -56,9 +57,9 @@ class Checked:
         name = self.rules.ids[id_]
         if run.epoch < last or (run.view and run.epoch <= last):
             raise PromiseBrokenError(f"{name} got epoch {run.epoch} after {last}")
-        agent = member.agent._replace(runs=put_at(member.agent.runs, id_, run))
-        state = state._replace(last=put_at(state.last, id_, run.epoch))
-        return self.checked(with_member(state, index, member._replace(agent=agent)))
+        agent = replace(member.agent, runs=put_at(member.agent.runs, id_, run))
+        state = replace(state, last=put_at(state.last, id_, run.epoch))
+        return self.checked(with_member(state, index, replace(member, agent=agent)))
 
     def checked(self, state: State) -> State:
         """The state. Raises PromiseBrokenError where it breaks a promise."""
@@ -90,13 +91,13 @@ def serves(member: Member) -> bool:
 
 def with_member(state: State, index: int, member: Member) -> State:
     """The state with this member replaced."""
-    return state._replace(members=put_at(state.members, index, member))
+    return replace(state, members=put_at(state.members, index, member))
 
 
 def with_known(state: State, index: int, known: Known) -> State:
     """The state with what the leader remembers of this member replaced."""
     operator = state.operator
-    return state._replace(operator=operator._replace(known=put_at(operator.known, index, known)))
+    return replace(state, operator=replace(operator, known=put_at(operator.known, index, known)))
 
 
 def block_of(epoch: int) -> int:

@@ -6,14 +6,18 @@ a child without an object is on record.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
+
+from msgspec.structs import replace
+
+from ..states import Value
 
 NO_ONE = 0  # no holder, no process
 HUB = 0  # the uid of a child that has no object
 PARTS = 10
 
 
-class Zero(NamedTuple):
+class Zero(Value):
     """What slice 0 of a member says: the view's number and members, whether it is open, and the block granted."""
 
     gen: int = 1
@@ -25,7 +29,7 @@ class Zero(NamedTuple):
     share: int = 9
 
 
-class Entry(NamedTuple):
+class Entry(Value):
     """An entry of a member's slice 1. ``run``: the epoch of what runs on under it.
 
     ``wait``: nothing is started by it. ``comes``: it waits because the child is on its way there.
@@ -38,14 +42,14 @@ class Entry(NamedTuple):
     comes: bool = False
 
 
-class Slice(NamedTuple):
+class Slice(Value):
     """A member's slice 1: its entries, by id."""
 
     gen: int
     entries: tuple[Entry | None, ...]
 
 
-class Run(NamedTuple):
+class Run(Value):
     """A process. ``view``: the number of the view under which its member started it by itself, 0 for an entry's."""
 
     uid: int
@@ -53,7 +57,7 @@ class Run(NamedTuple):
     view: int = 0
 
 
-class Status(NamedTuple):
+class Status(Value):
     """What a member reports, and the generations of both slices that it has observed."""
 
     zero: int
@@ -62,7 +66,7 @@ class Status(NamedTuple):
     runs: tuple[Run | None, ...]
 
 
-class Seen(NamedTuple):
+class Seen(Value):
     """What an agent has read: its own two slices, and which ids the slices of others name.
 
     ``ahead``: its own slices are newer than what it has read of the others'.
@@ -74,7 +78,7 @@ class Seen(NamedTuple):
     ahead: bool = False
 
 
-class Agent(NamedTuple):
+class Agent(Value):
     """A member's process. ``stage`` 0: without the Lease; 1: has it, has not listed since; 2: serves."""
 
     nonce: int
@@ -85,14 +89,14 @@ class Agent(NamedTuple):
     used: int = 0  # how much of its block
 
 
-class Lease(NamedTuple):
+class Lease(Value):
     """``valid`` until it has not been renewed for leaseSeconds + 1."""
 
     holder: int
     valid: bool
 
 
-class Member(NamedTuple):
+class Member(Value):
     """One member; ``leaves``: it is to be in no view."""
 
     zero: Zero
@@ -103,7 +107,7 @@ class Member(NamedTuple):
     leaves: bool = False
 
 
-class Known(NamedTuple):
+class Known(Value):
     """What the leader remembers of a member.
 
     ``removed``: by id, the generation at which an entry was taken off. ``unsure``: of slice 0 and slice 1, the
@@ -116,7 +120,7 @@ class Known(NamedTuple):
     confirm: tuple[int, int] = (0, 0)
 
 
-class Put(NamedTuple):
+class Put(Value):
     """A write of a slice of a member, made of the generation ``on``: slice 0 or slice 1."""
 
     member: int
@@ -125,7 +129,7 @@ class Put(NamedTuple):
     entries: tuple[Entry | None, ...] | None = None
 
 
-class Operator(NamedTuple):
+class Operator(Value):
     """The leader; ``flying`` are writes that it got no answer to."""
 
     next: int
@@ -135,7 +139,7 @@ class Operator(NamedTuple):
     flying: tuple[Put, ...] = ()
 
 
-class State(NamedTuple):
+class State(Value):
     """All of it. ``declared``: by id, the uid of its Child, 0 for none. ``last``: the highest epoch ever started."""
 
     members: tuple[Member, ...]
@@ -223,7 +227,8 @@ class _Renumbering:
         return self._number[epoch // PARTS] * PARTS + epoch % PARTS
 
     def _zero_of(self, index: int, zero: Zero) -> Zero:
-        return zero._replace(
+        return replace(
+            zero,
             gen=self._zero[index].get(zero.gen, 0),
             view=self._number[zero.view],
             holder=self._nonce[index][zero.holder],
@@ -232,7 +237,7 @@ class _Renumbering:
 
     def _entries(self, entries: tuple[Entry | None, ...]) -> tuple[Entry | None, ...]:
         return tuple(
-            entry and entry._replace(epoch=self._epoch(entry.epoch), run=self._epoch(entry.run)) for entry in entries
+            entry and replace(entry, epoch=self._epoch(entry.epoch), run=self._epoch(entry.run)) for entry in entries
         )
 
     def _runs(self, runs: tuple[Run | None, ...]) -> tuple[Run | None, ...]:
