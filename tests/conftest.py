@@ -8,6 +8,7 @@ from xdist.remote import Producer
 
 from scheduling import ClusterScheduling
 
+pytest.register_assert_rewrite("apiservers", "operatorworld", "operatorsite", "podworld", "settling")  # first
 pytest_plugins = ("controlplane",)
 
 # A change is tested with the same examples in each run; `make search` looks for others at random.

@@ -32,9 +32,6 @@ from processhub.cluster.client import Client
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell without job control lets its background processes ignore SIGINT, which tests send.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-pytest.register_assert_rewrite(
-    "apiservers", "operatorworld", "operatorsite", "settling"
-)  # before a test module imports from it
 ROOT = Path(__file__).resolve().parents[2]
 NODES = 3
 

@@ -134,6 +134,7 @@ def desired(slice_name: str) -> DesiredRun:
     return DesiredRun(assignment=entry, workload=Exec(command=("x",)), slice=slice_name, term=1, startable=True)
 
 
+@pytest.mark.timeout(900)  # it computes for a minute, or for as long as other processes let it
 @pytest.mark.parametrize(
     ("children", "members"),
     # A quarter of the writes of the hub, and all of them.
