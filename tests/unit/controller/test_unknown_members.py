@@ -92,8 +92,8 @@ def test_an_origin_that_is_no_member_is_named_where_the_child_is_placed(tmp_path
         for name, origin in (("here", "hub-1"), ("astray", "hub-7")):
             spec = {"hub": "hub", "origin": origin, **EXEC}
             cluster.api.create("children", {"metadata": {"name": name}, "spec": spec})
-        spec = {"hub": "hub", "replicas": 2, "template": {"origin": "hub-7", **EXEC}}
-        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        of_set = {"hub": "hub", "replicas": 2, "template": {"origin": "hub-7", **EXEC}}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": of_set})
         await cluster.until(lambda: cluster.reported_running("here", "astray"), "both run")
         placed = sorted(event.partition("; ")[2] for event in events(cluster, "Placed") if event.startswith("on "))
         assert placed == ["", f"spec.origin {why}"]
