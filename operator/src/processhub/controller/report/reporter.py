@@ -207,7 +207,7 @@ class Reporter:
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):
             return of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
-        return hub_not_found(key)
+        return hub_not_found(key, [name for namespace, name in self._store.hubs if namespace == key[0]])
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal, requeue: Requeue) -> None:
         items = [known.object for known in state.sets.values() if isinstance(known.object, ChildSet)]
