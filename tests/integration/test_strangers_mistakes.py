@@ -9,8 +9,10 @@ from settling import settles, stays
 
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
+from processhub.api.kubernetes import Pod
 from processhub.api.meta import API_VERSION, find_condition
-from processhub.cluster.kinds import CHILD_SETS, HUBS, metadata_of
+from processhub.api.naming import LABEL_CHILD
+from processhub.cluster.kinds import CHILD_SETS, HUBS, PODS, metadata_of
 
 pytest_plugins = ("operatorworld",)
 TWO = {"members": {"replicas": 2}}
@@ -39,8 +41,16 @@ async def test_a_child_set_runs_on_when_the_api_server_refuses_its_edited_templa
     spec = {"hub": "hub", "replicas": 3, "minReadySeconds": 0, "maxFailed": 3, "template": {"pod": pod()}}
     body = {"apiVersion": API_VERSION, "kind": "ChildSet", "metadata": {"name": "set"}, "spec": spec}
     await world.api.create(CHILD_SETS, world.namespace, body)
-    ids = [f"set-{number}" for number in range(3)]
-    before = await world.running(ids)
+
+    async def all_run() -> dict[str, str]:
+        pods, _ = await world.api.list(PODS, world.namespace, labels=LABEL_CHILD)
+        found = {
+            it.metadata.name: it.metadata.uid for it in pods if isinstance(it, Pod) and it.status.phase == "Running"
+        }
+        assert len(found) == 3, found
+        return found
+
+    before = await settles(all_run)
 
     edit = {"spec": {"template": {"pod": pod(priorityClassName="no-such-class")}}}
     await world.api.patch(CHILD_SETS, world.namespace, "set", edit)
@@ -50,7 +60,7 @@ async def test_a_child_set_runs_on_when_the_api_server_refuses_its_edited_templa
         assert "no PriorityClass with name no-such-class was found" in message_of(item, "Accepted", "False")
 
     async def runs_on() -> None:
-        assert await world.running(ids, within=1) == before
+        assert await all_run() == before
 
     await settles(refused)
     await stays(runs_on, 5)
@@ -109,4 +119,4 @@ async def test_a_misspelt_field_of_a_pod_template_is_named(world: World) -> None
         ]
 
     await settles(named)
-    await world.running(["a"])
+    await world.condition("a", "Ready", "True", "Started")
