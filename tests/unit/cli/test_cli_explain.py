@@ -180,6 +180,7 @@ def test_a_live_plan_names_pinned_children_that_cannot_leave() -> None:
         ("LeastLoaded", {}, "h-0 was the least loaded member when it was placed (LeastLoaded)"),
         ("Local", {"origin": "h-0"}, "h-0 is its origin (Local)"),
         ("Local", {"origin": "h-1"}, "its origin is h-1; while that is away or full"),
+        ("Local", {"origin": "h-9"}, "its origin h-9 is no member of the hub: h-0 by the hash (Local)"),
         ("NotLocal", {"origin": "h-1"}, "any member but its origin h-1 may have it, by the hash (NotLocal)"),
         ("NotLocal", {}, "it has no origin: h-0 by the hash (NotLocal)"),
         ("ByRegion", {}, "placed by the strategy ByRegion"),

@@ -264,3 +264,21 @@ def test_every_copy_of_a_child_is_explained(tmp_path: Path, monkeypatch: pytest.
 
     spec = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
     with_cluster(tmp_path, monkeypatch, test, redundancy=spec)
+
+
+def test_a_child_that_cannot_be_read_is_named_among_several_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    args: dict[str, Any] = {}
+    for _ in range(600):
+        args = {"a": args}
+
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("hubs", {"metadata": {"name": "second"}, "spec": {}})
+        spec = {"hub": "hub", "python": {"target": "m:C", "args": args}}
+        cluster.api.create("children", {"metadata": {"name": "deep"}, "spec": spec})
+
+        with pytest.raises(CliError, match="child 'deep' can't be read: it is nested too deeply"):
+            await explain.explain("deep", HUB)
+
+    with_cluster(tmp_path, monkeypatch, test)

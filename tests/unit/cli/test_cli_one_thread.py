@@ -339,3 +339,20 @@ def test_of_several_hubs_the_one_with_the_child_is_used(tmp_path: Path, monkeypa
         assert len((await client.list(HUBS, "ns"))[0]) == 2
 
     with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_member_that_is_not_there_is_named_when_a_child_is_started_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        def start_on(child_id: str, member: str) -> Any:
+            order = start.Order(ids=(child_id,), exec=True, command=("x",), nodes=(member,))
+            return start.start_children(order, HUB, on_failure="continue", wait=False, timeout="30s")
+
+        assert await start_on("a", "hub-0") == DONE
+        assert (printed.text(), printed.err) == ("a created\n", "")
+        assert await start_on("b", "hub-O") == DONE
+        assert printed.text() == "b created\n"
+        assert printed.err == "warning: child b waits: hub hub has no member 'hub-O'; it has hub-0, hub-1, hub-2\n"
+
+    with_cluster(tmp_path, monkeypatch, test, distribution={"strategy": "Guided"})

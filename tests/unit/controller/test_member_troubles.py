@@ -22,6 +22,7 @@ from processhub.controller.execute.membertroubles import Looks, member_troubles
 from processhub.controller.observe.members import Member
 from processhub.controller.report.child import child_status, copies_of
 from processhub.controller.report.hub import hub_status
+from processhub.controller.report.hubprogress import Work
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.report.waiting import with_troubles
 from processhub.controller.store.informers import Store
@@ -233,7 +234,7 @@ async def test_an_operator_that_may_not_read_events_works_without_them() -> None
 def status(troubles: Mapping[str, Trouble]) -> HubStatus:
     """Return the status of the hub while none of its members is ready."""
     observation = make_observation(HUB.spec, {name: make_member(name) for name in ("shop-0", "shop-1", "shop-2")})
-    return hub_status(HUB, observation, Plan(entries={}, unplaced={}, next_epoch=1), NOW, troubles=troubles)
+    return hub_status(HUB, Work(observation, Plan(entries={}, unplaced={}, next_epoch=1)), NOW, troubles=troubles)
 
 
 def test_ready_names_each_cause_once_with_its_members() -> None:
@@ -257,9 +258,8 @@ def test_ready_without_a_known_cause_names_the_members() -> None:
 def test_a_hundred_causes_are_counted() -> None:
     members = {f"shop-{number}": make_member(f"shop-{number}") for number in range(100)}
     troubles = {name: Trouble("Crash", f"{name} {'x' * 390}") for name in members}
-    found = hub_status(
-        HUB, make_observation(HUB.spec, members), Plan(entries={}, unplaced={}, next_epoch=1), NOW, troubles=troubles
-    )
+    work = Work(make_observation(HUB.spec, members), Plan(entries={}, unplaced={}, next_epoch=1))
+    found = hub_status(HUB, work, NOW, troubles=troubles)
 
     ready = find_condition(found.conditions, "Ready")
     assert ready is not None

@@ -21,6 +21,7 @@ from processhub.controller.observe.facts import learn
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.hub import hub_status
+from processhub.controller.report.hubprogress import Work
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_hub
 from processhub.core.model.plan import Plan
@@ -267,7 +268,7 @@ def test_a_template_that_fails_stops_its_roll_out_and_the_hub_says_so() -> None:
 
     assert site.with_template(CRASH) == 2, "10 % of 20"
     nothing = Plan(entries={}, unplaced={}, next_epoch=1)
-    stalled = find_condition(hub_status(site.hub, found, nothing, "2026-01-01T00:00:00Z").conditions, "Stalled")
+    stalled = find_condition(hub_status(site.hub, Work(found, nothing), "2026-01-01T00:00:00Z").conditions, "Stalled")
     assert stalled is not None
     assert (stalled.reason, stalled.message) == (
         "RolloutStopped",

@@ -24,6 +24,7 @@ from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all, read_unwatched_pods
 from processhub.controller.memory import HubMemory
 from processhub.controller.observe.members import Member
+from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.informers import Store
 from processhub.registry.grammar import Assignment, Report
@@ -43,6 +44,7 @@ class Site:
         self.marks: list[tuple[str, str]] = []  # (member, role) of the Pods that were created and marked
         self.refuse: dict[tuple[str, str], int] = {}  # (method, member) → status
         self.hold: dict[str, asyncio.Event] = {}  # creations for this member wait for it
+        self.unknown = ""  # the fields of each Pod that the API server does not know
         self.hangs_up = ""  # creations for this member are not answered
         self.landed = asyncio.Event()
         self.versions = itertools.count(10)
@@ -52,6 +54,8 @@ class Site:
         member = pod["metadata"]["labels"]["processhub.dev/member"]
         if status := self.refuse.get(("POST", member)):
             return _no(status)
+        if self.unknown and request.query.get("fieldValidation") == "Strict":
+            return _no(400, f'Pod in version "v1" cannot be handled as a Pod: strict decoding error: {self.unknown}')
         pod["metadata"] |= {"uid": f"uid-{member}"}
         if member == self.hangs_up:
             self._late = asyncio.create_task(self._land(member, pod))
@@ -101,9 +105,10 @@ class Site:
         return web.json_response(pod)
 
 
-def _no(status: int) -> web.Response:
-    reason = {403: "Forbidden", 404: "NotFound", 409: "Conflict"}.get(status, "InternalError")
-    body = {"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": "the policy says no"}
+def _no(status: int, message: str = "the policy says no") -> web.Response:
+    reasons = {400: "BadRequest", 403: "Forbidden", 404: "NotFound", 409: "Conflict"}
+    reason = reasons.get(status, "InternalError")
+    body = {"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": message}
     return web.json_response(body, status=status)
 
 
@@ -118,6 +123,7 @@ class Round:
         self.failed: dict[str, str] = {}  # by step, the reason in the latest round
         self.hub = HUB
         self.requeue = Requeue()  # by the latest round
+        self.events = EventRecorder(client, "operator")
 
     def seen(self, pod: dict[str, Any]) -> None:
         """Deliver a Pod to the watch."""
@@ -148,7 +154,8 @@ class Round:
     def pods(self) -> PodChildren:
         """Run the steps about the hub's Pods of one round."""
         failures = self.memory.execute.failures
-        round = a_round(self.hub, client=self.client, store=self.store, failures=failures, now=lambda: 0.0)
+        given = {"client": self.client, "store": self.store, "events": self.events}
+        round = a_round(self.hub, failures=failures, now=lambda: 0.0, **given)
         self.requeue = round.requeue
         return PodChildren(round, self.memory.execute)
 
@@ -184,6 +191,21 @@ def member(name: str, wanted: Assignment) -> Member:
     item = make_slice({"a": wanted}, {"a": report}, member=name, workloads={DIGEST: TEXT})
     pod = msgspec.convert({"metadata": {"name": name}, "spec": {"nodeName": f"node-{name}"}}, Pod)
     return make_member(name, item, pod=pod)
+
+
+async def test_fields_that_the_api_server_does_not_know_are_named_and_refuse_nothing(round_: Round) -> None:
+    round_.site.unknown = 'unknown field "spec.containers[0].commnd"'
+
+    await round_.follow(one=entry(5, "Active"))
+    assert len(round_.site.pods) == 1
+
+    _, event = round_.events._queue.get_nowait()
+    assert (event["involvedObject"]["name"], event["reason"], event["message"]) == (
+        "a",
+        "FieldsIgnored",
+        "the pod template has fields that the API server does not know, and that have no effect:"
+        ' unknown field "spec.containers[0].commnd"',
+    )
 
 
 async def test_the_active_copys_pod_is_marked_active_once_it_exists(round_: Round) -> None:

@@ -28,6 +28,7 @@ from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.report.childset import tallies
 from processhub.controller.report.deferredwrites import HUB_BURST, HUB_RATE
 from processhub.controller.report.hub import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
+from processhub.controller.report.hubprogress import Work
 from processhub.controller.report.statusrate import OF_HUBS, OF_SETS, StatusRate
 from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.events import EventRecorder
@@ -91,7 +92,7 @@ def test_more_members_than_a_status_lists_are_counted() -> None:
 
     def reported(members: dict[str, Member]) -> tuple[HubStatus, str]:
         plan = Plan(entries={}, unplaced={}, next_epoch=6)
-        status = hub_status(hub, msgspec.structs.replace(observation, members=members), plan, NOW)
+        status = hub_status(hub, Work(msgspec.structs.replace(observation, members=members), plan), NOW)
         ready = find_condition(status.conditions, "Ready")
         assert ready is not None
         return status, ready.message

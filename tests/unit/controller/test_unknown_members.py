@@ -11,7 +11,7 @@ import virtualtime
 from memoryapi import Json, Key
 from onethread import Cluster, running_hub
 
-from processhub.api.naming import ANNOTATION_DRAINED
+from processhub.api.naming import ANNOTATION_DRAINED, ANNOTATION_PAUSED
 
 HUB = Key("hubs", "ns", "hub")
 EXEC = {"exec": {"command": ["x"]}}
@@ -92,8 +92,8 @@ def test_an_origin_that_is_no_member_is_named_where_the_child_is_placed(tmp_path
         for name, origin in (("here", "hub-1"), ("astray", "hub-7")):
             spec = {"hub": "hub", "origin": origin, **EXEC}
             cluster.api.create("children", {"metadata": {"name": name}, "spec": spec})
-        spec = {"hub": "hub", "replicas": 2, "template": {"origin": "hub-7", **EXEC}}
-        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        of_set = {"hub": "hub", "replicas": 2, "template": {"origin": "hub-7", **EXEC}}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": of_set})
         await cluster.until(lambda: cluster.reported_running("here", "astray"), "both run")
         placed = sorted(event.partition("; ")[2] for event in events(cluster, "Placed") if event.startswith("on "))
         assert placed == ["", f"spec.origin {why}"]
@@ -103,3 +103,22 @@ def test_an_origin_that_is_no_member_is_named_where_the_child_is_placed(tmp_path
         assert accepted(cluster, web) == ("True", f"spec.template.origin {why}")
 
     in_hub(tmp_path, test, distribution={"strategy": "Local"})
+
+
+def test_a_child_whose_hub_is_misspelt_names_the_one_that_was_meant(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create(
+            "hubs", {"metadata": {"name": "my-hub", "annotations": {ANNOTATION_PAUSED: "true"}}, "spec": {}}
+        )
+        for name, hub in (("near", "my-hubb"), ("far", "nowhere")):
+            cluster.api.create("children", {"metadata": {"name": name}, "spec": {"hub": hub, **EXEC}})
+
+        def said(name: str) -> str:
+            status = cluster.api.get("children", name).get("status", {})
+            return accepted(cluster, Key("children", "ns", name))[1] if "conditions" in status else ""
+
+        await cluster.until(lambda: bool(said("near") and said("far")), "both are told")
+        assert said("near") == "spec.hub: there is no hub 'my-hubb' in namespace 'ns'; did you mean 'my-hub'?"
+        assert said("far") == "spec.hub: there is no hub 'nowhere' in namespace 'ns'"
+
+    in_hub(tmp_path, test)

@@ -161,6 +161,8 @@ class EventReason(StrEnum):
     UNKNOWN_MEMBER = "UnknownMember"
     """Hub: its spec or an annotation names a member that it does not have, and those that it has. The condition
     Accepted, which stays True, says it too, until such a member joins."""
+    FIELDS_IGNORED = "FieldsIgnored"
+    """Child, ChildSet or Hub: its pod template has fields that the API server does not know. They have no effect."""
     STRATEGY_FAILED = "StrategyFailed"
     """Hub: a user's own strategy raised an error, and what is used instead."""
     MOVE_REFUSED = "MoveRefused"

@@ -247,6 +247,9 @@ def by_strategy(hub: Hub, child_id: str, origin: str, here: str) -> str:
         return (
             f"its member by number is {home}; while that is away or full, the hash decides; it returns when that joins"
         )
+    known = {member.name for member in hub.status.members}
+    if strategy in ("Local", "NotLocal") and origin and origin not in known:
+        return f"its origin {origin} is no member of the hub: {here} by the hash ({strategy})"
     if strategy == "Local" and origin:
         if origin == here:
             return f"{here} is its origin (Local)"

@@ -17,6 +17,8 @@ from processhub.cli.target import opened
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.hub import Hub
 from processhub.client.results import Result
+from processhub.client.session import Session
+from processhub.core.listing import listed
 
 _NONE: Mapping[str, str] = {}
 
@@ -51,7 +53,19 @@ async def start_children(
             undone = "what this call had started was removed" if on_failure == "rollback" else "what it started stays"
             say(f"start was interrupted; {undone}")
             raise
+        if not wait:
+            _warn_of_unknown_members(session, specs, result)
     return report(result, target.output, wait=wait)
+
+
+def _warn_of_unknown_members(session: Session, specs: list[dict[str, Any]], result: Result) -> None:
+    """Say which started children wait for members that the hub does not have. With --wait their conditions say it."""
+    there = [member.name for member in session.living_hub().status.members]
+    for spec in specs:
+        unknown = [node for node in spec.get("nodes") or () if node not in there]
+        if unknown and there and spec.get("id") in result.started:
+            names = listed([repr(node) for node in unknown])
+            say(f"warning: child {spec['id']} waits: hub {session.name} has no member {names}; it has {listed(there)}")
 
 
 def specs_of(order: Order) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
+from processhub.api.naming import child_object_name
 from processhub.api.slice import RegistrySlice
 from processhub.cli.durations import seconds
 from processhub.cli.errors import CliError, UsageError
@@ -18,6 +19,7 @@ from processhub.client.errors import names
 from processhub.client.session import Session, connected, find_hub, list_hubs, translated
 from processhub.cluster.client import Client
 from processhub.cluster.config import Impersonation, Overrides
+from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, SLICES
 
@@ -104,6 +106,7 @@ async def _with_them(
     }
     if not having and ids:
         children, _ = await client.list(CHILDREN, namespace)
+        _check_readable(children, ids)
         having = {item.spec.hub for item in children if isinstance(item, Child) and item.id in ids}
         sets, _ = await client.list(CHILD_SETS, namespace)
         having |= {item.spec.hub for item in sets if isinstance(item, ChildSet) and any(map(item.has, ids))}
@@ -118,6 +121,15 @@ async def _with_them(
         gone = names(having)
         raise CliError(f"{what[2:]} is of hub {gone}, which is not in namespace {namespace}; it has the hubs {listed}")
     raise CliError(f"no hub of namespace {namespace} has {what}; it has the hubs {listed}")
+
+
+def _check_readable(children: Iterable[Child | Undecodable], ids: tuple[str, ...]) -> None:
+    """Raise CliError if an object of one of these children can't be read, so that its hub is not known."""
+    for item in children:
+        if isinstance(item, Undecodable):
+            child_id = next((child_id for child_id in ids if child_object_name(child_id) == item.metadata.name), None)
+            if child_id is not None:
+                raise CliError(f"child {child_id!r} can't be read: {item.error}")
 
 
 def warn_of_unready(session: Session, members: set[str]) -> None:

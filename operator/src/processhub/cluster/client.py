@@ -200,9 +200,14 @@ class Client:
 
     # Writing.
 
-    async def create(self, kind: Kind[T], namespace: str | None, body: object, *, dry_run: bool = False) -> T:
-        """Create an object; returns it as stored. Raises AlreadyExistsError, InvalidError."""
-        query = {"dryRun": "All"} if dry_run else None
+    async def create(
+        self, kind: Kind[T], namespace: str | None, body: object, *, dry_run: bool = False, strict: bool = False
+    ) -> T:
+        """Create an object; returns it as stored. Raises AlreadyExistsError, InvalidError.
+
+        Fields that the API server does not know are left out, and with ``strict`` rejected.
+        """
+        query = ({"dryRun": "All"} if dry_run else {}) | ({"fieldValidation": "Strict"} if strict else {})
         return self._decoding.one(kind, await self._request("POST", kind.path(namespace), query=query, body=body))
 
     async def replace(

@@ -36,7 +36,7 @@ from processhub.api.naming import (
     LABEL_MEMBER,
     child_pod_name,
 )
-from processhub.api.reasons import Reason
+from processhub.api.reasons import EventReason, Reason
 from processhub.cluster.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -75,6 +75,7 @@ _A_ROUND = 200  # Pods created in one round at most. Slices must not wait for th
 _REFUSED_SECONDS = 10.0  # Until a Pod is tried again that the API server refused.
 _CONFIRM_SECONDS = 2.0  # Between two tries to read a Pod that may exist, at most.
 _CHANGED_SECONDS = 0.2  # Until a Pod is tried again that has changed since it was seen.
+_STRICT = "strict decoding error: "  # In the API server's message about fields that it does not know.
 log = logging.getLogger(__name__)
 Owner = Callable[[str, str], Child | ChildSet | Hub | None]  # By id and uid.
 
@@ -258,7 +259,7 @@ class PodChildren:
         name = manifest["metadata"]["name"]
         async with self._limit:
             try:
-                pod = await self._client.create(PODS, self._hub.metadata.namespace, manifest)
+                pod = await self._create(manifest, owner)
             except AlreadyExistsError:
                 await self._read(name)
                 if name not in self._state.child_pods:
@@ -277,6 +278,23 @@ class PodChildren:
         self._store.put("pods", pod)
         log.info("pod %s made on %s", name, place.node, extra={"hub": self._hub.metadata.name, "child": place.child_id})
         await self._update(item, pod, now, ungate=True)
+
+    async def _create(self, manifest: dict[str, Any], owner: Child | ChildSet | Hub) -> Pod:
+        """Create the Pod. Fields that the API server does not know are named in an Event, and have no effect.
+
+        They are no reason to refuse the Pod: the API server of another version may know them.
+        """
+        namespace = self._hub.metadata.namespace
+        try:
+            return await self._client.create(PODS, namespace, manifest, strict=True)
+        except InvalidError as error:
+            _, found, fields = error.message.partition(_STRICT)
+            if not found:
+                raise
+        pod = await self._client.create(PODS, namespace, manifest)
+        text = f"the pod template has fields that the API server does not know, and that have no effect: {fields}"
+        self._round.events.about_child(self._hub, owner, EventReason.FIELDS_IGNORED, text, warning=True)
+        return pod
 
     async def _update(self, item: Asked, pod: Pod, now: float, *, ungate: bool) -> None:
         """Write role and epoch into the Pod's annotations. With ``ungate`` its gate is removed, so that it may start.

@@ -38,7 +38,7 @@ class Unanswered(Exception):  # noqa: N818 it says what happened
     """A hook with failurePolicy Fail gave no answer. The message names it."""
 
 
-class _Failing(msgspec.Struct):
+class _HookTrouble(msgspec.Struct):
     """A hook that gave no answer last time.
 
     ``why``: the text of its last Event. ``silent``: how many times in a row it took its time and gave none. ``due``:
@@ -56,7 +56,7 @@ class Asker:
     def __init__(self, hub: Hub, call: Call, events: EventRecorder) -> None:
         self.hub, self._call, self._events = hub, call, events
         self._limit = asyncio.Semaphore(AT_ONCE)
-        self._failing: dict[str, _Failing] = {}  # by hook
+        self._failing: dict[str, _HookTrouble] = {}  # by hook
 
     async def ask(
         self,
@@ -123,7 +123,7 @@ class Asker:
     def _report_failure(self, hook: Hook, why: str, began: float) -> None:
         metrics.HOOK_EVENTS.labels("failed").inc()
         log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, why)
-        failing, now = self._failing.setdefault(hook.name, _Failing()), asyncio.get_running_loop().time()
+        failing, now = self._failing.setdefault(hook.name, _HookTrouble()), asyncio.get_running_loop().time()
         failing.silent = failing.silent + 1 if now - began >= _SLOW_SECONDS else 0
         failing.due = now + _PROBE_SECONDS
         if failing.why == why:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+import difflib
+from collections.abc import Collection, Mapping, Set
 from types import MappingProxyType
 
 import msgspec
@@ -228,6 +229,11 @@ def of_hub(refusal: Refusal) -> Refusal:
     return Refusal(refusal.reason, f"the hub is not accepted: {refusal.message}")
 
 
-def hub_not_found(key: HubKey) -> Refusal:
-    """The refusal that children without a hub report."""
-    return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}")
+def hub_not_found(key: HubKey, others: Collection[str] = ()) -> Refusal:
+    """The refusal that children without a hub report. ``others``: the hubs of the namespace.
+
+    Only one with nearly the same name is named, because the others come and go.
+    """
+    near = difflib.get_close_matches(key[1], others, 1, 0.75)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}{meant}")

@@ -32,7 +32,6 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, life_of, node_of, order
 from processhub.controller.report.hubprogress import Work, of_hub
 from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
-from processhub.controller.store.children import AdmittedSpec
 from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
@@ -72,33 +71,28 @@ def stalled_status(hub: Hub, trouble: tuple[str, str] | None, now: str) -> HubSt
 
 def hub_status(
     hub: Hub,
-    observation: Observation,
-    plan: Plan,
+    work: Work,
     now: str,
     *,
     refusal: Refusal | None = None,
     trouble: tuple[str, str] | None = None,
     followed: int | None = None,
     troubles: Mapping[str, Trouble] = MappingProxyType({}),
-    template: str = "",
-    failing: bool = False,
     note: str = "",
-    admitted: Mapping[str, AdmittedSpec] = MappingProxyType({}),
 ) -> HubStatus:
     """Compute the status after a round; ``now`` (RFC 3339) is the time of conditions that changed.
 
     ``refusal``: why a part of the spec is not followed, but the last accepted one. ``trouble``: reason and message of
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
     Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready, with the cause.
-    ``template``: the digest of the members' pod template. ``failing``: whether a step failed, reported or not.
-    ``note``: what is accepted and has no effect. ``admitted``: what was stored for static children.
+    ``note``: what is accepted and has no effect.
     """
+    observation, plan = work.observation, work.plan
     members = observation.members
     registry, counts = registry_of(members, len(observation.snapshot.record))
     wanted = [member for member in members.values() if member.wanted]
     ready = [member for member in wanted if member.ready]
-    desired = len(observation.snapshot.to_run)
-    running = counts[State.RUNNING]
+    desired, running = len(observation.snapshot.to_run), counts[State.RUNNING]
     quorum, generation = observation.quorum, followed or hub.metadata.generation
     is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation, troubles)
     conditions = (
@@ -106,7 +100,7 @@ def hub_status(
         is_ready,
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
         _balanced(hub, plan, generation),
-        *of_hub(hub, is_ready, trouble, Work(observation, plan, template, failing, admitted)),
+        *of_hub(hub, is_ready, trouble, work),
     )
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, conditions, now),

@@ -29,6 +29,7 @@ from processhub.controller.report.childset import child_set_status, refused_set_
 from processhub.controller.report.eventrules import emit
 from processhub.controller.report.firststart import first_started, forget_deleted
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
+from processhub.controller.report.hubprogress import Work
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.report.writer import StatusWriter
 from processhub.controller.rounds.round import Requeue, Round
@@ -127,16 +128,12 @@ class Reporter:
         compute = partial(
             hub_status,
             hub,
-            observation,
-            plan,
+            Work(observation, plan, memory.template, round.steps.failing, round.state.children.admitted),
             refusal=refusal,
             trouble=trouble,
             followed=followed,
             troubles=memory.troubles,
-            template=memory.template,
-            failing=round.steps.failing,
             note=memory.unknown.message,
-            admitted=round.state.children.admitted,
         )
         self._write_hub(hub, memory, lambda: _completed(compute(now_seconds()), memory), round.requeue)
 
@@ -210,7 +207,7 @@ class Reporter:
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):
             return of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
-        return hub_not_found(key)
+        return hub_not_found(key, [name for namespace, name in self._store.hubs if namespace == key[0]])
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal, requeue: Requeue) -> None:
         items = [known.object for known in state.sets.values() if isinstance(known.object, ChildSet)]
