@@ -51,6 +51,7 @@ class Hands:
             (3, self._stall),
             (2, self._serve_old_lists),
             (1, self._delete_terms),
+            (1, self._delete_member),
             (2, self._break_webhooks),
             (2, self._refuse),
             (1, self._compact),
@@ -234,6 +235,16 @@ class Hands:
         self.world.trace.fault("admin", "deletes the operator's Lease and all slices")
         for key in (*slices, LEADER):
             if key in objects:
+                self.world.server.end(key)
+
+    def _delete_member(self) -> None:
+        """Delete the Lease and all slices of a member, but for where leaseSeconds may just have been lowered."""
+        if any(act == self._edit_hub for _, act in self._acts):
+            return
+        member, objects = self.rng.choice(self._all_members), self.world.server.objects
+        self.world.trace.fault("admin", f"deletes the Lease and the slices of {member}")
+        for key in list(objects):
+            if key.plural in ("leases", "registryslices") and key.name.startswith(f"hub.{member}"):
                 self.world.server.end(key)
 
     def _break_webhooks(self) -> None:

@@ -13,11 +13,8 @@ from processhub.controller.store.hubstate import HubState
 from processhub.core.model.membership import Phase
 
 
-@pytest.mark.parametrize(("phase", "deleted"), [(Phase.LIVE, []), (Phase.HELD, []), (Phase.GONE, ["hub.hub-7"])])
-async def test_the_lease_of_a_surplus_member_without_pod_and_slices_stays_while_it_may_run(
-    phase: Phase, deleted: list[str]
-) -> None:
-    """Without its Lease it would count as gone, and its children would start elsewhere beside it."""
+def deletions() -> tuple[list[str], web.Application]:
+    """The names of the Leases that are deleted, and the API server that does so."""
     requests: list[str] = []
 
     async def delete(request: web.Request) -> web.Response:
@@ -26,6 +23,15 @@ async def test_the_lease_of_a_surplus_member_without_pod_and_slices_stays_while_
 
     app = web.Application()
     app.add_routes([web.delete("/apis/coordination.k8s.io/v1/namespaces/ns/leases/{name}", delete)])
+    return requests, app
+
+
+@pytest.mark.parametrize(("phase", "deleted"), [(Phase.LIVE, []), (Phase.HELD, []), (Phase.GONE, ["hub.hub-7"])])
+async def test_the_lease_of_a_surplus_member_without_pod_and_slices_stays_while_it_may_run(
+    phase: Phase, deleted: list[str]
+) -> None:
+    """Without its Lease it would count as gone, and its children would start elsewhere beside it."""
+    requests, app = deletions()
     hub = make_hub()
     state = HubState(hub.metadata.key)
     state.put_lease(make_lease("hub-7", "pod/1"), 0.0)
@@ -35,3 +41,18 @@ async def test_the_lease_of_a_surplus_member_without_pod_and_slices_stays_while_
 
     assert requests == deleted
     assert list(state.leases) == ["hub.hub-7"] * (not deleted)
+
+
+async def test_a_lease_that_was_never_read_is_forgotten_and_not_deleted() -> None:
+    """It has no uid to name in the deletion, which would delete any Lease of that name."""
+    hub = make_hub(status={"members": [{"name": "hub-7"}]})
+    state = HubState(hub.metadata.key)
+    state.add_missing_leases(hub, 0.0)
+    member = make_member("hub-7", phase=Phase.GONE, wanted=False, lease=state.leases.of_member("hub-7"))
+
+    requests, app = deletions()
+    async with client_of(app) as client:
+        await retire(a_round(hub, state, client=client), ExecuteMemory(), {"hub-7": member})
+
+    assert not state.leases
+    assert requests == []

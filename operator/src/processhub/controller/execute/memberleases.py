@@ -47,8 +47,11 @@ async def _make_lease(round: Round, lease: Lease) -> None:
 
 
 async def delete_lease(round: Round, lease: Lease) -> None:
-    """Delete the Lease of a member that is gone for good, unless it has changed."""
+    """Delete the Lease of a member that is gone for good, unless it has changed. Forget one that was never read."""
     metadata = lease.metadata
+    if not metadata.uid:
+        round.state.leases.forget(metadata.name)
+        return
     try:
         await round.client.delete(
             LEASES,
