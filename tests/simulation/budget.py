@@ -31,6 +31,10 @@ def overspent(world: World) -> list[str]:
     others = found.total() - reads
     lease_seconds = world.server.objects[HUB]["spec"]["timeouts"]["leaseSeconds"]
     most = len(world.members) * (SECONDS * 5 / lease_seconds + 1) + SECONDS / _LEADER_SECONDS + 1
-    limits = (("renewals", renewals, most), ("bytes of renewals", size, most * _LEASE_BYTES))
-    limits += (("reads", reads, _READS), ("other writes", others, _OTHERS))
+    limits = (
+        ("renewals", renewals, most),
+        ("bytes of renewals", size, most * _LEASE_BYTES),
+        ("reads", reads, _READS),
+        ("other writes", others, _OTHERS),
+    )
     return [f"{count} {what} in {SECONDS:g} s, {dict(found)}" for what, count, limit in limits if count > limit]
