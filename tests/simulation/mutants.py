@@ -267,7 +267,7 @@ MUTANTS = {
 # Mutants of rules about children on demand, which only odd seeds have.
 ON_DEMAND = frozenset({"started-anywhere", "reports-unrecorded"})
 
-# Mutants that none of the seeds 0 to 4 has found. Stories find many of them (test_stories_needed.py). Of the others some
+# Mutants that none of the seeds 0 to 4 has found. Stories find many (test_stories_needed.py). Of the others some
 # break no promise alone, because another rule covers them:
 # - clocks-run-on, blind-judgement: the Lease is read once more (gone-unread).
 # - identity-kept: a container is started again only when all its processes have ended.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import selectors
 import weakref
 from collections.abc import Callable, Coroutine
@@ -128,8 +129,10 @@ class SimulatedLoop(virtualtime._Loop):
         return handle
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        timer = super().call_at(when, callback, *args, context=context)
-        timer.__class__ = _LaterStep
+        self._check_closed()  # type: ignore[attr-defined]
+        timer = _LaterStep(when, callback, args, self, context)
+        timer._scheduled = True  # type: ignore[attr-defined]
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
         return timer
 
     def apart(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

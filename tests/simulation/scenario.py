@@ -10,6 +10,7 @@ from random import Random
 
 from memoryapi import Json
 
+from .budget import overspent
 from .checks import unrest
 from .demand import all_asked, demanding
 from .hands import CHILDREN, Hands
@@ -118,8 +119,10 @@ async def rest(world: World) -> None:
         now = world.loop.time()
         since = None if found else since or now
         if since is not None and now - since >= _STEADY_SECONDS:
-            trace.note("seed", "all is at rest")
-            return
+            if not (found := overspent(world)):
+                trace.note("seed", "all is at rest")
+                return
+            found = [f"the hub does not rest: {each}" for each in found]
         if now - began > _REST_SECONDS:
             trace.break_promise(
                 f"not at rest {_REST_SECONDS:g} s after the last fault: " + "; ".join(found or ["unsteady"])

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from memoryrequests import Key
 
+from .budget import overspent
 from .leftovers import leftovers
 from .naming import HUB, pod_workload
 from .stories import Story, hub, tell
@@ -45,6 +46,22 @@ def test_nothing_is_kept_of_children_and_members_that_are_gone() -> None:
         assert "\n".join(f"{count} {way}" for way, count in leftovers(world).items()) == ""
 
     tell(hub(members={"replicas": 3}, onDemand={"exec": {"command": ["x"]}}), 8, story)
+
+
+def test_at_rest_only_leases_are_renewed() -> None:
+    async def story(told: Story) -> None:
+        world = told.world
+        since = len(world.server.requests)
+        await asyncio.sleep(60)
+        written = {(sent.method, sent.plural) for sent in world.server.requests[since:] if sent.method != "GET"}
+        assert written == {("PUT", "leases")}
+
+        for number in range(20):
+            world.edit(Key("children", "ns", "c0"), {"metadata": {"labels": {"a": str(number)}}})
+            await asyncio.sleep(0.1)
+        assert ["other writes" in each for each in overspent(world)] == [True]
+
+    tell(hub(), 4, story)
 
 
 def _state(told: Story, member: str) -> dict[str, object]:

@@ -217,9 +217,9 @@ class World:
             nodes = [node for node in NODES if not self._is_cordoned(node)]
             if Key("pods", "ns", f"hub-{ordinal}") not in self.server.objects and nodes:
                 self._make_pod(f"hub-{ordinal}", workload, "StatefulSet", self.rng.choice(nodes))
-        for key, item in list(self.server.objects.items()):
-            is_own = key.plural == "pods" and is_member(item)
-            if is_own and int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
+        pods = [(key, item) for key, item in self.server.objects.items() if key.plural == "pods" and is_member(item)]
+        for key, item in pods:
+            if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
                 self.trace.note("statefulset", f"deletes pod {key.name}")
                 self.server.end(key)
 

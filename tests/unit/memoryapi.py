@@ -78,6 +78,7 @@ class MemoryApi:
         # Of each change: the object before it, and then the owners of its fields if it was ever applied.
         self._past: list[tuple[Json | None, Owners | None]] = []
         self._writing: _Write | None = None
+        self._lines_of: dict[int, tuple[str, bytes]] = {}  # by version: the type of an event, and its line
 
     @property
     def version(self) -> int:
@@ -115,6 +116,7 @@ class MemoryApi:
     def rewind(self, version: int) -> None:
         """Restore all objects as they were at this version, as a restore of etcd does. All watches break."""
         del self.changes[version:], self._past[version:]
+        self._lines_of.clear()
         self.objects = self._as_of(version)
         self.compacted = min(self.compacted, version)
         self._rewinds += 1
@@ -325,15 +327,15 @@ class MemoryApi:
 
     def _change(self, key: Key, item: Json, write: _Write) -> None:
         """Change the object as the request asks."""
-        before, body, part = copied(item), write.body, write.subresource
+        before, body, part = dict(item), write.body, write.subresource  # only a JSON patch changes what is inside
         # A status is patched or applied to any object with this name.
         ignored = {"uid": None} if part and write.method != "PUT" else {}
         if write.content_type == JSON_PATCH:
+            changed = copied(item)
             try:
-                patch_json(item, body)
+                patch_json(changed, body)
             except PatchError as error:
                 raise Refused(422, "Invalid", str(error)) from error
-            changed = item
         elif write.content_type == APPLY_PATCH:
             self._check(key, body["metadata"] | ignored)
             given = {name: value for name, value in body.items() if (name == "status") == (part == "status")}
@@ -376,7 +378,8 @@ class MemoryApi:
         while loop.time() < end:
             if rewinds != self._rewinds:
                 raise aiohttp.ClientConnectionError("the API server has ended")
-            lines = [line for change in self.changes[seen:] for line in self._lines(key, query, *change)]
+            news = [change for change in self.changes[seen:] if change[2].plural == key.plural]
+            lines = [line for change in news for line in self._lines(key, query, *change)]
             seen = max(seen, self.version)
             for line in lines:
                 yield line
@@ -392,12 +395,13 @@ class MemoryApi:
 
     def _lines(self, key: Key, query: dict[str, str], version: int, kind: str, at: Key, item: Json) -> Iterator[bytes]:
         """Yield a watch's lines for a change: an object that is not selected any more is deleted to the watch."""
-        if at.plural != key.plural:
-            return
         before, _ = self._past[version - 1]
         is_old = before is not None and _listed(key, at, before, query)
         if kind != "DELETED" and _listed(key, at, item, query):
-            yield _line("MODIFIED" if is_old else "ADDED", item)
+            kind = "MODIFIED" if is_old else "ADDED"
+            if self._lines_of.get(version, ("",))[0] != kind:
+                self._lines_of[version] = kind, _line(kind, item)
+            yield self._lines_of[version][1]
         elif is_old and before is not None:
             last = before["metadata"] | {"resourceVersion": item["metadata"]["resourceVersion"]}
             yield _line("DELETED", before | {"metadata": last})

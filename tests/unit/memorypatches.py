@@ -94,8 +94,13 @@ class Shape(NamedTuple):
         """The shape of a field."""
         if self.schema is None or (name == "metadata" and not self.name):
             return Shape(None, name)
-        inner = self.schema.get("properties", {}).get(name) or self.schema.get("additionalProperties")
-        return Shape(inner if isinstance(inner, dict) else {}, name)
+        known = _FIELDS.get((id(self.schema), name))
+        if known is None or known[0] is not self.schema:
+            inner = self.schema.get("properties", {}).get(name) or self.schema.get("additionalProperties")
+            known = self.schema, Shape(inner if isinstance(inner, dict) else {}, name)
+            if inner is self.schema.get("properties", {}).get(name):  # the names of other fields have no end
+                _FIELDS[id(self.schema), name] = known
+        return known[1]
 
     def parts(self, value: Any) -> dict[Any, tuple[Any, Shape]] | None:
         """Return the parts with their own owners, by the last element of their paths; None: it is owned as a whole."""
@@ -119,6 +124,9 @@ class Shape(NamedTuple):
         return (
             _KEYS.get(self.name, ()) if self.schema is None else (*self.schema.get("x-kubernetes-list-map-keys", ()),)
         )
+
+
+_FIELDS: dict[tuple[int, str], tuple[Json, Shape]] = {}  # by the id of a schema and the name of a field
 
 
 def _key_of(item: Json, keys: tuple[str, ...]) -> Path:
