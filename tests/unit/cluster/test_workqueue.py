@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import virtualtime
 
 from processhub.cluster.workqueue import WorkQueue
 
@@ -68,6 +69,24 @@ async def test_events_within_the_debounce_time_are_worked_on_together_after_it()
     keys, times = zip(*record.calls, strict=True)
     assert keys == ("a", "a", "b")
     assert times[1] - times[0] >= DEBOUNCE * 0.9
+
+
+def test_patient_events_are_worked_on_each_half_second_and_at_once_with_any_other() -> None:
+    record = Record()
+
+    async def main() -> None:
+        async with running(record.note) as queue:
+            queue.add("a", patient=True)
+            await asyncio.sleep(2 * DEBOUNCE)
+            queue.add("a", patient=True)
+            await asyncio.sleep(0.6)
+            queue.add("a", patient=True)
+            queue.add("a")
+            await asyncio.sleep(DEBOUNCE)
+
+    virtualtime.run(main())
+
+    assert [round(at, 2) for _, at in record.calls] == [0, 0.5, 0.7]
 
 
 async def test_an_event_during_the_work_repeats_it() -> None:
