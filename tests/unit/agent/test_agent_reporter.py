@@ -211,7 +211,7 @@ async def test_the_pace_of_reports_does_not_hold_back_that_a_view_closes() -> No
 
 
 def test_many_changes_for_which_no_client_waits_go_into_few_writes() -> None:
-    """Children that the member has started by itself answer already; each write costs the API server as much as many."""
+    """Children that the member has started by itself answer already, and one write is hardly dearer than another."""
 
     async def main() -> None:
         pace, loop = Pace(NoiseBudget(lambda: 1), lambda: False), asyncio.get_running_loop()

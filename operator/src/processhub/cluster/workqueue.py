@@ -33,7 +33,7 @@ class WorkQueue(Generic[K]):
     A key that has been quiet runs at once. A key that ran within the debounce time waits for its end. If a run took
     longer, the key rests for up to as long as the run took, so that many events make runs larger, not more frequent.
     For example, with events all the time and runs of 20 ms, the key runs every 100 ms; with runs of 200 ms, it runs
-    every 400 ms, and with patient events only, every 500 ms. An exception is logged, and the key is retried with back-off.
+    every 400 ms; with patient events only, every 500 ms. An exception is logged, and the key is retried with back-off.
     """
 
     def __init__(self, work: Callable[[K], Awaitable[float | None]], debounce: float = DEBOUNCE_SECONDS) -> None:

@@ -1,7 +1,7 @@
 """Changes of a slice by which children that members have started by themselves come on record: nothing waits for them.
 
-Such a child runs and answers requests already. While many start, a round in each half second puts all of them on record,
-where one for each change would take as much of the machine as the children themselves.
+Such a child runs and answers requests already. While many start, a round in each half second puts all of them on
+record. One for each change would take as much of the machine as the children themselves.
 """
 
 from __future__ import annotations
