@@ -6,9 +6,10 @@ client. All are loaded on first use, so that a worker's process imports nothing 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # That of typing, which a member's watchdog would have in memory for nothing else.
 if TYPE_CHECKING:
+    from typing import Any
+
     from processhub.actor import Actor
     from processhub.client.hub import Hub
     from processhub.methods import method

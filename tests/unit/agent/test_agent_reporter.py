@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import virtualtime
 from test_agent_supervisor import desired, supervised
 from waiting import until
 
@@ -261,3 +262,22 @@ async def test_the_pace_of_reports_does_not_hold_back_that_a_view_closes() -> No
     assert pace._awaited.is_set()
     await reporter.flush(10)
     assert server.asks.keys() == {"s.0"}
+
+
+def test_many_changes_for_which_no_client_waits_go_into_few_writes() -> None:
+    """Children that the member has started by itself answer already, and one write is hardly dearer than another."""
+
+    async def main() -> None:
+        pace, loop = Pace(NoiseBudget(lambda: 1), lambda: False), asyncio.get_running_loop()
+        times = []
+        for urgent in (False, False, True):
+            pace.kick(pressing=True)
+            if urgent:
+                pace.hurry()
+            await pace.due()
+            pace.gathered(100)
+            pace.begin(1000, noise=False)
+            times.append(round(loop.time(), 2))
+        assert times == [0.05, 0.35, 0.45]
+
+    virtualtime.run(main())

@@ -74,6 +74,23 @@ async def test_events_within_the_debounce_time_are_worked_on_together_after_it()
 
 
 @timed
+async def test_patient_events_are_worked_on_each_half_second_and_at_once_with_any_other() -> None:
+    record = Record()
+
+    async with running(record.note) as queue:
+        queue.add("a", patient=True)
+        await asyncio.sleep(2 * DEBOUNCE)
+        queue.add("a", patient=True)
+        await asyncio.sleep(0.6)
+        queue.add("a", patient=True)
+        queue.add("a")
+        await asyncio.sleep(DEBOUNCE)
+
+    times = [at for _, at in record.calls]
+    assert [round(at - times[0], 2) for at in times] == [0, 0.5, 0.7]
+
+
+@timed
 async def test_an_event_during_the_work_repeats_it() -> None:
     record = Record()
     entered, leave = asyncio.Event(), asyncio.Event()

@@ -22,7 +22,14 @@ import os
 import socket
 import struct
 from collections import deque
-from typing import Any
+
+TYPE_CHECKING = False  # That of typing, which the watchdog would have in memory for nothing else.
+if TYPE_CHECKING:
+    from typing import Any
+
+    Message = dict[str, Any]
+else:
+    Message = dict
 
 _LENGTH, _LENGTHS = struct.Struct("!I"), struct.Struct("!II")
 _HAS_PAYLOAD = 1 << 31
@@ -31,7 +38,6 @@ _MAX_FDS = 16
 _JOIN_MAX = 64 * 1024  # bytes of frames that are sent together
 # The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.
 STATE_IN_MESSAGE_MAX = 8 * 1024
-Message = dict[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from processhub.cluster.errors import ApiError
 
@@ -16,6 +17,14 @@ log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.1
 _BACKOFF_MIN, _BACKOFF_MAX = 0.2, 30.0
 _REST_MAX = 0.3  # seconds
+_PATIENCE = 0.5  # seconds between the beginnings of two runs, if nothing waits for the second
+
+
+class _Added(NamedTuple):
+    """Whether a key was added since its last run began, and whether something waits for the next one."""
+
+    any: asyncio.Event
+    awaited: asyncio.Event
 
 
 class WorkQueue(Generic[K]):
@@ -24,25 +33,30 @@ class WorkQueue(Generic[K]):
     A key that has been quiet runs at once. A key that ran within the debounce time waits for its end. If a run took
     longer, the key rests for up to as long as the run took, so that many events make runs larger, not more frequent.
     For example, with events all the time and runs of 20 ms, the key runs every 100 ms; with runs of 200 ms, it runs
-    every 400 ms. An exception is logged, and the key is retried with back-off.
+    every 400 ms; with patient events only, every 500 ms. An exception is logged, and the key is retried with back-off.
     """
 
     def __init__(self, work: Callable[[K], Awaitable[float | None]], debounce: float = DEBOUNCE_SECONDS) -> None:
         self._work, self._debounce = work, debounce
-        self._dirty: dict[K, asyncio.Event] = {}
+        self._added: dict[K, _Added] = {}
         self._tasks: dict[K, asyncio.Task[None]] = {}
         self._closed = False
 
-    def add(self, key: K) -> None:
-        """Have ``key`` worked on soon, unless the queue was closed. Call it from the event loop."""
+    def add(self, key: K, *, patient: bool = False) -> None:
+        """Have ``key`` worked on soon, unless the queue was closed. Call it from the event loop.
+
+        ``patient``: nothing waits for that, so the next run may begin half a second after the last one.
+        """
         if self._closed:
             return  # the watches continue after the queue was closed
-        event = self._dirty.get(key)
-        if event is None:
-            event = self._dirty[key] = asyncio.Event()
-        event.set()
+        added = self._added.get(key)
+        if added is None:
+            added = self._added[key] = _Added(asyncio.Event(), asyncio.Event())
+        added.any.set()
+        if not patient:
+            added.awaited.set()
         if key not in self._tasks:
-            self._tasks[key] = asyncio.create_task(self._serve(key, event), name=f"queue {key}")
+            self._tasks[key] = asyncio.create_task(self._serve(key, added), name=f"queue {key}")
 
     async def close(self) -> None:
         """Cancel all work, wait until it has ended, and start none any more."""
@@ -52,20 +66,25 @@ class WorkQueue(Generic[K]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
-        self._dirty.clear()
+        self._added.clear()
 
-    async def _serve(self, key: K, dirty: asyncio.Event) -> None:
+    async def _serve(self, key: K, added: _Added) -> None:
         """Work on one key until it is quiet and needs no further run. ``add()`` starts a new worker then."""
         loop = asyncio.get_running_loop()
         backoff = _BACKOFF_MIN
         again: float | None = None
-        while dirty.is_set() or again is not None:
-            # ``wait_for`` of Python 3.11 loses a cancellation that coincides with the event it waits for.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(again):
-                    await dirty.wait()
-            dirty.clear()
+        patient_until = -math.inf
+        while True:
+            due = math.inf if again is None else loop.time() + again
+            # The worker outlasts the time for which events may be patient, as it knows since when they are.
+            await _set_or_time(added.any, patient_until if again is None else due)
+            if again is None and not added.any.is_set():
+                break
+            await _set_or_time(added.awaited, min(due, patient_until))
+            added.any.clear()
+            added.awaited.clear()
             began = loop.time()
+            patient_until = began + _PATIENCE
             try:
                 again = await self._work(key)
                 backoff = _BACKOFF_MIN
@@ -79,7 +98,17 @@ class WorkQueue(Generic[K]):
                 again, backoff = backoff, min(backoff * 2, _BACKOFF_MAX)
             took = loop.time() - began
             await asyncio.sleep(max(self._debounce - took, min(took, _REST_MAX)))
-        del self._tasks[key], self._dirty[key]
+        del self._tasks[key], self._added[key]
+
+
+async def _set_or_time(event: asyncio.Event, at: float) -> None:
+    """Wait for the event, until ``at`` by the loop's time."""
+    if event.is_set() or at <= asyncio.get_running_loop().time():
+        return
+    # ``wait_for`` of Python 3.11 loses a cancellation that coincides with the event it waits for.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(at):
+            await event.wait()
 
 
 def _told_to_end() -> bool:

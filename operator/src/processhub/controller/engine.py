@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from processhub.cluster.client import Client
 from processhub.cluster.workqueue import WorkQueue
@@ -28,7 +29,11 @@ class Engine:
         self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.store = Store(client, settings.namespaces, self._queue_round, self._rewound, tls=settings.tls is not None)
+        self.store = Store(
+            *(client, settings.namespaces, self._queue_round, self._rewound),
+            wake_patiently=partial(self._queue_round, patient=True),
+            tls=settings.tls is not None,
+        )
         self._keeper = keeper_of(client, settings, self.store.wake_all)
         self._queue: WorkQueue[HubKey] | None = None
         self.stopped = asyncio.Event()  # No write follows.
@@ -45,10 +50,10 @@ class Engine:
         self.store.plan_anew(key)
         self._queue_round(key)
 
-    def _queue_round(self, key: HubKey) -> None:
+    def _queue_round(self, key: HubKey, *, patient: bool = False) -> None:
         """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
         if self._queue is not None:
-            self._queue.add(key)
+            self._queue.add(key, patient=patient)
 
     def give_up(self, why: DeposedError) -> None:
         """Ask the replica to stop this leader, so that another begins with nothing in memory."""

@@ -98,12 +98,14 @@ class HubState:
         if self.children.drop(child):
             self.dirty.add(child.id)
 
-    def put_slice(self, item: RegistrySlice) -> None:
-        """Take a new or changed slice."""
+    def put_slice(self, item: RegistrySlice) -> set[str]:
+        """Take a new or changed slice; returns the ids of the hub whose entry or report changed."""
         if self.hub_uid and item.spec.hub_uid != self.hub_uid:
             self.slices.older[item.metadata.name] = item
-        else:
-            self.dirty |= self.slices.put(item)
+            return set()
+        changed = self.slices.put(item)
+        self.dirty |= changed
+        return changed
 
     def drop_slice(self, item: RegistrySlice) -> None:
         """Forget a deleted slice."""

@@ -25,6 +25,7 @@ from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.controller.concurrency import cancel_all
+from processhub.controller.store.comingonrecord import only_comes_on_record
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.ownedwatch import OwnedWatch
 from processhub.controller.store.podmarks import (
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 class Store:
     """The objects of all hubs. ``wake(key)`` is called for each change that a round of the hub may need.
 
-    ``rewound()`` is called when etcd was restored to an earlier time, so that what is known here has never happened.
+    ``wake_patiently(key)``, where nothing waits for it. ``rewound()``, when etcd was set back to an earlier time.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Store:
         wake: Callable[[HubKey], None],
         rewound: Callable[[], None] = lambda: None,
         *,
+        wake_patiently: Callable[[HubKey], None] | None = None,
         tls: bool = False,
     ) -> None:
-        self._queue_round = wake
+        self._queue_round, self._queue_patiently = wake, wake_patiently or wake
         self.hubs: dict[HubKey, Hub] = {}
         self.broken_hubs: dict[HubKey, tuple[ObjectMeta, str]] = {}
         self.unread = UnreadObjects()
@@ -316,12 +318,17 @@ class Store:
         item = new or old
         assert item is not None
         key = (item.metadata.namespace, item.spec.hub)
+        state = self.state(key)
         if new is None:
-            self.state(key).drop_slice(item)
+            state.drop_slice(item)
         else:
-            self.state(key).put_slice(new)
+            changed = state.put_slice(new)
             if old is not None and children_only_restart(old, new):
                 self._queue_round(key)
+                return
+            if only_comes_on_record(old, new, state.slices, changed):
+                self.plan_anew(key)
+                self._queue_patiently(key)
                 return
         self._wake(key)
 

@@ -1,0 +1,123 @@
+"""Children that members have started by themselves come on record: many together, and soon."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import virtualtime
+from memoryapi import Json
+from onethread import Cluster, running_hub
+from prometheus_client import REGISTRY
+
+from builders import make_slice
+from processhub.api.slice import Activation, RegistrySlice
+from processhub.controller.store.comingonrecord import only_comes_on_record
+from processhub.controller.store.slices import Slices
+from processhub.registry.grammar import Assignment, Report
+
+SECONDS, EACH, WITHIN = 10.0, 0.05, 2.0  # of the stream of new names, between two of them, until one is on record
+ENTRY = Assignment(uid="h", epoch=5, workload="w", on_demand=True)
+RUN = Report(uid="h", epoch=5, state="Running", pid=7, started_at="2040-01-01T00:00:00Z", reason="Started")
+BY_VIEW = msgspec.structs.replace(RUN, view=3)
+OPEN = Activation(view=3, phase="Open", holder="pod/1", first_epoch=5, last_epoch=9)
+DECLARED = Assignment(uid="c", epoch=4, workload="w")
+
+
+def plans() -> float:
+    return REGISTRY.get_sample_value("processhub_plan_seconds_count") or 0.0
+
+
+def slices_of(cluster: Cluster) -> list[Json]:
+    return [item for key, item in cluster.api.objects.items() if key.plural == "registryslices"]
+
+
+def on_record(cluster: Cluster) -> set[str]:
+    return {child for item in slices_of(cluster) for child in item["spec"]["entries"]}
+
+
+def test_a_stream_of_new_names_comes_on_record_in_few_rounds_and_soon(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running_hub(tmp_path, onDemand={"exec": {"command": ["x"]}}) as cluster:
+
+            def is_open() -> bool:
+                orders = [item["spec"].get("activation") for item in slices_of(cluster)]
+                return [order["phase"] for order in orders if order] == ["Open"] * 3
+
+            await cluster.until(is_open, "a view is open")
+            await asyncio.sleep(20)  # Nothing is to be done any more.
+            started: dict[str, float] = {}
+            loop, before = asyncio.get_running_loop(), plans()
+            end = loop.time() + SECONDS
+            while loop.time() < end:
+                name = f"cart-{len(started)}"
+                assert cluster.ask(name)
+                started[name] = loop.time()
+                late = {name for name, at in started.items() if loop.time() - at > WITHIN} - on_record(cluster)
+                assert not late
+                await asyncio.sleep(EACH)
+
+            assert plans() - before <= 2.5 * SECONDS, "each change had a round of its own"
+            await cluster.until(lambda: on_record(cluster) == started.keys(), "all is on record")
+
+    virtualtime.run(main())
+
+
+def a_slice(number: int, entries: dict[str, Assignment], reports: dict[str, Report], **fields: Any) -> RegistrySlice:
+    return make_slice(entries, reports, index=number, holder="pod/1", **{"observed_generation": 1, **fields})
+
+
+def follows(old: RegistrySlice | None, new: RegistrySlice, *, leaving: bool = False) -> bool:
+    """Whether the store waits with the round of this change; ``leaving``: while the end of another child is awaited."""
+    slices = Slices()
+    if old is not None:
+        slices.put(old)
+    if leaving:
+        slices.put(other := make_slice(member="hub-1"))
+        slices[other.metadata.name].unproven["gone"] = 1
+    return only_comes_on_record(old, new, slices, slices.put(new))
+
+
+FIRST = a_slice(0, {}, {}, activation=OPEN)
+EMPTY = a_slice(1, {}, {}, generation=1)
+WRITTEN = a_slice(1, {"a": ENTRY}, {}, generation=2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (FIRST, a_slice(0, {}, {"a": BY_VIEW}, activation=OPEN)),
+        (EMPTY, WRITTEN),
+        (WRITTEN, a_slice(1, {"a": ENTRY}, {"a": RUN}, generation=2, observed_generation=2)),
+        (a_slice(0, {}, {"a": BY_VIEW}, activation=OPEN), FIRST),
+    ],
+    ids=["it is reported", "its entry is written", "its member reports it by that", "and not by itself any more"],
+)
+def test_nothing_waits_for_a_child_that_runs_already(old: RegistrySlice, new: RegistrySlice) -> None:
+    assert follows(old, new)
+    assert not follows(old, new, leaving=True), "what waits for the end of another child waits for this round too"
+
+
+FAILED = msgspec.structs.replace(BY_VIEW, state="Failed")
+WAITING = msgspec.structs.replace(ENTRY, wait=True)
+CLOSING = msgspec.structs.replace(OPEN, phase="Closing")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (FIRST, a_slice(0, {}, {"a": FAILED}, activation=OPEN)),
+        (FIRST, a_slice(0, {}, {"a": BY_VIEW}, activation=CLOSING)),
+        (FIRST, a_slice(0, {}, {"a": BY_VIEW}, activation=OPEN, observed_generation=2)),
+        (EMPTY, a_slice(1, {"a": DECLARED}, {"a": RUN}, generation=2)),
+        (EMPTY, a_slice(1, {"a": WAITING}, {"a": RUN}, generation=2)),
+        (WRITTEN, a_slice(1, {}, {}, generation=3)),
+        (a_slice(1, {"a": ENTRY}, {"a": RUN}), a_slice(1, {"a": ENTRY}, {})),
+    ],
+    ids=["failed", "view closes", "view acknowledged", "of a Child", "waits", "leaves the record", "has ended"],
+)
+def test_any_other_change_has_its_round_at_once(old: RegistrySlice, new: RegistrySlice) -> None:
+    assert not follows(old, new)
