@@ -282,9 +282,11 @@ class ChildPods:
         """The Pods whose objects are there."""
         return (pod for pod in self.all.values() if not pod.given_up and pod.key in self.world.server.objects)
 
-    def lose(self, node: str, *, reboots: bool) -> None:
-        """Cut a node off; with ``reboots`` its processes end."""
+    def lose(self, node: str, *, reboots: bool | None = None) -> None:
+        """Cut a node off; with ``reboots`` its processes end. None: by chance."""
         self.lost.add(node)
+        if reboots is None:
+            reboots = self.rng.random() < 0.5
         for pod in list(self.all.values()):
             if reboots and pod.run is not None and pod.node == node:
                 pod.run.end("its node reboots")

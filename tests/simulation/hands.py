@@ -30,7 +30,7 @@ class Hands:
         # With MajorityQuorum fewer than half of the members stay stopped until somebody resets the quorum.
         strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
         self._least = 3 if strategy == "MajorityQuorum" else 2
-        self.pods = PodHands(self, world, self.rng)
+        self.pods = PodHands(self, world, seed)
         self._demands = "onDemand" in world.server.objects[HUB]["spec"]
         self._all_members = NODES if world.per_node else tuple(f"hub-{ordinal}" for ordinal in range(4))
         self.names = (*CHILDREN, *DEMANDED) if self._demands else CHILDREN
@@ -287,7 +287,7 @@ class Hands:
             if pod.node == node:
                 pod.cut()
                 self.after(seconds, seconds, pod.mend)
-        self.world.child_pods.lose(node, reboots=self.rng.random() < 0.5)
+        self.world.child_pods.lose(node)
         self.after(seconds, seconds, lambda: self.world.child_pods.lost.discard(node))
         self.after(5.0, 40.0, lambda: self.world.set_ready(node, ready=False))
         self.after(seconds + 40.0, seconds + 41.0, lambda: self.world.set_ready(node, ready=True))
