@@ -151,7 +151,11 @@ def _started(member: Member, order: Activation) -> dict[str, Assignment]:
         template = parse_assignment(order.entry)
     except EntryError:
         return {}
-    epochs = {child_id: entry.epoch for known in member.slices for child_id, entry in known.assignments.items()}
+    epochs = {
+        child_id: known.assignments[child_id].epoch
+        for known in member.slices
+        for child_id in known.assignments.keys() & reports.keys()
+    }
     unproven = {child_id for known in member.slices for child_id in (*known.unproven, *known.uncertain)}
     return {
         child_id: msgspec.structs.replace(template, epoch=report.epoch)
