@@ -12,7 +12,7 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.meta import API_VERSION, find_condition
 from processhub.api.naming import LABEL_CHILD
-from processhub.cluster.kinds import CHILD_SETS, HUBS, PODS, metadata_of
+from processhub.cluster.kinds import CHILD_SETS, HUBS, PODS
 
 pytest_plugins = ("operatorworld",)
 TWO = {"members": {"replicas": 2}}
@@ -80,32 +80,6 @@ async def test_a_misspelt_member_is_named_and_refuses_nothing(world: World) -> N
         ]
 
     await settles(named)
-
-
-async def test_an_edit_that_cannot_be_read_ends_nothing_under_the_next_leader_either(world: World) -> None:
-    await world.hub(members={"replicas": 1})
-    await world.child("a", python={"target": "processhub.examples:Counter"})
-    before = await world.running(["a"])
-    args: Json = {}
-    for _ in range(700):
-        args = {"a": args}
-
-    bare = metadata_of(API_VERSION, "children")  # the answer can't be read either
-    await world.api.patch(bare, world.namespace, "a", {"spec": {"python": {"args": args}}})
-    refused = "this version of it can't be read: it is nested too deeply"
-
-    async def reported() -> None:
-        item = await world.kubectl("get", "child", "a", "-o", 'jsonpath={.status.conditions[?(@.type=="Accepted")]}')
-        assert '"status":"False"' in item, item
-        assert refused in item, item
-
-    await settles(reported)
-    await world.operators.leader_after(await world.operators.kill_leader())
-
-    async def runs_on() -> None:
-        assert await world.running(["a"], within=1) == before
-
-    await stays(runs_on, 8)
 
 
 async def test_a_misspelt_field_of_a_pod_template_is_named(world: World) -> None:

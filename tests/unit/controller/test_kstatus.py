@@ -286,8 +286,10 @@ def test_a_child_set_runs_on_when_the_pods_of_its_edited_template_are_refused(tm
         await web.until("InProgress", "Current")
         before = uids_of(cluster)
 
+        cluster.api.create("childsets", {"metadata": {"name": "other"}, "spec": {**spec, "replicas": 0}})
         web.spec(template=REFUSED)
         await web.until("InProgress", "Failed")
+        assert cluster.api.get("childsets", "other")["metadata"]["generation"] == 1
         assert web.conditions == {"Stalled": "Invalid"}
         conditions = cluster.api.objects[web.key]["status"]["conditions"]
         said = {found["message"] for found in conditions if found["type"] in ("Accepted", "Stalled")}

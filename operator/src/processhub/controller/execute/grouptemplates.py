@@ -75,7 +75,7 @@ class GroupTemplates:
         hub, state = self._round.hub, self._round.state
         if hub.spec.on_demand is not None and hub.spec.on_demand.pod is not None:
             yield _Group(hub, spec_on_demand(hub.spec.on_demand), encode_workload(hub.spec.on_demand)[0])
-        for name, refusal in state.sets.refusals(hub.spec).items():
+        for name, refusal in list(state.sets.refusals(hub.spec).items()):  # A verdict takes one of them away.
             known = state.sets[name]
             is_own = refusal is None or refusal == state.sets.rejected.get(known.metadata.uid)
             if known.template.pod is not None and is_own and isinstance(known.object, ChildSet):
