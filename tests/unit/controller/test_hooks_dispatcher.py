@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from virtualtime import timed
 
 from builders import make_client, make_hub
 from processhub.api.hooks import Hook, HookEvent
@@ -99,6 +100,29 @@ async def test_a_hook_that_fails_gets_one_attempt_until_it_works_again(
     await dispatcher.close(grace=5)
 
     assert calls.made == [("a", "x")] * 3 + [("a", "y")]
+
+
+@timed
+async def test_a_hook_that_hangs_delays_few_events_of_the_others_and_is_called_again(recorder: EventRecorder) -> None:
+    made, hangs = list[tuple[str, str]](), True
+
+    async def call(hook: Hook, event: CloudEventText) -> None:
+        made.append((hook.name, event.content()["subject"]))
+        if hook.name == "a" and hangs:
+            await asyncio.sleep(3)
+            raise HookError("no answer within 3 s", retry=True)
+
+    dispatcher = HookDispatcher(hub("a", "b"), call, recorder)
+    subjects = [str(number) for number in range(1000)]
+    dispatcher.post(happened(*subjects))
+    await asyncio.sleep(60)
+    assert [subject for name, subject in made if name == "b"] == subjects
+
+    hangs = False
+    made.clear()
+    dispatcher.post(happened("x", "y"))
+    await dispatcher.close(grace=5)
+    assert made == [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
 
 
 async def test_a_cancelled_hook_is_not_called_for_queued_events(recorder: EventRecorder) -> None:

@@ -20,6 +20,7 @@ from processhub.api.meta import brief
 from processhub.api.reasons import EventReason
 from processhub.controller import metrics
 from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEvent, cloud_event
+from processhub.controller.hooks.silence import Silence
 from processhub.controller.hooks.verdicts import HookVerdict, parse_answer
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.rounds.events import EventRecorder
@@ -27,9 +28,6 @@ from processhub.controller.rounds.events import EventRecorder
 AT_ONCE = 32  # questions of one hub that are under way at once
 # Seconds between the attempts of one question; they are short, because something waits for the answer.
 _WAITS = (0.2, 0.6)
-_SILENT_AFTER = 3  # Time-outs in a row from which on a hook counts as one that hangs.
-_SLOW_SECONDS = 0.9  # An attempt that took less has delayed nothing. The shortest time limit is 1 s.
-_PROBE_SECONDS = 5.0  # Between two questions to a hook that hangs.
 Call = Callable[[Hook, CloudEventText], Awaitable[Any]]
 log = logging.getLogger(__name__)
 
@@ -39,15 +37,10 @@ class Unanswered(Exception):  # noqa: N818 it says what happened
 
 
 class _HookTrouble(msgspec.Struct):
-    """A hook that gave no answer last time.
-
-    ``why``: the text of its last Event. ``silent``: how many times in a row it took its time and gave none. ``due``:
-    when one question waits for it again, in the loop's time.
-    """
+    """A hook that gave no answer last time. ``why``: the text of its last Event."""
 
     why: str = ""
-    silent: int = 0
-    due: float = 0.0
+    silence: Silence = msgspec.field(default_factory=Silence)
 
 
 class Asker:
@@ -112,20 +105,16 @@ class Asker:
 
     def _goes_on_without(self, hook: Hook) -> bool:
         """Whether a question does not wait for this hook, as it hangs, and its answer is not required."""
-        failing, now = self._failing.get(hook.name), asyncio.get_running_loop().time()
-        if failing is None or failing.silent < _SILENT_AFTER or _is_required(hook):
+        failing = self._failing.get(hook.name)
+        if failing is None or not failing.silence.hangs or _is_required(hook):
             return False
-        if now < failing.due:
-            return True
-        failing.due = now + _PROBE_SECONDS
-        return False
+        return not failing.silence.probes(asyncio.get_running_loop().time())
 
     def _report_failure(self, hook: Hook, why: str, began: float) -> None:
         metrics.HOOK_EVENTS.labels("failed").inc()
         log.warning("hub %s/%s, hook %s: %s", *self.hub.metadata.key, hook.name, why)
-        failing, now = self._failing.setdefault(hook.name, _HookTrouble()), asyncio.get_running_loop().time()
-        failing.silent = failing.silent + 1 if now - began >= _SLOW_SECONDS else 0
-        failing.due = now + _PROBE_SECONDS
+        failing = self._failing.setdefault(hook.name, _HookTrouble())
+        failing.silence.note(began, asyncio.get_running_loop().time())
         if failing.why == why:
             return  # the Event was posted already; another is posted after the hook has worked again
         failing.why = why

@@ -1,7 +1,8 @@
 """The queue of one hub's events, and the worker that delivers them one after the other, in order.
 
 Delivery is at least once while this operator leads. An event is retried with back-off, under the same id. After a
-bounded time it is given up, which an Event on the Hub reports. Events that are queued when leadership ends are lost.
+bounded time it is given up, which an Event on the Hub reports. A hook that hangs is called once in some seconds, and
+misses the other events. Events that are queued when leadership ends are lost.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from processhub.api.hub import Hub
 from processhub.api.reasons import EventReason
 from processhub.controller import metrics
 from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEvent, cloud_event
+from processhub.controller.hooks.silence import Silence
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.rounds.events import EventRecorder
 
@@ -30,11 +32,17 @@ log = logging.getLogger(__name__)
 
 
 class _Failing(msgspec.Struct):
-    """A hook whose last event was given up: events lost, those of them without an Event yet, time of the last Event."""
+    """A hook whose last event was given up.
+
+    ``lost``: how many events. ``unannounced``: those of them without an Event yet. ``announced_at``: the time of the
+    last Event. ``why``: the last failure.
+    """
 
     lost: int = 0
     unannounced: int = 0
     announced_at: float = float("-inf")
+    why: str = ""
+    silence: Silence = msgspec.field(default_factory=Silence)
 
 
 class HookDispatcher:
@@ -118,14 +126,20 @@ class HookDispatcher:
         except Exception:
             log.exception("hub %s: an event could not be made of %s", self._name, delivery.event)
             return
+        clock = asyncio.get_running_loop().time
         for hook in hooks:
+            known = self._failing.get(hook.name)
+            if known is not None and known.silence.hangs and not known.silence.probes(clock()):
+                self._lose(hook, known)  # Each event would take its time limit, and all others wait behind it.
+                continue
+            began = clock()
             try:
                 await self._attempt(hook, event)
             except HookError as error:
-                self._gave_up(hook, event, str(error))
+                self._gave_up(hook, event, str(error), began)
             except Exception as error:
                 log.exception("hub %s, hook %s", self._name, hook.name)
-                self._gave_up(hook, event, f"{type(error).__name__}: {error}")
+                self._gave_up(hook, event, f"{type(error).__name__}: {error}", began)
             else:
                 metrics.HOOK_EVENTS.labels("delivered").inc()
                 if failing := self._failing.pop(hook.name, None):
@@ -146,15 +160,21 @@ class HookDispatcher:
                 return
         await self._call(hook, event)
 
-    def _gave_up(self, hook: Hook, event: CloudEventText, why: str) -> None:
-        metrics.HOOK_EVENTS.labels("failed").inc()
+    def _gave_up(self, hook: Hook, event: CloudEventText, why: str, began: float) -> None:
         log.warning("hub %s, hook %s, event %s given up: %s", self._name, hook.name, event.id, why)
         failing = self._failing.setdefault(hook.name, _Failing())
+        failing.why = why
+        failing.silence.note(began, asyncio.get_running_loop().time())
+        self._lose(hook, failing)
+
+    def _lose(self, hook: Hook, failing: _Failing) -> None:
+        """Count an event that the hook does not get, and report such events from time to time."""
+        metrics.HOOK_EVENTS.labels("failed").inc()
         failing.lost += 1
         failing.unannounced += 1
         now = asyncio.get_running_loop().time()
         if now - failing.announced_at < ANNOUNCE_SECONDS:
             return
-        message = f"hook {hook.name} missed {failing.unannounced} {hook.event} events: {why}"
+        message = f"hook {hook.name} missed {failing.unannounced} {hook.event} events: {failing.why}"
         self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
         failing.unannounced, failing.announced_at = 0, now
