@@ -117,7 +117,7 @@ def test_a_member_that_was_scaled_away_is_listed_until_it_has_ended_and_is_empty
     others = {name: msgspec.structs.replace(ended, name=name, **change) for name, change in changes.items()}
     observation = make_observation(members={"hub-3": ended, **others}, quorum=quorum)
 
-    status = hub_status(make_hub(), observation, Plan(entries={}, unplaced={}, next_epoch=6), NOW)
+    status = hub_status(make_hub(), Work(observation, Plan(entries={}, unplaced={}, next_epoch=6)), NOW)
 
     assert [listed.name for listed in status.members] == list(changes)
 
