@@ -230,6 +230,19 @@ class Cluster:
         self.stops[name], self.replicas[name] = asyncio.Event(), Replica(around)
         self.tasks[name] = asyncio.create_task(self.replicas[name].run(self.stops[name]))
 
+    @property
+    def leader(self) -> str:
+        """The name of the replica that holds the leader's Lease."""
+        holder: str = self.api.get("leases", "processhub-operator")["spec"]["holderIdentity"]
+        return holder.partition("/")[0].partition("_")[0]
+
+    async def change_leader(self) -> None:
+        """End operator-0 in order, and wait until operator-1 leads, which is started for that."""
+        self.start_replica("operator-1")
+        self.stops["operator-0"].set()
+        assert await self.tasks.pop("operator-0") == 0
+        await self.until(lambda: self.leader == "operator-1", "the next leader leads")
+
     async def kill_replica(self, name: str) -> None:
         """End the remaining tasks of an ended replica: in a pod they end with the process."""
         engine = self.replicas[name]._engine

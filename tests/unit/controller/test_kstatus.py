@@ -168,13 +168,9 @@ def test_a_pod_runs_on_when_the_edited_template_is_refused(tmp_path: Path) -> No
         child.spec(**REFUSED)
         await child.until("InProgress", "Failed")
         assert child.conditions == {"Placed": "Placed", "Ready": "Started", "Stalled": "Invalid"}
-        conditions = cluster.api.objects[child.key]["status"]["conditions"]
-        said = {found["message"] for found in conditions if found["type"] in ("Accepted", "Stalled")}
-        assert said == {"the pod of the edited template is refused: no such image here"}
+        assert said_of(child) == {"the pod of the edited template is refused: no such image here"}
 
-        cluster.start_replica("operator-1")
-        cluster.stops["operator-0"].set()
-        await cluster.until(lambda: leads(cluster) == "operator-1", "the next leader leads")
+        await cluster.change_leader()
         child.spec(tags=["eu"])
         await cluster.until(lambda: cluster.api.objects[child.key]["status"]["observedGeneration"] == 3, "it is seen")
         assert kstatus(as_read(cluster.api.objects[child.key])) == "Failed", "the next leader checks it too"
@@ -270,9 +266,10 @@ def uids_of(cluster: Cluster) -> list[str]:
     return [cluster.api.objects[key]["metadata"]["uid"] for key in pods_of_children(cluster)]
 
 
-def leads(cluster: Cluster) -> str:
-    holder: str = cluster.api.get("leases", "processhub-operator")["spec"]["holderIdentity"]
-    return holder.partition("/")[0].partition("_")[0]
+def said_of(story: Story) -> set[str]:
+    """The messages of its conditions Accepted and Stalled."""
+    conditions = story.cluster.api.objects[story.key]["status"]["conditions"]
+    return {found["message"] for found in conditions if found["type"] in ("Accepted", "Stalled")}
 
 
 def test_a_child_set_runs_on_when_the_pods_of_its_edited_template_are_refused(tmp_path: Path) -> None:
@@ -291,13 +288,9 @@ def test_a_child_set_runs_on_when_the_pods_of_its_edited_template_are_refused(tm
         await web.until("InProgress", "Failed")
         assert cluster.api.get("childsets", "other")["metadata"]["generation"] == 1
         assert web.conditions == {"Stalled": "Invalid"}
-        conditions = cluster.api.objects[web.key]["status"]["conditions"]
-        said = {found["message"] for found in conditions if found["type"] in ("Accepted", "Stalled")}
-        assert said == {"the pod of the edited template is refused: no such image here"}
+        assert said_of(web) == {"the pod of the edited template is refused: no such image here"}
 
-        cluster.start_replica("operator-1")
-        cluster.stops["operator-0"].set()
-        await cluster.until(lambda: leads(cluster) == "operator-1", "the next leader leads")
+        await cluster.change_leader()
         web.spec(minReadySeconds=1)
         await cluster.until(lambda: cluster.api.objects[web.key]["status"]["observedGeneration"] == 3, "it is seen")
         assert kstatus(as_read(cluster.api.objects[web.key])) == "Failed", "the next leader checks it too"

@@ -56,14 +56,6 @@ def rejections(cluster: Cluster) -> list[tuple[str, str]]:
     return [(it["involvedObject"]["name"], it["message"]) for it in events if it["reason"] == "Rejected"]
 
 
-async def change_leader(cluster: Cluster) -> None:
-    cluster.start_replica("operator-1")
-    cluster.stops["operator-0"].set()
-    assert await cluster.tasks.pop("operator-0") == 0
-    lease = cluster.api.get("leases", "processhub-operator")
-    await cluster.until(lambda: cluster.api.get("leases", "processhub-operator") != lease, "another leads")
-
-
 def starts(cluster: Cluster) -> int:
     return sum(begins for *_, begins in cluster.log)
 
@@ -89,7 +81,7 @@ def test_what_runs_stays_when_an_edit_of_its_object_cannot_be_read(tmp_path: Pat
         assert said(cluster, key, "Ready")[0] == ("True" if key == CHILD else "False")
         assert rejections(cluster) == [(key.name, f"Invalid: {WHY}")]
 
-        await change_leader(cluster)
+        await cluster.change_leader()
         await asyncio.sleep(120)
         assert all(cluster.runs_on()[child] for child in ids), "the next leader, which never read it, stops nothing"
         assert starts(cluster) == begun

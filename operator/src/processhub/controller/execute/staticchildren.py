@@ -25,7 +25,7 @@ from processhub.controller.errors import NameConflictError
 from processhub.controller.execute.earlierhubs import check_absent, earlier_uid, take_over
 from processhub.controller.objects.owned import owner_reference, selector_labels
 from processhub.controller.rounds.round import Round
-from processhub.controller.store.children import AdmittedSpec
+from processhub.controller.store.children import AdmittedSpec, is_carried_out
 
 _LOOK_AGAIN_SECONDS = 0.2  # After a Child has changed that was about to be taken over.
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ async def sync_static_children(round: Round) -> None:
         child = kept.get(child_id)
         if child is None:
             what, done = f"static child {child_id!r} can't be made", partial(_create, round, spec)
-        elif not state.children.is_carried_out(child.metadata.name, spec):
+        elif not is_carried_out(child, spec, state.children.admitted):
             what = f"static child {child_id!r} can't be changed to what spec.children says"
             done = partial(_replace, round, child, spec)
         else:

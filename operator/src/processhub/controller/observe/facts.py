@@ -183,7 +183,7 @@ def _take_proofs(member: Member, state: HubState, settling: Settling) -> None:
     """Record what the member has proven: which children ended there, and whether it has read this leader's slices."""
     if member.phase is Phase.GONE:
         state.slices.unaccounted.pop(member.name, None)
-    if member.phase is Phase.GONE or member.judgement.restarting:
+    if member.seems_ended:
         settling.ended.add(member.name)
     else:
         settling.ended.discard(member.name)

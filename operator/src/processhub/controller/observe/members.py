@@ -70,6 +70,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.judgement.phase
 
     @property
+    def seems_ended(self) -> bool:
+        """Whether the planner takes all that an earlier leader had on this member for ended."""
+        return self.phase is Phase.GONE or self.judgement.restarting
+
+    @property
     def joining(self) -> bool:
         """Whether the member is on record as one that has not taken its share of children yet."""
         first = self.slices[0].present.metadata.annotations if self.slices else {}
@@ -199,7 +204,7 @@ async def proven_members(
     """
 
     def seems_gone(member: Member) -> bool:
-        return _seems_gone(member, copies) or (_seems_ended(member) and matters(member))
+        return _seems_gone(member, copies) or (member.seems_ended and matters(member))
 
     members = look()
     silent = {name: member for name, member in members.items() if seems_gone(member)}
@@ -224,11 +229,6 @@ def _same_slices(member: Member, read: Member) -> bool:
     A new holder that has come since may have read one that is deleted by now.
     """
     return len(member.slices) == len(read.slices) and all(map(is_, member.slices, read.slices))
-
-
-def _seems_ended(member: Member) -> bool:
-    """Whether the planner takes all that an earlier leader had on this member for ended."""
-    return member.phase is Phase.GONE or member.judgement.restarting
 
 
 def _seems_gone(member: Member, copies: bool) -> bool:

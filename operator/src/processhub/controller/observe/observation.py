@@ -263,7 +263,7 @@ def _view(member: Member, facts: Facts) -> MemberView:
         resettles=resettles,
         usage=member.usage,
         wanted=member.wanted,
-        settled=member.name in facts.settled or member.phase is Phase.GONE or member.judgement.restarting,
+        settled=member.name in facts.settled or member.seems_ended,
         ended=member.judgement.restarting,
         possibly_running=frozenset(possibly_running),
         node=member.node,

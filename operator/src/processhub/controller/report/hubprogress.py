@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from processhub.api.child import Child, ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.meta import Condition, find_condition
 from processhub.api.naming import ANNOTATION_TEMPLATE
@@ -23,7 +22,7 @@ from processhub.controller.report.kstatus import (
     reconciling,
     stalled,
 )
-from processhub.controller.store.children import AdmittedSpec
+from processhub.controller.store.children import AdmittedSpec, is_carried_out
 from processhub.controller.store.childsets import KnownSet
 from processhub.core.acceptance import Refusal
 from processhub.core.listing import listed
@@ -44,11 +43,6 @@ class Work(msgspec.Struct, frozen=True):
     template: str = ""
     failing: bool = False
     admitted: Mapping[str, AdmittedSpec] = {}
-
-    def has_spec(self, child: Child, spec: ChildSpec) -> bool:
-        """Whether the Child has this spec, or what the API server made of it."""
-        admitted = self.admitted.get(child.metadata.name)
-        return child.spec == spec or (admitted is not None and admitted.stands_for(spec, child.spec))
 
 
 def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> tuple[Condition, ...]:
@@ -184,7 +178,9 @@ def _static_under_way(hub: Hub, work: Work) -> list[str]:
             continue  # The Child says why.
         if is_refused(work.plan.unplaced.get(spec.id)):
             continue
-        if known is None or not work.has_spec(known.child, msgspec.structs.replace(spec, hub=hub.metadata.name)):
+        if known is None or not is_carried_out(
+            known.child, msgspec.structs.replace(spec, hub=hub.metadata.name), work.admitted
+        ):
             found.append(spec.id)
             continue
         own = [copy for copy in copies.get(spec.id, []) if copy.concerns(known.child.metadata.uid)]

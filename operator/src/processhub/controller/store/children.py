@@ -45,9 +45,10 @@ class AdmittedSpec(msgspec.Struct, frozen=True):
     written: ChildSpec
     stored: ChildSpec
 
-    def stands_for(self, wanted: ChildSpec, present: ChildSpec) -> bool:
-        """Whether the ``present`` spec is what becomes of the ``wanted`` one."""
-        return (self.written, self.stored) == (wanted, present)
+
+def is_carried_out(child: Child, wanted: ChildSpec, admitted: Mapping[str, AdmittedSpec]) -> bool:
+    """Whether the Child has the wanted spec, or what became of it when it was written. ``admitted``: by object name."""
+    return child.spec == wanted or admitted.get(child.metadata.name) == AdmittedSpec(wanted, child.spec)
 
 
 class Children(dict[str, KnownChild]):
@@ -160,11 +161,6 @@ class Children(dict[str, KnownChild]):
         """Take that the Child's present version can't be read. What is known of it is the version before."""
         self.unread[name] = unreadable(error)
         self._refusals.pop(name, None)
-
-    def is_carried_out(self, name: str, wanted: ChildSpec) -> bool:
-        """Whether the Child has the wanted spec, or what became of it when it was written."""
-        present, admitted = self[name].child.spec, self.admitted.get(name)
-        return present == wanted or (admitted is not None and admitted.stands_for(wanted, present))
 
     def reject(self, name: str, refusal: Refusal | None) -> None:
         """Take why the API server does not create the Pod of the Child's present template; None: it does."""

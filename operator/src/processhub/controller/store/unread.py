@@ -18,6 +18,7 @@ from processhub.cluster import deepjson
 from processhub.cluster.decoding import Undecodable
 
 T = TypeVar("T")
+Read = TypeVar("Read", Hub, Child, ChildSet)
 Key = tuple[str, str]
 
 
@@ -62,9 +63,7 @@ class _WithHubStatus(msgspec.Struct):
 
 def hub_with(known: Hub, item: Undecodable) -> Hub:
     """The Hub as it was read last, with the metadata and the status of a version that can't be read."""
-    part = _read(item, _WithHubStatus)
-    status = part.status if part is not None else None
-    return msgspec.structs.replace(known, metadata=item.metadata, status=status or known.status)
+    return _present(known, item, _WithHubStatus)
 
 
 class UnreadObjects:
@@ -85,10 +84,7 @@ class UnreadObjects:
                 return None
             spec = ChildSpec(hub=part.spec.hub, id=part.spec.id, pod=part.spec.empty)
             known = Child(metadata=item.metadata, spec=spec)
-        seen = _read(item, _WithChildStatus)
-        status = seen.status if seen is not None else None
-        child = msgspec.structs.replace(known, metadata=item.metadata, status=status or known.status)
-        self.children[item.metadata.key] = child
+        child = self.children[item.metadata.key] = _present(known, item, _WithChildStatus)
         return child
 
     def set(self, item: Undecodable, known: ChildSet | None) -> ChildSet | None:
@@ -99,11 +95,17 @@ class UnreadObjects:
                 return None
             spec = ChildSetSpec(hub=part.spec.hub, template=ChildSpec(pod=part.spec.template.empty))
             known = ChildSet(metadata=item.metadata, spec=spec)
-        seen = _read(item, _WithSetStatus)
-        status = seen.status if seen is not None else None
-        found = msgspec.structs.replace(known, metadata=item.metadata, status=status or known.status)
-        self.sets[item.metadata.key] = found
+        found = self.sets[item.metadata.key] = _present(known, item, _WithSetStatus)
         return found
+
+
+def _present(
+    known: Read, item: Undecodable, kind: type[_WithHubStatus] | type[_WithChildStatus] | type[_WithSetStatus]
+) -> Read:
+    """The object as it is known, with its present metadata, and with its present status if that can be read."""
+    part = _read(item, kind)
+    status = part.status if part is not None else None
+    return msgspec.structs.replace(known, metadata=item.metadata, status=status or known.status)
 
 
 def _read(item: Undecodable, kind: type[T]) -> T | None:
