@@ -11,7 +11,7 @@ from processhub.agent.registry.childwatch import RegistryWatch
 
 @pytest.mark.parametrize("unowned", [False, True])
 async def test_requests_are_woken_in_the_order_in_which_they_came(unowned: bool) -> None:
-    watch, woken = RegistryWatch(list), list[int]()
+    watch, woken = RegistryWatch(list, lambda child_id: False), list[int]()
     with ExitStack() as waiting:
         for number in range(50):
             event = waiting.enter_context(watch.on("d"))

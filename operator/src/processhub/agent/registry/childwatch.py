@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from processhub.agent.listeners import Signal
@@ -12,13 +12,14 @@ from processhub.api.slice import RegistrySlice
 
 
 class RegistryWatch:
-    """Wakes tasks that wait for a child. ``changed`` must be called for each changed slice of ``registry()``."""
+    """Wakes tasks that wait for a child. ``changed`` must be called for each changed slice of ``registry()``.
 
-    def __init__(self, registry: Callable[[], Iterable[RegistrySlice]]) -> None:
-        self._registry = registry
+    ``has_entry``: whether any of these slices has an entry of an id.
+    """
+
+    def __init__(self, registry: Callable[[], Iterable[RegistrySlice]], has_entry: Callable[[str], bool]) -> None:
+        self._registry, self._has_entry = registry, has_entry
         self._copies: dict[str, list[RoutedCopy]] = {}
-        # The entries of each slice, until the next change. An id that none of them has costs no more than this look.
-        self._entries: list[Mapping[str, str]] | None = None
         # In the order in which they came, which is that of their requests.
         self._waiting: dict[str, dict[Signal, None]] = {}
         self._unowned: dict[Signal, None] = {}
@@ -27,9 +28,7 @@ class RegistryWatch:
         """The child's copies on record, as ``lookup.copies`` finds them. Kept until the next change of a slice."""
         found = self._copies.get(child_id)
         if found is None:
-            if self._entries is None:
-                self._entries = [item.spec.entries for item in self._registry()]
-            if not any(child_id in entries for entries in self._entries):
+            if not self._has_entry(child_id):
                 return []
             found = lookup.copies(self._registry(), child_id)
             if found:  # of an id that nobody knows nothing is kept: callers could name any number of them
@@ -60,7 +59,6 @@ class RegistryWatch:
     def changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         """Wake the tasks whose child has changed with this slice."""
         self._copies.clear()
-        self._entries = None
         for child_id, events in self._waiting.items():
             if _said(old, child_id) != _said(new, child_id):
                 for event in events:

@@ -12,6 +12,7 @@ import msgspec
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Listeners
 from processhub.agent.registry.maderuns import MadeRuns, bytes_by_view, room_by_view
+from processhub.agent.registry.namedids import NamedIds
 from processhub.api.child import Exec, PodWorkload, Python
 from processhub.api.naming import LABEL_HUB, label_value, slice_name
 from processhub.api.slice import FORMAT, MAX_ENTRIES, MAX_REPORTS, RegistrySlice, Settings
@@ -127,6 +128,7 @@ class SliceWatcher:
     ``read_on`` is notified after each part of the watch: the slices of others may be read as far as this member's own.
 
     ``made`` is what this member has started by itself and is not on record yet (requests/activation.py), by id.
+    ``named`` has the ids that are on record.
 
     ``rewound`` is notified when etcd was restored to an earlier time, so that what is known here has never happened.
     """
@@ -141,6 +143,7 @@ class SliceWatcher:
         self._env, self._identity = env, identity
         self._own: dict[str, _OwnSlice] = {}
         self.made: MadeRuns[DesiredRun] = MadeRuns()
+        self.named = NamedIds(env.member)
         self.informer: Informer[RegistrySlice] = Informer(
             client,
             SLICES,
@@ -252,7 +255,10 @@ class SliceWatcher:
 
     def _changed(self, old: RegistrySlice | None, new: RegistrySlice | None) -> None:
         item = new or old
-        if item is None or not self._of_this_hub(item):
+        if item is None:
+            return
+        self.named.take(item.metadata.name, new if new is not None and self._of_this_hub(new) else None)
+        if not self._of_this_hub(item):
             return
         self._act_on(item, old, new)
         self.registry_changed.notify(old, new)

@@ -225,9 +225,7 @@ class Activations:
             return None
         if child_id in self._children or self._used >= order.last_epoch:
             return None
-        if any(self._may_run_by(known, child_id) for known in self._slices.registry()):
-            return None
-        if self._is_lost(child_id, view):
+        if self._slices.named.may_run(child_id) or self._is_lost(child_id, view):
             return None
         if item.spec.term < self._slices.highest_term or not self._slices.reads_others_as_own:
             return None
@@ -244,12 +242,6 @@ class Activations:
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)
         return made
-
-    def _may_run_by(self, known: RegistrySlice, child_id: str) -> bool:
-        """Whether the slice names the child, or another member reports there that it still ends it."""
-        return child_id in known.spec.entries or (
-            known.spec.member != self._env.member and child_id in known.status.reports
-        )
 
     def _has_all(self, most: int) -> bool:
         """Whether this member has so many children, on demand or not."""

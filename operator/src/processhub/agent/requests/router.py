@@ -58,7 +58,7 @@ class Router:
         self._env, self._slices, self._children = env, slices, children
         self._queue, self._peers, self._unplaced, self._takeover = queue, peers, unplaced, takeover
         self._activations, self._asks = activations, asks
-        self.watch = RegistryWatch(slices.registry)
+        self.watch = RegistryWatch(slices.registry, slices.named.has_entry)
         self._order = CastOrder(
             peers, lambda child_id: bool(self.watch.copies(child_id)), takeover.silent, lambda: queue.max_wait
         )
