@@ -310,7 +310,7 @@ async def test_ids_that_requests_ask_for_and_that_get_no_place_are_announced_tog
     hub = make_hub(spec={"onDemand": {"exec": {"command": ["x"]}}})
     leader = Leader(hub)
     leader.members(one=Phase.LIVE)
-    wanted = known_on_demand(hub, dict.fromkeys("bcdefg", ""), None)
+    wanted = known_on_demand(hub, set("bcdefg"), {}, None)
 
     def posted(unplaced: Mapping[str, Unplaced]) -> list[tuple[str, str, str, str]]:
         record = {"f": (OnRecord("one", Assignment(uid=HUB_UID, epoch=5, workload="w")),)}

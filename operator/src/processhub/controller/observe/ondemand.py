@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import chain
 
 import msgspec
 
@@ -42,6 +41,30 @@ class _InSlice(msgspec.Struct, frozen=True):
     started: Mapping[str, float]
 
 
+_NONE = _InSlice({}, frozenset(), frozenset(), {})
+
+
+class _Copies:
+    """How many entries each child on demand has. Only slices in which some have come or gone are counted again."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._slices: Mapping[str, _InSlice] = {}
+
+    def of(self, slices: Mapping[str, _InSlice]) -> Mapping[str, int]:
+        """The number of entries by id, in these slices, which are all there are. It holds until the next call."""
+        before, self._slices = self._slices, slices
+        for name in before.keys() | slices.keys():
+            old, new = before.get(name, _NONE), slices.get(name, _NONE)
+            if old is not new:
+                self._counts.update(new.epochs.keys() - old.epochs.keys())
+                for child_id in old.epochs.keys() - new.epochs.keys():
+                    self._counts[child_id] -= 1
+                    if not self._counts[child_id]:
+                        del self._counts[child_id]
+        return self._counts
+
+
 class _Since(msgspec.Struct, frozen=True):
     """Since when (monotonic seconds) a child has run; before its first start, since when it has been on record."""
 
@@ -54,6 +77,7 @@ class OnDemandWatch:
 
     def __init__(self) -> None:
         self._known: KnownSet | None = None
+        self._copies = _Copies()
         self._since: dict[str, _Since] = {}
         self._timed = False  # whether all children that ran before are in ``_since``
 
@@ -64,10 +88,13 @@ class OnDemandWatch:
         """
         hub = round.hub
         if hub.spec.on_demand is None:
-            self._known, self._since = None, {}
+            self._known, self._copies, self._since = None, _Copies(), {}
             return None
-        found = [_in_slice(hub, member, known) for member in members.values() for known in member.slices]
-        copies = Counter(chain.from_iterable(each.epochs for each in found))
+        slices = [(member, known) for member in members.values() for known in member.slices]
+        found = [_in_slice(hub, member, known) for member, known in slices]
+        copies = self._copies.of(
+            {known.present.metadata.name: each for (_, known), each in zip(slices, found, strict=True)}
+        )
         ended = {child_id for each in found for child_id in each.idle} | _stopped(hub, found)
         ended |= _over(found, copies)
         if hub.spec.on_demand.ttl_seconds is not None:
@@ -75,9 +102,8 @@ class OnDemandWatch:
             ended |= self._expired(round, hub.spec.on_demand.ttl_seconds, copies, started)
         else:
             self._since, self._timed = {}, False
-        origins = dict.fromkeys(copies.keys() - ended, "")
-        origins.update(_asked(round, members, views, copies))
-        self._known = known_on_demand(hub, origins, self._known)
+        asked = _asked(round, members, views, copies)
+        self._known = known_on_demand(hub, (copies.keys() - ended) | asked.keys(), asked, self._known)
         return self._known
 
     def _expired(self, round: Round, ttl: int, ids: Mapping[str, int], started: Mapping[str, float]) -> set[str]:

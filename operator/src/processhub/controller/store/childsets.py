@@ -178,32 +178,30 @@ def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
     return KnownSet(item, _expanded(item, digest, {}), digest, text)
 
 
-def known_on_demand(hub: Hub, origins: Mapping[str, str], before: KnownSet | None) -> KnownSet:
+def known_on_demand(hub: Hub, ids: Set[str], origins: Mapping[str, str], before: KnownSet | None) -> KnownSet:
     """The children on demand of a Hub, which has a template.
 
-    ``origins``: id → the member that was asked, "" if unknown. What ``before`` has is kept, so that a round in which
-    none comes or goes costs little.
+    ``origins``: of ids that members ask for, the member that was asked. What ``before`` has is kept, so that a round in
+    which few come or go costs little.
     """
     template = hub.spec.on_demand
     assert template is not None
     wanted = before.wanted if before is not None else {}
     if before is not None and isinstance(before.object, Hub) and before.object.spec.on_demand == template:
         digest, text = before.digest, before.workload
-        if wanted.keys() == origins.keys():
+        if wanted.keys() == ids:
             return KnownSet(hub, wanted, digest, text)
-        reusable = wanted
+        found = dict(wanted)
+        for child_id in found.keys() - ids:
+            del found[child_id]
     else:
         digest, text = encode_workload(template)
-        reusable = {}
+        found = {}
     model = desired_child(spec_on_demand(template), "", hub.metadata.uid, digest)
     model = msgspec.structs.replace(model, paced=True, on_demand=True)
-    replace = msgspec.structs.replace
-
-    def child(child_id: str, origin: str) -> DesiredChild:
-        former = wanted[child_id].origin if child_id in wanted else ""
-        return replace(model, id=child_id, key=child_key(child_id), origin=origin or former)
-
-    found = {child_id: reusable.get(child_id) or child(child_id, origins[child_id]) for child_id in sorted(origins)}
+    for child_id in sorted(ids - found.keys()):
+        origin = origins.get(child_id) or (wanted[child_id].origin if child_id in wanted else "")
+        found[child_id] = msgspec.structs.replace(model, id=child_id, key=child_key(child_id), origin=origin)
     return KnownSet(hub, found, digest, text)
 
 
