@@ -189,6 +189,8 @@ class Run:
         self.signal()
         self.machine.loop.later(grace, self.kill)
 
+    def desired_again(self) -> None: ...
+
     def give_up(self) -> None:
         self.kill()
 

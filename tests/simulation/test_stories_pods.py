@@ -114,3 +114,27 @@ def test_a_process_starts_only_when_the_pod_that_has_lost_its_labels_is_gone() -
         assert not run.runs
 
     tell(hub(), 1, story, pods=True)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_pod_is_followed_again_when_its_slice_has_its_label_back(cut: bool) -> None:
+    async def story(told: Story) -> None:
+        run = pod_of(told)
+        slice_ = next(
+            key
+            for key, item in told.world.server.objects.items()
+            if key.plural == "registryslices" and "c0" in item["spec"].get("entries", {})
+        )
+        pod = told.pod(run.member)
+        if cut:
+            pod.cut()
+        told.world.edit(slice_, {"metadata": {"labels": {"processhub.dev/hub": None}}}, "admin")
+        await told.until(lambda: "processhub.dev/hub" in told.world.server.objects[slice_]["metadata"]["labels"])
+        if cut:
+            pod.mend()
+        await asyncio.sleep(_LONG)
+
+        assert told.run("c0") is run
+        assert ready(told)["status"] == "True"
+
+    tell(hub(), 1, story, pods=True)

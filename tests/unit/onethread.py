@@ -137,6 +137,8 @@ class Run:
     def stop(self, grace: float) -> None:
         asyncio.get_running_loop().call_later(STOP_SECONDS, self.end)
 
+    def desired_again(self) -> None: ...
+
     def give_up(self) -> None:
         self.end()
 

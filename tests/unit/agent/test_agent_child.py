@@ -77,6 +77,8 @@ class Supervisor:
     def stop(self, grace: float) -> None:
         self.orders.append(f"stop {grace:g}")
 
+    def desired_again(self) -> None: ...
+
     def give_up(self) -> None:
         self.orders.append("give up")
 

@@ -153,3 +153,22 @@ async def test_a_copy_is_promoted_whichever_of_pod_and_entry_its_member_sees_fir
     report = report_text(child, "slice")
     assert report is not None
     assert (parse_report(report).epoch, parse_report(report).role) == (10, "Active")
+
+
+async def test_a_child_whose_slice_was_out_of_sight_for_a_moment_follows_its_pod_again() -> None:
+    """The operator knows of no stop, so it does not delete the Pod that the stopping run waits for."""
+    starter = PodStarter(ENV, make_client(), lambda watch: watch.close())
+    child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
+    starter._informer.synced.set()
+    child.set_desired(entry(5, "Active"))
+    await asyncio.sleep(0)
+    starter._informer._take(copy(5, "Active", 1))
+    assert child.status.state == State.RUNNING
+
+    child.set_desired(None)
+    await asyncio.sleep(0)
+    assert child.status.state == State.STOPPING
+    child.set_desired(entry(5, "Active"))
+    await asyncio.sleep(0.01)
+
+    assert (child.status.state, child.history.restarts) == (State.RUNNING, 0)

@@ -59,6 +59,9 @@ class World:
     def stop(self, grace: float) -> None:
         self.stopped.append(grace)
 
+    def desired_again(self) -> None:
+        pass
+
     def give_up(self) -> None:
         pass
 

@@ -216,6 +216,9 @@ class _Nothing:
     def stop(self, grace: float) -> None:
         """Do nothing: the run ends by itself."""
 
+    def desired_again(self) -> None:
+        """Do nothing: the run ends by itself."""
+
     def give_up(self) -> None:
         """Do nothing: the run ends by itself."""
 

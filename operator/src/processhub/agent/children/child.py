@@ -71,8 +71,7 @@ class Child:
         self.status = RunStatus(started_at=started_at)
         self.history = RunHistory()
         self.idle = False  # the child takes no more requests and waits to be stopped
-        # The child is not started again until its spec changes: it has finished, or failed for good.
-        self.given_up = False
+        self.given_up = False  # not started again until its spec changes: it has finished, or failed for good
         self.settled = False  # the child ran or failed once, so readiness does not wait for it any more
         self.handover = HandoverState(received=received)
 
@@ -137,8 +136,9 @@ class Child:
                 elif desired is None or not attempt.leaves_state:
                     self.stop(self.limits.stop_seconds)
                 return
-            before, attempt.desired = attempt.desired, desired
-            entry = desired.assignment
+            if attempt.stopping:
+                attempt.run.desired_again()
+            before, attempt.desired, entry = attempt.desired, desired, desired.assignment
             if (entry.role, entry.epoch) != (before.assignment.role, before.assignment.epoch):
                 attempt.run.role(entry.role, entry.epoch, notify=self.limits.notifies(entry.role))
             if self.idle and entry.idle_seconds != before.assignment.idle_seconds:

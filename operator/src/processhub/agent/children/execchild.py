@@ -122,6 +122,9 @@ class ExecRun:
                 self._child.ended, ExitStatus(Reason.EXITED, "stopped before it was started")
             )
 
+    def desired_again(self) -> None:
+        """Do nothing: the order to stop has been carried out."""
+
     def give_up(self) -> None:
         """Send SIGKILL to the process group."""
         self.stop(0)

@@ -135,6 +135,10 @@ class PodRun:
         # Deferred: the child has not finished the call that ordered the stop.
         asyncio.get_running_loop().call_soon(self.look)
 
+    def desired_again(self) -> None:
+        """Follow the Pod again: the operator, which knows of no stop, does not delete it."""
+        asyncio.get_running_loop().call_soon(self.look)
+
     def give_up(self) -> None:
         """Stop the run. The start of a Pod has no time limit of its own."""
         self.stop(0)
@@ -176,6 +180,11 @@ class PodRun:
             return
         if self._stopping and self._starter.closing:
             self._end(ExitStatus(Reason.EXITED, "its pod runs on without the member's agent"))
+            return
+        desired, former = self._child.desired, self._child.started_for
+        if self._stopping and desired is not None and former is not None and desired.same_run(former):
+            # Its slice was out of sight, as one whose label somebody takes off. Another run follows the same Pod.
+            self._end(ExitStatus(Reason.EXITED, "its pod runs on"))
             return
         if not self._starter.synced:
             return

@@ -271,6 +271,9 @@ class ActorRun:
         self._state = None if state is None else state.encode()
         self._later(self.grace, lambda: self._overdue(self.grace))
 
+    def desired_again(self) -> None:
+        """Do nothing: the order to stop has been carried out."""
+
     def give_up(self) -> None:
         """Cancel the actor. If it is blocked and others run beside it, it is left alone."""
         self._runner.send({"op": "stop", "key": self.key, "grace": 0})

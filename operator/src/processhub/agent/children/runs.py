@@ -43,6 +43,9 @@ class RunHandle(Protocol):
     def stop(self, grace: float) -> None:
         """Ask the run to end; kill it after ``grace`` seconds. A later call may shorten the grace."""
 
+    def desired_again(self) -> None:
+        """Take back the order to stop, where nothing has followed from it. Otherwise another start follows the end."""
+
     def give_up(self) -> None:
         """End this run, because its start took too long. No other run may be disturbed."""
 
