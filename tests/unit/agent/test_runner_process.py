@@ -135,6 +135,26 @@ class Late(processhub.Actor):
     async def terminate(self, reason):
         pathlib.Path(self.id).write_text(reason)
 
+class NoText(Exception):
+    def __str__(self):
+        return self.missing
+
+class Odd:
+    def __str__(self):
+        raise ValueError("caf\\udce9")
+
+class Fails(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "answer":
+            return Odd()
+        if request == "background":
+            self.spawn(self.fail(NoText()))
+        else:
+            await self.fail(NoText() if request == "no text" else ValueError("caf\\udce9"))
+
+    async def fail(self, error):
+        raise error
+
 class Ends(processhub.Actor):
     async def handle_call(self, request):
         return "first"
@@ -203,11 +223,15 @@ class Runner:
         """Send an order about an actor."""
         self._outbox.send({"op": operation, "key": key, **more})
 
-    async def answer(self, key: str, request: object) -> object:
-        """An actor's answer to a request, which must be its only one."""
+    def call(self, key: str, request: object) -> None:
+        """Send an actor a request."""
         order = {"op": "call", "key": key, "call": 0}
         self._outbox.queue(frame(json.dumps(order).encode(), json.dumps(request).encode()))
         self._outbox.flush()
+
+    async def answer(self, key: str, request: object) -> object:
+        """An actor's answer to a request, which must be its only one."""
+        self.call(key, request)
         answer = await until(lambda: self.hear("answer", key), "the answer")
         return json.loads(answer["payload"])
 
@@ -361,6 +385,32 @@ async def test_a_task_that_a_first_message_began_is_watched(runner: Runner) -> N
     ended = await until(lambda: runner.hear("ended", "1"), "its crash")
 
     assert ended["text"] == "ValueError: later"
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        ("no text", "NoText: its text can't be made: AttributeError"),
+        ("background", "NoText: its text can't be made: AttributeError"),
+        ("half", "ValueError: caf?"),
+    ],
+)
+async def test_a_crash_is_reported_whatever_the_text_of_its_error_is(runner: Runner, request_: str, text: str) -> None:
+    runner.start("1", "Fails")
+
+    runner.call("1", request_)
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+    assert ended["text"] == text
+
+
+async def test_the_text_of_a_wrong_answer_can_be_passed_on(runner: Runner) -> None:
+    runner.start("1", "Fails")
+
+    runner.call("1", "answer")
+
+    answer = await until(lambda: runner.hear("answer", "1"), "the answer")
+    assert answer["bad"] == "the answer of handle_call does not fit JSON: caf?"
 
 
 async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> None:

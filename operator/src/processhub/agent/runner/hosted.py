@@ -10,7 +10,6 @@ import inspect
 import json
 import os
 import sys
-import traceback
 import weakref
 from collections import deque
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 from processhub.actor import Actor, HubHandle
 from processhub.agent.envfiles import read_value
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.runner.failures import print_trace, text_of
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.outgoing import Message, OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
@@ -48,8 +48,8 @@ def load(target: str) -> type[Actor]:
     try:
         module = importlib.import_module(name)
     except BaseException as error:
-        _print_trace(error)
-        raise TargetError(f"module {name}: {type(error).__name__}: {error}") from error
+        print_trace(error)
+        raise TargetError(f"module {name}: {type(error).__name__}: {text_of(error)}") from error
     found: Any = module
     for part in path.split("."):
         if not hasattr(found, part):
@@ -325,14 +325,14 @@ class Hosted(Strand):
             else:
                 await actor.handle_cast(request)
         except MethodError as error:
-            self._send({**answer, "bad": str(error), "status": 400})
+            self._send({**answer, "bad": text_of(error), "status": 400})
             return
         finally:
             requests.handling = None
         try:
             answer["payload"] = json_text(value, default=str).encode()
         except NotJsonError as error:
-            answer["bad"] = f"the answer of handle_call does not fit JSON: {error}"
+            answer["bad"] = f"the answer of handle_call does not fit JSON: {text_of(error)}"
         self._send(answer)
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
@@ -380,9 +380,9 @@ class Hosted(Strand):
         await loop.shutdown_default_executor()
 
     def _crashed(self, error: BaseException) -> None:
-        _print_trace(error)
-        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        text = f"{type(error).__name__}: {text_of(error)}".rstrip(": ")
         self._ended("Exited", text[:300], "")
+        print_trace(error)
 
     def _ended(self, reason: str, text: str, message: str) -> None:
         self._end = (reason, text, message)
@@ -422,12 +422,3 @@ def _write(path: str, text: str) -> None:
     with open(scratch, "w") as file:
         file.write(text)
     os.replace(scratch, path)  # noqa: PTH105 a runner that needs no pathlib is up sooner, and smaller by 0.6 MiB
-
-
-def _print_trace(error: BaseException) -> None:
-    """Print the traceback to stderr, without the frames of this package."""
-    entries = traceback.extract_tb(error.__traceback__)
-    own = [entry for entry in entries if "processhub/agent/runner" not in entry.filename]
-    lines = ["Traceback (most recent call last):\n"] if own else []
-    lines += traceback.format_list(own) + traceback.format_exception_only(type(error), error)
-    sys.stderr.write("".join(lines))
