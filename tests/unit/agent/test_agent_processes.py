@@ -386,6 +386,57 @@ async def test_an_actor_with_a_hanging_handler_is_restarted(
     assert child.status.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"
 
 
+CRASHES = """
+import asyncio, time
+import processhub
+
+class Crashes(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "thread":
+            self.job = asyncio.create_task(asyncio.to_thread(time.sleep, 1000))
+            await asyncio.sleep(0.1)
+        elif request == "task":
+            self.job = asyncio.create_task(self.block_at_its_end())
+            await asyncio.sleep(0.1)
+        elif request == "handler":
+            self.spawn(self.fail())
+            while True:
+                try:
+                    await asyncio.sleep(1000)
+                except asyncio.CancelledError:
+                    pass
+        await self.fail()
+
+    async def fail(self):
+        raise ValueError("no more")
+
+    async def block_at_its_end(self):
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("request_", ["thread", "task", "handler"])
+async def test_an_actor_that_does_not_end_after_a_crash_is_restarted(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: str
+) -> None:
+    (tmp_path / "crashes.py").write_text(CRASHES)
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds = 0.5
+    supervisor.set_desired({"a": desired(Python(target="crashes:Crashes"))})
+    child = supervisor.children["a"]
+    await until(lambda: child.status.state == "Running", "its start")
+    assert child.run is not None
+
+    with pytest.raises(OutcomeUnknownError):
+        await asyncio.wait_for(child.run.request(Request("call", f'"{request_}"'.encode())), 20)
+
+    await until(lambda: child.status.state == "Running" and child.history.restarts == 1, "its restart")
+    assert child.status.last_exit == "ValueError: no more"
+
+
 ODD_ANSWERS = """
 import processhub
 

@@ -155,6 +155,24 @@ class Fails(processhub.Actor):
     async def fail(self, error):
         raise error
 
+class Ignores(processhub.Actor):
+    async def init(self, args):
+        if args["when"] == "as it starts":
+            await self.go_on()
+
+    async def go_on(self):
+        self.spawn(self.fail())
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            pass
+
+    async def fail(self):
+        raise ValueError("in the background")
+
+    async def handle_call(self, request):
+        await self.go_on()
+
 class Ends(processhub.Actor):
     async def handle_call(self, request):
         return "first"
@@ -402,6 +420,16 @@ async def test_a_crash_is_reported_whatever_the_text_of_its_error_is(runner: Run
 
     ended = await until(lambda: runner.hear("ended", "1"), "its crash")
     assert ended["text"] == text
+
+
+@pytest.mark.parametrize("when", ["as it starts", "while it handles a message"])
+async def test_an_actor_that_ignores_its_cancellation_has_crashed_nevertheless(runner: Runner, when: str) -> None:
+    runner.start("1", "Ignores", when=when)
+
+    runner.call("1", None)
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+    assert ended["text"] == "ValueError: in the background"
 
 
 async def test_the_text_of_a_wrong_answer_can_be_passed_on(runner: Runner) -> None:

@@ -341,7 +341,7 @@ class Child:
             attempt.run.give_up()
 
     def hangs(self, message: str) -> None:
-        """Stop a child whose liveness probe has failed; that counts as a crash."""
+        """Stop a child whose liveness probe has failed, or that runs on after a crash. Both count as a crash."""
         attempt = self._attempt
         if attempt is None or attempt.run is None or attempt.stopping or self.handover.leaving:
             return

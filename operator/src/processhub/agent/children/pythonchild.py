@@ -184,6 +184,8 @@ class ModuleRunner(RunnerProcess):
         elif message["ev"] == "kept":
             if message["order"] == run.order:
                 run.child.stays()
+        elif message["ev"] == "crashed":
+            run.child.hangs(message["text"])
         elif message["ev"] == "handed":
             run.ends(message.get("state"))
         elif message["ev"] == "ended":

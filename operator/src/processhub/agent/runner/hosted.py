@@ -198,7 +198,7 @@ class Hosted(Strand):
             actor = self._actor
             assert actor is not None
             await self._serve(actor, holders)
-            if self._stop is not None and not self.sleeps:
+            if self._stop is not None and self._end is _STOPPED and not self.sleeps:
                 await actor.terminate(self._stop[1])
         except asyncio.CancelledError as error:
             if self._stop is None and self._end is _STOPPED:
@@ -232,7 +232,7 @@ class Hosted(Strand):
 
     def _falls_asleep(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the actor, which has left nothing on the loop, goes to sleep now."""
-        if _CAN_SLEEP and self._stop is None:
+        if _CAN_SLEEP and self._stop is None and self._end is _STOPPED:
             self.sleeps = _is_plain(loop)
         return self.sleeps
 
@@ -278,7 +278,7 @@ class Hosted(Strand):
         loop = asyncio.get_running_loop()
         if holders is None and self._requests is None:
             holders = _holders(loop)  # it has handled no request yet
-        while self._stop is None:
+        while self._stop is None and self._end is _STOPPED:  # its code may have ignored the cancellation after a crash
             mailbox = self._mailbox
             if not mailbox:
                 unchanged = holders is not None and _holders(loop) == holders
@@ -303,7 +303,8 @@ class Hosted(Strand):
                     await actor.redundancy_signal(actor.role)
         # Messages that were handed over before the order to stop are answered, within the grace.
         for message in [message for message in self._mailbox if message["op"] in ("call", "cast")]:
-            await self._handle(actor, message["op"], message)
+            if self._end is _STOPPED:
+                await self._handle(actor, message["op"], message)
 
     async def _handle(self, actor: Actor, operation: str, message: Message) -> None:
         answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
@@ -380,9 +381,16 @@ class Hosted(Strand):
         await loop.shutdown_default_executor()
 
     def _crashed(self, error: BaseException) -> None:
-        text = f"{type(error).__name__}: {text_of(error)}".rstrip(": ")
-        self._ended("Exited", text[:300], "")
+        text = f"{type(error).__name__}: {text_of(error)}".rstrip(": ")[:300]
+        self._ended("Exited", text, "")
         print_trace(error)
+        if self._actor is not None and self._goes_on():
+            self._send({"ev": "crashed", "key": self.key, "text": text})  # the end may take long, or never come
+
+    def _goes_on(self) -> bool:
+        """Whether anything of the actor still runs beside the code that has failed."""
+        handling = self._requests is not None and self._requests.handling is not None
+        return handling or (self.loop is not None and self.loop.has_more)
 
     def _ended(self, reason: str, text: str, message: str) -> None:
         self._end = (reason, text, message)

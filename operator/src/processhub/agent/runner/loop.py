@@ -93,6 +93,12 @@ class ActorLoop(asyncio.SelectorEventLoop):
         self.parking = ParkingSelector()
         super().__init__(self.parking)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether more than a callback goes on: a task, or a thread or an asynchronous generator that may."""
+        more: Any = self  # the last two are private to the base class
+        return any(not task.done() for task in self.tasks) or bool(more._default_executor or more._asyncgens)
+
     def create_task(self, coro: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         """Create the task as any loop does, and record it."""
         task = super().create_task(coro, **more)
