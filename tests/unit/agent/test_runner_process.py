@@ -173,6 +173,34 @@ class Ignores(processhub.Actor):
     async def handle_call(self, request):
         await self.go_on()
 
+class AwaitsLate(processhub.Actor):
+    async def handle_call(self, request):
+        tasks = [asyncio.create_task(self.slow()), asyncio.create_task(self.fail())]
+        if request == "wait":
+            await asyncio.wait(tasks)
+            return [repr(task.exception()) for task in tasks]
+        if request == "forget":
+            return await tasks[0]
+        if request == "generator":
+            return [text async for text in self.one_by_one(iter(tasks))]
+        return [await self.outcome(task) for task in dict(enumerate(tasks)).values()]
+
+    async def one_by_one(self, tasks):
+        for task in tasks:
+            yield await self.outcome(task)
+
+    async def outcome(self, task):
+        try:
+            return repr(await task)
+        except ValueError as error:
+            return repr(error)
+
+    async def slow(self):
+        await asyncio.sleep(1.5)
+
+    async def fail(self):
+        raise ValueError("later")
+
 class Ends(processhub.Actor):
     async def handle_call(self, request):
         return "first"
@@ -420,6 +448,24 @@ async def test_a_crash_is_reported_whatever_the_text_of_its_error_is(runner: Run
 
     ended = await until(lambda: runner.hear("ended", "1"), "its crash")
     assert ended["text"] == text
+
+
+@pytest.mark.parametrize("how", ["wait", "generator", "one after the other"])
+async def test_a_failed_task_that_its_starter_awaits_later_is_no_crash(runner: Runner, how: str) -> None:
+    runner.start("1", "AwaitsLate")
+
+    assert await runner.answer("1", how) == ["None", "ValueError('later')"]
+
+    assert runner.hear("ended", "1") is None
+
+
+async def test_a_failed_task_that_its_starter_leaves_is_a_crash(runner: Runner) -> None:
+    runner.start("1", "AwaitsLate")
+    assert await runner.answer("1", "forget") is None
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+
+    assert ended["text"] == "ValueError: later"
 
 
 @pytest.mark.parametrize("when", ["as it starts", "while it handles a message"])
