@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from waiting import alive, until
 from processhub.agent.children.child import Child
 from processhub.agent.children.commands import missing_interpreter
 from processhub.agent.children.execchild import _IN_FLIGHT
+from processhub.agent.children.liveness import CommandProbe, LivenessProbe
 from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
@@ -48,13 +49,19 @@ def free() -> int:
 
 
 @contextlib.contextmanager
-def hardly_any_descriptors() -> Iterator[None]:
+def hardly_any_descriptors(room: int = ROOM) -> Iterator[Callable[[], None]]:
+    """Take all descriptors but ``room``; the function takes those that have become free since."""
     gc.collect()  # descriptors of earlier tests must not be closed meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
-    taken = [os.dup(0) for _ in range(free() - ROOM)]
+    taken: list[int] = []
+
+    def take() -> None:
+        taken.extend(os.dup(0) for _ in range(free() - room))
+
+    take()
     try:
-        yield
+        yield take
     finally:
         for fd in taken:
             os.close(fd)
@@ -352,6 +359,61 @@ async def test_a_probe_that_does_not_end_fails_and_is_killed(
 
     last = int((tmp_path / "probe").read_text())
     await until(lambda: not alive(last), "the end of the probe")
+
+
+@pytest.mark.parametrize(
+    ("liveness", "room"),
+    [
+        ({"http": "/healthz"}, 0),
+        ({"command": ("sh", "-c", "touch asked; ! test -e broken")}, 0),
+        ({"command": ("sh", "-c", "touch asked; ! test -e broken")}, 1),
+    ],
+    ids=["http", "command", "command with room for one"],
+)
+async def test_a_probe_that_cannot_be_made_says_nothing_of_the_child_and_the_next_one_is(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, liveness: dict[str, Any], room: int
+) -> None:
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds = 0.5
+    supervisor.set_desired({"a": desired(probed(tmp_path, **liveness))})
+    child = supervisor.children["a"]
+    await until(lambda: (tmp_path / "asked").exists(), "the first probe")
+
+    with hardly_any_descriptors(room) as take:
+        for _ in range(70):
+            take()  # the first probe had one
+            await asyncio.sleep(0.05)
+    assert (child.status.state, child.history.restarts) == ("Running", 0)
+
+    (tmp_path / "broken").touch()
+    await until(lambda: child.status.state == "Failed", "that it hangs")
+
+
+class NoProcess:
+    """The watchdog's end of the orders, in a container that has as many processes as it may."""
+
+    asked = 0
+
+    def spawn(self, watcher: CommandProbe, *_: object, fds: dict[int, int], **__: object) -> str:
+        self.asked += 1
+        for fd in fds.values():
+            os.close(fd)
+        asyncio.get_running_loop().call_soon(watcher.failed, "fork", errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return ""
+
+
+def test_a_probe_for_which_no_process_can_be_made_says_nothing_of_the_child() -> None:
+    reports: list[str] = []
+    orders = NoProcess()
+
+    async def probes() -> None:
+        liveness = Liveness(command=("true",), failure_threshold=1)
+        probe = LivenessProbe(liveness, "", orders, {}, "", reports.append)  # type: ignore[arg-type]
+        await asyncio.sleep(60)
+        probe.end()
+
+    virtualtime.run(probes())
+    assert (orders.asked, reports) == (5, [])
 
 
 SLOW_HANDLER = """
