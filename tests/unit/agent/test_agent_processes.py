@@ -171,6 +171,44 @@ async def test_a_blocking_actor_is_killed_in_time_despite_repeated_stop_orders(
     await until(ended_though_told_again, "its end")
 
 
+NEIGHBOURS = """
+import pathlib, time
+import processhub
+
+class Blocks(processhub.Actor):
+    async def handle_cast(self, message):
+        pathlib.Path(message).touch()
+        time.sleep(1000)
+
+class Calm(processhub.Actor):
+    pass
+"""
+
+
+async def test_the_restarts_of_an_actor_whose_neighbour_blocks_are_not_its_own(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds, supervisor.limits.restarts_max = 0.2, 1
+    (tmp_path / "neighbours.py").write_text(NEIGHBOURS)
+    supervisor.set_desired({"calm": desired(Python(target="neighbours:Calm"))})
+    calm = supervisor.children["calm"]
+
+    for number in range(1, 4):
+        note = tmp_path / f"blocked-{number}"
+        supervisor.set_desired({f"{number}": desired(Python(target="neighbours:Blocks"))})
+        blocks = supervisor.children[f"{number}"]
+        await until(lambda: {calm.status.state, blocks.status.state} == {"Running"}, "both")  # noqa: B023
+        assert blocks.run is not None
+        blocks.run.request(Request("cast", f'"{note}"'.encode()))
+        await until(note.exists, "that it blocks")
+        supervisor.set_desired({f"{number}": None})
+        await until(lambda: calm.history.restarts == number, "that its runner is killed")  # noqa: B023
+
+    await until(lambda: calm.status.state == "Running", "its restart")
+    assert calm.history.backoff.next_delay() == 0.0, "the first of its own is immediate"
+
+
 # There is a file in place of its folder.
 BREAKS_ITS_FILES = 'folder=$(dirname "$HUB_ROLE_FILE"); rm -r "$folder"; touch "$folder"; exec sleep 1000'
 

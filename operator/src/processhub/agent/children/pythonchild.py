@@ -2,8 +2,9 @@
 
 Each module has one runner, which all its actors share; one more runner is kept warm for the next module. An actor that
 blocks can't be ended inside its process. If it must stop and does not within stopSeconds, its runner is killed, and the
-other actors in it are restarted: that a child runs only once comes before an undisturbed run of its neighbours. If only
-its start took too long, no other actor is disturbed: the runner takes no new actors and waits for the start.
+other actors in it are restarted: that a child runs only once comes before an undisturbed run of its neighbours. Their
+restarts are immediate, and restarts.max does not count them. If only its start took too long, no other actor is
+disturbed: the runner takes no new actors and waits for the start.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ class ModuleRunner(RunnerProcess):
         self.runs: dict[str, ActorRun] = {}
         self._starter = starter
         self._because = ""
+        self._killed_for: ActorRun | None = None
         self._idle: asyncio.TimerHandle | None = None
         python = env.runner_python or sys.executable
         super().__init__(env, watchdog, sink, python, path)
@@ -204,8 +206,9 @@ class ModuleRunner(RunnerProcess):
             text += f": {self.last_words[:200]}"
         if runs:
             log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
+        exit_status = ExitStatus(reason, text, message=self._because or self.out_of_memory, fenced=fenced)
         for run in runs:
-            run.ended(ExitStatus(reason, text, message=self._because or self.out_of_memory, fenced=fenced))
+            run.ended(replace(exit_status, by_other=self._killed_for not in (None, run)))
 
     def retire(self) -> None:
         """Start no new actors in this runner."""
@@ -214,6 +217,7 @@ class ModuleRunner(RunnerProcess):
     def kill_for(self, run: ActorRun, why: str) -> None:
         """Kill the process because of one actor; ``why`` is reported for all actors in it."""
         self.retire()
+        self._killed_for = run
         self._because = f"child {run.child.id} {why}, and it shares the runner"
         self.kill()
 
