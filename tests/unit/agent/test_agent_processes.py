@@ -30,6 +30,7 @@ from processhub.agent.logs import LogSink
 from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog import client as watchdogclient
+from processhub.agent.watchdog.client import WatchdogClient, Watcher
 from processhub.api.child import ActorLiveness, ChildEnvVar, Exec, Liveness, Python
 from processhub.api.naming import id_hash
 from processhub.api.reasons import Reason
@@ -452,6 +453,33 @@ def test_a_probe_for_which_no_process_can_be_made_says_nothing_of_the_child() ->
 
     virtualtime.run(probes())
     assert (orders.asked, reports) == (5, [])
+
+
+class Behind:
+    """A watchdog that is too busy to report starts."""
+
+    def __init__(self, watchdog: WatchdogClient) -> None:
+        self._watchdog = watchdog
+
+    def spawn(self, watcher: Watcher, *args: Any, **more: Any) -> str:
+        watcher.started = lambda _: None  # type: ignore[method-assign]
+        return self._watchdog.spawn(watcher, *args, **more)
+
+    def stop(self, key: str, grace: float) -> None:
+        self._watchdog.stop(key, grace)
+
+
+async def test_an_actor_has_its_pid_though_its_runner_is_up_before_the_watchdog_says_so(
+    agent: tuple[Supervisor, PythonStarter],
+) -> None:
+    supervisor, pythons = agent
+    pythons._watchdog = Behind(pythons._watchdog)  # type: ignore[assignment]
+    supervisor.set_desired({"a": desired(Python(target="processhub.examples:Counter"))})
+    child = supervisor.children["a"]
+
+    await until(lambda: child.status.state == "Running", "its start")
+
+    assert alive(child.status.pid)
 
 
 SLOW_HANDLER = """

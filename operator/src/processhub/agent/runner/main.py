@@ -66,7 +66,7 @@ class Runner:
         poll = select.poll()
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
-        self.send({"ev": "ready"})
+        self.send({"ev": "ready", "pid": os.getpid()})
 
         def gather() -> None:
             try:
