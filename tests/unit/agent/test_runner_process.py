@@ -24,7 +24,7 @@ main()
 """
 # The end of the first takes until the test allows it.
 ACTORS = """
-import asyncio, contextvars, gc, multiprocessing, pathlib, time, weakref
+import asyncio, contextvars, gc, multiprocessing, pathlib, sys, time, weakref
 import processhub
 from processhub.agent.runner.loop import ActorLoop
 
@@ -149,6 +149,10 @@ class Fails(processhub.Actor):
             return Odd()
         if request == "background":
             self.spawn(self.fail(NoText()))
+        elif request == "no log":
+            sys.stderr = open("log", "w")
+            sys.stderr.close()
+            self.spawn(self.fail(ValueError("unheard")))
         else:
             await self.fail(NoText() if request == "no text" else ValueError("caf\\udce9"))
 
@@ -439,6 +443,7 @@ async def test_a_task_that_a_first_message_began_is_watched(runner: Runner) -> N
         ("no text", "NoText: its text can't be made: AttributeError"),
         ("background", "NoText: its text can't be made: AttributeError"),
         ("half", "ValueError: caf?"),
+        ("no log", "ValueError: unheard"),
     ],
 )
 async def test_a_crash_is_reported_whatever_the_text_of_its_error_is(runner: Runner, request_: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
 
@@ -15,9 +16,10 @@ def text_of(error: BaseException) -> str:
 
 
 def print_trace(error: BaseException) -> None:
-    """Print the traceback to stderr, without the frames of this package."""
+    """Print the traceback to stderr, without the frames of this package. An actor may have closed that stream."""
     entries = traceback.extract_tb(error.__traceback__)
     own = [entry for entry in entries if "processhub/agent/runner" not in entry.filename]
     lines = ["Traceback (most recent call last):\n"] if own else []
     lines += traceback.format_list(own) + traceback.format_exception_only(type(error), error)
-    sys.stderr.write("".join(lines))
+    with contextlib.suppress(Exception):
+        sys.stderr.write("".join(lines))
