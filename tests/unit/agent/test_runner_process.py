@@ -205,6 +205,10 @@ class AwaitsLate(processhub.Actor):
     async def fail(self):
         raise ValueError("later")
 
+class Remembers(processhub.Actor):
+    async def init(self, args):
+        self.state = "a" * args["size"]
+
 class Ends(processhub.Actor):
     async def handle_call(self, request):
         return "first"
@@ -490,6 +494,33 @@ async def test_the_text_of_a_wrong_answer_can_be_passed_on(runner: Runner) -> No
 
     answer = await until(lambda: runner.hear("answer", "1"), "the answer")
     assert answer["bad"] == "the answer of handle_call does not fit JSON: caf?"
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_state_that_no_file_can_hold_is_handed_over_in_the_message(
+    runner: Runner, tmp_path: Path, size: int
+) -> None:
+    """As on a full disk, which has the pod evicted."""
+    runner.start("1", "Remembers", size=size)
+    await until(lambda: runner.hear("running", "1"), "the actor")
+
+    runner.order("handover", "1", path=str(tmp_path / "none" / "state"), ask=False, patience=0, grace=10, order=1)
+
+    handed = await until(lambda: runner.hear("handed", "1"), "its state")
+    assert json.loads(handed["payload"]) == "a" * size
+    ended = await until(lambda: runner.hear("ended", "1"), "its end")
+    assert ended["text"] == "stopped"
+
+
+async def test_a_large_state_is_handed_over_in_a_file(runner: Runner, tmp_path: Path) -> None:
+    runner.start("1", "Remembers", size=100_000)
+    await until(lambda: runner.hear("running", "1"), "the actor")
+
+    runner.order("handover", "1", path=str(tmp_path / "state"), ask=False, patience=0, grace=10, order=1)
+
+    handed = await until(lambda: runner.hear("handed", "1"), "its state")
+    assert "payload" not in handed
+    assert json.loads((tmp_path / "state").read_text()) == "a" * 100_000
 
 
 async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> None:

@@ -189,7 +189,7 @@ class ModuleRunner(RunnerProcess):
         elif message["ev"] == "crashed":
             run.child.hangs(message["text"])
         elif message["ev"] == "handed":
-            run.ends(message.get("state"))
+            run.ends(message.get("payload"))
         elif message["ev"] == "ended":
             self._remove(run)
             reason = Reason.IMPORT_ERROR if message["reason"] == "ImportError" else Reason.EXITED
@@ -272,9 +272,9 @@ class ActorRun:
         self._end_by = min(self._end_by, now + grace)  # a second stop does not extend the time
         self._later(self._end_by - now, lambda: self._overdue(grace))
 
-    def ends(self, state: str | None) -> None:
+    def ends(self, state: bytes | None) -> None:
         """Take the state that the actor left, in the message or in its file. The actor then ends by itself."""
-        self._state = None if state is None else state.encode()
+        self._state = state
         self._later(self.grace, lambda: self._overdue(self.grace))
 
     def give_up(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import importlib
@@ -337,7 +338,7 @@ class Hosted(Strand):
         self._send(answer)
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
-        """Send the state to the agent, or write it to a file as a whole, and end the actor.
+        """Send the state to the agent, or write it to a file as a whole if it is large, and end the actor.
 
         With ``ask`` in the message, this is done only if the actor agrees.
         """
@@ -345,11 +346,11 @@ class Hosted(Strand):
             self._send({"ev": "kept", "key": self.key, "order": message["order"]})
             return
         state = json.dumps(await actor.prepare_handover(), separators=(",", ":"))
-        if len(state) <= STATE_IN_MESSAGE_MAX:  # in bytes too, because json.dumps writes ASCII
-            self._send({"ev": "handed", "key": self.key, "state": state})
-        else:
-            _write(message["path"], state)
-            self._send({"ev": "handed", "key": self.key})
+        handed: Message = {"ev": "handed", "key": self.key}
+        # The length is in bytes too, because json.dumps writes ASCII.
+        if len(state) <= STATE_IN_MESSAGE_MAX or not _write(message["path"], state):
+            handed["payload"] = state.encode()
+        self._send(handed)
         if self._stop is None:
             self._stop = (float(message["grace"]), "stop")
             self._stop_requested()
@@ -425,8 +426,15 @@ def _is_plain(loop: asyncio.AbstractEventLoop) -> bool:
     return loop.get_exception_handler() is None and loop.get_task_factory() is None and not loop.get_debug()
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str) -> bool:
+    """Write the file as a whole; returns False if that is not possible, as on a full disk."""
     scratch = path + ".part"
-    with open(scratch, "w") as file:
-        file.write(text)
-    os.replace(scratch, path)  # noqa: PTH105 a runner that needs no pathlib is up sooner, and smaller by 0.6 MiB
+    try:
+        with open(scratch, "w") as file:
+            file.write(text)
+        os.replace(scratch, path)  # noqa: PTH105 a runner that needs no pathlib is up sooner, and smaller by 0.6 MiB
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch)  # noqa: PTH108 as above
+        return False
+    return True
