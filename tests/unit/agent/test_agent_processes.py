@@ -11,7 +11,9 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog import client as watchdogclient
 from processhub.agent.watchdog.client import WatchdogClient, Watcher
-from processhub.api.child import ActorLiveness, ChildEnvVar, Exec, Liveness, Python
+from processhub.api.child import ActorLiveness, ChildEnvVar, EnvSource, Exec, Liveness, Python
 from processhub.api.naming import id_hash
 from processhub.api.reasons import Reason
 
@@ -106,6 +108,28 @@ async def test_a_child_waits_for_descriptors_without_holding_any(
         assert free() >= ROOM
 
     await until(lambda: child.status.state == "Running", "its start")
+
+
+async def test_what_holds_other_threads_delays_no_child_whose_files_are_read(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    """As the reads of children whose volume hangs."""
+    supervisor, _ = agent
+    (tmp_path / "secret").write_text("open sesame")
+    file = ChildEnvVar(name="SECRET", value_from=EnvSource(file=str(tmp_path / "secret")))
+    command = ("sh", "-c", 'printf "$SECRET" > got; exec sleep 1000')
+    hold = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    held = asyncio.get_running_loop().run_in_executor(None, hold.wait)
+    try:
+        for child_id in ("a", "b"):
+            supervisor.set_desired({child_id: desired(Exec(command=command, env=(file,), working_dir=str(tmp_path)))})
+            child = supervisor.children[child_id]
+            await until(lambda: child.status.state == "Running", "its start")  # noqa: B023
+        await until(lambda: (tmp_path / "got").read_text() == "open sesame", "its variable")
+    finally:
+        hold.set()
+        await held
 
 
 class Orders:
