@@ -132,7 +132,10 @@ async def test_unknown_ids_bad_bodies_and_paths_are_rejected_at_once(member: Mem
     reply = await caller.call(agent.ip, "nobody", {})
     assert (reply.status, reply.code) == (404, "not_found")
     url = f"http://{agent.ip}:8080/v1/children/a/call"
-    reply = await caller.send("POST", url, data=b"{not json")
+    for body in (b"{not json", b"[" * 100_000 + b"]" * 100_000):
+        reply = await caller.send("POST", url, data=body)
+        assert (reply.status, reply.code) == (400, "bad_request")
+    reply = await caller.send("POST", url, data=b"{}", headers={"Content-Type": "application/caf\u00e9"})
     assert (reply.status, reply.code) == (400, "bad_request")
     reply = await caller.call(agent.ip, "a", {}, kind="shout")
     assert (reply.status, reply.code) == (404, "not_found")

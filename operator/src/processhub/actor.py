@@ -104,8 +104,9 @@ class Actor:
     """A small stateful worker. It handles one message at a time. An exception is a crash, after which it is restarted.
 
     All methods are ``async``. An actor may block (``time.sleep``) without harm to others, but it can't be stopped while
-    it does. If it still blocks stopSeconds after the order to stop, its runner process is killed. Other actors run in
-    the same process, so an actor must end the threads and processes that it started, in ``terminate``.
+    it does. If it still blocks stopSeconds after the order to stop, or after a crash, its runner process is killed.
+    Other actors run in the same process, so an actor must end the threads and processes that it started, in
+    ``terminate``.
 
     ``self.spawn`` and ``self.every`` start work beside the messages. An exception there is a crash too, and so is one
     in a task that the actor created by ``asyncio.create_task`` and does not await.

@@ -109,3 +109,19 @@ async def test_a_body_in_transit_is_not_lost_when_the_child_restarts(tmp_path: P
         answer = await http.post("http://child", sender.request, PLACE)
 
     assert (answer.body, got, sender.asked) == (b"7", [(b"1", "1")], 1)
+
+
+async def test_an_answers_type_can_be_passed_on_whatever_bytes_the_child_writes(
+    tmp_path: Path, http: ChildHttp
+) -> None:
+    """Another member may have asked, and the answers of all children go over one connection to it."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; name=caf\xe9\r\nContent-Length: 1\r\n\r\n7")
+        writer.close()
+
+    async with await asyncio.start_unix_server(answer, tmp_path / "socket"):
+        got = await http.post("http://child", Request("call", b"1"), PLACE)
+
+    assert got == (200, b"7", "text/plain; name=caf")

@@ -322,6 +322,13 @@ async def test_a_request_is_withdrawn_from_a_member_that_is_not_the_owner_any_mo
     assert owner.ran == []
 
 
+async def withdrawn_at_once(asking: Asking) -> Response | None:
+    """A request that comes to the owner together with the word that it is withdrawn."""
+    changed = Signal()
+    changed.set()
+    return await asking.forward(Request("call", b"0"), changed=changed, stands=lambda: False)
+
+
 async def asking_heard(asking: Asking) -> None:
     """Return when the other member's messages so far have come."""
     connection = next(iter(asking.peers._connections._open.values()))
@@ -445,6 +452,8 @@ async def test_a_token_that_is_revoked_ends_its_connection(
     owner: Owner, asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await asking.call(b"1") == b"1"
+    await asyncio.sleep(2 * connections._FRESH_SECONDS)
+    assert await withdrawn_at_once(asking) is None
     monkeypatch.setattr(forwarded, "_CHECK_SECONDS", -1.0)
     owner.refused.add("first")
 
@@ -455,6 +464,21 @@ async def test_a_token_that_is_revoked_ends_its_connection(
         await asking.call(b"3")
     assert (refused.value.status, refused.value.kind) == (503, "no_owner")
     assert "does not take this member's token" in refused.value.detail
+
+
+async def test_a_connection_that_can_send_no_more_is_closed_and_holds_no_further_request_up(
+    owner: Owner, asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(_: Owner, __: str, ___: int, request: Request) -> Response:
+        body = await request.content()
+        return Response(200, body, "text/caf\udce9" if body == b"1" else "text/plain")
+
+    monkeypatch.setattr(Owner, "_serve", answer)
+
+    with pytest.raises(Problem) as known:
+        await asking.call(b"1")
+    assert known.value.kind == "outcome_unknown"
+    assert await asking.call(b"2") == b"2"
 
 
 async def test_what_the_owner_took_and_did_not_give_to_the_child_waits_for_the_next_owner(

@@ -20,7 +20,7 @@ class Process(ModuleRunner):
 
     def __init__(self) -> None:
         self.runs, self.pid, self.up, self.module = {}, 7, True, "m"
-        self._idle, self._because, self.out_of_memory = None, "", ""
+        self._idle, self._killed_for, self._because, self.out_of_memory = None, None, "", ""
         self._starter: Any = SimpleNamespace(retire=lambda _: None)
 
     def post(self, data: bytes, *, at_once: bool = True) -> None: ...

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +69,30 @@ def test_a_child_that_has_finished_is_not_started_again_by_the_next_agent(tmp_pa
             assert [begins for _, child_id, _, begins in cluster.log if child_id == "once"] == [True, False]
 
     virtualtime.run(main())
+
+
+# An agent's main process, as far as it is the first of its container, with two that it gets and a watchdog.
+FIRST_PROCESS = """
+import asyncio, os, signal, subprocess, uvloop
+from processhub.agent.main import reap_orphans
+from processhub.agent.watchdog.linux import become_subreaper, own_children
+
+async def main():
+    watchdog = subprocess.Popen(["sleep", "1000"])
+    reap_orphans(watchdog.pid)
+    for seconds in "0.1", "0.2":
+        subprocess.run(["sh", "-c", f"sleep {seconds} &"], check=True)
+    assert len(own_children(())) == 3
+    while own_children(()).keys() != {watchdog.pid}:
+        await asyncio.sleep(0.01)
+    watchdog.kill()
+    await asyncio.sleep(0.1)
+    assert watchdog.wait() == -signal.SIGKILL
+
+become_subreaper()
+uvloop.run(main())
+"""
+
+
+def test_what_an_exec_leaves_in_the_container_is_reaped() -> None:
+    subprocess.run([sys.executable, "-c", FIRST_PROCESS], check=True, timeout=20)

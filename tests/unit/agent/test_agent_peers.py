@@ -15,6 +15,7 @@ from builders import loopback
 from processhub.agent.env import PORT, Environment
 from processhub.agent.listeners import Signal
 from processhub.agent.peers.client import Peers
+from processhub.agent.peers.statesender import SMALL_MAX, Outgoing, Receipt
 from processhub.agent.problems import Problem, respond
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
@@ -132,3 +133,21 @@ async def test_a_request_withdrawn_at_its_turn_is_either_not_sent_or_answered(tm
     await peers.close()
 
     assert results == {(None, False), (b"7", True)}
+
+
+@pytest.mark.parametrize("kept", ["in a file", "in memory"])
+async def test_a_large_state_is_sent_from_where_it_is(tmp_path: Path, kept: str) -> None:
+    got: list[bytes] = []
+
+    async def take(request: web.Request) -> web.Response:
+        got.append(await request.read())
+        return web.Response(status=204)
+
+    content, path, peers = b"1" * 2 * SMALL_MAX, tmp_path / "state", peers_of(tmp_path)
+    path.write_bytes(content)
+    state = Outgoing("a", "u", 7, "c", path if kept == "in a file" else content, len(content))
+    async with member(take):
+        receipt = await peers.send_state(OWNER.address, state)
+    await peers.close()
+
+    assert (receipt, got) == (Receipt(204), [content])

@@ -11,7 +11,9 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,15 @@ from waiting import alive, until
 from processhub.agent.children.child import Child
 from processhub.agent.children.commands import missing_interpreter
 from processhub.agent.children.execchild import _IN_FLIGHT
+from processhub.agent.children.liveness import CommandProbe, LivenessProbe
 from processhub.agent.children.pythonchild import PythonStarter
 from processhub.agent.env import Environment
 from processhub.agent.logs import LogSink
 from processhub.agent.request import OutcomeUnknownError, Request
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog import client as watchdogclient
-from processhub.api.child import ActorLiveness, ChildEnvVar, Exec, Liveness, Python
+from processhub.agent.watchdog.client import WatchdogClient, Watcher
+from processhub.api.child import ActorLiveness, ChildEnvVar, EnvSource, Exec, Liveness, Python
 from processhub.api.naming import id_hash
 from processhub.api.reasons import Reason
 
@@ -48,13 +52,19 @@ def free() -> int:
 
 
 @contextlib.contextmanager
-def hardly_any_descriptors() -> Iterator[None]:
+def hardly_any_descriptors(room: int = ROOM) -> Iterator[Callable[[], None]]:
+    """Take all descriptors but ``room``; the function takes those that have become free since."""
     gc.collect()  # descriptors of earlier tests must not be closed meanwhile
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
-    taken = [os.dup(0) for _ in range(free() - ROOM)]
+    taken: list[int] = []
+
+    def take() -> None:
+        taken.extend(os.dup(0) for _ in range(free() - room))
+
+    take()
     try:
-        yield
+        yield take
     finally:
         for fd in taken:
             os.close(fd)
@@ -98,6 +108,28 @@ async def test_a_child_waits_for_descriptors_without_holding_any(
         assert free() >= ROOM
 
     await until(lambda: child.status.state == "Running", "its start")
+
+
+async def test_what_holds_other_threads_delays_no_child_whose_files_are_read(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    """As the reads of children whose volume hangs."""
+    supervisor, _ = agent
+    (tmp_path / "secret").write_text("open sesame")
+    file = ChildEnvVar(name="SECRET", value_from=EnvSource(file=str(tmp_path / "secret")))
+    command = ("sh", "-c", 'printf "$SECRET" > got; exec sleep 1000')
+    hold = threading.Event()
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    held = asyncio.get_running_loop().run_in_executor(None, hold.wait)
+    try:
+        for child_id in ("a", "b"):
+            supervisor.set_desired({child_id: desired(Exec(command=command, env=(file,), working_dir=str(tmp_path)))})
+            child = supervisor.children[child_id]
+            await until(lambda: child.status.state == "Running", "its start")  # noqa: B023
+        await until(lambda: (tmp_path / "got").read_text() == "open sesame", "its variable")
+    finally:
+        hold.set()
+        await held
 
 
 class Orders:
@@ -162,6 +194,44 @@ async def test_a_blocking_actor_is_killed_in_time_despite_repeated_stop_orders(
         return not supervisor.children["a"].alive
 
     await until(ended_though_told_again, "its end")
+
+
+NEIGHBOURS = """
+import pathlib, time
+import processhub
+
+class Blocks(processhub.Actor):
+    async def handle_cast(self, message):
+        pathlib.Path(message).touch()
+        time.sleep(1000)
+
+class Calm(processhub.Actor):
+    pass
+"""
+
+
+async def test_the_restarts_of_an_actor_whose_neighbour_blocks_are_not_its_own(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path
+) -> None:
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds, supervisor.limits.restarts_max = 0.2, 1
+    (tmp_path / "neighbours.py").write_text(NEIGHBOURS)
+    supervisor.set_desired({"calm": desired(Python(target="neighbours:Calm"))})
+    calm = supervisor.children["calm"]
+
+    for number in range(1, 4):
+        note = tmp_path / f"blocked-{number}"
+        supervisor.set_desired({f"{number}": desired(Python(target="neighbours:Blocks"))})
+        blocks = supervisor.children[f"{number}"]
+        await until(lambda: {calm.status.state, blocks.status.state} == {"Running"}, "both")  # noqa: B023
+        assert blocks.run is not None
+        blocks.run.request(Request("cast", f'"{note}"'.encode()))
+        await until(note.exists, "that it blocks")
+        supervisor.set_desired({f"{number}": None})
+        await until(lambda: calm.history.restarts == number, "that its runner is killed")  # noqa: B023
+
+    await until(lambda: calm.status.state == "Running", "its restart")
+    assert calm.history.backoff.next_delay() == 0.0, "the first of its own is immediate"
 
 
 # There is a file in place of its folder.
@@ -354,6 +424,88 @@ async def test_a_probe_that_does_not_end_fails_and_is_killed(
     await until(lambda: not alive(last), "the end of the probe")
 
 
+@pytest.mark.parametrize(
+    ("liveness", "room"),
+    [
+        ({"http": "/healthz"}, 0),
+        ({"command": ("sh", "-c", "touch asked; ! test -e broken")}, 0),
+        ({"command": ("sh", "-c", "touch asked; ! test -e broken")}, 1),
+    ],
+    ids=["http", "command", "command with room for one"],
+)
+async def test_a_probe_that_cannot_be_made_says_nothing_of_the_child_and_the_next_one_is(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, liveness: dict[str, Any], room: int
+) -> None:
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds = 0.5
+    supervisor.set_desired({"a": desired(probed(tmp_path, **liveness))})
+    child = supervisor.children["a"]
+    await until(lambda: (tmp_path / "asked").exists(), "the first probe")
+
+    with hardly_any_descriptors(room) as take:
+        for _ in range(70):
+            take()  # the first probe had one
+            await asyncio.sleep(0.05)
+    assert (child.status.state, child.history.restarts) == ("Running", 0)
+
+    (tmp_path / "broken").touch()
+    await until(lambda: child.status.state == "Failed", "that it hangs")
+
+
+class NoProcess:
+    """The watchdog's end of the orders, in a container that has as many processes as it may."""
+
+    asked = 0
+
+    def spawn(self, watcher: CommandProbe, *_: object, fds: dict[int, int], **__: object) -> str:
+        self.asked += 1
+        for fd in fds.values():
+            os.close(fd)
+        asyncio.get_running_loop().call_soon(watcher.failed, "fork", errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return ""
+
+
+def test_a_probe_for_which_no_process_can_be_made_says_nothing_of_the_child() -> None:
+    reports: list[str] = []
+    orders = NoProcess()
+
+    async def probes() -> None:
+        liveness = Liveness(command=("true",), failure_threshold=1)
+        probe = LivenessProbe(liveness, "", orders, {}, "", reports.append)  # type: ignore[arg-type]
+        await asyncio.sleep(60)
+        probe.end()
+
+    virtualtime.run(probes())
+    assert (orders.asked, reports) == (5, [])
+
+
+class Behind:
+    """A watchdog that is too busy to report starts."""
+
+    def __init__(self, watchdog: WatchdogClient) -> None:
+        self._watchdog = watchdog
+
+    def spawn(self, watcher: Watcher, *args: Any, **more: Any) -> str:
+        watcher.started = lambda _: None  # type: ignore[method-assign]
+        return self._watchdog.spawn(watcher, *args, **more)
+
+    def stop(self, key: str, grace: float) -> None:
+        self._watchdog.stop(key, grace)
+
+
+async def test_an_actor_has_its_pid_though_its_runner_is_up_before_the_watchdog_says_so(
+    agent: tuple[Supervisor, PythonStarter],
+) -> None:
+    supervisor, pythons = agent
+    pythons._watchdog = Behind(pythons._watchdog)  # type: ignore[assignment]
+    supervisor.set_desired({"a": desired(Python(target="processhub.examples:Counter"))})
+    child = supervisor.children["a"]
+
+    await until(lambda: child.status.state == "Running", "its start")
+
+    assert alive(child.status.pid)
+
+
 SLOW_HANDLER = """
 import asyncio, time
 import processhub
@@ -384,6 +536,57 @@ async def test_an_actor_with_a_hanging_handler_is_restarted(
 
     await until(lambda: child.status.state == "Running" and child.history.restarts == 1, "its restart")
     assert child.status.last_exit == "it has handled one message for 1 s (liveness.handlerSeconds)"
+
+
+CRASHES = """
+import asyncio, time
+import processhub
+
+class Crashes(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "thread":
+            self.job = asyncio.create_task(asyncio.to_thread(time.sleep, 1000))
+            await asyncio.sleep(0.1)
+        elif request == "task":
+            self.job = asyncio.create_task(self.block_at_its_end())
+            await asyncio.sleep(0.1)
+        elif request == "handler":
+            self.spawn(self.fail())
+            while True:
+                try:
+                    await asyncio.sleep(1000)
+                except asyncio.CancelledError:
+                    pass
+        await self.fail()
+
+    async def fail(self):
+        raise ValueError("no more")
+
+    async def block_at_its_end(self):
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("request_", ["thread", "task", "handler"])
+async def test_an_actor_that_does_not_end_after_a_crash_is_restarted(
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, request_: str
+) -> None:
+    (tmp_path / "crashes.py").write_text(CRASHES)
+    supervisor, _ = agent
+    supervisor.limits.stop_seconds = 0.5
+    supervisor.set_desired({"a": desired(Python(target="crashes:Crashes"))})
+    child = supervisor.children["a"]
+    await until(lambda: child.status.state == "Running", "its start")
+    assert child.run is not None
+
+    with pytest.raises(OutcomeUnknownError):
+        await asyncio.wait_for(child.run.request(Request("call", f'"{request_}"'.encode())), 20)
+
+    await until(lambda: child.status.state == "Running" and child.history.restarts == 1, "its restart")
+    assert child.status.last_exit == "ValueError: no more"
 
 
 ODD_ANSWERS = """

@@ -487,11 +487,12 @@ EATS = f"exec {sys.executable} -c '{EATER}'"
 MIB = 2**20
 
 
-def uses(folder: Path, used: int, cache: int = 0, limit: str = str(256 * MIB)) -> Path:
-    """Let the cgroup show this much memory (MiB) in use, of which this much is page cache."""
+def uses(folder: Path, used: int, cache: int = 0, limit: str = str(256 * MIB), names: int = 0) -> Path:
+    """Let the cgroup show this much memory (MiB) in use, of which this much caches files, and names of files."""
     cgroup = folder / "cgroup"
     cgroup.mkdir(exist_ok=True)
-    texts = {"memory.max": limit, "memory.stat": f"anon 1\nactive_file {cache * MIB}\ninactive_file 0\n"}
+    caches = f"active_file {cache * MIB}\ninactive_file 0\nslab_reclaimable {names * MIB}"
+    texts = {"memory.max": limit, "memory.stat": f"anon 1\n{caches}\nslab_unreclaimable {60 * MIB}\n"}
     for name, text in {**texts, "memory.current": str(used * MIB)}.items():
         (cgroup / "new").write_text(text + "\n")
         (cgroup / "new").rename(cgroup / name)
@@ -539,18 +540,19 @@ async def test_memory_that_a_daemon_of_a_child_takes_counts_as_the_childs(contai
 
 
 @pytest.mark.parametrize(
-    ("used", "cache", "limit", "short"),
+    ("used", "cache", "names", "limit", "short"),
     [
-        (100, 0, str(256 * MIB), False),
-        (250, 0, str(256 * MIB), True),
-        (250, 60, str(256 * MIB), False),  # the kernel frees the page cache by itself
-        (250, 0, "max", False),
+        (100, 0, 0, str(256 * MIB), False),
+        (250, 0, 0, str(256 * MIB), True),
+        (250, 60, 0, str(256 * MIB), False),  # the kernel frees its caches by itself
+        (250, 0, 60, str(256 * MIB), False),
+        (250, 0, 0, "max", False),
     ],
 )
-def test_memory_is_short_when_hardly_any_is_left_beside_the_page_cache(
-    tmp_path: Path, used: int, cache: int, limit: str, short: bool
+def test_memory_is_short_when_hardly_any_is_left_beside_the_kernels_caches(
+    tmp_path: Path, used: int, cache: int, names: int, limit: str, short: bool
 ) -> None:
-    assert MemoryGuard(uses(tmp_path, used, cache, limit)).is_short(1000.0) is short
+    assert MemoryGuard(uses(tmp_path, used, cache, limit, names)).is_short(1000.0) is short
 
 
 def test_the_less_memory_is_left_the_sooner_it_is_checked_again(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ main()
 """
 # The end of the first takes until the test allows it.
 ACTORS = """
-import asyncio, contextvars, gc, multiprocessing, pathlib, time, weakref
+import asyncio, contextvars, gc, multiprocessing, pathlib, sys, time, weakref
 import processhub
 from processhub.agent.runner.loop import ActorLoop
 
@@ -135,6 +135,80 @@ class Late(processhub.Actor):
     async def terminate(self, reason):
         pathlib.Path(self.id).write_text(reason)
 
+class NoText(Exception):
+    def __str__(self):
+        return self.missing
+
+class Odd:
+    def __str__(self):
+        raise ValueError("caf\\udce9")
+
+class Fails(processhub.Actor):
+    async def handle_call(self, request):
+        if request == "answer":
+            return Odd()
+        if request == "background":
+            self.spawn(self.fail(NoText()))
+        elif request == "no log":
+            sys.stderr = open("log", "w")
+            sys.stderr.close()
+            self.spawn(self.fail(ValueError("unheard")))
+        else:
+            await self.fail(NoText() if request == "no text" else ValueError("caf\\udce9"))
+
+    async def fail(self, error):
+        raise error
+
+class Ignores(processhub.Actor):
+    async def init(self, args):
+        if args["when"] == "as it starts":
+            await self.go_on()
+
+    async def go_on(self):
+        self.spawn(self.fail())
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            pass
+
+    async def fail(self):
+        raise ValueError("in the background")
+
+    async def handle_call(self, request):
+        await self.go_on()
+
+class AwaitsLate(processhub.Actor):
+    async def handle_call(self, request):
+        tasks = [asyncio.create_task(self.slow()), asyncio.create_task(self.fail())]
+        if request == "wait":
+            await asyncio.wait(tasks)
+            return [repr(task.exception()) for task in tasks]
+        if request == "forget":
+            return await tasks[0]
+        if request == "generator":
+            return [text async for text in self.one_by_one(iter(tasks))]
+        return [await self.outcome(task) for task in dict(enumerate(tasks)).values()]
+
+    async def one_by_one(self, tasks):
+        for task in tasks:
+            yield await self.outcome(task)
+
+    async def outcome(self, task):
+        try:
+            return repr(await task)
+        except ValueError as error:
+            return repr(error)
+
+    async def slow(self):
+        await asyncio.sleep(1.5)
+
+    async def fail(self):
+        raise ValueError("later")
+
+class Remembers(processhub.Actor):
+    async def init(self, args):
+        self.state = "a" * args["size"]
+
 class Ends(processhub.Actor):
     async def handle_call(self, request):
         return "first"
@@ -203,11 +277,15 @@ class Runner:
         """Send an order about an actor."""
         self._outbox.send({"op": operation, "key": key, **more})
 
-    async def answer(self, key: str, request: object) -> object:
-        """An actor's answer to a request, which must be its only one."""
+    def call(self, key: str, request: object) -> None:
+        """Send an actor a request."""
         order = {"op": "call", "key": key, "call": 0}
         self._outbox.queue(frame(json.dumps(order).encode(), json.dumps(request).encode()))
         self._outbox.flush()
+
+    async def answer(self, key: str, request: object) -> object:
+        """An actor's answer to a request, which must be its only one."""
+        self.call(key, request)
         answer = await until(lambda: self.hear("answer", key), "the answer")
         return json.loads(answer["payload"])
 
@@ -361,6 +439,88 @@ async def test_a_task_that_a_first_message_began_is_watched(runner: Runner) -> N
     ended = await until(lambda: runner.hear("ended", "1"), "its crash")
 
     assert ended["text"] == "ValueError: later"
+
+
+@pytest.mark.parametrize(
+    ("request_", "text"),
+    [
+        ("no text", "NoText: its text can't be made: AttributeError"),
+        ("background", "NoText: its text can't be made: AttributeError"),
+        ("half", "ValueError: caf?"),
+        ("no log", "ValueError: unheard"),
+    ],
+)
+async def test_a_crash_is_reported_whatever_the_text_of_its_error_is(runner: Runner, request_: str, text: str) -> None:
+    runner.start("1", "Fails")
+
+    runner.call("1", request_)
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+    assert ended["text"] == text
+
+
+@pytest.mark.parametrize("how", ["wait", "generator", "one after the other"])
+async def test_a_failed_task_that_its_starter_awaits_later_is_no_crash(runner: Runner, how: str) -> None:
+    runner.start("1", "AwaitsLate")
+
+    assert await runner.answer("1", how) == ["None", "ValueError('later')"]
+
+    assert runner.hear("ended", "1") is None
+
+
+async def test_a_failed_task_that_its_starter_leaves_is_a_crash(runner: Runner) -> None:
+    runner.start("1", "AwaitsLate")
+    assert await runner.answer("1", "forget") is None
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+
+    assert ended["text"] == "ValueError: later"
+
+
+@pytest.mark.parametrize("when", ["as it starts", "while it handles a message"])
+async def test_an_actor_that_ignores_its_cancellation_has_crashed_nevertheless(runner: Runner, when: str) -> None:
+    runner.start("1", "Ignores", when=when)
+
+    runner.call("1", None)
+
+    ended = await until(lambda: runner.hear("ended", "1"), "its crash")
+    assert ended["text"] == "ValueError: in the background"
+
+
+async def test_the_text_of_a_wrong_answer_can_be_passed_on(runner: Runner) -> None:
+    runner.start("1", "Fails")
+
+    runner.call("1", "answer")
+
+    answer = await until(lambda: runner.hear("answer", "1"), "the answer")
+    assert answer["bad"] == "the answer of handle_call does not fit JSON: caf?"
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_state_that_no_file_can_hold_is_handed_over_in_the_message(
+    runner: Runner, tmp_path: Path, size: int
+) -> None:
+    """As on a full disk, which has the pod evicted."""
+    runner.start("1", "Remembers", size=size)
+    await until(lambda: runner.hear("running", "1"), "the actor")
+
+    runner.order("handover", "1", path=str(tmp_path / "none" / "state"), ask=False, patience=0, grace=10, order=1)
+
+    handed = await until(lambda: runner.hear("handed", "1"), "its state")
+    assert json.loads(handed["payload"]) == "a" * size
+    ended = await until(lambda: runner.hear("ended", "1"), "its end")
+    assert ended["text"] == "stopped"
+
+
+async def test_a_large_state_is_handed_over_in_a_file(runner: Runner, tmp_path: Path) -> None:
+    runner.start("1", "Remembers", size=100_000)
+    await until(lambda: runner.hear("running", "1"), "the actor")
+
+    runner.order("handover", "1", path=str(tmp_path / "state"), ask=False, patience=0, grace=10, order=1)
+
+    handed = await until(lambda: runner.hear("handed", "1"), "its state")
+    assert "payload" not in handed
+    assert json.loads((tmp_path / "state").read_text()) == "a" * 100_000
 
 
 async def test_a_runner_that_can_take_no_more_messages_ends(runner: Runner) -> None:

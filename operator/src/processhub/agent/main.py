@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from processhub.agent.enter import enter
 from processhub.agent.env import Environment, EnvironmentProblem, read_environment
 from processhub.agent.watchdog.client import WatchdogProcess
-from processhub.agent.watchdog.linux import become_subreaper
+from processhub.agent.watchdog.linux import become_subreaper, reap_others
 
 if TYPE_CHECKING:
     from processhub.agent.logs import LogSink
@@ -51,6 +51,7 @@ def main() -> int:
     become_subreaper()
     nofile = _raise_nofile()
     watchdog = WatchdogProcess()
+    reap_orphans(watchdog.process.pid)
     code = 1
     try:
         code = _serve(env, watchdog, nofile)
@@ -115,6 +116,14 @@ def _serve(env: Environment, watchdog: WatchdogProcess, nofile: tuple[int, int] 
         return 1
     finally:
         sink.close()
+
+
+def reap_orphans(watchdog: int) -> None:
+    """Reap what comes to the first process of the container: what ``kubectl exec`` and ``kubectl hub exec`` leave.
+
+    Each would keep its number, of which the container has not many, until the container ends.
+    """
+    signal.signal(signal.SIGCHLD, lambda *_: reap_others(watchdog))
 
 
 def _import_aiohttp() -> None:

@@ -83,15 +83,18 @@ class RunHistory:
         self.was_up = report.state in (State.RUNNING, State.STOPPING)
         self.interrupted = self.was_up or report.state == State.STARTING
 
-    def next_delay(self, now: float, limit: int, window: float) -> float | None:
-        """Count a restart; returns the seconds to wait before it, or None if the restart limit is exceeded."""
+    def next_delay(self, now: float, limit: int, window: float, *, own: bool = True) -> float | None:
+        """Count a restart; returns the seconds to wait before it, or None if the restart limit is exceeded.
+
+        One that is not the child's ``own`` is immediate, and does not count for the limit.
+        """
         if self.up_since:
             self.backoff.ran(now - self.up_since)
         self.up_since = 0.0
-        if not self.backoff.allow(now, limit, window):
+        if own and not self.backoff.allow(now, limit, window):
             return None
         self.restarts += 1
-        return self.backoff.next_delay()
+        return self.backoff.next_delay() if own else 0.0
 
 
 def rests(policy: str, exit_status: ExitStatus) -> bool:

@@ -341,7 +341,7 @@ class Child:
             attempt.run.give_up()
 
     def hangs(self, message: str) -> None:
-        """Stop a child whose liveness probe has failed; that counts as a crash."""
+        """Stop a child whose liveness probe has failed, or that runs on after a crash. Both count as a crash."""
         attempt = self._attempt
         if attempt is None or attempt.run is None or attempt.stopping or self.handover.leaving:
             return
@@ -408,7 +408,7 @@ class Child:
         """Restart the child after its back-off, or let it fail for good if the restart limit is exceeded."""
         cause = exit_status.message or exit_status.text
         limit, window = self.limits.restarts_max, self.limits.restarts_window
-        delay = self.history.next_delay(self._loop.time(), limit, window)
+        delay = self.history.next_delay(self._loop.time(), limit, window, own=not exit_status.by_other)
         if delay is None:
             text = f"more than {limit} restarts in {window:g} s, the last one: {cause}"
             text = f"{text}; it starts again when its spec changes"[:MESSAGE_MAX]

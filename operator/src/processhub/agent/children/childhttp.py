@@ -73,7 +73,9 @@ class ChildHttp:
                     allow_redirects=False,
                 ) as answer:
                     content = await _bounded(answer)
-                    return Response(answer.status, content, answer.headers.get("Content-Type", ""))
+                    # Bytes that are no UTF-8 can't be passed on to another member.
+                    kind = answer.headers.get("Content-Type", "").encode(errors="ignore").decode()
+                    return Response(answer.status, content, kind)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 if request.begun:
                     raise OutcomeUnknownError(f"its connection broke: {error or type(error).__name__}") from error

@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections import deque
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class ExecStarter:
         self._waiting: deque[ExecRun] = deque()
         self._flying = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._readers: dict[str, ThreadPoolExecutor] = {}  # by child's id, while its files are read
 
     def launch(self, child: Child, desired: DesiredRun, state: Content | None = None) -> RunHandle:
         """Start the child with the state that was handed over to it; the outcome is reported to the child."""
@@ -75,6 +77,20 @@ class ExecStarter:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def with_files(self, child_id: str, workload: Exec) -> Exec:
+        """Put the values of valueFrom into the workload. Raises EnvFileError, and TimeoutError if a volume hangs.
+
+        Each child has a thread of its own for that, which a volume may hold for ever: it delays no other child.
+        """
+        reader = self._readers.setdefault(child_id, ThreadPoolExecutor(1))
+        reading = asyncio.get_running_loop().run_in_executor(reader, with_file_values, workload)
+        try:
+            async with asyncio.timeout(_FILES_SECONDS):
+                return await reading
+        finally:
+            if not reading.cancelled():
+                self._readers.pop(child_id, reader).shutdown(wait=False)
 
     def forget(self, child_id: str) -> None:
         """Remove the files of a child that was removed from this member."""
@@ -182,8 +198,7 @@ class ExecRun:
     async def _read_files(self) -> None:
         """Put the values of valueFrom into the workload, and start the process."""
         try:
-            async with asyncio.timeout(_FILES_SECONDS):
-                self._workload = await asyncio.to_thread(with_file_values, self._workload)
+            self._workload = await self._starter.with_files(self._child.id, self._workload)
         except (EnvFileError, TimeoutError) as error:
             message = str(error) or f"the files of env can't be read within {_FILES_SECONDS:g} s"
             if self.cancelled:

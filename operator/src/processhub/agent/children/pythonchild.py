@@ -2,8 +2,9 @@
 
 Each module has one runner, which all its actors share; one more runner is kept warm for the next module. An actor that
 blocks can't be ended inside its process. If it must stop and does not within stopSeconds, its runner is killed, and the
-other actors in it are restarted: that a child runs only once comes before an undisturbed run of its neighbours. If only
-its start took too long, no other actor is disturbed: the runner takes no new actors and waits for the start.
+other actors in it are restarted: that a child runs only once comes before an undisturbed run of its neighbours. Their
+restarts are immediate, and restarts.max does not count them. If only its start took too long, no other actor is
+disturbed: the runner takes no new actors and waits for the start.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ class ModuleRunner(RunnerProcess):
         self.runs: dict[str, ActorRun] = {}
         self._starter = starter
         self._because = ""
+        self._killed_for: ActorRun | None = None
         self._idle: asyncio.TimerHandle | None = None
         python = env.runner_python or sys.executable
         super().__init__(env, watchdog, sink, python, path)
@@ -184,8 +186,10 @@ class ModuleRunner(RunnerProcess):
         elif message["ev"] == "kept":
             if message["order"] == run.order:
                 run.child.stays()
+        elif message["ev"] == "crashed":
+            run.child.hangs(message["text"])
         elif message["ev"] == "handed":
-            run.ends(message.get("state"))
+            run.ends(message.get("payload"))
         elif message["ev"] == "ended":
             self._remove(run)
             reason = Reason.IMPORT_ERROR if message["reason"] == "ImportError" else Reason.EXITED
@@ -202,8 +206,9 @@ class ModuleRunner(RunnerProcess):
             text += f": {self.last_words[:200]}"
         if runs:
             log.warning("runner of %s ended with %d children: %s", self.module, len(runs), self._because or what)
+        exit_status = ExitStatus(reason, text, message=self._because or self.out_of_memory, fenced=fenced)
         for run in runs:
-            run.ended(ExitStatus(reason, text, message=self._because or self.out_of_memory, fenced=fenced))
+            run.ended(replace(exit_status, by_other=self._killed_for not in (None, run)))
 
     def retire(self) -> None:
         """Start no new actors in this runner."""
@@ -212,6 +217,7 @@ class ModuleRunner(RunnerProcess):
     def kill_for(self, run: ActorRun, why: str) -> None:
         """Kill the process because of one actor; ``why`` is reported for all actors in it."""
         self.retire()
+        self._killed_for = run
         self._because = f"child {run.child.id} {why}, and it shares the runner"
         self.kill()
 
@@ -266,9 +272,9 @@ class ActorRun:
         self._end_by = min(self._end_by, now + grace)  # a second stop does not extend the time
         self._later(self._end_by - now, lambda: self._overdue(grace))
 
-    def ends(self, state: str | None) -> None:
+    def ends(self, state: bytes | None) -> None:
         """Take the state that the actor left, in the message or in its file. The actor then ends by itself."""
-        self._state = None if state is None else state.encode()
+        self._state = state
         self._later(self.grace, lambda: self._overdue(self.grace))
 
     def desired_again(self) -> None:

@@ -127,7 +127,8 @@ class RunnerProcess:
     def listen(self) -> None:
         """Read the messages that the runner has sent."""
         for message in self._inbox.read():
-            self.up = self.up or message["ev"] == "ready"
+            if message["ev"] == "ready":
+                self.up, self.pid = True, message["pid"]  # a busy watchdog may report the start later
             self.heard(message)
         if self._inbox.closed and self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())

@@ -20,6 +20,7 @@ class ExitStatus:
     success: bool = False  # the child finished its work
     final: bool = False  # another start can't succeed before the spec changes
     fenced: bool = False  # the child was ended because the member's Lease was not renewed in time
+    by_other: bool = False  # its process was ended because of another child in it: restarts.max does not count that
     message: str = ""  # more text for people: what to do, or the last line of a traceback
     state: bytes | None = None  # the state that the child left, if it is small enough for a message
 

@@ -27,12 +27,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 from collections.abc import AsyncIterator
 
 import msgspec
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 
+log = logging.getLogger(__name__)
 PATH = "/v1/requests"
 BODY_MAX = 4 * 1024 * 1024  # bytes of a request
 INLINE_MAX = 64 * 1024
@@ -185,6 +187,10 @@ class Line:
                 await self._send_batch()
         except (ConnectionError, RuntimeError):
             return  # the reader finds the connection closed, too
+        except Exception:
+            # Open, and without a writer, it would keep all further requests waiting.
+            log.exception("a message to another member can't be sent: its connection is closed")
+            await self._socket.close()
 
     async def _send_batch(self) -> None:
         batch: list[Message] = []

@@ -93,6 +93,8 @@ class ForwardingSession:
         request.fetch = lambda: self._fetch(forwarded)
         request.put_off = lambda: self._put_off(forwarded)
         forwarded.task = self._loop.create_task(self._answer(forwarded))
+        # Not within the task: one that is withdrawn before it begins would stay here.
+        forwarded.task.add_done_callback(lambda _: self._requests.pop(ask.number))
 
     def _follow(self, forwarded: _Forwarded, message: object) -> None:
         """Handle what comes for a request that is here already."""
@@ -128,15 +130,12 @@ class ForwardingSession:
 
     async def _answer(self, forwarded: _Forwarded) -> None:
         ask = forwarded.ask
-        try:
-            answer = await self._answer_to(ask, forwarded.request)
-            body = answer.body
-            if len(body) > INLINE_MAX:
-                body = await self._line.send_parts(ask.number, body)
-                answer = ChildAnswer(*(ask.number, answer.status, answer.by_child, answer.content_type), 0, body)
-            self._line.send(answer, len(body))
-        finally:
-            del self._requests[ask.number]
+        answer = await self._answer_to(ask, forwarded.request)
+        body = answer.body
+        if len(body) > INLINE_MAX:
+            body = await self._line.send_parts(ask.number, body)
+            answer = ChildAnswer(*(ask.number, answer.status, answer.by_child, answer.content_type), 0, body)
+        self._line.send(answer, len(body))
 
     async def _answer_to(self, ask: Ask, request: Request) -> ChildAnswer:
         if self._refused is not None:

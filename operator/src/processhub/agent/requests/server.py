@@ -333,8 +333,9 @@ def _passed_on(request: web.BaseRequest) -> dict[str, str]:
     """The headers that are passed on to the child, in lower case."""
     given = request.headers
     found = {name: ",".join(given.getall(name)) for name in PASSED_HEADERS if name in given}
-    if not all(value.isascii() for value in found.values()):
-        raise Problem(400, "bad_request", f"{', '.join(found)}: write header values in ASCII")
+    # Text that is no UTF-8 can't be passed on to another member.
+    if odd := [name for name, value in (*found.items(), ("content-type", request.content_type)) if not value.isascii()]:
+        raise Problem(400, "bad_request", f"{', '.join(odd)}: write header values in ASCII")
     return found
 
 
@@ -365,9 +366,13 @@ async def _fetch(request: web.BaseRequest) -> bytes:
 
 
 def _json_body(body: bytes) -> bytes:
-    with contextlib.suppress(msgspec.DecodeError):
+    try:
         msgspec.json.decode(body)
         return body
+    except msgspec.DecodeError:
+        pass
+    except RecursionError:
+        raise Problem(400, "bad_request", "the body is nested too deeply") from None
     raise Problem(400, "bad_request", 'the body is not JSON; send a JSON value, for example {"op": "get"}')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import importlib
@@ -10,7 +11,6 @@ import inspect
 import json
 import os
 import sys
-import traceback
 import weakref
 from collections import deque
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from processhub.actor import Actor, HubHandle
 from processhub.agent.envfiles import read_value
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.runner.failures import print_trace, text_of
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.outgoing import Message, OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
@@ -48,8 +49,8 @@ def load(target: str) -> type[Actor]:
     try:
         module = importlib.import_module(name)
     except BaseException as error:
-        _print_trace(error)
-        raise TargetError(f"module {name}: {type(error).__name__}: {error}") from error
+        print_trace(error)
+        raise TargetError(f"module {name}: {type(error).__name__}: {text_of(error)}") from error
     found: Any = module
     for part in path.split("."):
         if not hasattr(found, part):
@@ -198,7 +199,7 @@ class Hosted(Strand):
             actor = self._actor
             assert actor is not None
             await self._serve(actor, holders)
-            if self._stop is not None and not self.sleeps:
+            if self._stop is not None and self._end is _STOPPED and not self.sleeps:
                 await actor.terminate(self._stop[1])
         except asyncio.CancelledError as error:
             if self._stop is None and self._end is _STOPPED:
@@ -232,7 +233,7 @@ class Hosted(Strand):
 
     def _falls_asleep(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the actor, which has left nothing on the loop, goes to sleep now."""
-        if _CAN_SLEEP and self._stop is None:
+        if _CAN_SLEEP and self._stop is None and self._end is _STOPPED:
             self.sleeps = _is_plain(loop)
         return self.sleeps
 
@@ -278,7 +279,7 @@ class Hosted(Strand):
         loop = asyncio.get_running_loop()
         if holders is None and self._requests is None:
             holders = _holders(loop)  # it has handled no request yet
-        while self._stop is None:
+        while self._stop is None and self._end is _STOPPED:  # its code may have ignored the cancellation after a crash
             mailbox = self._mailbox
             if not mailbox:
                 unchanged = holders is not None and _holders(loop) == holders
@@ -303,7 +304,8 @@ class Hosted(Strand):
                     await actor.redundancy_signal(actor.role)
         # Messages that were handed over before the order to stop are answered, within the grace.
         for message in [message for message in self._mailbox if message["op"] in ("call", "cast")]:
-            await self._handle(actor, message["op"], message)
+            if self._end is _STOPPED:
+                await self._handle(actor, message["op"], message)
 
     async def _handle(self, actor: Actor, operation: str, message: Message) -> None:
         answer: Message = {"ev": "answer", "key": self.key, "call": message["call"]}
@@ -325,18 +327,18 @@ class Hosted(Strand):
             else:
                 await actor.handle_cast(request)
         except MethodError as error:
-            self._send({**answer, "bad": str(error), "status": 400})
+            self._send({**answer, "bad": text_of(error), "status": 400})
             return
         finally:
             requests.handling = None
         try:
             answer["payload"] = json_text(value, default=str).encode()
         except NotJsonError as error:
-            answer["bad"] = f"the answer of handle_call does not fit JSON: {error}"
+            answer["bad"] = f"the answer of handle_call does not fit JSON: {text_of(error)}"
         self._send(answer)
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
-        """Send the state to the agent, or write it to a file as a whole, and end the actor.
+        """Send the state to the agent, or write it to a file as a whole if it is large, and end the actor.
 
         With ``ask`` in the message, this is done only if the actor agrees.
         """
@@ -344,11 +346,11 @@ class Hosted(Strand):
             self._send({"ev": "kept", "key": self.key, "order": message["order"]})
             return
         state = json.dumps(await actor.prepare_handover(), separators=(",", ":"))
-        if len(state) <= STATE_IN_MESSAGE_MAX:  # in bytes too, because json.dumps writes ASCII
-            self._send({"ev": "handed", "key": self.key, "state": state})
-        else:
-            _write(message["path"], state)
-            self._send({"ev": "handed", "key": self.key})
+        handed: Message = {"ev": "handed", "key": self.key}
+        # The length is in bytes too, because json.dumps writes ASCII.
+        if len(state) <= STATE_IN_MESSAGE_MAX or not _write(message["path"], state):
+            handed["payload"] = state.encode()
+        self._send(handed)
         if self._stop is None:
             self._stop = (float(message["grace"]), "stop")
             self._stop_requested()
@@ -380,9 +382,16 @@ class Hosted(Strand):
         await loop.shutdown_default_executor()
 
     def _crashed(self, error: BaseException) -> None:
-        _print_trace(error)
-        text = f"{type(error).__name__}: {error}".rstrip(": ")
-        self._ended("Exited", text[:300], "")
+        text = f"{type(error).__name__}: {text_of(error)}".rstrip(": ")[:300]
+        self._ended("Exited", text, "")
+        print_trace(error)
+        if self._actor is not None and self._goes_on():
+            self._send({"ev": "crashed", "key": self.key, "text": text})  # the end may take long, or never come
+
+    def _goes_on(self) -> bool:
+        """Whether anything of the actor still runs beside the code that has failed."""
+        handling = self._requests is not None and self._requests.handling is not None
+        return handling or (self.loop is not None and self.loop.has_more)
 
     def _ended(self, reason: str, text: str, message: str) -> None:
         self._end = (reason, text, message)
@@ -417,17 +426,15 @@ def _is_plain(loop: asyncio.AbstractEventLoop) -> bool:
     return loop.get_exception_handler() is None and loop.get_task_factory() is None and not loop.get_debug()
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, text: str) -> bool:
+    """Write the file as a whole; returns False if that is not possible, as on a full disk."""
     scratch = path + ".part"
-    with open(scratch, "w") as file:
-        file.write(text)
-    os.replace(scratch, path)  # noqa: PTH105 a runner that needs no pathlib is up sooner, and smaller by 0.6 MiB
-
-
-def _print_trace(error: BaseException) -> None:
-    """Print the traceback to stderr, without the frames of this package."""
-    entries = traceback.extract_tb(error.__traceback__)
-    own = [entry for entry in entries if "processhub/agent/runner" not in entry.filename]
-    lines = ["Traceback (most recent call last):\n"] if own else []
-    lines += traceback.format_list(own) + traceback.format_exception_only(type(error), error)
-    sys.stderr.write("".join(lines))
+    try:
+        with open(scratch, "w") as file:
+            file.write(text)
+        os.replace(scratch, path)  # noqa: PTH105 a runner that needs no pathlib is up sooner, and smaller by 0.6 MiB
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(scratch)  # noqa: PTH108 as above
+        return False
+    return True

@@ -9,12 +9,27 @@ descriptor until its actor registers one.
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
+import types
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-_AWAITED_SECONDS = 1.0  # Within this time the outcome of a failed task is retrieved, or the task counts as unawaited.
+# Within this time the outcome of a failed task is retrieved, or the task counts as unawaited, unless it may be later.
+_AWAITED_SECONDS = 1.0
+_ITERATORS = tuple(type(iter(each)) for each in ([], (), set(), {}, {}.values(), {}.items()))
+_HOLDERS = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    dict,
+    types.CellType,
+    types.CoroutineType,
+    types.AsyncGeneratorType,
+    *_ITERATORS,
+)
 
 
 class Parked(BaseException):
@@ -83,7 +98,8 @@ class ActorLoop(asyncio.SelectorEventLoop):
 
     ``on_wake()`` is called, from any thread, when something was scheduled while the loop may be parked. ``tasks`` holds
     the tasks of this loop alone, because ``asyncio.all_tasks`` goes through those of all loops of the process.
-    ``unawaited(error)`` is called when a task has failed and its outcome was not retrieved within a second.
+    ``unawaited(error)`` is called when a task has failed and its outcome was not retrieved within a second, nor may be
+    later.
     """
 
     def __init__(self, on_wake: Callable[[], None]) -> None:
@@ -92,6 +108,12 @@ class ActorLoop(asyncio.SelectorEventLoop):
         self.tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self.parking = ParkingSelector()
         super().__init__(self.parking)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether more than a callback goes on: a task, or a thread or an asynchronous generator that may."""
+        more: Any = self  # the last two are private to the base class
+        return any(not task.done() for task in self.tasks) or bool(more._default_executor or more._asyncgens)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **more: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         """Create the task as any loop does, and record it."""
@@ -102,13 +124,17 @@ class ActorLoop(asyncio.SelectorEventLoop):
 
     def _task_ended(self, task: asyncio.Task[Any]) -> None:
         if self.unawaited is not None and _is_unawaited(task):
-            self.call_later(_AWAITED_SECONDS, self._still_unawaited, task)
+            self.call_later(_AWAITED_SECONDS, self._still_unawaited, task, _AWAITED_SECONDS)
 
-    def _still_unawaited(self, task: asyncio.Task[Any]) -> None:
-        if self.unawaited is not None and _is_unawaited(task):
-            error = task.exception()
-            assert error is not None
-            self.unawaited(error)
+    def _still_unawaited(self, task: asyncio.Task[Any], seconds: float) -> None:
+        if self.unawaited is None or not _is_unawaited(task):
+            return
+        if _has(task, [other.get_coro() for other in asyncio.all_tasks(self)]):
+            self.call_later(2 * seconds, self._still_unawaited, task, 2 * seconds)
+            return
+        error = task.exception()
+        assert error is not None
+        self.unawaited(error)
 
     # Other threads use this pipe to wake a sleeping loop. These loops never sleep, so two descriptors an actor are
     # saved.
@@ -125,3 +151,24 @@ class ActorLoop(asyncio.SelectorEventLoop):
 def _is_unawaited(task: asyncio.Task[Any]) -> bool:
     """Whether a task has failed and its exception was not retrieved: asyncio logs that when the task is collected."""
     return not task.cancelled() and bool(getattr(task, "_log_traceback", False))
+
+
+def _has(task: asyncio.Task[Any], coroutines: list[Any]) -> bool:
+    """Whether one of the coroutines, which go on, has the task in a variable or in a collection: it may await it yet.
+
+    So has ``asyncio.wait``, and a loop that awaits one task after the other. An attribute of an object does not count.
+    """
+    todo, seen = coroutines, set[int]()
+    while todo:
+        holder = todo.pop()
+        for found in gc.get_referents(holder):
+            if found is task:
+                return True
+            if isinstance(found, types.FrameType):  # of a coroutine, before Python 3.11
+                seen |= {id(found.f_globals), id(found.f_builtins)}
+            elif not isinstance(found, _HOLDERS):
+                continue
+            if id(found) not in seen:
+                seen.add(id(found))
+                todo.append(found)
+    return False

@@ -5,9 +5,10 @@ Agent and runner exchange these messages (frames.py). The JSON of a user is the 
 - from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
   ``asked`` (the answer to ``ask``)
 - to the agent: ``ready``, ``running`` (of one or more actors), ``answer`` (to a call or cast), ``ask`` (a request to
-  another child), ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``ended``
+  another child), ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``crashed``,
+  ``ended``
 
-``ended`` means that nothing of the actor will run any more.
+``ended`` means that nothing of the actor will run any more. After ``crashed`` something still does.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Runner:
         poll = select.poll()
         for fd in (self._sock.fileno(), signalled):
             poll.register(fd, select.POLLIN)
-        self.send({"ev": "ready"})
+        self.send({"ev": "ready", "pid": os.getpid()})
 
         def gather() -> None:
             try:

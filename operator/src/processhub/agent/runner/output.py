@@ -13,7 +13,6 @@ from typing import Any
 CURRENT: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("processhub_child", default=None)
 
 _PART = 2000  # characters; a longer line is written in parts, so that a JSON line stays short
-_lock = threading.Lock()
 
 
 class ChildLines(io.TextIOBase):
@@ -24,6 +23,12 @@ class ChildLines(io.TextIOBase):
     def __init__(self, fd: int, name: str) -> None:
         self._fd, self._name = fd, name
         self._rests: dict[tuple[str, int] | None, str] = {}
+        self._renew_lock()
+        os.register_at_fork(after_in_child=self._renew_lock)  # another thread may have held it
+
+    def _renew_lock(self) -> None:
+        # What is collected as garbage may print, at any moment of a write too.
+        self._lock = threading.RLock()
 
     def writable(self) -> bool:
         """Return True."""
@@ -36,7 +41,7 @@ class ChildLines(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write whole lines. An incomplete line is kept, for each child, until its end is written."""
         child = CURRENT.get()
-        with _lock:
+        with self._lock:
             *lines, rest = (self._rests.pop(child, "") + text).split("\n")
             while len(rest) >= _PART:
                 lines.append(rest[:_PART])
@@ -51,7 +56,7 @@ class ChildLines(io.TextIOBase):
 
     def forget(self, child: tuple[str, int]) -> None:
         """Write the incomplete last line of a child that has ended."""
-        with _lock:
+        with self._lock:
             if rest := self._rests.pop(child, ""):
                 self._put(child, [rest])
 
@@ -61,7 +66,7 @@ class ChildLines(io.TextIOBase):
             for at in range(0, len(line), _PART) or (0,):
                 record: dict[str, Any] = {"child": child[0] if child else "", "epoch": child[1] if child else 0}
                 record.update(stream=self._name, message=line[at : at + _PART])
-                out.append(json.dumps(record, separators=(",", ":")) + "\n")
-        data = memoryview("".join(out).encode())
+                out.append(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+        data = memoryview("".join(out).encode(errors="replace"))  # half of a surrogate pair is no UTF-8
         while data:
             data = data[os.write(self._fd, data) :]

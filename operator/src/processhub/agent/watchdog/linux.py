@@ -159,6 +159,13 @@ def _reap() -> bool:
     return True
 
 
+def reap_others(than: int) -> None:
+    """Reap the children that have ended, up to that one, whose end somebody else waits for."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid != than:
+            os.waitpid(ended.si_pid, 0)
+
+
 def _stat(pid: int) -> tuple[str, int]:
     """State letter and parent of a process; ``("X", 0)`` if it does not exist, Z only if all its threads have ended."""
     fields = _fields(pid)

@@ -2,8 +2,8 @@
 
 On cgroup v2 a container that exceeds its limit is ended with all of its processes (memory.oom.group). So one child that
 takes all of the memory would end its siblings and the agent, and nothing would say which child it was. The guard reads
-how much is used more often the less is left. The page cache does not count, as the kernel takes it back by itself. A
-child that takes the rest between two looks still ends the container.
+how much is used more often the less is left. The caches of files and of their names do not count, as the kernel takes
+them back by itself. A child that takes the rest between two looks still ends the container.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _RESERVE, _LEAST_RESERVE = 0.05, 8 * 2**20  # of the limit, and bytes at least: 
 _FASTEST = 2**30  # bytes a second: nothing is taken to use up memory faster
 _SOONEST_SECONDS, _LATEST_SECONDS = 0.02, 0.25  # between two looks
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+# What the kernel takes back before it ends a container. The last is of the names of files that were looked up.
+_CACHES = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 class MemoryGuard:
@@ -34,7 +36,7 @@ class MemoryGuard:
         free = self.limit - self._number("memory.current")
         reserve = max(_LEAST_RESERVE, int(self.limit * _RESERVE))
         if free < reserve:
-            free += self._page_cache()
+            free += self._caches()
         until_short = max(0, free - reserve) / _FASTEST
         self.next_look = now + min(_LATEST_SECONDS, max(_SOONEST_SECONDS, until_short))
         return self.limit > 0 and free < reserve
@@ -43,9 +45,9 @@ class MemoryGuard:
         """Look no sooner than the kernel has taken back what a process that ended ``now`` has used."""
         self.next_look = now + _LATEST_SECONDS
 
-    def _page_cache(self) -> int:
+    def _caches(self) -> int:
         fields = (line.partition(" ") for line in self._text("memory.stat").splitlines())
-        return sum(_number(value) for name, _, value in fields if name in ("active_file", "inactive_file"))
+        return sum(_number(value) for name, _, value in fields if name in _CACHES)
 
     def _number(self, name: str) -> int:
         return _number(self._text(name))
