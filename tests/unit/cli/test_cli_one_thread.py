@@ -355,4 +355,9 @@ def test_a_member_that_is_not_there_is_named_when_a_child_is_started_for_it(
         assert printed.text() == "b created\n"
         assert printed.err == "warning: child b waits: hub hub has no member 'hub-O'; it has hub-0, hub-1, hub-2\n"
 
+        cluster.api.create("hubs", {"metadata": {"name": "other"}, "spec": {"members": {"replicas": 0}}})
+        assert await start_on("c", "hub-1") == DONE  # of several hubs the one with the member
+        with pytest.raises(CliError, match="no hub of namespace ns has a member 'hub-O'; it has the hubs hub, other"):
+            await start_on("d", "hub-O")
+
     with_cluster(tmp_path, monkeypatch, test, distribution={"strategy": "Guided"})
