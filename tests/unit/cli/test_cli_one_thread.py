@@ -329,6 +329,13 @@ def test_of_several_hubs_the_one_with_the_child_is_used(tmp_path: Path, monkeypa
         assert (await target.resolve(client, "ns", None, ids=("a",))).metadata.name == "hub"
         assert (await target.resolve(client, "ns", None, ids=("b",))).metadata.name == "other"
         assert (await target.resolve(client, "ns", None, members=("hub-1",))).metadata.name == "hub"
+        assert (await target.resolve(client, "ns", None, ids=("b",), members=("hub-1",))).metadata.name == "other"
+        for hub in ("hub", "other"):
+            waits = {"hub": hub, "id": "in both", "exec": {"command": ["x"]}, "suspend": True}
+            cluster.api.create("children", {"metadata": {"name": f"of-{hub}"}, "spec": waits})
+        assert (await target.resolve(client, "ns", None, ("in both",), ("hub-1",))).metadata.name == "hub"
+        with pytest.raises(UsageError, match="which hub of namespace ns"):
+            await target.resolve(client, "ns", None, ("in both",))
         assert (await target.resolve(client, "ns", "other")).metadata.name == "other"
         with pytest.raises(UsageError, match="which hub of namespace ns\\? name one with --hub: hub, other"):
             await target.resolve(client, "ns", None)
