@@ -192,6 +192,8 @@ def test_a_stop_waits_for_children_and_prints_each_outcome(
         assert await stop.await_children(["a"], HUB, timeout="1s") == FAILED
         assert await stop.stop_children(["b"], JSON, wait=False, timeout="30s") == DONE
         assert json.loads(printed.text())["stopped"] == ["b"]
+        assert await stop.stop_children(["c"], YAML, wait=False, timeout="30s") == FAILED
+        assert yaml.safe_load(printed.text())["errors"]["c"]["reason"] == "NotFound"
 
     with_cluster(tmp_path, monkeypatch, test)
 
