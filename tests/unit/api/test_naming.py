@@ -35,7 +35,7 @@ node_names = st.lists(dns_labels, min_size=1, max_size=8).map(".".join)
         ("eu.tenant-42", "eu.tenant-42"),
         ("a" * 253, "a" * 253),
         ("a..b", "a-b-a47a93ea8b"),
-        ("a..b", "a-b-a47a93ea8b"),
+        ("a.-b", "a-b-32bbb5f2fd"),
         (".a", "a-81597d9b7c"),
         ("tenant/42", "tenant-42-86c6c1139e"),
         ("Tenant 42", "tenant-42-c080cff2b3"),
