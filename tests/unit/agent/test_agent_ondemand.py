@@ -20,7 +20,7 @@ from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import Request
-from processhub.agent.requests import activation
+from processhub.agent.requests import activation, ondemand
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.ondemand import UnplacedIds
@@ -278,6 +278,34 @@ async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(tmp_pa
     assert (refused.status, refused.kind, refused.retry_after) == (429, "busy", 1)
     assert [problem.status for problem in found] == [404] * 1000
     assert at_once[1] == 8, "connections are left for what the member has to read and write"
+
+
+async def test_a_look_up_without_an_answer_holds_no_request_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "_READ_SECONDS", 0.2)
+    monkeypatch.setattr(ondemand, "_WHY_SECONDS", 0.1)
+
+    tried = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        await tried.wait()
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.get(f"{_API}/children/{{name}}", silent)])
+    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    async with client_of(app) as client, asyncio.timeout(WAITS):
+        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
+        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+
+        assert await unplaced.why("a") == ""
+        with asks.ask("a") as ask, pytest.raises(Problem) as late:
+            await unplaced.expect("a", ask)
+        tried.set()
+
+    assert (late.value.status, late.value.kind) == (503, "not_ready")
+    assert late.value.detail.endswith("the API server does not answer")
 
 
 async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 _LOOKED_SECONDS = 0.5  # how long a look-up of an id is remembered
 _LOOKING_MAX, _AT_ONCE = 1000, 8  # ids that are looked up, and at once: callers may name any number of them
 _RETRY_AFTER = 1  # seconds
+_READ_SECONDS, _WHY_SECONDS = 5.0, 2.0  # for one look-up, and for one that only says why a request failed
 
 
 class UnplacedIds:
@@ -52,8 +53,9 @@ class UnplacedIds:
     async def why(self, child_id: str) -> str:
         """Why the id has no owner, as a clause: the first False condition of its object; "" if none is known."""
         try:
-            found = await self._read(child_id)
-        except Problem:
+            async with asyncio.timeout(_WHY_SECONDS):
+                found = await self._read(child_id)
+        except (Problem, TimeoutError):
             return ""
         if found is None:
             return self._activations.why(child_id) if self._slices.settings.on_demand else ""
@@ -97,10 +99,11 @@ class UnplacedIds:
     async def _read(self, child_id: str) -> Child | ChildSet | None:
         """The Child of this hub that has the id, else the ChildSet that has it. Raises Problem."""
         try:
-            async with self._reading:
+            async with self._reading, asyncio.timeout(_READ_SECONDS):
                 return await self._get(child_id) or await self._search(child_id) or await self._find_set(child_id)
-        except ApiError as error:
-            raise Problem(503, "not_ready", f"child {child_id!r} can't be looked up: {error.message}") from error
+        except (ApiError, TimeoutError) as error:
+            why = error.message if isinstance(error, ApiError) else "the API server does not answer"
+            raise Problem(503, "not_ready", f"child {child_id!r} can't be looked up: {why}") from error
 
     async def _get(self, child_id: str) -> Child | None:
         """The Child, if its name is one that the product gives."""
