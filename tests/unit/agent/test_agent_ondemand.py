@@ -243,7 +243,10 @@ async def test_without_on_demand_an_id_is_unknown_unless_an_object_has_it(
         assert asks.ids == ()
 
 
-async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(tmp_path: Path) -> None:
+async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "_LOOKING_MAX", 50)
     at_once, answer = [0, 0], asyncio.Event()
 
     async def read(_: web.Request) -> web.Response:
@@ -269,14 +272,14 @@ async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(tmp_pa
                 await unplaced.expect(child_id, ask)
             return problem.value
 
-        looking = [asyncio.create_task(look(f"{number}")) for number in range(1000)]
+        looking = [asyncio.create_task(look(f"{number}")) for number in range(50)]
         await until(lambda: at_once[0] == 8)
         refused = await look("one more")
         answer.set()
         found = await asyncio.gather(*looking)
 
     assert (refused.status, refused.kind, refused.retry_after) == (429, "busy", 1)
-    assert [problem.status for problem in found] == [404] * 1000
+    assert [problem.status for problem in found] == [404] * 50
     assert at_once[1] == 8, "connections are left for what the member has to read and write"
 
 
