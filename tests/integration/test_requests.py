@@ -18,7 +18,7 @@ import pytest_asyncio
 from agentharness import token_of
 from hubcalls import Caller
 from leases import past_the_second_of_its_lease
-from livehub import COUNTER, Live, live, shared, started
+from livehub import COUNTER, SLEEP, Live, live, shared, started
 from waiting import eventually, until
 
 from localcluster.cluster import Cluster
@@ -26,7 +26,15 @@ from localcluster.faults import Faults
 from processhub import Hub
 from processhub.api.hub import Hub as HubObject
 from processhub.api.kubernetes import Pod
-from processhub.client.errors import ChildNotFound, HubError, NotAllowed, OutcomeUnknown, RequestFailed, Timeout
+from processhub.client.errors import (
+    ChildNotFound,
+    HubError,
+    NoOwner,
+    NotAllowed,
+    OutcomeUnknown,
+    RequestFailed,
+    Timeout,
+)
 from processhub.client.requests import Requests
 from processhub.cluster.client import Client
 from processhub.cluster.errors import NotFoundError
@@ -235,6 +243,21 @@ http.server.HTTPServer((os.environ["IP"], 8090), Handler).serve_forever()
 
     assert await hub.call("p", {"op": "add", "by": 5}) == 5
     assert await hub.call("p", {"op": "get"}) == 5
+
+
+async def test_a_request_for_a_child_that_waits_says_why_whatever_object_it_has(product: Live) -> None:
+    """A Child may have another name than clients derive from its id, and children of a ChildSet have no Child."""
+    name, child_id = await product.hub(replicas=1, timeouts={"leaseSeconds": 6, "requestSeconds": 1}), "a=b,c\\d é"
+    await product.child("own-name", name, id=child_id, suspend=True)
+    await product.apply("ChildSet", "many", hub=name, replicas=1, template={"exec": SLEEP, "suspend": True})
+
+    async with product.connect(name) as hub:
+        calls = [hub.call(asked, 1) for asked in (child_id, "many-0", "many-1")]
+        own, of_set, unknown = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert (type(own), "Suspended, spec.suspend is true" in str(own)) == (NoOwner, True)
+    assert (type(of_set), "Suspended, spec.template.suspend is true" in str(of_set)) == (NoOwner, True)
+    assert type(unknown) is ChildNotFound
 
 
 async def test_the_command_line_sends_calls_and_casts(product: Live, name: str, hub: Hub) -> None:

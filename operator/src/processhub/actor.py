@@ -183,7 +183,7 @@ class Actor:
         raise NotImplementedError(f"{type(self).__name__} does not define handle_cast")
 
     async def handle_info(self, message: Any) -> None:
-        """Handle a message of the hub itself."""
+        """Handle a message of the hub itself. At present the hub sends none: roles come to ``redundancy_signal``."""
 
     async def redundancy_signal(self, role: str) -> None:
         """Take note of the role, ``Active`` or ``Passive``: once after init, then at each change.

@@ -108,3 +108,49 @@ async def test_a_verdict_remains_valid_while_the_api_server_does_not_answer(
         async with asyncio.timeout(WAITS):
             await gate.check("Bearer token")
     await runner.cleanup()
+
+
+async def test_unknown_tokens_leave_connections_for_the_members_own_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody needs an account to send a token. Each costs a review, which may take long."""
+    monkeypatch.setattr(access, "_FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(access, "_MAX_WAIT_SECONDS", 0.01)
+    silent, reviewing = asyncio.Event(), asyncio.Event()
+
+    async def review(request: web.Request) -> web.Response:
+        await request.read()
+        if silent.is_set():
+            reviewing.set()
+        if silent.is_set():
+            await asyncio.sleep(2 * WAITS)
+        return web.json_response({"status": {"authenticated": True, "audiences": ["processhub"], "user": user("a")}})
+
+    async def own(_: web.Request) -> web.Response:
+        return web.Response(text="own")
+
+    app = web.Application()
+    app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", review)
+    app.router.add_get("/own", own)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    async with make_client(f"http://{host}:{port}", "n") as client, asyncio.timeout(WAITS):
+        gate = Access(env, client)
+        await gate.check("Bearer known")
+        silent.set()
+        strangers = [asyncio.create_task(gate.check(f"Bearer {number}")) for number in range(1000)]
+        await reviewing.wait()
+
+        assert await client.raw("GET", "/own") == b"own"
+        await gate.check("Bearer known")
+        with pytest.raises(Problem) as refused:
+            await gate.check("Bearer one more")
+
+        assert (refused.value.status, refused.value.kind, refused.value.retry_after) == (429, "busy", 1)
+        for task in strangers:
+            task.cancel()
+        await asyncio.gather(*strangers, return_exceptions=True)
+    await runner.cleanup()

@@ -20,7 +20,7 @@ from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import Request
-from processhub.agent.requests import activation
+from processhub.agent.requests import activation, ondemand
 from processhub.agent.requests.activation import BY_VIEW, Activations
 from processhub.agent.requests.asks import Asks
 from processhub.agent.requests.ondemand import UnplacedIds
@@ -183,33 +183,151 @@ async def test_an_id_counts_once_while_it_moves(world: World) -> None:
     await end(task)
 
 
-@pytest.mark.parametrize("there", [True, False])
-async def test_without_on_demand_an_id_is_unknown_unless_a_child_has_it(tmp_path: Path, there: bool) -> None:
-    looked: list[str] = []
+_API = "/apis/processhub.dev/v1alpha1/namespaces/n"
+
+
+def spec_of(kind: str, child_id: str) -> dict[str, Any]:
+    """The spec of a Child or a ChildSet that has this id."""
+    more: dict[str, Any] = {"id": child_id} if kind == "children" else {"template": {}, "ids": ["x", child_id]}
+    return {"hub": "hub", **more}
+
+
+@pytest.mark.parametrize(
+    ("there", "gets", "lists"),
+    [
+        ("a", 1, 0),
+        ("", 2, 2),  # by both names that clients give, and by what objects of other names say
+        ("children", 2, 1),
+        ("childsets", 2, 2),
+    ],
+)
+async def test_without_on_demand_an_id_is_unknown_unless_an_object_has_it(
+    tmp_path: Path, there: str, gets: int, lists: int
+) -> None:
+    asked: list[str] = []
+    child_id = "a" if there == "a" else "a,b=\\c"
+
+    def item(name: str, kind: str) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": "n", "uid": "u", "resourceVersion": "1"}
+        return {"metadata": metadata, "spec": spec_of(kind, child_id)}
 
     async def read(request: web.Request) -> web.Response:
-        looked.append(request.match_info["name"])
-        if not there:
+        asked.append(request.match_info["name"])
+        if there != "a":
             return web.json_response({"reason": "NotFound"}, status=404)
-        metadata = {"name": looked[-1], "namespace": "n", "uid": "u", "resourceVersion": "1"}
-        return web.json_response({"metadata": metadata, "spec": {"hub": "hub", "id": "a"}})
+        return web.json_response(item("a", "children"))
+
+    async def search(request: web.Request) -> web.Response:
+        asked.append(request.query["fieldSelector"])
+        kind = request.path.rpartition("/")[2]
+        items = [item("own", kind)] if kind == there else []
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
 
     app = web.Application()
-    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/namespaces/n/children/{name}", read)])
+    app.add_routes([web.get(f"{_API}/children/{{name}}", read)])
+    app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
     env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
     async with client_of(app) as client:
         slices, asks = SliceWatcher(client, env, "p/1"), Asks()
         unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
-        with asks.ask("a") as ask:
-            looking = [asyncio.create_task(unplaced.expect("a", ask)) for _ in range(10)]
+        with asks.ask(child_id) as ask:
+            looking = [asyncio.create_task(unplaced.expect(child_id, ask)) for _ in range(10)]
             outcome = await asyncio.gather(*looking, return_exceptions=True)
         if there:
             assert outcome == [None] * 10
-            assert len(looked) == 1
         else:
             assert [problem.status for problem in outcome if isinstance(problem, Problem)] == [404] * 10
-            assert len(looked) == 2, "by both names that a child of this id may have"
+        assert len(asked) == gets + lists, "one look serves all requests"
+        selectors = ["spec.hub=hub,spec.id=a\\,b\\=\\\\c", "spec.hub=hub"]
+        assert [text for text in asked if text.startswith("spec.")] == selectors[:lists]
         assert asks.ids == ()
+
+
+async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "_LOOKING_MAX", 50)
+    at_once, answer = [0, 0], asyncio.Event()
+
+    async def read(_: web.Request) -> web.Response:
+        at_once[0] += 1
+        at_once[1] = max(at_once)
+        await answer.wait()
+        at_once[0] -= 1
+        return web.json_response({"reason": "NotFound"}, status=404)
+
+    async def empty(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
+
+    app = web.Application()
+    app.add_routes([web.get(f"{_API}/children/{{name}}", read)])
+    app.add_routes([web.get(f"{_API}/{kind}", empty) for kind in ("children", "childsets")])
+    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    async with client_of(app) as client:
+        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
+        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+
+        async def look(child_id: str) -> Problem:
+            with asks.ask(child_id) as ask, pytest.raises(Problem) as problem:
+                await unplaced.expect(child_id, ask)
+            return problem.value
+
+        looking = [asyncio.create_task(look(f"{number}")) for number in range(50)]
+        await until(lambda: at_once[0] == 8)
+        refused = await look("one more")
+        answer.set()
+        found = await asyncio.gather(*looking)
+
+    assert (refused.status, refused.kind, refused.retry_after) == (429, "busy", 1)
+    assert [problem.status for problem in found] == [404] * 50
+    assert at_once[1] == 8, "connections are left for what the member has to read and write"
+
+
+async def test_a_look_up_without_an_answer_holds_no_request_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "_READ_SECONDS", 0.2)
+    monkeypatch.setattr(ondemand, "_WHY_SECONDS", 0.1)
+
+    tried = asyncio.Event()
+
+    async def silent(_: web.Request) -> web.Response:
+        await tried.wait()
+        return web.Response()
+
+    app = web.Application()
+    app.add_routes([web.get(f"{_API}/children/{{name}}", silent)])
+    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    async with client_of(app) as client, asyncio.timeout(WAITS):
+        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
+        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+
+        assert await unplaced.why("a") == ""
+        with asks.ask("a") as ask, pytest.raises(Problem) as late:
+            await unplaced.expect("a", ask)
+        tried.set()
+
+    assert (late.value.status, late.value.kind) == (503, "not_ready")
+    assert late.value.detail.endswith("the API server does not answer")
+
+
+async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_path: Path) -> None:
+    condition = {"type": "Ready", "status": "False", "reason": "CapacityExceeded", "message": "1 of 2 children are …"}
+    metadata = {"name": "many", "namespace": "n", "uid": "u", "resourceVersion": "1"}
+    many = {"metadata": metadata, "spec": spec_of("childsets", "a"), "status": {"conditions": [condition]}}
+
+    async def search(request: web.Request) -> web.Response:
+        items = [many] if request.path.endswith("/childsets") else []
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
+
+    app = web.Application()
+    app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
+    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    async with client_of(app) as client:
+        slices = SliceWatcher(client, env, "p/1")
+        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+
+        assert await unplaced.why("a") == "CapacityExceeded, 1 of 2 children are …"
 
 
 # By a view.

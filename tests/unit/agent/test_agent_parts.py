@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import msgspec
+import pytest
+from aiohttp import web
+from test_agent_router import until
 from test_agent_supervisor import Launcher
 
-from builders import make_client, make_slice
+from builders import client_of, make_client, make_slice
 from processhub.agent.children.launchers import Launchers
 from processhub.agent.children.report import report_in
 from processhub.agent.children.runs import ExitStatus
@@ -18,11 +24,13 @@ from processhub.agent.env import Environment
 from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Parts, Surroundings, build_parts
+from processhub.agent.requests import server as server_module
 from processhub.agent.requests.server import Server
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import ChildSpec, Exec
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, Settings
+from processhub.cluster.client import Client
 from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
@@ -56,12 +64,12 @@ class Peers:
     async def send_states(self, *_: object) -> None: ...
 
 
-def parts_of(folder: Path) -> tuple[Parts, Launcher, Lease]:
-    env = Environment("h", "default", "uid", "h-0", "h-0", "p", "127.0.0.1", "node", run_dir=folder)
+def parts_of(folder: Path, client: Client | None = None, port: int = 8080) -> tuple[Parts, Launcher, Lease]:
+    env = Environment("h", "default", "uid", "h-0", "h-0", "p", "127.0.0.1", "node", run_dir=folder, port=port)
     launcher, lease = Launcher(), Lease(env, Settings(), None)  # type: ignore[arg-type]
     around = Surroundings(
         env=env,
-        client=make_client(),
+        client=client or make_client(),
         lease=lease,
         peers=Peers(),  # type: ignore[arg-type]
         tls=MemberTls(env),
@@ -162,3 +170,48 @@ async def test_the_children_of_a_removed_slice_end_and_are_reported_in_slice_0(t
     assert child.status.state == State.STOPPING
     assert report_in(child, "h.h-0.1") is None
     assert report_in(child, NAME) is not None
+
+
+async def test_the_bodies_of_the_requests_that_wait_have_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setattr(server_module, "_BODIES_MAX", 1_000_000)
+
+    async def review(_: web.Request) -> web.Response:
+        user = {"username": "system:serviceaccount:default:a"}
+        return web.json_response({"status": {"authenticated": True, "audiences": ["processhub"], "user": user}})
+
+    app = web.Application()
+    app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", review)
+    async with client_of(app) as client:
+        parts, launcher, _ = parts_of(tmp_path, client, unused_tcp_port)
+        parts.slices.informer.put(own_slice(1, ENTRY))
+        parts.slices.informer.synced.set()
+        await parts.server.start()
+        url, headers = f"http://127.0.0.1:{unused_tcp_port}/v1/children/a/call", {"Authorization": "Bearer t"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+
+            async def call(size: int, *, chunked: bool = False) -> tuple[int, str | None]:
+                async def content() -> AsyncIterator[bytes]:
+                    yield body
+
+                body = b'"%s"' % (b"x" * (size - 2))
+                async with session.post(url, data=content() if chunked else body) as answer:
+                    return answer.status, answer.headers.get("Retry-After")
+
+            waiting = [asyncio.create_task(call(400_000)) for _ in range(2)]
+            await until(lambda: parts.requests.queue.waiting == 2)
+
+            assert await call(300_000) == (429, "1")
+            assert await call(10, chunked=True) == (429, "1"), "it may have 4 MiB"
+            third = asyncio.create_task(call(100_000))
+            await until(lambda: parts.requests.queue.waiting == 3)
+            for task in (*waiting, third):
+                task.cancel()
+            await asyncio.gather(*waiting, third, return_exceptions=True)
+            await until(lambda: not parts.requests.queue.waiting)
+            again = asyncio.create_task(call(900_000))
+            await until(lambda: parts.requests.queue.waiting)
+            again.cancel()
+        await parts.server.stop()
+    assert launcher.started == []

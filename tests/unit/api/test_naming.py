@@ -32,6 +32,11 @@ node_names = st.lists(dns_labels, min_size=1, max_size=8).map(".".join)
         ("a", "a"),
         ("tenant-42", "tenant-42"),
         ("42", "42"),
+        ("eu.tenant-42", "eu.tenant-42"),
+        ("a" * 253, "a" * 253),
+        ("a..b", "a-b-a47a93ea8b"),
+        ("a.-b", "a-b-32bbb5f2fd"),
+        (".a", "a-81597d9b7c"),
         ("tenant/42", "tenant-42-86c6c1139e"),
         ("Tenant 42", "tenant-42-c080cff2b3"),
         ("🎲", "child-62c68f1a66"),
@@ -43,13 +48,13 @@ def test_a_child_object_is_named_by_its_id_or_a_slug_and_its_hash(child_id: str,
     assert child_object_name(child_id) == name
 
 
-@given(child_ids)
-def test_a_child_objects_name_is_a_dns_label(child_id: str) -> None:
+@given(child_ids | node_names)
+def test_a_child_objects_name_is_a_dns_name(child_id: str) -> None:
     name = child_object_name(child_id)
 
     assert _SUBDOMAIN.match(name)
-    assert "." not in name
-    assert len(name) <= 63
+    assert len(name) <= 253
+    assert (name == child_id) == bool(len(child_id) <= 253 and _SUBDOMAIN.match(child_id))
 
 
 @given(child_ids, child_ids)

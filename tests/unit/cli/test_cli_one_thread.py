@@ -192,6 +192,8 @@ def test_a_stop_waits_for_children_and_prints_each_outcome(
         assert await stop.await_children(["a"], HUB, timeout="1s") == FAILED
         assert await stop.stop_children(["b"], JSON, wait=False, timeout="30s") == DONE
         assert json.loads(printed.text())["stopped"] == ["b"]
+        assert await stop.stop_children(["c"], YAML, wait=False, timeout="30s") == FAILED
+        assert yaml.safe_load(printed.text())["errors"]["c"]["reason"] == "NotFound"
 
     with_cluster(tmp_path, monkeypatch, test)
 
@@ -329,6 +331,13 @@ def test_of_several_hubs_the_one_with_the_child_is_used(tmp_path: Path, monkeypa
         assert (await target.resolve(client, "ns", None, ids=("a",))).metadata.name == "hub"
         assert (await target.resolve(client, "ns", None, ids=("b",))).metadata.name == "other"
         assert (await target.resolve(client, "ns", None, members=("hub-1",))).metadata.name == "hub"
+        assert (await target.resolve(client, "ns", None, ids=("b",), members=("hub-1",))).metadata.name == "other"
+        for hub in ("hub", "other"):
+            waits = {"hub": hub, "id": "in both", "exec": {"command": ["x"]}, "suspend": True}
+            cluster.api.create("children", {"metadata": {"name": f"of-{hub}"}, "spec": waits})
+        assert (await target.resolve(client, "ns", None, ("in both",), ("hub-1",))).metadata.name == "hub"
+        with pytest.raises(UsageError, match="which hub of namespace ns"):
+            await target.resolve(client, "ns", None, ("in both",))
         assert (await target.resolve(client, "ns", "other")).metadata.name == "other"
         with pytest.raises(UsageError, match="which hub of namespace ns\\? name one with --hub: hub, other"):
             await target.resolve(client, "ns", None)
@@ -354,5 +363,10 @@ def test_a_member_that_is_not_there_is_named_when_a_child_is_started_for_it(
         assert await start_on("b", "hub-O") == DONE
         assert printed.text() == "b created\n"
         assert printed.err == "warning: child b waits: hub hub has no member 'hub-O'; it has hub-0, hub-1, hub-2\n"
+
+        cluster.api.create("hubs", {"metadata": {"name": "other"}, "spec": {"members": {"replicas": 0}}})
+        assert await start_on("c", "hub-1") == DONE  # of several hubs the one with the member
+        with pytest.raises(CliError, match="no hub of namespace ns has a member 'hub-O'; it has the hubs hub, other"):
+            await start_on("d", "hub-O")
 
     with_cluster(tmp_path, monkeypatch, test, distribution={"strategy": "Guided"})

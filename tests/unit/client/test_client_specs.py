@@ -161,6 +161,13 @@ def test_a_child_started_on_a_member_has_it_as_its_origin(monkeypatch: pytest.Mo
     specs, _ = prepare([{"id": "a", "exec": SLEEP}, {"id": "b", "exec": SLEEP, "origin": "my-hub-2"}], hub())
     assert (specs["a"].origin, specs["b"].origin) == ("my-hub-1", "my-hub-2")
 
-    monkeypatch.setenv("HUB_NAME", "other-hub")
-    specs, _ = prepare([{"id": "a", "exec": SLEEP}], hub())
-    assert specs["a"].origin == ""
+    namespace = hub().metadata.namespace
+    for name, where, origin in (
+        ("my-hub", namespace, "my-hub-1"),
+        ("my-hub", "elsewhere", ""),  # a hub of the same name, with members of the same names
+        ("other-hub", namespace, ""),
+    ):
+        monkeypatch.setenv("HUB_NAME", name)
+        monkeypatch.setenv("HUB_NAMESPACE", where)
+        specs, _ = prepare([{"id": "a", "exec": SLEEP}], hub())
+        assert specs["a"].origin == origin

@@ -15,7 +15,9 @@ from typing import Any, cast
 import pytest
 
 from processhub.client.asynchub import AsyncHub
-from processhub.client.errors import HubError
+from processhub.client.errors import ChildrenFailed, HubError
+from processhub.client.records import Processes
+from processhub.client.results import Result
 from processhub.client.sync import SyncHub
 
 WAITS = 40
@@ -39,6 +41,21 @@ class Hub:
     def get_pid(self, child_id: str) -> None: ...
 
     def get_pids(self) -> None: ...
+
+    async def start_children(self, children: Any, **_: object) -> Result:
+        (child_id,) = children
+
+        async def run(_: float) -> None:
+            result.started[child_id] = Processes([("hub-0", 7)])
+
+        result = Result(run)
+        result.objects[child_id] = f"of-{child_id}"
+        return result
+
+    async def wait_children(self, ids: Any, _: float) -> Result:
+        if ids == ["bad"]:
+            raise ChildrenFailed("not started: bad", Result())
+        return Result()
 
     async def call(self, child_id: str, request: Any, timeout: float | None, *, idempotency_key: str) -> str:
         self.entered[child_id].set()
@@ -79,6 +96,21 @@ def test_a_call_while_the_client_closes_does_not_wait_for_ever() -> None:
     assert first.result(WAITS) == "a"
     with pytest.raises(HubError, match="is closed"):
         late.result(WAITS)
+
+
+def test_a_result_has_all_that_hubs_has_and_its_wait_blocks() -> None:
+    with SyncHub(cast(Any, Hub())) as client:
+        result = client.start_children([cast(Any, "a")])
+        assert (result.objects, result.started) == ({"a": "of-a"}, {})
+
+        assert result.wait() is result
+        assert result.started == {"a": [("hub-0", 7)]}
+
+        waited = client.wait_children(["a"])
+        assert waited.wait() is waited
+        with pytest.raises(ChildrenFailed) as failed:
+            client.wait_children(["bad"])
+        assert failed.value.result.wait() is failed.value.result
 
 
 def said_in_a_fork(*works: Callable[[], Any]) -> list[str]:
@@ -133,5 +165,5 @@ def test_a_method_has_the_signature_of_the_one_of_hub_and_is_no_coroutine(name: 
     hubs, blocking = (inspect.signature(getattr(kind, name)) for kind in (AsyncHub, SyncHub))
 
     assert blocking.parameters == hubs.parameters
-    assert blocking.return_annotation == ("SyncResult" if name == "start_children" else hubs.return_annotation)
+    assert blocking.return_annotation == {"Result": "SyncResult"}.get(hubs.return_annotation, hubs.return_annotation)
     assert not inspect.iscoroutinefunction(getattr(SyncHub, name))

@@ -13,6 +13,8 @@ from builders import make_child, make_client, make_hub, make_slice
 from processhub.api.child import ChildStatus
 from processhub.api.meta import Condition
 from processhub.client import waiting
+from processhub.client.asynchub import AsyncHub
+from processhub.client.errors import Timeout
 from processhub.client.session import Session
 from processhub.client.waiting import Start, Stop
 from processhub.registry.grammar import Assignment, Report
@@ -67,6 +69,19 @@ async def test_a_crash_counts_as_failed_once_the_restart_fails_too(session: Sess
     put(session, {"a": report("a", "Failed", reason="Exited", message="exit code 1; BackOff", restarts=2)})
     await start.until(soon(1))
     assert str(start.failed["a"]) == "Exited: on h-0: exit code 1; BackOff"
+
+
+async def test_the_result_of_a_wait_that_timed_out_can_be_waited_for(session: Session) -> None:
+    put(session, {"a": report("a"), "b": report("b", "Starting")})
+    with pytest.raises(Timeout) as late:
+        await AsyncHub.attached(session).wait_children(["a", "b"], timeout=0)
+    result = late.value.result
+    assert (result.started.keys(), result.errors["b"].reason) == ({"a"}, "Timeout")
+
+    put(session, {"a": report("a"), "b": report("b")})
+    assert await result.wait(1) is result
+
+    assert (result.started.keys(), result.errors) == ({"a", "b"}, {})
 
 
 @pytest.mark.parametrize("reason", ["CommandNotFound", "ImportError", "StartTimeout", "RestartsExceeded"])

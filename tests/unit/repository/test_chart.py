@@ -220,6 +220,17 @@ def test_a_parent_chart_may_have_it_as_a_conditional_dependency(helm: str, tmp_p
     assert template(helm, "--set", "hubs.enabled=false", chart=chart) == []
 
 
+def test_it_needs_a_kubernetes_that_selects_custom_resources_by_fields(helm: str) -> None:
+    """Clients select by them. Kubernetes 1.30 takes ``selectableFields`` out of CRDs, and answers 400."""
+    manifests = template(helm, "--kube-version", "1.31.0")
+
+    crds = [crd["spec"]["versions"][0] for crd in of_kind(manifests, "CustomResourceDefinition")]
+    assert sum("selectableFields" in version for version in crds) == 3
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        template(helm, "--kube-version", "1.30.14")
+    assert "chart requires kubeVersion" in refused.value.stderr
+
+
 def test_a_private_ca_can_be_mounted(helm: str) -> None:
     pod = operator_pod(template(helm, "-f", str(CHART / "ci" / "everything-values.yaml")))["spec"]
 

@@ -83,7 +83,7 @@ GATE_SOLE = "processhub.dev/sole"  # scheduling gate of a pod child's Pod, until
 AUDIENCE = "processhub"  # audience of the tokens for requests to members
 
 _DIGITS = re.compile(r"([0-9]+)")
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _NAME_MAX = 253
 _LABEL_MAX = 63
 
@@ -103,11 +103,11 @@ def id_hash(child_id: str) -> str:
 
 
 def child_object_name(child_id: str) -> str:
-    """The name of the Child object for an id: the id itself if it is a DNS label, else a slug and a hash.
+    """The name of the Child object for an id: the id itself if it is a DNS name, else a slug and a hash.
 
-    ``a`` → ``a``; ``tenant/42`` → ``tenant-42-<10 hex digits>``.
+    ``a.b`` → ``a.b``; ``tenant/42`` → ``tenant-42-<10 hex digits>``.
     """
-    if _DNS_LABEL.match(child_id):
+    if len(child_id) <= _NAME_MAX and _DNS_NAME.match(child_id):
         return child_id
     slug = re.sub(r"[^a-z0-9]+", "-", child_id.lower()).strip("-")[:40].strip("-")
     digits = id_hash(child_id)[:10]

@@ -52,7 +52,7 @@ async def undrain(member: str, target: Target) -> int:
 async def move(child_id: str, member: str, target: Target, *, wait: bool, timeout: str) -> int:
     """Order a child to be moved to a member; returns the exit code."""
     limit = seconds(timeout)
-    async with opened(target, ids=(child_id,), follow=wait) as session:
+    async with opened(target, ids=(child_id,), members=(member,), follow=wait) as session:
         await Hub.attached(session).migrate_child(child_id, member, wait=wait, timeout=limit)
         known = await object_of(session, child_id) if target.output in (Output.TABLE, Output.NAME) else ""
     if target.output in (Output.JSON, Output.YAML):

@@ -57,10 +57,12 @@ def quoted(child_id: str) -> str:
 def structured(value: Any, output: Output) -> None:
     """Print plain data as JSON or YAML."""
     if output is Output.YAML:
+        import msgspec
         import yaml
 
         dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-        out(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True).rstrip("\n"))
+        # Reasons are enums, which YAML can't represent.
+        out(yaml.dump(msgspec.to_builtins(value), Dumper=dumper, sort_keys=False, allow_unicode=True).rstrip("\n"))
         return
     import json
 

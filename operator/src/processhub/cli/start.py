@@ -44,7 +44,7 @@ async def start_children(
     limit = seconds(timeout)
     specs = specs_of(order)
     target = replace(target, hub=hub_of(specs, target.hub))
-    async with opened(target, follow=wait or on_failure == "rollback") as session:
+    async with opened(target, members=order.nodes, follow=wait or on_failure == "rollback") as session:
         try:
             result = await Hub.attached(session).start_children(
                 specs, wait=wait, timeout=limit, on_failure=on_failure, tags=order.tags

@@ -91,14 +91,15 @@ async def resolve(
 async def _with_them(
     client: Client, namespace: str, hubs: list[Hub], ids: tuple[str, ...], members: tuple[str, ...]
 ) -> list[Hub]:
-    """The hubs that have one of the members, or one of the ids on record or as an object. Raises CliError if none has.
+    """The hubs that have one of the ids on record or as an object, or one of the members. Raises CliError if none has.
 
-    Hubs that start children on demand may have any id.
+    If ids and members are given, those that have both, else those with one of the ids. Hubs that start children on
+    demand may have any id.
     """
     slices, _ = await client.list(SLICES, namespace)
     known = [item for item in slices if isinstance(item, RegistrySlice)]
-    having = {item.spec.hub for item in known if item.spec.member in members}
-    having |= {
+    having_member = {item.spec.hub for item in known if item.spec.member in members}
+    having = {
         item.spec.hub
         for item in known
         for ids_there in (item.spec.entries, item.status.reports, item.status.asks)
@@ -111,6 +112,7 @@ async def _with_them(
         sets, _ = await client.list(CHILD_SETS, namespace)
         having |= {item.spec.hub for item in sets if isinstance(item, ChildSet) and any(map(item.has, ids))}
         having |= {hub.metadata.name for hub in hubs if any(spec.id in ids for spec in hub.spec.children)}
+    having = (having & having_member or having) if ids else having_member
     found = [hub for hub in hubs if hub.metadata.name in having]
     found = found or [hub for hub in hubs if ids and hub.spec.on_demand]
     if found:

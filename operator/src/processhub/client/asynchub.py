@@ -143,10 +143,16 @@ class AsyncHub:
             ChildrenFailed: some are known not to run (not accepted, crashed, no such child). The error has the result.
             NoChildren, InvalidChild: the ids are not valid.
         """
-        start = Start(self._session, dict.fromkeys(checked_ids(ids), ""))
-        await start.until(asyncio.get_running_loop().time() + timeout)
-        result = Result()
-        result.started, result.errors = start.running, {**start.failed, **start.late()}
+        wanted = checked_ids(ids)
+
+        async def wait(seconds: float) -> Start:
+            start = Start(self._session, dict.fromkeys(wanted, ""))
+            await start.until(asyncio.get_running_loop().time() + seconds)
+            result.started, result.errors = start.running, {**start.failed, **start.late()}
+            return start
+
+        result = Result(wait)
+        start = await wait(timeout)
         if start.pending:
             said = "; ".join(f"{child_id}: {hint}" for child_id, hint in sorted(start.hints.items())[:3])
             raise Timeout(

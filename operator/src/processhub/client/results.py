@@ -37,7 +37,7 @@ class Result:
     removed and had failed itself is also in ``errors``.
     """
 
-    def __init__(self, wait: Callable[[float], Awaitable[None]] | None = None) -> None:
+    def __init__(self, wait: Callable[[float], Awaitable[object]] | None = None) -> None:
         self.started: dict[str, Processes] = {}
         """By id: the ``(member, pid)`` of each copy; empty if the call did not wait, and the child was only created."""
         self.errors: dict[str, ChildError] = {}

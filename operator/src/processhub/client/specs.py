@@ -45,7 +45,7 @@ def prepare(
     mapping = dict(child_mapping or {})
     for child_id, nodes in mapping.items():
         _refuse_text(nodes, f"child_mapping[{child_id!r}]")
-    origin = _own_member(hub.metadata.name)
+    origin = _own_member(hub)
     specs: dict[str, ChildSpec] = {}
     for index, given in enumerate(children):
         spec = parse_child(given, f"children[{index}]")
@@ -172,6 +172,8 @@ def _refuse_text(value: object, where: str) -> None:
         raise InvalidChild(f"{where} is the text {value!r}; write a list, [{value!r}]")
 
 
-def _own_member(hub: str) -> str:
+def _own_member(hub: Hub) -> str:
     """The member of this hub in which this process runs, or ""."""
-    return os.environ.get("HUB_MEMBER", "") if os.environ.get("HUB_NAME", hub) == hub else ""
+    name, namespace = hub.metadata.name, hub.metadata.namespace
+    here = os.environ.get("HUB_NAME", name) == name and os.environ.get("HUB_NAMESPACE", namespace) == namespace
+    return os.environ.get("HUB_MEMBER", "") if here else ""

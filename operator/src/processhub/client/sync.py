@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
 from processhub.client.asynchub import AsyncHub
-from processhub.client.errors import HubError
+from processhub.client.errors import ChildrenFailed, HubError, Timeout
 from processhub.client.moves import DrainResult
 from processhub.client.records import Processes, Spec
 from processhub.client.results import Result, StopResult
@@ -42,7 +42,8 @@ class SyncResult(Result):
         return self
 
     def _take(self) -> None:
-        self.started, self.errors, self.rollback = self._inner.started, self._inner.errors, self._inner.rollback
+        self.started, self.errors = self._inner.started, self._inner.errors
+        self.objects, self.rollback = self._inner.objects, self._inner.rollback
 
 
 class _Forked:
@@ -136,9 +137,14 @@ class SyncHub:
         )
         return SyncResult(result, self)
 
-    def wait_children(self, ids: Iterable[str], timeout: float = 10) -> Result:
+    def wait_children(self, ids: Iterable[str], timeout: float = 10) -> SyncResult:
         """See ``Hub.wait_children``."""
-        return self._run(self._hub.wait_children(ids, timeout))
+        try:
+            return SyncResult(self._run(self._hub.wait_children(ids, timeout)), self)
+        except (ChildrenFailed, Timeout) as error:
+            if error.result is not None:
+                error.result = SyncResult(error.result, self)
+            raise
 
     def stop_children(self, ids: Iterable[str], *, wait: bool = False, timeout: float = 30) -> StopResult:
         """See ``Hub.stop_children``."""

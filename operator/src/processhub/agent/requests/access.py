@@ -31,6 +31,9 @@ _MAX_WAIT_SECONDS = 1.0  # how long to wait for the API server while an earlier 
 _MEMBER_POD = re.compile(r".+-[a-z0-9]{1,5}")
 _POD_NAME = "authentication.kubernetes.io/pod-name"  # in the extra fields of a token that is bound to a pod
 _VERDICTS_MAX = 4096
+# Tokens that are reviewed, and at once: anybody may send some, and the member's own requests need connections too.
+_CHECKS_MAX, _REVIEWS_MAX = 1000, 16
+_RETRY_AFTER = 1  # seconds
 _REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"
 _ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
@@ -77,11 +80,12 @@ class Access:
         self._accounts = f"system:serviceaccount:{env.namespace}:"  # of the hub's namespace; the name follows
         self._verdicts: OrderedDict[bytes, _Verdict] = OrderedDict()
         self._checks: dict[bytes, asyncio.Task[_Verdict]] = {}
+        self._reviewing = asyncio.Semaphore(_REVIEWS_MAX)
 
     async def check(self, authorization: str | None, *, members_only: bool = False) -> None:
         """Return if the token in the header grants access; ``members_only``: only for the hub's own members.
 
-        Raises Problem: 401, 403, or 503 if the token can't be checked.
+        Raises Problem: 401, 403, 429 if many other tokens are being checked, or 503 if the token can't be checked.
         """
         scheme, _, token = (authorization or "").partition(" ")
         token = token.strip()
@@ -96,31 +100,36 @@ class Access:
         loop = asyncio.get_running_loop()
         if verdict is None or loop.time() - verdict.at > _FRESH_SECONDS:
             check = self._checks.get(digest)
-            if check is None:
+            goes_on = verdict is not None and loop.time() - verdict.at < _STALE_SECONDS
+            if check is None and len(self._checks) < _CHECKS_MAX:
                 # One check serves all requests that come with this token at the same time.
                 check = self._checks[digest] = loop.create_task(self._review(token, digest))
                 check.add_done_callback(lambda _: self._checks.pop(digest, None))
-            goes_on = verdict is not None and loop.time() - verdict.at < _STALE_SECONDS
-            await asyncio.wait((check,), timeout=_MAX_WAIT_SECONDS if goes_on else None)
-            if verdict is None or check.done():
-                verdict = check.result()
+            if check is not None:
+                await asyncio.wait((check,), timeout=_MAX_WAIT_SECONDS if goes_on else None)
+                if verdict is None or check.done():
+                    verdict = check.result()
+            elif verdict is None or not goes_on:
+                raise Problem(
+                    429, "busy", f"{_CHECKS_MAX} other tokens are being checked; try again later", _RETRY_AFTER
+                )
         if verdict.problem is not None:
             raise Problem(*verdict.problem)
         if members_only and not verdict.member:
             raise Problem(403, "forbidden", f"only members of hub {self._env.hub} may send this request")
 
     async def _review(self, token: str, digest: bytes) -> _Verdict:
-        now = asyncio.get_running_loop().time()
-        try:
-            problem, user = await self._judge(token)
-            verdict = _Verdict(now, problem, self._is_member(user))
-        except ApiError as error:
-            before = self._verdicts.get(digest)
-            if before is not None and now - before.at < _STALE_SECONDS:
-                return before
-            log.warning("a token can't be checked: %s", error.message)
-            return _Verdict(now, (503, "not_ready", f"the token can't be checked now: {error.message}"))
-        self._verdicts[digest] = verdict
+        async with self._reviewing:
+            now = asyncio.get_running_loop().time()
+            try:
+                problem, user = await self._judge(token)
+            except ApiError as error:
+                before = self._verdicts.get(digest)
+                if before is not None and now - before.at < _STALE_SECONDS:
+                    return before
+                log.warning("a token can't be checked: %s", error.message)
+                return _Verdict(now, (503, "not_ready", f"the token can't be checked now: {error.message}"))
+        verdict = self._verdicts[digest] = _Verdict(now, problem, self._is_member(user))
         self._verdicts.move_to_end(digest)
         while len(self._verdicts) > _VERDICTS_MAX:
             self._verdicts.popitem(last=False)

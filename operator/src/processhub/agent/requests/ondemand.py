@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
@@ -10,12 +11,17 @@ from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.requests.activation import Activations, full
 from processhub.agent.requests.asks import RequestedId
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.naming import child_object_names
 from processhub.cluster.client import Client
-from processhub.cluster.errors import ApiError, NotFoundError
-from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.decoding import Undecodable
+from processhub.cluster.errors import ApiError, InvalidError, NotFoundError
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 
 _LOOKED_SECONDS = 0.5  # how long a look-up of an id is remembered
+_LOOKING_MAX, _AT_ONCE = 1000, 8  # ids that are looked up, and at once: callers may name any number of them
+_RETRY_AFTER = 1  # seconds
+_READ_SECONDS, _WHY_SECONDS = 5.0, 2.0  # for one look-up, and for one that only says why a request failed
 
 
 class UnplacedIds:
@@ -26,6 +32,7 @@ class UnplacedIds:
         self._count = activations.count
         self._found: dict[str, float] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
+        self._reading = asyncio.Semaphore(_AT_ONCE)
 
     async def expect(self, child_id: str, ask: RequestedId) -> None:
         """Return if the request may wait for an owner, which it asks for where the hub needs that. Raises Problem."""
@@ -44,14 +51,15 @@ class UnplacedIds:
             ask.withdraw()
 
     async def why(self, child_id: str) -> str:
-        """Why the id has no owner, as a clause: the first condition of its Child that is False; "" if none is known."""
+        """Why the id has no owner, as a clause: the first False condition of its object; "" if none is known."""
         try:
-            child = await self._read(child_id)
-        except Problem:
+            async with asyncio.timeout(_WHY_SECONDS):
+                found = await self._read(child_id)
+        except (Problem, TimeoutError):
             return ""
-        if child is None:
+        if found is None:
             return self._activations.why(child_id) if self._slices.settings.on_demand else ""
-        false = [condition for condition in child.status.conditions if condition.status == "False"]
+        false = [condition for condition in found.status.conditions if condition.status == "False"]
         return f"{false[0].reason}, {false[0].message}" if false else ""
 
     # Children on demand.
@@ -66,12 +74,15 @@ class UnplacedIds:
     # Children with an object.
 
     async def _look_up(self, child_id: str) -> None:
-        """Return if a Child of the hub has this id. Raises Problem: 404 if none has."""
+        """Return if an object of the hub has this id. Raises Problem: 404 if none has."""
         loop = asyncio.get_running_loop()
         if loop.time() - self._found.get(child_id, float("-inf")) < _LOOKED_SECONDS:
             return
         looking = self._looking.get(child_id)
         if looking is None:
+            if len(self._looking) >= _LOOKING_MAX:
+                what = f"{_LOOKING_MAX} ids that are not on record are being looked up already; try again later"
+                raise Problem(429, "busy", what, _RETRY_AFTER)
             # One look-up serves all requests for the id at the same time.
             looking = self._looking[child_id] = loop.create_task(self._find(child_id))
             looking.add_done_callback(lambda _: self._looking.pop(child_id, None))
@@ -85,15 +96,36 @@ class UnplacedIds:
             del self._found[known]
         self._found[child_id] = now
 
-    async def _read(self, child_id: str) -> Child | None:
-        """The Child of this hub that has the id, if its name is one that the product gives."""
+    async def _read(self, child_id: str) -> Child | ChildSet | None:
+        """The Child of this hub that has the id, else the ChildSet that has it. Raises Problem."""
+        try:
+            async with self._reading, asyncio.timeout(_READ_SECONDS):
+                return await self._get(child_id) or await self._search(child_id) or await self._find_set(child_id)
+        except (ApiError, TimeoutError) as error:
+            why = error.message if isinstance(error, ApiError) else "the API server does not answer"
+            raise Problem(503, "not_ready", f"child {child_id!r} can't be looked up: {why}") from error
+
+    async def _get(self, child_id: str) -> Child | None:
+        """The Child, if its name is one that the product gives."""
         for name in child_object_names(self._env.hub, child_id):
             try:
                 child = await self._client.get(CHILDREN, self._env.namespace, name)
             except NotFoundError:
                 continue
-            except ApiError as error:
-                raise Problem(503, "not_ready", f"child/{name} can't be looked up: {error.message}") from error
             if (child.spec.hub, child.id) == (self._env.hub, child_id):
                 return child
         return None
+
+    async def _search(self, child_id: str) -> Child | None:
+        """The Child, whatever its name."""
+        escaped = re.sub(r"([\\,=])", r"\\\1", child_id)
+        fields = f"spec.hub={self._env.hub},spec.id={escaped}"
+        try:
+            children, _ = await self._client.list(CHILDREN, self._env.namespace, fields=fields)
+        except InvalidError:
+            return None  # in the CRD of an earlier version spec.id is not selectable
+        return next((item for item in children if not isinstance(item, Undecodable)), None)
+
+    async def _find_set(self, child_id: str) -> ChildSet | None:
+        sets, _ = await self._client.list(CHILD_SETS, self._env.namespace, fields=f"spec.hub={self._env.hub}")
+        return next((item for item in sets if not isinstance(item, Undecodable) and item.has(child_id)), None)

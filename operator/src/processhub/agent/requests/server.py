@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -41,6 +41,8 @@ _PEER_SECONDS = 5.0  # time in which a member sends the body when its request's 
 _CHILDREN, _HANDOVERS = "/v1/children/", "/v1/handovers"
 _CLOSE_SECONDS = 0.5  # within which another member answers that a connection is closed
 _CHUNK = 256 * 1024
+_BODIES_MAX = 128 * 1024 * 1024  # bytes of the bodies of callers' requests, which wait here for their turn
+_RETRY_AFTER = 1  # seconds
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Server:
         self._served, self._metrics = served, served.metrics
         self._leaving = False
         self._at_work = 0  # number of requests of callers that are being answered
+        self._bodies = 0  # bytes of their bodies
         self._idle = asyncio.Event()
         self._sessions: set[ForwardingSession] = set()
         self._routes = Routes(
@@ -246,15 +249,29 @@ class Server:
             forwarded = Request(kind, None, request.content_type, headers, fetch=lambda: _fetch(request))
             answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
         else:
-            await _continue(request)
-            own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
-            if to == "all":
-                return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
-            answer = await self._router.send(child_id, own)
+            with self._held(request):
+                await _continue(request)
+                own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
+                if to == "all":
+                    return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
+                answer = await self._router.send(child_id, own)
         marks = {ANSWER_HEADER: "child"}
         if answer.content_type:
             marks["Content-Type"] = answer.content_type
         return web.Response(body=answer.body, status=answer.status, headers=marks)
+
+    @contextlib.contextmanager
+    def _held(self, request: web.BaseRequest) -> Iterator[None]:
+        """Count the request's body among those that wait here. Raises Problem 429 if they would take too much."""
+        size = BODY_MAX if request.content_length is None else min(request.content_length, BODY_MAX)
+        if self._bodies + size > _BODIES_MAX:
+            what = f"requests of {_BODIES_MAX >> 20} MiB wait at member {self._env.member} already; try again later"
+            raise Problem(429, "busy", what, _RETRY_AFTER)
+        self._bodies += size
+        try:
+            yield
+        finally:
+            self._bodies -= size
 
     async def _connection(self, request: web.BaseRequest) -> web.WebSocketResponse:
         """The connection on which another member forwards requests to this one: a WebSocket. For members only."""
