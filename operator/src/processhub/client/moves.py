@@ -148,15 +148,13 @@ def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
 async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str, bool]]) -> bool:
     """Change the drained members in the hub's annotation; returns whether the annotation changed."""
 
-    def changed(annotations: Mapping[str, str]) -> Annotations:
-        before = parse_drained(annotations.get(ANNOTATION_DRAINED, ""))
+    def edit(hub: Hub) -> Annotations:
+        before = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
         after = change(before)
         return {} if after == before else {ANNOTATION_DRAINED: format_drained(after) or None}
 
-    hub = await change_annotations(session, HUBS, session.name, changed)
-    if hub is not None:
-        session.hub = hub
-    return hub is not None
+    session.hub, changed = await change_annotations(session, HUBS, session.name, edit)
+    return changed
 
 
 async def _bound_on(session: Session, member: str) -> dict[str, str]:
