@@ -82,6 +82,53 @@ def test_who_may_not_read_the_registry_is_told_before_a_wait(tmp_path: Path, mon
     with_cluster(tmp_path, monkeypatch, test)
 
 
+def test_orders_are_given_by_who_may_not_list_childsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a", "b")
+        forbid(cluster, monkeypatch, "childsets")
+        printed.text()
+
+        for output, words in ((HUB, "a moving to"), (NAMES, "child/a")):
+            there = next(member for member in MEMBERS if member not in cluster.runs_on()["a"])
+            assert await moves.move("a", there, output, wait=False, timeout="30s") == DONE
+            assert printed.text().startswith(words)
+            assert printed.err == ""
+            await cluster.until(lambda there=there: cluster.runs_on()["a"] == {there}, "it is moved")  # type: ignore[misc]
+
+        assert await stop.stop_children(["a", "c"], HUB, wait=False, timeout="30s") == FAILED
+        assert printed.text() == "a stopping\n"
+        assert printed.err == "error: child c not stopped: Forbidden: can't be looked up: childsets is forbidden\n"
+        with pytest.raises(Unreachable, match="childsets is forbidden"):
+            await moves.drain("hub-0", HUB, force=False, wait=False, timeout="30s")
+        assert "annotations" not in cluster.api.get("hubs", "hub")["metadata"]
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_move_whose_child_can_not_be_looked_up_afterwards_is_ordered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        workload = {"exec": {"command": ["x"]}}
+        cluster.api.create(
+            "childsets", {"metadata": {"name": "many"}, "spec": {"hub": "hub", "replicas": 1, "template": workload}}
+        )
+        await stop.await_children(["many-0"], HUB, timeout="60s")
+        there = next(member for member in MEMBERS if member not in cluster.runs_on()["many-0"])
+        cluster.api.listeners.append(
+            lambda key, *_: key.plural == "childsets" and forbid(cluster, monkeypatch, "childsets")
+        )
+        printed.text()
+
+        assert await moves.move("many-0", there, HUB, wait=False, timeout="30s") == DONE
+        assert printed.text() == f"many-0 moving to {there}\n"
+        assert printed.err.startswith("warning: the order is given, but the object of child 'many-0' is not known: ")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
 def test_a_child_is_explained_without_its_history_to_who_may_not_read_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:

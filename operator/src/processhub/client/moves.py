@@ -43,8 +43,9 @@ class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
 async def drain(session: Session, member: str, *, force: bool, wait: bool, timeout: float) -> DrainResult:
     """Order the member to be drained. Raises HubError if there is no such member, ApiError, Timeout."""
     known_member(session.living_hub(), member)
-    await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
+    # Read first: a call that fails, as for who may not list Children, must not leave the member drained.
     reasons = {} if force else await _bound_on(session, member)
+    await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
     stranded = tuple(reasons)
     if wait:
         await _until(session, lambda: set(session.registry.on_member(member)) <= set(stranded), timeout)
