@@ -187,15 +187,15 @@ def test_the_usage_of_members_and_the_restarting_children_are_printed(
         await asyncio.sleep(1)
         printed.text()
 
-        assert await top.top(HUB) == DONE
+        assert await top.top(HUB, everywhere=False) == DONE
         members, _, restarted = printed.text().partition("\n\n")
         assert [line.split()[:2] for line in members.splitlines()[1:]] == [[name, "True"] for name in MEMBERS]
         assert [line.split() for line in restarted.splitlines()[1:]] == [["a", member, "Running", "1"]]
-        await top.top(JSON)
+        await top.top(JSON, everywhere=False)
         assert json.loads(printed.text())["restarts"] == [
             {"id": "a", "member": member, "state": "Running", "restarts": 1}
         ]
-        await top.top(NAMES)
+        await top.top(NAMES, everywhere=False)
         assert printed.text().split() == [f"pod/{name}" for name in MEMBERS]
 
     with_cluster(tmp_path, monkeypatch, test)
