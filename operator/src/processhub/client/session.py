@@ -115,10 +115,16 @@ async def connected(
     context: str | None = None,
     kubeconfig: str | None = None,
     overrides: Overrides | None = None,
+    *,
+    pod_first: bool = False,
 ) -> AsyncIterator[tuple[Client, str]]:
-    """An API client and the namespace: the given one, else the context's, else the pod's. Raises Unreachable."""
+    """An API client and the namespace: the given one, else the context's, else the pod's. Raises Unreachable.
+
+    ``pod_first``: the cluster of the member or child that this process is comes before that of a kubeconfig.
+    """
+    in_member = pod_first and bool(os.environ.get("HUB_MEMBER"))
     try:
-        client = await PatientClient.connect(context, kubeconfig, overrides=overrides)
+        client = await PatientClient.connect(context, kubeconfig, overrides=overrides, pod_first=in_member)
     except ConfigError as error:
         raise Unreachable(str(error)) from error
     async with client:
