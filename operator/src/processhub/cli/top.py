@@ -36,14 +36,14 @@ async def top(target: Target, *, everywhere: bool) -> int:
 
 def most_restarts(sessions: Iterable[Session]) -> list[tuple[Session, dict[str, Any]]]:
     """The copies with the most restarts, at most ten, with their hubs; copies without a restart are left out."""
-    copies = [
+    copies: list[tuple[Session, dict[str, Any]]] = [
         (session, {"id": child_id, "member": node.name, "state": node.state, "restarts": node.restarts})
         for session in sessions
         for child_id, record in session.registry.records.items()
         for node in record.nodes
         if node.restarts
     ]
-    return sorted(copies, key=lambda copy: (-int(copy[1]["restarts"]), natural_order(copy[1]["id"])))[:_CHILDREN]
+    return sorted(copies, key=lambda copy: (-copy[1]["restarts"], natural_order(copy[1]["id"])))[:_CHILDREN]
 
 
 def _print(sessions: list[Session], *, everywhere: bool) -> None:

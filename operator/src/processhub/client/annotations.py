@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TypeVar
 
 from processhub.api.childset import ChildSet
@@ -43,15 +44,7 @@ async def change_annotations(
             return now, bool(unanswered)  # another write came after the one without an answer
         version = {"uid": now.metadata.uid, "resourceVersion": now.metadata.resource_version}
         patch = {"metadata": {**version, "annotations": dict(changed)}}
-
-        async def write(patch: object = patch, changed: Annotations = changed) -> Annotated:
-            try:
-                return await session.client.patch(kind, session.namespace, name, patch)
-            except ApiError as error:
-                if error.outcome_unknown:
-                    unanswered.append(changed)
-                raise
-
+        write = partial(_write, session, kind, name, patch, partial(unanswered.append, changed))
         try:
             # It may be sent again without an answer: what is stored has another resourceVersion.
             return await retried(write, lambda error: error.outcome_unknown), True
@@ -61,6 +54,17 @@ async def change_annotations(
         f"{kind.type.__name__.lower()} {name} is edited too often: its annotations could not be changed in "
         f"{_ATTEMPTS} attempts"
     )
+
+
+async def _write(
+    session: Session, kind: Kind[Annotated], name: str, patch: object, unanswered: Callable[[], None]
+) -> Annotated:
+    try:
+        return await session.client.patch(kind, session.namespace, name, patch)
+    except ApiError as error:
+        if error.outcome_unknown:
+            unanswered()
+        raise
 
 
 def _has(item: Hub | ChildSet, annotations: Annotations) -> bool:

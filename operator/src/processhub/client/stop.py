@@ -44,7 +44,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
 
 
 async def _delete_objects(
-    session: Session, wanted: Iterable[str], runs: Collection[str], removal: Removal, result: StopResult
+    session: Session, wanted: Collection[str], runs: Collection[str], removal: Removal, result: StopResult
 ) -> dict[str, str]:
     """Delete the Child objects of these ids; returns their names by id. Raises ApiError.
 
