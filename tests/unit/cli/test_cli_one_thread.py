@@ -15,7 +15,8 @@ from onethread import Cluster
 
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
-from processhub.client.errors import Unreachable
+from processhub.cli.shared import Target
+from processhub.client.errors import HubNotFound, Unreachable
 from processhub.cluster.kinds import HUBS
 
 
@@ -78,6 +79,19 @@ def test_who_may_not_read_the_registry_is_told_before_a_wait(tmp_path: Path, mon
         forbid(cluster, monkeypatch, "registryslices")
         with pytest.raises(Unreachable, match="registryslices is forbidden; ask for the role view"):
             await stop.await_children(["a"], HUB, timeout="60s")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_hub_that_is_not_there_is_not_found_by_who_may_read_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        with pytest.raises(HubNotFound, match="hub shop not found in namespace ns; there are: hub"):
+            await show.where("a", Target(hub="shop"))
+        forbid(cluster, monkeypatch, "hubs")
+        with pytest.raises(HubNotFound, match=r"hub shop not found in namespace ns$"):
+            await show.where("a", Target(hub="shop"))
 
     with_cluster(tmp_path, monkeypatch, test)
 

@@ -132,12 +132,15 @@ async def connected(
 
 
 async def find_hub(client: Client, namespace: str, name: str) -> Hub:
-    """The Hub object. Raises HubNotFound (which lists the existing hubs) and Unreachable."""
+    """The Hub object. Raises HubNotFound (which lists the existing hubs, if they may be listed) and Unreachable."""
     with translated(f"hub {name} in namespace {namespace} can't be read"):
         try:
             return await client.get(HUBS, namespace, name)
         except NotFoundError:
-            hubs = [hub.metadata.name for hub in await list_hubs(client, namespace)]
+            try:
+                hubs = [hub.metadata.name for hub in await list_hubs(client, namespace)]
+            except ForbiddenError:  # the account may read this one only
+                raise HubNotFound(f"hub {name} not found in namespace {namespace}") from None
     there = f"there are: {', '.join(hubs)}" if hubs else "there is none in this namespace"
     raise HubNotFound(f"hub {name} not found in namespace {namespace}; {there}")
 
