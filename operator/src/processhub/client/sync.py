@@ -42,7 +42,9 @@ class SyncResult(Result):
         return self
 
     def _take(self) -> None:
-        self.started, self.errors, self.rollback = self._inner.started, self._inner.errors, self._inner.rollback
+        inner = self._inner
+        self.started, self.errors = inner.started, inner.errors
+        self.objects, self.rollback = inner.objects, inner.rollback
 
 
 class _Forked:
