@@ -83,7 +83,7 @@ async def _delete_objects(
         elif child is None:
             if child_id not in removal.ordered and child_id not in runs:
                 result.errors[child_id] = _unknown(session, child_id, on_record=child_id in records)
-        elif child.metadata.owned_by(hub.metadata.uid):
+        elif child.metadata.controlled_by(hub.metadata.uid):
             del found[child_id]
             removal.ordered.pop(child_id, None)
             result.errors[child_id] = ChildError(

@@ -1,4 +1,7 @@
-"""Static children: each entry of spec.children becomes a Child that the Hub owns. Without its entry it is deleted."""
+"""Static children: each entry of spec.children becomes a Child that the Hub controls. Without its entry it is deleted.
+
+A Child that has the Hub as an owner only, so that it goes with the Hub, is its user's.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ async def sync_static_children(round: Round) -> None:
     hub, state, steps = round.hub, round.state, round.steps
     await _take_over(round)
     marked = [state.children[name].child for name in sorted(state.children.marked)]
-    owned = [child for child in marked if child.metadata.owned_by(hub.metadata.uid)]
+    owned = [child for child in marked if child.metadata.controlled_by(hub.metadata.uid)]
     desired = {entry.id: _spec(hub, entry) for entry in hub.spec.children if entry.id}
     kept = {child.id: child for child in owned if child.id in desired}
     work = []
@@ -80,7 +83,7 @@ async def _take_over(round: Round) -> None:
 def _is_own(hub: Hub, child: Child, desired: Collection[str]) -> bool:
     """Whether the Hub has made the Child. If it has lost its owner, its labels and its name say so."""
     metadata, uid = child.metadata, hub.metadata.uid
-    if metadata.owned_by(uid):
+    if metadata.controlled_by(uid):
         return True
     if child.id not in desired or any(owner.controller for owner in metadata.owner_references):
         return False
@@ -92,7 +95,7 @@ def _has_marks(round: Round, child: Child) -> bool:
     """Whether the Child has the marks of a static Child, or what became of them when they were written."""
     labels, annotations = _marks(round.hub, child.id)
     admitted = round.state.children.admitted_marks.get(child.metadata.name)
-    return child.metadata.owned_by(round.hub.metadata.uid) and marks_of(child) in (labels | annotations, admitted)
+    return child.metadata.controlled_by(round.hub.metadata.uid) and marks_of(child) in (labels | annotations, admitted)
 
 
 async def _mark(round: Round, child: Child, uid: str) -> None:
@@ -134,7 +137,7 @@ async def _create(round: Round, spec: ChildSpec) -> None:
             child = await round.client.get(CHILDREN, namespace, name)
             if (child.spec.hub, child.id) != (spec.hub, spec.id):
                 continue
-            if not child.metadata.owned_by(round.hub.metadata.uid):
+            if not child.metadata.controlled_by(round.hub.metadata.uid):
                 raise _taken(child) from None
             round.store.put("children", child)
             return
