@@ -292,6 +292,14 @@ HUBS = [
         hub(children=[{"id": f"c{n}", "exec": SLEEP} for n in range(501)]),
         "spec.children: Too many: 501: must have at most 500 items",
     ),
+    *(
+        Bad(
+            f"static child with a variable {name}",
+            hub(children=[{"id": "a", "exec": {**SLEEP, "env": [{"name": name}]}}]),
+            f"spec.children[0].exec.env[0].name: Invalid value: {VARIABLE}",
+        )
+        for name in ("MY-NAME", "1A", "A.B", "É", "@")
+    ),
     Bad(
         "static child with a hub",
         hub(children=[{"id": "a", "hub": "my-hub", "exec": SLEEP}]),
@@ -512,6 +520,11 @@ def test_a_bad_command_fails_with_its_message(cluster: Cluster, scaled: None, na
         hub(distribution={"strategy": "NobodyKnowsThisOne"}),
         hub(hooks=[hook(webhook={"url": "http://audit.example:8080/x?y=1"})]),
         hub(onDemand={"python": {"target": "processhub.examples:Counter"}, "max": 10}),
+        hub(
+            children=[
+                {"id": "a", "exec": {**SLEEP, "env": [{"name": name} for name in ("A", "z9", "_", "_1", "Z" * 128)]}}
+            ]
+        ),
         child(id="é" * 126),
         child(id="tenant/42 größer 😀 %2F ../.."),
         child(exec={"command": ["sh"], "args": ["-c", ""]}),

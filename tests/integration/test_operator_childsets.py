@@ -296,6 +296,7 @@ async def test_a_rejected_template_leaves_the_last_accepted_one_running(world: W
     async def refused() -> None:
         item = await told(world, "set", "Accepted", "False", "InvalidChildMapping", "spec.template.nodes is for hubs")
         assert item.status.running == 3
+        await told(world, "set", "Ready", "True", "Started")
         (event,) = await world.events("set", "Rejected")
         assert "spec.template.nodes" in event
 

@@ -14,7 +14,7 @@ from clihub import HUB, JSON, NAMES, Printed, started, with_cluster
 from memoryapi import Key
 from onethread import Cluster
 
-from processhub.cli import explain, listing, show, status, target
+from processhub.cli import explain, listing, show, status, target, top
 from processhub.cli.errors import CliError, UsageError
 from processhub.cli.listing import Selection
 from processhub.cli.shared import Target
@@ -95,6 +95,11 @@ def test_children_and_hubs_of_all_namespaces_are_listed_with_their_namespace(
         await status.members(HUB, everywhere=True, watch=False)
         assert [row[:3] for row in printed.rows()] == [["ns", "hub", f"hub-{number}"] for number in range(3)]
         assert printed.err == "hub far has no members yet\n"
+        await top.top(HUB, everywhere=True)
+        assert [row[:4] for row in printed.rows()] == [["ns", "hub", f"hub-{number}", "True"] for number in range(3)]
+        assert printed.err == "hub far has no members yet\n"
+        await top.top(JSON, everywhere=True)
+        assert [(one["hub"], len(one["members"])) for one in json.loads(printed.text())] == [("far", 0), ("hub", 3)]
         with pytest.raises(CliError, match="no hub none in any namespace"):
             await status.status(Target(hub="none"), everywhere=True, watch=False)
 

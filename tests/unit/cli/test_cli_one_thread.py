@@ -15,7 +15,8 @@ from onethread import Cluster
 
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
-from processhub.client.errors import Unreachable
+from processhub.cli.shared import Target
+from processhub.client.errors import HubNotFound, Unreachable
 from processhub.cluster.kinds import HUBS
 
 
@@ -82,6 +83,66 @@ def test_who_may_not_read_the_registry_is_told_before_a_wait(tmp_path: Path, mon
     with_cluster(tmp_path, monkeypatch, test)
 
 
+def test_a_hub_that_is_not_there_is_not_found_by_who_may_read_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        with pytest.raises(HubNotFound, match="hub shop not found in namespace ns; there are: hub"):
+            await show.where("a", Target(hub="shop"))
+        forbid(cluster, monkeypatch, "hubs")
+        with pytest.raises(HubNotFound, match=r"hub shop not found in namespace ns$"):
+            await show.where("a", Target(hub="shop"))
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_orders_are_given_by_who_may_not_list_childsets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a", "b")
+        forbid(cluster, monkeypatch, "childsets")
+        printed.text()
+
+        for output, words in ((HUB, "a moving to"), (NAMES, "child/a")):
+            there = next(member for member in MEMBERS if member not in cluster.runs_on()["a"])
+            assert await moves.move("a", there, output, wait=False, timeout="30s") == DONE
+            assert printed.text().startswith(words)
+            assert printed.err == ""
+            await cluster.until(lambda there=there: cluster.runs_on()["a"] == {there}, "it is moved")  # type: ignore[misc]
+
+        assert await stop.stop_children(["a", "c"], HUB, wait=False, timeout="30s") == FAILED
+        assert printed.text() == "a stopping\n"
+        assert printed.err == "error: child c not stopped: Forbidden: can't be looked up: childsets is forbidden\n"
+        with pytest.raises(Unreachable, match="childsets is forbidden"):
+            await moves.drain("hub-0", HUB, force=False, wait=False, timeout="30s")
+        assert "annotations" not in cluster.api.get("hubs", "hub")["metadata"]
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_a_move_whose_child_can_not_be_looked_up_afterwards_is_ordered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        workload = {"exec": {"command": ["x"]}}
+        cluster.api.create(
+            "childsets", {"metadata": {"name": "many"}, "spec": {"hub": "hub", "replicas": 1, "template": workload}}
+        )
+        await stop.await_children(["many-0"], HUB, timeout="60s")
+        there = next(member for member in MEMBERS if member not in cluster.runs_on()["many-0"])
+        cluster.api.listeners.append(
+            lambda key, *_: key.plural == "childsets" and forbid(cluster, monkeypatch, "childsets")
+        )
+        printed.text()
+
+        assert await moves.move("many-0", there, HUB, wait=False, timeout="30s") == DONE
+        assert printed.text() == f"many-0 moving to {there}\n"
+        assert printed.err.startswith("warning: the order is given, but the object of child 'many-0' is not known: ")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
 def test_a_child_is_explained_without_its_history_to_who_may_not_read_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
 ) -> None:
@@ -140,15 +201,15 @@ def test_the_usage_of_members_and_the_restarting_children_are_printed(
         await asyncio.sleep(1)
         printed.text()
 
-        assert await top.top(HUB) == DONE
+        assert await top.top(HUB, everywhere=False) == DONE
         members, _, restarted = printed.text().partition("\n\n")
         assert [line.split()[:2] for line in members.splitlines()[1:]] == [[name, "True"] for name in MEMBERS]
         assert [line.split() for line in restarted.splitlines()[1:]] == [["a", member, "Running", "1"]]
-        await top.top(JSON)
+        await top.top(JSON, everywhere=False)
         assert json.loads(printed.text())["restarts"] == [
             {"id": "a", "member": member, "state": "Running", "restarts": 1}
         ]
-        await top.top(NAMES)
+        await top.top(NAMES, everywhere=False)
         assert printed.text().split() == [f"pod/{name}" for name in MEMBERS]
 
     with_cluster(tmp_path, monkeypatch, test)

@@ -156,6 +156,21 @@ def test_the_arguments_after_exec_are_the_childs_command_line() -> None:
     assert split_command(["stop", "--", "--odd-id"]) == (["stop", "--", "--odd-id"], None)
 
 
+@pytest.mark.parametrize(
+    ("line", "closed", "code"),
+    [("plan -f -", "<&-", 2), ("call a -", "<&-", 2), ("plan -f good-hub.yaml", ">&-", 0), ("list", "2>&-", 1)],
+)
+@pytest.mark.usefixtures("_nowhere")
+def test_a_stream_that_the_caller_has_closed_is_empty(line: str, closed: str, code: int) -> None:
+    program = f"from processhub.cli.main import main; raise SystemExit(main({line.split()!r}))"
+
+    ended = subprocess.run(
+        ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, program], capture_output=True, text=True, check=False
+    )
+
+    assert (ended.returncode, "a bug" in ended.stderr) == (code, False)
+
+
 def test_common_options_may_stand_before_the_verb() -> None:
     assert verb_first(["-n", "prod", "--hub=h", "list", "-o", "json"]) == [
         "list",
@@ -165,6 +180,8 @@ def test_common_options_may_stand_before_the_verb() -> None:
         "-o",
         "json",
     ]
+    assert verb_first(["-nprod", "-ojson", "list", "-A"]) == ["list", "-nprod", "-ojson", "-A"]
+    assert verb_first(["-x", "list"]) == ["-x", "list"]
     assert verb_first(["list"]) == ["list"]
     assert verb_first(["--help"]) == ["--help"]
 

@@ -34,18 +34,30 @@ class Forward:
 
 
 @pytest.mark.parametrize(
-    ("address", "in_a_pod", "bases"),
+    ("address", "pod_of", "server", "bases"),
     [
-        (ELSEWHERE, False, []),
-        (ELSEWHERE, True, ["http://h.n.svc:8080", f"http://{ELSEWHERE}:9090"]),
-        ("127.3.4.5", False, ["http://127.3.4.5:9090"]),
-        ("::1", False, ["http://[::1]:9090"]),
+        (ELSEWHERE, "", "https://api.example", []),
+        (ELSEWHERE, "10.0.0.1", "https://10.0.0.1:443", ["http://h.n.svc:8080", f"http://{ELSEWHERE}:9090"]),
+        (ELSEWHERE, "10.0.0.1", "https://10.0.0.1", ["http://h.n.svc:8080", f"http://{ELSEWHERE}:9090"]),
+        (ELSEWHERE, "fd00::1", "https://[fd00::1]:443", ["http://h.n.svc:8080", f"http://{ELSEWHERE}:9090"]),
+        (ELSEWHERE, "10.0.0.1", "https://kubernetes.default", ["http://h.n.svc:8080", f"http://{ELSEWHERE}:9090"]),
+        (
+            ELSEWHERE,
+            "10.0.0.1",
+            "https://kubernetes.default.svc:443",
+            ["http://h.n.svc:8080", f"http://{ELSEWHERE}:9090"],
+        ),
+        (ELSEWHERE, "10.0.0.1", "https://api.example", []),
+        (ELSEWHERE, "10.0.0.1", "https://10.0.0.1:6443", []),
+        ("127.3.4.5", "", "https://api.example", ["http://127.3.4.5:9090"]),
+        ("127.3.4.5", "10.0.0.1", "https://127.0.0.1:6443", ["http://127.3.4.5:9090"]),
+        ("::1", "", "https://api.example", ["http://[::1]:9090"]),
     ],
 )
 async def test_a_pods_address_is_used_only_where_it_belongs_to_that_pod(
-    monkeypatch: pytest.MonkeyPatch, address: str, in_a_pod: bool, bases: list[str]
+    monkeypatch: pytest.MonkeyPatch, address: str, pod_of: str, server: str, bases: list[str]
 ) -> None:
-    """Outside the cluster another host may have the address, and would get the client's token."""
+    """Elsewhere, as in a pod of another cluster, another host may have it, and would get the client's token."""
 
     async def answers(*_: Any) -> bool:
         return True  # whoever it is
@@ -54,13 +66,14 @@ async def test_a_pods_address_is_used_only_where_it_belongs_to_that_pod(
     monkeypatch.setattr(endpoints, "PortForward", Forward)
     monkeypatch.delenv("HUB_URL", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    if in_a_pod:
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    if pod_of:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", pod_of)
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     member = MemberStatus(name="h-0", pod="h-0", pod_ip=address, port=9090, ready=True)
     session: Any = SimpleNamespace(
         name="h",
         namespace="n",
-        client=None,
+        client=SimpleNamespace(config=SimpleNamespace(host=server)),
         living_hub=lambda: SimpleNamespace(status=SimpleNamespace(members=(member,))),
     )
 
@@ -74,13 +87,15 @@ async def test_the_address_of_a_member_that_was_replaced_is_not_used_again(monke
     monkeypatch.setattr(endpoints, "_answers", answers)
     monkeypatch.setattr(endpoints, "PortForward", Forward)
     monkeypatch.delenv("HUB_URL", raising=False)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
 
     def with_member(address: str) -> Hub:
         member = MemberStatus(name="h-0", pod="h-0", pod_ip=address, ready=True)
         return Hub(metadata=ObjectMeta(name="h", namespace="n"), status=HubStatus(members=(member,)))
 
     async with client_of(web.Application()) as client:
+        server = URL(client.config.host)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", str(server.host))
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
         session = Session(client, "n", with_member("10.1.0.1"))
         tried = MemberEndpoints(session)
         tried.worked("http://10.1.0.1:8080")

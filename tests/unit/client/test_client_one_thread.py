@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -345,3 +346,20 @@ def test_a_child_of_a_guided_hub_is_moved_by_its_nodes(tmp_path: Path) -> None:
         assert ANNOTATION_NODES not in cluster.api.objects[key]["metadata"]["annotations"]
 
     with_hub(tmp_path, test, distribution={"strategy": "Guided"})
+
+
+def test_a_child_that_its_user_has_made_go_with_the_hub_is_no_static_child(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        uid = cluster.api.get("hubs", "hub")["metadata"]["uid"]
+        owner = {"apiVersion": "processhub.dev/v1alpha1", "kind": "Hub", "name": "hub", "uid": uid}
+        metadata = {"name": "a", "ownerReferences": [owner]}
+        cluster.api.create("children", {"metadata": metadata, "spec": {"hub": "hub", **EXEC}})
+        await hub.wait_children(["a"], timeout=30)
+        await asyncio.sleep(30)
+
+        stored = cluster.api.get("children", "a")["metadata"]
+        assert (stored["ownerReferences"], stored.get("labels", {})) == ([owner], {})
+        assert hub.is_alive("a")
+        assert (await hub.stop_children(["a"], wait=True)).stopped == ["a"]
+
+    with_hub(tmp_path, test)

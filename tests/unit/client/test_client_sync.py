@@ -15,10 +15,10 @@ from typing import Any, cast
 import pytest
 
 from processhub.client.asynchub import AsyncHub
-from processhub.client.errors import ChildrenFailed, HubError
+from processhub.client.errors import ChildError, ChildrenFailed, HubError
 from processhub.client.records import Processes
-from processhub.client.results import Result
-from processhub.client.sync import SyncHub
+from processhub.client.results import Result, Rollback
+from processhub.client.sync import SyncHub, SyncResult
 
 WAITS = 40
 
@@ -167,3 +167,14 @@ def test_a_method_has_the_signature_of_the_one_of_hub_and_is_no_coroutine(name: 
     assert blocking.parameters == hubs.parameters
     assert blocking.return_annotation == {"Result": "SyncResult"}.get(hubs.return_annotation, hubs.return_annotation)
     assert not inspect.iscoroutinefunction(getattr(SyncHub, name))
+
+
+def test_a_blocking_result_has_all_that_the_result_has() -> None:
+    inner = Result()
+    inner.started["a"], inner.errors["b"] = Processes(), ChildError("Timeout", "late")
+    inner.objects["a"], inner.rollback = "child-a", Rollback((), {})
+
+    result = SyncResult(inner, cast(Any, None))
+
+    public = {name for name in vars(inner) if not name.startswith("_")}
+    assert {name: getattr(result, name) for name in public} == {name: getattr(inner, name) for name in public}

@@ -58,7 +58,9 @@ async def test_a_token_file_that_cannot_be_used_is_named(
     if content is not None:
         (tmp_path / "token").write_bytes(content)
     monkeypatch.setenv("HUB_TOKEN_FILE", str(tmp_path / "token"))
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    host, _, port = NOBODY.partition(":")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
     async with Client(Config(f"http://{NOBODY}", "ns", ssl=False, token=no_token)) as client:
         requests = Requests(session(client))
         with pytest.raises(NotAllowed, match=why):

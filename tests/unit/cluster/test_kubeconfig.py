@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from processhub.client.errors import Unreachable
+from processhub.client.hub import Hub
 from processhub.cluster import kubeconfig
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config, ConfigError, Impersonation, Overrides
-from processhub.cluster.errors import ForbiddenError
+from processhub.cluster.errors import ConnectionFailedError, ForbiddenError
 from processhub.cluster.kinds import HUBS
 from processhub.cluster.kubeconfig import read_config
 
@@ -243,7 +245,47 @@ async def test_a_program_of_ours_takes_its_service_account_before_the_kubeconfig
     assert (await read_config(pod_first=True)).host == "https://[fd00::1]:443"
     assert (await read_config()).host == (await read_config(None, written(tmp_path))).host, "as kubectl does"
     monkeypatch.setenv("KUBECONFIG", written(tmp_path))
+    assert (await read_config(pod_first=True)).host == (await read_config()).host, "it is no pod of ours"
+    monkeypatch.setenv("HUB_NAMESPACE", "other")
     assert (await read_config(pod_first=True)).host == (await read_config()).host
+
+
+@pytest.mark.parametrize("variable", ["HUB_NAMESPACE", "POD_NAMESPACE"])
+async def test_the_kubeconfig_of_children_is_not_that_of_their_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    (account := tmp_path / "account").mkdir()
+    service_account(account, monkeypatch, authority="")
+    monkeypatch.setenv(variable, "prod")
+
+    for named in (written(tmp_path), str(tmp_path / "not in this image")):
+        monkeypatch.setenv("KUBECONFIG", named)
+        assert (await read_config(pod_first=True)).host == "https://[fd00::1]:443"
+
+
+async def test_a_client_in_a_child_is_of_the_cluster_that_the_child_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (account := tmp_path / "account").mkdir()
+    service_account(account, monkeypatch, authority="")
+    other = written(tmp_path)
+    for name, value in {"KUBECONFIG": other, "HUB_NAMESPACE": "prod", "HUB_MEMBER": "hub-0"}.items():
+        monkeypatch.setenv(name, value)
+    asked: list[str] = []
+
+    async def get(self: Client, *_: object) -> None:
+        asked.append(self.config.host)
+        raise ConnectionFailedError("no")
+
+    monkeypatch.setattr(Client, "get", get)
+    for hub in (Hub.connect("hub"), Hub.connect("hub", kubeconfig=other)):
+        with pytest.raises(Unreachable):
+            await hub.__aenter__()
+    monkeypatch.delenv("HUB_MEMBER")
+    with pytest.raises(Unreachable):
+        await Hub.connect("hub").__aenter__()
+
+    assert asked == ["https://[fd00::1]:443", *[(await read_config(None, other)).host] * 2]
 
 
 def test_each_connection_of_our_programs_is_made_by_that_rule() -> None:

@@ -342,6 +342,21 @@ def test_a_set_whose_changed_template_a_hook_denies_waits_for_its_user(running: 
     assert find_condition(status.conditions, "Reconciling") is None
 
 
+@pytest.mark.parametrize(("running", "expected"), [(5, ("True", "Started")), (4, ("False", "InvalidChildMapping"))])
+def test_a_set_with_a_rejected_edit_is_ready_while_its_children_run_by_the_spec_before(
+    running: int, expected: tuple[str, str]
+) -> None:
+    seen = SeenSet(known_set(child_set(replicas=5), None), Refusal(Reason.INVALID_CHILD_MAPPING, "no nodes"))
+
+    conditions = child_set_status(seen, tally(running=running, former=running), {}, NOW).conditions
+
+    assert (ready(conditions).status, ready(conditions).reason) == expected
+    for kind, status in (("Accepted", "False"), ("Stalled", "True")):
+        found = find_condition(conditions, kind)
+        assert found is not None
+        assert (found.status, found.reason, found.message) == (status, "InvalidChildMapping", "no nodes")
+
+
 def test_a_set_without_its_hub_reports_it_and_counts_no_child_as_running() -> None:
     item = msgspec.structs.replace(
         child_set(replicas=2), status=msgspec.convert({"desired": 2, "running": 2}, type(child_set(replicas=1).status))

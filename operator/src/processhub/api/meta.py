@@ -55,6 +55,10 @@ class ObjectMeta(Wire, frozen=True, kw_only=True):
         """Whether the object with this uid is among the owners."""
         return any(reference.uid == uid for reference in self.owner_references)
 
+    def controlled_by(self, uid: str) -> bool:
+        """Whether the object with this uid is the owner that has made this one, and not just goes before it."""
+        return any(reference.uid == uid and reference.controller for reference in self.owner_references)
+
 
 class PartialObject(Wire, frozen=True, kw_only=True):
     """An object of any kind that was requested with its metadata only (PartialObjectMetadata)."""

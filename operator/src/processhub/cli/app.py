@@ -345,11 +345,11 @@ def move(
 
 @command()
 @on_hub()
-def top(target: Target) -> Work:
+def top(target: Target, *, everywhere: EverywhereOption = False) -> Work:
     """Show the CPU and memory that members' children use, and the children with the most restarts."""
     from processhub.cli.top import top as show_top
 
-    return show_top(target)
+    return show_top(target, everywhere=everywhere)
 
 
 app.add_typer(quorum, name="quorum")

@@ -11,6 +11,7 @@ from processhub.cli.errors import FAILED, INTERRUPTED, USAGE, CliError, ReaderGo
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 usage, 124 timed out, 130 interrupted."""
+    _open_streams()
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
@@ -41,6 +42,13 @@ def _missing_package(error: Exception) -> CliError | None:
         f"kubectl hub needs the Python package {name}; install ProcessHub with its extra cli: "
         "pip install './operator[cli]'"
     )
+
+
+def _open_streams() -> None:
+    """Open the standard streams that the caller has closed (``>&-``)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 open to the end
 
 
 def _run(arguments: list[str]) -> int:
@@ -81,16 +89,17 @@ def split_command(arguments: list[str]) -> tuple[list[str], list[str] | None]:
 
 
 def verb_first(arguments: list[str]) -> list[str]:
-    """Move the options that are before the verb behind it: ``kubectl-hub -n prod list``."""
+    """Move the options that are before the verb behind it: ``kubectl-hub -n prod -ojson list``."""
     from processhub.cli.shared import before_verbs
 
     with_value, flags = before_verbs()
     index = 0
     while index < len(arguments) and arguments[index].startswith("-"):
         name, equals, _ = arguments[index].partition("=")
-        if name not in with_value | flags:
+        attached = name not in with_value and name[:2] in with_value
+        if not attached and name not in with_value | flags:
             return arguments
-        index += 1 if equals or name in flags else 2
+        index += 1 if equals or attached or name in flags else 2
     return [*arguments[index : index + 1], *arguments[:index], *arguments[index + 1 :]] if index else arguments
 
 

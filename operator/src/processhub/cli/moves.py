@@ -10,6 +10,7 @@ from processhub.cli.output import named, out, quoted, say, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.show import object_of, pod_of
 from processhub.cli.target import opened
+from processhub.client.errors import HubError
 from processhub.client.hub import Hub
 from processhub.core.listing import by_reason
 from processhub.core.model.plan import STRANDED_ALONE
@@ -54,11 +55,17 @@ async def move(child_id: str, member: str, target: Target, *, wait: bool, timeou
     limit = seconds(timeout)
     async with opened(target, ids=(child_id,), members=(member,), follow=wait) as session:
         await Hub.attached(session).migrate_child(child_id, member, wait=wait, timeout=limit)
-        known = await object_of(session, child_id) if target.output in (Output.TABLE, Output.NAME) else ""
+        known = ""
+        if target.output in (Output.TABLE, Output.NAME):
+            try:
+                known = await object_of(session, child_id)
+            except HubError as error:
+                say(f"warning: the order is given, but the object of child {child_id!r} is not known: {error}")
     if target.output in (Output.JSON, Output.YAML):
         structured({"id": child_id, "member": member, "done": wait}, target.output)
     elif target.output is Output.NAME:
-        out(known)
+        if known:
+            out(known)
     else:
         kind, _, name = known.partition("/")
         words = named(child_id, name) if kind == "child" else quoted(child_id)

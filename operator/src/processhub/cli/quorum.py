@@ -13,6 +13,7 @@ from processhub.cli.errors import DONE, UsageError
 from processhub.cli.output import out, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
+from processhub.client.annotations import change_annotations
 from processhub.client.errors import Timeout
 from processhub.client.session import Session, translated
 from processhub.client.writes import with_retries
@@ -35,8 +36,7 @@ async def reset(target: Target, *, wait: bool, timeout: str) -> int:
             )
         order = datetime.now(UTC).isoformat()
         with translated(f"the quorum of hub {session.name} can't be reset"):
-            body = {"metadata": {"annotations": {ANNOTATION_QUORUM_RESET: order}}}
-            await session.client.patch(HUBS, session.namespace, session.name, body)
+            await change_annotations(session, HUBS, session.name, lambda _: {ANNOTATION_QUORUM_RESET: order})
             done = await _done(session, order, limit) if wait else None
     if target.output is Output.NAME:
         out(name)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from processhub.api.hub import Hub
-from processhub.api.naming import LABEL_HUB
+from processhub.api.hub import Hub, MemberStatus
+from processhub.api.naming import LABEL_HUB, natural_order
 from processhub.api.slice import RegistrySlice
 from processhub.cli.errors import CliError
 from processhub.cli.output import say
@@ -141,6 +141,11 @@ async def opened_scope(target: Target, *, everywhere: bool, members: tuple[str, 
         if not scope.sessions:
             raise CliError(f"no hub {target.hub} in any namespace" if target.hub else "no hub in any namespace")
         yield scope
+
+
+def members_of(session: Session) -> list[MemberStatus]:
+    """The members of the hub's status, by name."""
+    return sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
 
 
 def say_unplaced(session: Session) -> None:

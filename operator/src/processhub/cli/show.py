@@ -143,7 +143,13 @@ async def objects_of(session: Session, ids: Collection[str]) -> dict[str, str]:
     if not others:
         return objects
     with translated(f"children of hub {session.name} can't be looked up"):
-        children, sets = await find_children(session, others), await list_sets(session)
+        children, records = await find_children(session, others), session.registry.records
+        # A Child that is on record is the owner of its id. The ChildSets, which not all may list, are for the others.
+        certain = all(
+            child_id in records and child_id in children and records[child_id].uid == children[child_id].metadata.uid
+            for child_id in others
+        )
+        sets = [] if certain else await list_sets(session)
     for child_id in others:
         owner, child = owner_among(sets, session, child_id), children.get(child_id)
         name = child.metadata.name if child is not None else child_object_name(child_id)

@@ -17,7 +17,7 @@ from processhub.cli.conditions import first_against
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE
 from processhub.cli.output import Columns, out, say, structured, table
-from processhub.cli.scope import Scope, opened_scope, say_unplaced
+from processhub.cli.scope import Scope, members_of, opened_scope, say_unplaced
 from processhub.cli.shared import Output, Target
 from processhub.client.records import Node
 from processhub.client.session import Session
@@ -58,7 +58,7 @@ async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
                     *(_place(session, everywhere) if everywhere else ()),
                     *_member_row(member),
                 ): f"pod/{member.pod or member.name}"
-                for member in _members(session)
+                for member in members_of(session)
             },
         )
         if target.output is Output.TABLE:
@@ -139,13 +139,9 @@ def _summary(session: Session) -> _Row:
     )
 
 
-def _members(session: Session) -> list[MemberStatus]:
-    return sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
-
-
 def _explain_unready(session: Session) -> None:
     """Say why members are not ready, or that there is none."""
-    listed = _members(session)
+    listed = members_of(session)
     if not listed:
         say(f"hub {session.name} has no members yet")
     for member in listed:
@@ -159,7 +155,7 @@ def _member_row(member: MemberStatus) -> _Row:
 
 def _plain_members(session: Session, everywhere: bool) -> list[dict[str, Any]]:
     place = {"namespace": session.namespace, "hub": session.name} if everywhere else {}
-    return [{**place, **msgspec.to_builtins(member)} for member in _members(session)]
+    return [{**place, **msgspec.to_builtins(member)} for member in members_of(session)]
 
 
 def _not_running(session: Session) -> list[tuple[str, Node]]:
@@ -216,7 +212,7 @@ def _print(session: Session) -> None:
                 for item in hub.status.conditions
             ),
         )
-    if listed := _members(session):
+    if listed := members_of(session):
         out("\nMembers:")
         table(("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"), map(_member_row, listed))
         _explain_unready(session)

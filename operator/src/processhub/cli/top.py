@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,48 +11,69 @@ from processhub.api.hub import MemberStatus
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE
 from processhub.cli.output import out, say, structured, table
+from processhub.cli.scope import members_of, opened_scope
 from processhub.cli.shared import Output, Target
-from processhub.cli.target import opened
-from processhub.client.records import Record
+from processhub.client.session import Session
 
 _CHILDREN = 10
+_FIELDS = ("name", "ready", "children", "cpu", "memory")
 
 
-async def top(target: Target) -> int:
+async def top(target: Target, *, everywhere: bool) -> int:
     """Print each member's children, CPU and memory as its agent reports them, and the copies with the most restarts."""
-    async with opened(target) as session:
-        members = sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
-        restarted = most_restarts(session.registry.records)
+    async with opened_scope(target, everywhere=everywhere) as scope:
         if target.output is Output.NAME:
-            for member in members:
-                out(f"pod/{member.pod or member.name}")
+            for session in scope.sessions:
+                for member in members_of(session):
+                    out(f"pod/{member.pod or member.name}")
         elif target.output is Output.TABLE:
-            if not members:
-                say(f"hub {session.name} has no members yet")
-            else:
-                table(("MEMBER", "READY", "CHILDREN", "CPU", "MEMORY"), map(_row, members))
-            if restarted:
-                out("")
-                table(
-                    ("CHILD", "MEMBER", "STATE", "RESTARTS"),
-                    ((one["id"], one["member"], one["state"], str(one["restarts"])) for one in restarted),
-                )
+            _print(scope.sessions, everywhere=everywhere)
         else:
-            fields = ("name", "ready", "children", "cpu", "memory")
-            plain = [{field: msgspec.to_builtins(getattr(member, field)) for field in fields} for member in members]
-            structured({"members": plain, "restarts": restarted}, target.output)
+            found = [_plain(session, everywhere) for session in scope.sessions]
+            structured(found if everywhere else found[0], target.output)
     return DONE
 
 
-def most_restarts(records: dict[str, Record]) -> list[dict[str, Any]]:
-    """The copies with the most restarts, at most ten; copies without a restart are left out."""
-    copies = [
-        {"id": child_id, "member": node.name, "state": node.state, "restarts": node.restarts}
-        for child_id, record in records.items()
+def most_restarts(sessions: Iterable[Session]) -> list[tuple[Session, dict[str, Any]]]:
+    """The copies with the most restarts, at most ten, with their hubs; copies without a restart are left out."""
+    copies: list[tuple[Session, dict[str, Any]]] = [
+        (session, {"id": child_id, "member": node.name, "state": node.state, "restarts": node.restarts})
+        for session in sessions
+        for child_id, record in session.registry.records.items()
         for node in record.nodes
         if node.restarts
     ]
-    return sorted(copies, key=lambda copy: (-int(str(copy["restarts"])), natural_order(str(copy["id"]))))[:_CHILDREN]
+    return sorted(copies, key=lambda copy: (-copy[1]["restarts"], natural_order(copy[1]["id"])))[:_CHILDREN]
+
+
+def _print(sessions: list[Session], *, everywhere: bool) -> None:
+    place = ("NAMESPACE", "HUB") if everywhere else ()
+    rows = [(*_place(session, everywhere), *_row(member)) for session in sessions for member in members_of(session)]
+    for session in sessions:
+        if not session.living_hub().status.members:
+            say(f"hub {session.name} has no members yet")
+    if rows:
+        table((*place, "MEMBER", "READY", "CHILDREN", "CPU", "MEMORY"), rows)
+    if restarted := most_restarts(sessions):
+        out("")
+        table(
+            (*place, "CHILD", "MEMBER", "STATE", "RESTARTS"),
+            ((*_place(session, everywhere), *map(str, one.values())) for session, one in restarted),
+        )
+
+
+def _plain(session: Session, everywhere: bool) -> dict[str, Any]:
+    return {
+        **({"namespace": session.namespace, "hub": session.name} if everywhere else {}),
+        "members": [
+            {field: msgspec.to_builtins(getattr(member, field)) for field in _FIELDS} for member in members_of(session)
+        ],
+        "restarts": [one for _, one in most_restarts([session])],
+    }
+
+
+def _place(session: Session, everywhere: bool) -> tuple[str, ...]:
+    return (session.namespace, session.name) if everywhere else ()
 
 
 def _row(member: MemberStatus) -> tuple[str, str, str, str, str]:

@@ -63,7 +63,10 @@ class AsyncHub:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            client, namespace = await stack.enter_async_context(connected(*self._where))
+            # A kubeconfig of a child is for the clusters that it works with. Its hub is in the cluster it runs in.
+            *_, context, kubeconfig = self._where
+            pod_first = context is None and kubeconfig is None
+            client, namespace = await stack.enter_async_context(connected(*self._where, pod_first=pod_first))
             session = Session(client, namespace, await find_hub(client, namespace, self.name))
             stack.push_async_callback(session.close)
             with translated(f"the registry of hub {self.name} can't be read"):

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 
 from processhub.api.grouporders import GroupOrderError, format_orders, parse_stop_orders
+from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_STOP
 from processhub.client.annotations import Annotations, change_annotations
 from processhub.client.errors import ChildError, ClientReason, HubError
@@ -124,8 +125,8 @@ class DemandStop:
         """Write as many orders as the annotation has room for; returns the others. Raises ApiError, HubError."""
         left: dict[str, int] = {}
 
-        def ordered(annotations: Mapping[str, str]) -> Annotations:
-            orders = _read(annotations)
+        def ordered(hub: Hub) -> Annotations:
+            orders = _read(hub.metadata.annotations)
             room = _LONGEST - len((format_orders(orders) or "").encode())
             left.clear()
             for child_id, epoch in runs.items():
@@ -136,9 +137,7 @@ class DemandStop:
                     orders[child_id] = epoch
             return {ANNOTATION_STOP: format_orders(orders)}
 
-        hub = await change_annotations(self._session, HUBS, self._session.name, ordered)
-        if hub is not None:
-            self._session.hub = hub
+        self._session.hub, _ = await change_annotations(self._session, HUBS, self._session.name, ordered)
         return left
 
     def _fail(self, ids: Collection[str], reason: str, message: str) -> None:

@@ -1,7 +1,8 @@
 """The endpoints at which a hub's members can be reached from this process.
 
-In a child or a member this is $HUB_URL, in another pod of the cluster the hub's Service. Outside the cluster it is a
-port-forward through the API server, or a member's own address where that is one of this machine (the local cluster).
+In a child or a member this is $HUB_URL, in another pod of the cluster the hub's Service. Outside the cluster, as in a
+pod of another one, it is a port-forward through the API server, or a member's own address where that is one of this
+machine (the local cluster).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 from processhub.api.addresses import authority
 from processhub.api.hub import MemberStatus
@@ -21,6 +23,7 @@ from processhub.cluster.errors import ApiError, reason_of
 
 _SERVICE_PORT = 8080
 _CONNECT_SECONDS = 1.0
+_API_SERVICE = "kubernetes.default."  # the name of the API server in each cluster
 
 
 class MemberEndpoints:
@@ -42,7 +45,8 @@ class MemberEndpoints:
         mine = os.environ.get("HUB_NAME") == self._session.name
         if given and mine and os.environ.get("HUB_NAMESPACE") == self._session.namespace:
             yield given
-        if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        here = _is_here(self._session)
+        if here:
             yield f"http://{self._session.name}.{self._session.namespace}.svc:{_SERVICE_PORT}"
         listed = [member for member in self._session.living_hub().status.members if member.pod_ip]
         # The address of a member that was replaced may be another pod's now, which must not get this client's token.
@@ -52,7 +56,8 @@ class MemberEndpoints:
         for member in random.sample(members, len(members)):
             base = _base(member)
             self._names[base] = f"member {member.name} at {authority(member.pod_ip, member.port)}"
-            if base != self._last and _in_reach(member.pod_ip) and await _answers(member.pod_ip, member.port):
+            in_reach = here or _is_of_this_machine(member.pod_ip)
+            if base != self._last and in_reach and await _answers(member.pod_ip, member.port):
                 yield base
         for member in members:
             if base := await self._forwarded_to(member):
@@ -129,13 +134,21 @@ async def _answers(address: str, port: int) -> bool:
     return False
 
 
-def _in_reach(address: str) -> bool:
-    """Whether the pod's address means that pod here: in a pod of the cluster, or as an address of this machine.
+def _is_here(session: Session) -> bool:
+    """Whether this process is in a pod of the hub's cluster, and not of another one, as pods of CI are.
 
-    Elsewhere another network may have a host of that address, which must not get this client's token.
+    Elsewhere another Service may have the name, and another host a pod's address, which must not get this client's
+    token.
     """
-    if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return True
+    own, server = os.environ.get("KUBERNETES_SERVICE_HOST"), urlsplit(session.client.config.host)
+    if not own:
+        return False
+    named = (server.hostname, str(server.port or 443)) == (own, os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
+    return named or f"{server.hostname}.".startswith(_API_SERVICE)
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Whether this machine has the address, as on the local cluster."""
     with (
         contextlib.suppress(OSError),
         socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe,

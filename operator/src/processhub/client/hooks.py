@@ -21,15 +21,15 @@ from processhub.api.registeredhooks import (
     parse_registered_hooks,
 )
 from processhub.api.wording import wrong
-from processhub.client.errors import HubNotFound, InvalidHook, Timeout, names
+from processhub.client.annotations import Annotations, change_annotations
+from processhub.client.errors import InvalidHook, Timeout, names
 from processhub.client.session import Session
 from processhub.client.writes import with_retries
-from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError, UnavailableError
+from processhub.cluster.errors import InvalidError
 from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import HUBS
 
 TAKEN_SECONDS = 15.0  # time within which an operator must apply the edit
-_TRIES = 20  # attempts; each may conflict with another write of the Hub, including that of its status
 _POLL_SECONDS = 0.05
 _PARTS: dict[str, type[msgspec.Struct]] = {"webhook": Webhook, "python": PythonHandler}
 
@@ -118,38 +118,20 @@ def _without(hooks: tuple[Hook, ...], gone: Collection[str]) -> tuple[Hook, ...]
 
 
 async def _edit(session: Session, change: Callable[[Hub, RegisteredHooks], RegisteredHooks]) -> Hub:
-    """Write the changed annotation and return the Hub. If another write came first, the change is made again."""
-    unanswered: set[str | None] = set()  # What was written without an answer: it may be stored.
-    for _ in range(_TRIES):
-        try:
-            hub = await session.client.get(HUBS, session.namespace, session.name)
-        except NotFoundError as error:
-            raise HubNotFound(f"hub {session.name} in namespace {session.namespace} was deleted") from error
-        if hub.metadata.annotations.get(ANNOTATION_HOOKS) in unanswered:
-            return hub
+    """Write the changed annotation; returns the Hub as stored. Raises InvalidHook, HubNotFound, Timeout, ApiError."""
+
+    def changed(hub: Hub) -> Annotations:
         try:
             present = parse_registered_hooks(hub.metadata)
         except RegisteredHooksError as error:
             raise InvalidHook(f"hub {session.name}: {error}; mend it, or remove it") from error
         # A copy that differs from spec.hooks has no effect any more. Kept, it would have one if the edit were undone.
         cancelled = tuple(hook for hook in present.cancelled if hook in hub.spec.hooks)
-        changed = change(hub, msgspec.structs.replace(present, cancelled=cancelled))
-        text = format_registered_hooks(changed)
-        version = {"uid": hub.metadata.uid, "resourceVersion": hub.metadata.resource_version}
-        patch = {"metadata": {**version, "annotations": {ANNOTATION_HOOKS: text}}}
-        try:
-            return await with_retries(partial(_write, session, patch, partial(unanswered.add, text)))
-        except ConflictError:
-            await asyncio.sleep(_POLL_SECONDS)  # the Hub was written after it was read
-    raise Timeout(f"hub {session.name} is edited too often: its hooks could not be changed in {_TRIES} attempts")
+        after = change(hub, msgspec.structs.replace(present, cancelled=cancelled))
+        return {ANNOTATION_HOOKS: format_registered_hooks(after)}
 
-
-async def _write(session: Session, patch: Any, failed: Callable[[], None]) -> Hub:
-    try:
-        return await session.client.patch(HUBS, session.namespace, session.name, patch)
-    except UnavailableError:
-        failed()
-        raise
+    hub, _ = await change_annotations(session, HUBS, session.name, changed)
+    return hub
 
 
 async def _check(session: Session, hooks: tuple[Hook, ...]) -> None:

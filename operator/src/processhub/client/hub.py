@@ -18,8 +18,10 @@ class Hub(AsyncHub):
     ) -> Hub:
         """Create the client of hub ``name`` for ``async with``, which connects and reads the registry.
 
-        The namespace is the given one, else $HUB_NAMESPACE, else that of the kubeconfig's context or of the pod.
-        Entering raises HubNotFound, Unreachable, Timeout.
+        The cluster is that of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else that of the pod. In a child, the
+        cluster that it runs in comes before those of $KUBECONFIG and ~/.kube/config. The namespace is the given one,
+        else $HUB_NAMESPACE, else that of the kubeconfig's context or of the pod. Entering raises HubNotFound,
+        Unreachable, Timeout.
         """
         return cls(name, namespace, context, kubeconfig)
 

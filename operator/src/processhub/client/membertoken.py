@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -22,12 +21,16 @@ _SECONDS = 3600
 _MARGIN = 300.0  # seconds before its expiry at which a token is replaced
 
 
-class _Status(msgspec.Struct, frozen=True, rename="camel"):
+class _Spec(msgspec.Struct, frozen=True, rename="camel"):
+    expiration_seconds: float
+
+
+class _Status(msgspec.Struct, frozen=True):
     token: str
-    expiration_timestamp: str
 
 
 class _TokenRequest(msgspec.Struct, frozen=True):
+    spec: _Spec  # as granted
     status: _Status
 
 
@@ -53,7 +56,7 @@ class MemberToken:
                 raise _unusable(file, "it has several lines, or control characters")
             return token
         async with self._lock:
-            if fresh or time.time() > self._until:
+            if fresh or time.monotonic() >= self._until:
                 await self._request()
             return self._token
 
@@ -67,9 +70,10 @@ class MemberToken:
         what = f"no token for requests to hub {session.name}"
         try:
             path = _ACCOUNTS.path(session.namespace, account, "token")
-            answer = await with_retries(lambda: session.client.raw("POST", path, body=body))
+            # Nothing is stored, so it may be sent again as a read is: the API server may restart just now.
+            answer = await with_retries(lambda: session.client.raw("POST", path, body=body), reads=True)
             with readable("a token"):
-                found = msgspec.json.decode(answer, type=_TokenRequest).status
+                found = msgspec.json.decode(answer, type=_TokenRequest)
         except NotFoundError:
             raise NotAllowed(
                 f"{what}: its service account {account} does not exist (yet); the operator creates it",
@@ -85,8 +89,9 @@ class MemberToken:
             ) from None
         except ApiError as error:
             raise NotAllowed(f"{what}: {error.message}", 401, "unauthorized") from error
-        ends = datetime.fromisoformat(found.expiration_timestamp).timestamp()
-        self._token, self._until = found.token, ends - _MARGIN
+        # Not by the time of its expiry: a clock that is ahead of the server's would ask for a token at each request.
+        self._token = found.status.token
+        self._until = time.monotonic() + found.spec.expiration_seconds - _MARGIN
 
 
 def _unusable(file: str, why: str) -> NotAllowed:

@@ -43,8 +43,9 @@ class DrainResult(msgspec.Struct, frozen=True, kw_only=True):
 async def drain(session: Session, member: str, *, force: bool, wait: bool, timeout: float) -> DrainResult:
     """Order the member to be drained. Raises HubError if there is no such member, ApiError, Timeout."""
     known_member(session.living_hub(), member)
-    await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
+    # Read first: a call that fails, as for who may not list Children, must not leave the member drained.
     reasons = {} if force else await _bound_on(session, member)
+    await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
     stranded = tuple(reasons)
     if wait:
         await _until(session, lambda: set(session.registry.on_member(member)) <= set(stranded), timeout)
@@ -148,15 +149,13 @@ def _is_there(hub: Hub, record: Record | None, member: str) -> bool:
 async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str, bool]]) -> bool:
     """Change the drained members in the hub's annotation; returns whether the annotation changed."""
 
-    def changed(annotations: Mapping[str, str]) -> Annotations:
-        before = parse_drained(annotations.get(ANNOTATION_DRAINED, ""))
+    def edit(hub: Hub) -> Annotations:
+        before = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
         after = change(before)
         return {} if after == before else {ANNOTATION_DRAINED: format_drained(after) or None}
 
-    hub = await change_annotations(session, HUBS, session.name, changed)
-    if hub is not None:
-        session.hub = hub
-    return hub is not None
+    session.hub, changed = await change_annotations(session, HUBS, session.name, edit)
+    return changed
 
 
 async def _bound_on(session: Session, member: str) -> dict[str, str]:

@@ -90,7 +90,8 @@ class OnGroup(Generic[Annotated]):
     async def give(self, member: str) -> None:
         """Order the child to be moved to ``member``. Raises HubError, ApiError."""
 
-        def ordered(annotations: Mapping[str, str]) -> Annotations:
+        def ordered(owner: Annotated) -> Annotations:
+            annotations = owner.metadata.annotations
             orders, refused = _read(annotations, ANNOTATION_MOVE_TO), _read(annotations, ANNOTATION_MOVE_REFUSED)
             refused.pop(self.id, None)
             return {

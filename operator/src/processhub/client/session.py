@@ -115,10 +115,16 @@ async def connected(
     context: str | None = None,
     kubeconfig: str | None = None,
     overrides: Overrides | None = None,
+    *,
+    pod_first: bool = False,
 ) -> AsyncIterator[tuple[Client, str]]:
-    """An API client and the namespace: the given one, else the context's, else the pod's. Raises Unreachable."""
+    """An API client and the namespace: the given one, else the context's, else the pod's. Raises Unreachable.
+
+    ``pod_first``: the cluster of the member or child that this process is comes before that of a kubeconfig.
+    """
+    in_member = pod_first and bool(os.environ.get("HUB_MEMBER"))
     try:
-        client = await PatientClient.connect(context, kubeconfig, overrides=overrides)
+        client = await PatientClient.connect(context, kubeconfig, overrides=overrides, pod_first=in_member)
     except ConfigError as error:
         raise Unreachable(str(error)) from error
     async with client:
@@ -126,12 +132,15 @@ async def connected(
 
 
 async def find_hub(client: Client, namespace: str, name: str) -> Hub:
-    """The Hub object. Raises HubNotFound (which lists the existing hubs) and Unreachable."""
+    """The Hub object. Raises HubNotFound (which lists the existing hubs, if they may be listed) and Unreachable."""
     with translated(f"hub {name} in namespace {namespace} can't be read"):
         try:
             return await client.get(HUBS, namespace, name)
         except NotFoundError:
-            hubs = [hub.metadata.name for hub in await list_hubs(client, namespace)]
+            try:
+                hubs = [hub.metadata.name for hub in await list_hubs(client, namespace)]
+            except ForbiddenError:  # the account may read this one only
+                raise HubNotFound(f"hub {name} not found in namespace {namespace}") from None
     there = f"there are: {', '.join(hubs)}" if hubs else "there is none in this namespace"
     raise HubNotFound(f"hub {name} not found in namespace {namespace}; {there}")
 

@@ -18,6 +18,7 @@ from processhub.client.resolve import find_children
 from processhub.client.results import StopResult
 from processhub.client.session import Session
 from processhub.client.specs import checked_ids
+from processhub.cluster.errors import ApiError, ForbiddenError
 
 
 async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, timeout: float) -> StopResult:
@@ -43,7 +44,7 @@ async def stop_children(session: Session, ids: Iterable[str], *, wait: bool, tim
 
 
 async def _delete_objects(
-    session: Session, wanted: Iterable[str], runs: Collection[str], removal: Removal, result: StopResult
+    session: Session, wanted: Collection[str], runs: Collection[str], removal: Removal, result: StopResult
 ) -> dict[str, str]:
     """Delete the Child objects of these ids; returns their names by id. Raises ApiError.
 
@@ -61,8 +62,17 @@ async def _delete_objects(
     }
     await removal.delete(quick)
     open_ids = [child_id for child_id in wanted if child_id not in quick or child_id in removal.absent]
-    found = await find_children(session, open_ids) if open_ids else {}
-    sets = await list_sets(session) if open_ids else []
+    try:
+        found = await find_children(session, open_ids) if open_ids else {}
+        sets = await list_sets(session) if open_ids else []
+    except ApiError as error:
+        if len(open_ids) == len(wanted):
+            raise
+        # The others are ordered to stop already, which the caller has to learn.
+        result.errors |= dict.fromkeys(set(open_ids) - set(runs), _not_looked_up(error))
+        for child_id in result.errors:
+            removal.ordered.pop(child_id, None)
+        found, sets, open_ids = {}, [], []
     for child_id in open_ids:
         child = found.get(child_id)
         owner = owner_among(sets, session, child_id)
@@ -73,7 +83,7 @@ async def _delete_objects(
         elif child is None:
             if child_id not in removal.ordered and child_id not in runs:
                 result.errors[child_id] = _unknown(session, child_id, on_record=child_id in records)
-        elif child.metadata.owned_by(hub.metadata.uid):
+        elif child.metadata.controlled_by(hub.metadata.uid):
             del found[child_id]
             removal.ordered.pop(child_id, None)
             result.errors[child_id] = ChildError(
@@ -83,6 +93,11 @@ async def _delete_objects(
     await removal.delete({child_id: (child.metadata.name, child.metadata.uid) for child_id, child in found.items()})
     names = {child_id: name for child_id, (name, _) in quick.items()}
     return names | {child_id: child.metadata.name for child_id, child in found.items()}
+
+
+def _not_looked_up(error: ApiError) -> ChildError:
+    reason = ClientReason.FORBIDDEN if isinstance(error, ForbiddenError) else ClientReason.UNREACHABLE
+    return ChildError(reason, f"can't be looked up: {error.message}")
 
 
 def _unknown(session: Session, child_id: str, *, on_record: bool) -> ChildError:

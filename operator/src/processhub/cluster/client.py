@@ -60,29 +60,27 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, context: str | None = None, kubeconfig: str | None = None, *, overrides: Overrides | None = None
+        cls,
+        context: str | None = None,
+        kubeconfig: str | None = None,
+        *,
+        overrides: Overrides | None = None,
+        pod_first: bool = False,
     ) -> Self:
         """A client for the kubeconfig's context or the pod's service account; ``overrides`` come before their fields.
 
-        Raises ConfigError.
+        ``pod_first``: see ``read_config``. Raises ConfigError.
         """
 
         async def load() -> Config:
-            return await read_config(context, kubeconfig, overrides)
+            return await read_config(context, kubeconfig, overrides, pod_first=pod_first)
 
         return cls(await load(), reload=load)
 
     @classmethod
     async def connect_in_pod(cls) -> Self:
-        """A client for a program of ours: of $KUBECONFIG, else for the pod's service account, else of ~/.kube/config.
-
-        Raises ConfigError.
-        """
-
-        async def load() -> Config:
-            return await read_config(pod_first=True)
-
-        return cls(await load(), reload=load)
+        """A client for a program of ours: for its pod's service account, else of a kubeconfig. Raises ConfigError."""
+        return await cls.connect(pod_first=True)
 
     @property
     def namespace(self) -> str:

@@ -52,13 +52,12 @@ async def read_config(
 ) -> Config:
     """The configuration of ``kubeconfig``, $KUBECONFIG or ~/.kube/config, else of the pod.
 
-    ``pod_first``: the pod comes before ~/.kube/config, which may be in the image. ``overrides`` come before the
-    kubeconfig's own fields. Raises ConfigError.
+    ``pod_first``: the pod comes before ~/.kube/config, which may be in the image, and the pod of a member or of the
+    operator also before $KUBECONFIG, which may be for another cluster that children work with. ``overrides`` come
+    before the kubeconfig's own fields. Raises ConfigError.
     """
     given = overrides or Overrides()
-    named, files = _files(kubeconfig)
-    if pod_first and not os.environ.get("KUBECONFIG") and (SERVICE_ACCOUNT / "token").exists():
-        files = []
+    named, files = ("", []) if pod_first and _is_pod_of_ours() else _files(kubeconfig)
     if not files and not given.server:
         config = _of_pod()
     else:
@@ -68,6 +67,19 @@ async def read_config(
         impersonation=given.impersonation or config.impersonation,
         request_timeout=given.request_timeout,
     )
+
+
+def _is_pod_of_ours() -> bool:
+    """Whether there is a service account, and $KUBECONFIG does not come before it.
+
+    It does in a process that is in no pod of ours, but on a machine that is a pod itself, as some of CI are.
+    """
+    try:
+        namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
+    except (OSError, ValueError):
+        return False
+    own = namespace in (os.environ.get("HUB_NAMESPACE"), os.environ.get("POD_NAMESPACE"))
+    return (own or not os.environ.get("KUBECONFIG")) and (SERVICE_ACCOUNT / "token").exists()
 
 
 def _files(kubeconfig: str | None) -> tuple[str, list[Path]]:

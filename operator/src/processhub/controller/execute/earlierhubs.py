@@ -14,7 +14,9 @@ Children of the earlier Hub may still run, so the order is this:
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from processhub.api.hub import Hub
 from processhub.api.meta import GROUP, ObjectMeta, OwnerReference
@@ -31,6 +33,9 @@ WORKLOADS = {
     "DaemonSet": metadata_of("apps/v1", "daemonsets"),
 }
 _LOOK_AGAIN_SECONDS = 1.0
+T = TypeVar("T")
+Marks = Mapping[str, str]
+_NONE: Marks = MappingProxyType({})
 log = logging.getLogger(__name__)
 
 
@@ -65,15 +70,18 @@ async def check_absent(round: Round, uid: str) -> None:
         raise NameConflictError(f"an object with the name of one of this hub's is of another hub, with uid {uid}")
 
 
-async def take_over(round: Round, kind: Kind[Any], metadata: ObjectMeta) -> None:
-    """Make the object one of this Hub's. The caller has checked that its earlier Hub is absent.
+async def take_over(
+    round: Round, kind: Kind[T], metadata: ObjectMeta, labels: Marks = _NONE, annotations: Marks = _NONE
+) -> T:
+    """Make the object one of this Hub's, with these marks; returns it. The caller has checked that no other Hub has it.
 
     Raises ApiError; ConflictError if the object has changed since it was read.
     """
     patch = {
         "uid": metadata.uid,
         "resourceVersion": metadata.resource_version,
-        "labels": {LABEL_HUB: round.hub.metadata.name, LABEL_HUB_UID: round.hub.metadata.uid},
+        "labels": {**labels, LABEL_HUB: round.hub.metadata.name, LABEL_HUB_UID: round.hub.metadata.uid},
+        "annotations": dict(annotations),
         "ownerReferences": [
             *(owner for owner in metadata.owner_references if not _is_hub(owner, round.hub)),
             owner_reference(round.hub),
@@ -83,7 +91,8 @@ async def take_over(round: Round, kind: Kind[Any], metadata: ObjectMeta) -> None
     stored = await round.client.patch(kind, namespace, name, {"metadata": patch})
     for informer in round.store.informer_of(kind.plural, namespace):
         informer.put(stored)
-    log.info("%s %s/%s of an earlier hub of this name is taken over", kind.plural, namespace, name)
+    log.info("%s %s/%s is marked as this hub's", kind.plural, namespace, name)
+    return stored
 
 
 async def delete(round: Round, kind: Kind[Any], metadata: ObjectMeta) -> None:

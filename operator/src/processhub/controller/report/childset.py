@@ -256,7 +256,7 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
         return condition_of("Ready", holds, reason, message, generation)
 
     refusal, running = seen.refusal, tally.count(State.RUNNING)
-    if refusal is not None:
+    if refusal is not None and (refusal.reason is Reason.SUSPENDED or running < desired):
         return condition(False, refusal.reason, refusal.message)
     if seen.taken:
         those = _some([f"{child_id} ({owner})" for child_id, owner in sorted(seen.taken.items())])
@@ -274,7 +274,7 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
     waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
     if refused := {child_id: why for child_id, why in waiting.items() if is_refused(why)}:
         return condition(False, *_not_placed(refused, desired, "refused"))
-    if tally.former:
+    if tally.former and refusal is None:
         return condition(
             False, GroupReason.UPDATING, f"{len(tally.former)} of {desired} children still run the former template"
         )

@@ -7,13 +7,25 @@ from collections.abc import Mapping
 import msgspec
 
 from processhub.api.child import Child, ChildSpec
+from processhub.api.childset import ChildSet
 from processhub.api.hub import HubSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.movednodes import moved_nodes
-from processhub.api.naming import ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB_UID
+from processhub.api.naming import (
+    ANNOTATION_CHILD_ID,
+    ANNOTATION_MOVE_TO,
+    ANNOTATION_NODES,
+    LABEL_CHILD,
+    LABEL_COMPONENT,
+    LABEL_HUB,
+    LABEL_HUB_UID,
+    LABEL_NAME,
+)
 from processhub.core.acceptance import Refusal, refuse_child, refuse_size, unreadable
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
+
+_MARKS = (LABEL_NAME, LABEL_COMPONENT, LABEL_HUB, LABEL_HUB_UID, LABEL_CHILD, ANNOTATION_CHILD_ID)
 
 
 class KnownChild(msgspec.Struct, frozen=True):
@@ -51,18 +63,43 @@ def is_carried_out(child: Child, wanted: ChildSpec, admitted: Mapping[str, Admit
     return child.spec == wanted or admitted.get(child.metadata.name) == AdmittedSpec(wanted, child.spec)
 
 
+def same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:
+    """Whether the orders to move children are the same."""
+    before, after = old.metadata.annotations, new.metadata.annotations
+    return all(before.get(order) == after.get(order) for order in (ANNOTATION_MOVE_TO, ANNOTATION_NODES))
+
+
+def is_marked(child: Child) -> bool:
+    """Whether the Child has an owner or the mark of a Hub, as static Children have them."""
+    return LABEL_HUB_UID in child.metadata.labels or bool(child.metadata.owner_references)
+
+
+def marks_of(child: Child) -> dict[str, str]:
+    """The labels and the annotation of a static Child, as far as they are there."""
+    there = child.metadata.labels | child.metadata.annotations
+    return {key: there[key] for key in _MARKS if key in there}
+
+
+def marks_changed(old: Child | None, new: Child) -> bool:
+    """Whether somebody, or the operator, has changed the marks or the owner of a static Child."""
+    if old is None or not is_marked(old):
+        return False
+    return old.metadata.owner_references != new.metadata.owner_references or marks_of(old) != marks_of(new)
+
+
 class Children(dict[str, KnownChild]):
     """The Children of one hub, by object name.
 
     - ``by_id``: child's id → object names.
     - ``expiring``: the names of the Children with ttlSeconds or idleSeconds.
-    - ``marked``: the names of the Children with an owner or the mark of a Hub, as static Children have them.
+    - ``marked``: the names of the Children that ``is_marked`` names.
     - ``move_requests``: object name → the member of its move request.
     - ``ended_moves``: the names of the Children whose move by nodes was ended by an edit of their spec.nodes.
     - ``pods``: the names of the pod children.
     - ``rejected``: object name → why the API server does not create the Pod of its present template.
     - ``unread``: object name → why its present version can't be read.
     - ``admitted``: object name → what the API server stored for the latest write of a static child.
+    - ``admitted_marks``: object name → the marks that it stored for the latest write of a static child.
     """
 
     def __init__(self) -> None:
@@ -76,6 +113,7 @@ class Children(dict[str, KnownChild]):
         self.rejected: dict[str, Refusal] = {}
         self.unread: dict[str, Refusal] = {}
         self.admitted: dict[str, AdmittedSpec] = {}
+        self.admitted_marks: dict[str, dict[str, str]] = {}
         self._guided = False
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
@@ -94,7 +132,7 @@ class Children(dict[str, KnownChild]):
             self._derive(child)
             self._refusals.pop(name, None)
             self.rejected.pop(name, None)
-        if LABEL_HUB_UID in child.metadata.labels or child.metadata.owner_references:
+        if is_marked(child):
             self.marked.add(name)
         else:
             self.marked.discard(name)
@@ -118,6 +156,7 @@ class Children(dict[str, KnownChild]):
         self.rejected.pop(name, None)
         self.unread.pop(name, None)
         self.admitted.pop(name, None)
+        self.admitted_marks.pop(name, None)
         self.pods.discard(name)
         self.expiring.discard(name)
         self.marked.discard(name)

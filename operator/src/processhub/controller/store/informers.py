@@ -17,7 +17,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Lease, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_MOVE_TO, ANNOTATION_NODES, LABEL_HUB
+from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.client import Client
 from processhub.cluster.decoding import Undecodable
@@ -25,6 +25,7 @@ from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
 from processhub.controller.concurrency import cancel_all
+from processhub.controller.store.children import marks_changed, same_order
 from processhub.controller.store.comingonrecord import only_comes_on_record
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.ownedwatch import OwnedWatch
@@ -262,8 +263,8 @@ class Store:
             state.drop_child(child)
         else:
             state.put_child(new)
-            same = old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new)
-            if same and not unread:
+            same = old is not None and old.metadata.generation == new.metadata.generation and same_order(old, new)
+            if same and not unread and not marks_changed(old, new):
                 return  # The operator's own write of status.
         self._wake(key)
 
@@ -294,7 +295,7 @@ class Store:
             self.state(key).sets.drop(item)
         else:
             self.state(key).sets.put(new)
-            same = old is not None and old.metadata.generation == new.metadata.generation and _same_order(old, new)
+            same = old is not None and old.metadata.generation == new.metadata.generation and same_order(old, new)
             if same and not unread:
                 return  # The operator's own write of status.
         self._wake(key)
@@ -435,11 +436,6 @@ def _same_marks(old: Lease, new: Lease) -> bool:
         and old.metadata.labels == new.metadata.labels
         and old.metadata.owner_references == new.metadata.owner_references
     )
-
-
-def _same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:
-    before, after = old.metadata.annotations, new.metadata.annotations
-    return all(before.get(order) == after.get(order) for order in (ANNOTATION_MOVE_TO, ANNOTATION_NODES))
 
 
 def _same_metadata(old: Hub, new: Hub) -> bool:
