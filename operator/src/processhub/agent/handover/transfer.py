@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 
 import xxhash
 
@@ -96,9 +97,14 @@ class Handovers:
         self._end(child.id, "refused")
 
     def replace(self, child: Child) -> None:
-        """End an edited or suspended child so that it leaves its state for its next run on this member."""
+        """End an edited or suspended child so that it leaves its state for its next run on this member.
+
+        A handover that was ordered is given up.
+        """
+        if (task := self._tasks.pop(child.id, None)) is not None:
+            task.cancel()
         try:
-            path = self._states.fresh_path(child.id)
+            path = self._path(child)
         except OSError as error:
             # Otherwise the changes of all other children would be lost with this one.
             log.error("its state can't be kept for its next run: %s", error, extra={"child": child.id})
@@ -172,10 +178,12 @@ class Handovers:
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
-        # A child that is leaving may have written its state for an earlier order and be about to end.
-        path = self._states.own_path(child.id) if child.handover.leaving else self._states.fresh_path(child.id)
-        child.quiesce(path, ask=ask)
+        child.quiesce(self._path(child), ask=ask)
         return await ended
+
+    def _path(self, child: Child) -> Path:
+        """The path at which the child is to leave its state. One that is leaving may have written it, and soon end."""
+        return self._states.own_path(child.id) if child.handover.leaving else self._states.fresh_path(child.id)
 
     async def _send(self, child_id: str, order: HandoverOrder, held: HeldState) -> str:
         """Send the state until the target has it; returns its checksum. Raises HandoverRefusedError."""
