@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from memoryapi import Json
 from memoryrequests import Key
+
+from processhub.api.reasons import State
 
 from .machines import Run
 from .naming import HUB
@@ -48,5 +52,59 @@ def test_a_child_that_is_changed_while_it_leaves_for_a_move_keeps_its_state(chan
         await told.until(lambda: told.run("c0"))
         assert run_of(told).member == run.member
         assert run_of(told).state == run.left
+
+    tell(HOT, 1, story)
+
+
+def crash(told: Story, member: str) -> None:
+    """Crash the run of c0 on a member before it is up."""
+    if isinstance(run := told.run("c0"), Run) and run.member == member:
+        run.crash()
+
+
+async def left_with_its_target(told: Story) -> tuple[str, bytes]:
+    """Drain the member of c0, which does not come up on the other one.
+
+    Returns the other member and the state, which only that member has then.
+    """
+    run = run_of(told)
+    here, there = run.member, "hub-1" if run.member == "hub-0" else "hub-0"
+    told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": here}}})
+
+    def done() -> bool:
+        crash(told, there)
+        return not told.entry_on(here, "c0") and told.is_reported(there, "c0", State.FAILED)
+
+    await told.until(done, every=0.001)
+    assert run.left
+    return there, run.left
+
+
+@pytest.mark.parametrize("change", [{"exec": {"command": ["mended"]}}, {"tags": ["eu"]}], ids=["workload", "tags"])
+def test_an_edited_child_that_never_came_up_on_its_target_starts_with_its_state(change: Json) -> None:
+    """Its source was emptied, so nobody else had the state. The edited entry did not name it any more."""
+
+    async def story(told: Story) -> None:
+        there, left = await left_with_its_target(told)
+        before = told.entry_on(there, "c0")
+        told.world.edit(CHILD, {"spec": change})
+        await told.until(lambda: crash(told, there) or told.entry_on(there, "c0") != before, every=0.001)
+        await asyncio.sleep(0.1)  # until its agent has read that
+        crash(told, there)
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
+        assert (run_of(told).member, run_of(told).state) == (there, left)
+
+    tell(HOT, 1, story)
+
+
+def test_a_child_that_never_came_up_on_its_target_moves_on_with_its_state() -> None:
+    """Its source was emptied, and its target next, as in a roll-out. The target said that the child has no state."""
+
+    async def story(told: Story) -> None:
+        there, left = await left_with_its_target(told)
+        back = "hub-1" if there == "hub-0" else "hub-0"
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": there}}})
+        await told.until(lambda: crash(told, there) or told.running(back), every=0.001)
+        assert run_of(told).state == left
 
     tell(HOT, 1, story)

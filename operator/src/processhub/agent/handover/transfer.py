@@ -151,7 +151,8 @@ class Handovers:
                 if why:
                     report_kept(child, why)
                     return
-                held = self._states.left[child.id]
+                held = self._states.for_entry(child.id, desired.assignment)
+                assert held is not None
                 checksum = await self._send(child.id, order, held)
             report_sent(child, checksum)
         except TimeoutError:
@@ -166,12 +167,16 @@ class Handovers:
 
     async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended; returns "" if its state is here, else why there is none."""
-        uid = desired.assignment.uid
-        # The child may be starting with the state that it left last time, or be ending without having done so.
-        while child.alive and (child.status.state == State.STARTING or self._states.has_left(child.id, uid)):  # noqa: ASYNC110 bounded by the time for all of it
+
+        def has_state() -> bool:
+            return self._states.for_entry(child.id, desired.assignment) is not None
+
+        # The child may be starting with a state that it left here or that came with it, or be ending without having
+        # been up with it.
+        while child.alive and (child.status.state == State.STARTING or has_state()):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
-            return "" if self._states.has_left(child.id, uid) else "stateless"
+            return "" if has_state() else "stateless"
         if isinstance(desired.workload, PodWorkload) or (
             child.status.state != State.RUNNING and not child.handover.leaving
         ):
