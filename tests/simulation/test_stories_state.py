@@ -108,3 +108,19 @@ def test_a_child_that_never_came_up_on_its_target_moves_on_with_its_state() -> N
         assert run_of(told).state == left
 
     tell(HOT, 1, story)
+
+
+def test_a_drain_waits_for_no_state_for_ever_once_the_hub_hands_over_none() -> None:
+    """The hub was changed to ColdSwap during a handover that could not go on. Its next order had no time limit."""
+
+    async def story(told: Story) -> None:
+        run = run_of(told)
+        here, there = run.member, "hub-1" if run.member == "hub-0" else "hub-0"
+        told.world.network.parted.add(frozenset((here, there)))
+        move(told, there)
+        await told.until(lambda: not run.runs)
+        told.world.edit(HUB, {"spec": {"migration": {"strategy": "ColdSwap"}}})
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": here}}})
+        await told.until(lambda: told.running(there), seconds=40)
+
+    tell(HOT, 1, story)

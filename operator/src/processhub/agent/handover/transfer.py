@@ -39,6 +39,7 @@ from processhub.registry.grammar import Assignment, HandoverOrder
 
 log = logging.getLogger(__name__)
 STATE_MAX = 64 * 1024 * 1024  # bytes
+_LAST_SECONDS = 15  # for a handover in a hub that begins none any more
 _AGAIN_SECONDS = 0.05  # until a target is asked again that has not read its entry yet or can't be reached
 _CHUNK = 256 * 1024
 _FINAL = (400, 401, 403, 413)  # statuses that another attempt won't change
@@ -144,9 +145,10 @@ class Handovers:
     async def _hand_over(self, child: Child, desired: DesiredRun) -> None:
         order = HandoverOrder.parse(desired.assignment.to)
         target = order.member
+        seconds = self._slices.settings.handover_seconds or _LAST_SECONDS
         self._under_way += 1
         try:
-            async with asyncio.timeout(self._slices.settings.handover_seconds or None):
+            async with asyncio.timeout(seconds):
                 why = await self._quiesced(child, desired, ask=not order.must)
                 if why:
                     report_kept(child, why)
@@ -158,7 +160,7 @@ class Handovers:
         except TimeoutError:
             why = self._hitches.get(child.id, "it has not ended")
             log.warning("not handed over to %s within the time: %s", target, why, extra={"child": child.id})
-            report_kept(child, "failed", f"not handed over within {self._slices.settings.handover_seconds} s: {why}")
+            report_kept(child, "failed", f"not handed over within {seconds} s: {why}")
         except (HandoverRefusedError, OSError) as error:
             log.warning("not handed over to %s: %s", target, error, extra={"child": child.id})
             report_kept(child, "failed", str(error))
