@@ -124,3 +124,27 @@ def test_a_drain_waits_for_no_state_for_ever_once_the_hub_hands_over_none() -> N
         await told.until(lambda: told.running(there), seconds=40)
 
     tell(HOT, 1, story)
+
+
+def test_a_child_that_was_up_on_its_target_before_it_was_suspended_keeps_what_it_left_there() -> None:
+    """The operator read that it had been up only after it was resumed. Its source was to hand its copy over again."""
+
+    async def story(told: Story) -> None:
+        weather = told.world.network.weather
+        there = "hub-1" if run_of(told).member == "hub-0" else "hub-0"
+        move(told, there)
+        await told.until(lambda: (entry := told.entry_on(there, "c0")) and entry.state)
+        weather.stall("operator-", "registryslices")
+        await told.until(lambda: told.is_reported(there, "c0", State.RUNNING))
+        run = run_of(told)
+        told.world.edit(CHILD, {"spec": {"suspend": True}})
+        await told.until(lambda: not run.runs and told.is_reported(there, "c0", State.PENDING))
+        assert run.left
+        told.world.edit(CHILD, {"spec": {"suspend": False}})
+        await asyncio.sleep(1)
+        weather.clear()
+
+        await told.until(lambda: told.run("c0"))
+        assert run_of(told).state == run.left
+
+    tell(HOT, 1, story)

@@ -308,14 +308,17 @@ class ChildSteps(PlanBuilder):
         if target.entry.asleep and running and child.id in member.possibly_running:
             return  # the child may have been started with the state before it was suspended: that run must end first
         for source in running:
+            if target.entry.asleep and has_taken_over(target, emptied=False):
+                # It was up before it was suspended. The source's copy is older than what it left there.
+                self.put(source.member, child.id, None)
             # While the target restarts, the source keeps running.
-            if member.phase is Phase.LIVE or self.lost(source.member):
+            elif member.phase is Phase.LIVE or self.lost(source.member):
                 self.release_source(child, source, target)
         if running:
             return
         blocked = self.proofs.blocked(child.id, besides=(member.name,))
         if blocked is None:
-            self.put(member.name, child.id, self.assignment(child, state=target.got or target.entry.state))
+            self.put(member.name, child.id, self.assignment(child, state=target.untaken_state))
         elif resumes or child.id in self.snapshot.pods:
             self.unplaced[child.id] = blocked  # reported because this may take long: it depends on the Pod's node
 
