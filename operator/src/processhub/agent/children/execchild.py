@@ -95,8 +95,7 @@ class ExecRun:
     ) -> None:
         self._starter, self._child, self._desired, self._workload = starter, child, desired, workload
         self._role, self._epoch = desired.assignment.role, desired.assignment.epoch
-        self._inherited = state
-        self._handover = HandoverFile(starter.env.child_dir(child.id) / "handover")
+        self._handover = HandoverFile(starter.env.child_dir(child.id) / "handover", state)
         self._leave_to: Path | None = None
         self._key = ""
         self._landed = False
@@ -206,7 +205,7 @@ class ExecRun:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / "socket").unlink(missing_ok=True)
-            self._handover.give(self._inherited)
+            self._handover.give()
             self._write_role()
             fds = self._pipes()
         except OSError as error:

@@ -10,25 +10,25 @@ from processhub.agent.peers.statesender import Content
 
 
 class HandoverFile:
-    """The file of one run.
+    """The file of one run, and the ``state`` that the run starts with, if any.
 
     A run that has read the state in it, and is killed or crashes before it has left its own, leaves none. It has been
     up with the state that is still there, which is older than the child (docs/protocol.md, rule 20).
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, state: Content | None) -> None:
+        self._path, self._state = path, state
         self._given: os.stat_result | None = None
 
-    def give(self, state: Content | None) -> None:
-        """Write the state that the run starts with (None: there is none). Raises OSError."""
+    def give(self) -> None:
+        """Write the state that the run starts with. Raises OSError."""
         self._path.unlink(missing_ok=True)
-        if state is None:
+        if self._state is None:
             return
-        if isinstance(state, bytes):
-            self._path.write_bytes(state)
+        if isinstance(self._state, bytes):
+            self._path.write_bytes(self._state)
         else:
-            shutil.copyfile(state, self._path)
+            shutil.copyfile(self._state, self._path)
         # Where a file system notes reads at all, it notes the first one after this time.
         os.utime(self._path, ns=(0, self._path.stat().st_mtime_ns))
         self._given = self._path.stat()
