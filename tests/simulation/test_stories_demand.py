@@ -13,6 +13,7 @@ from memoryrequests import Key
 from processhub.core.model.activation import View, chosen_member
 
 from .naming import HUB
+from .serving import Asked
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
@@ -321,6 +322,32 @@ def test_a_member_starts_no_id_before_it_has_read_what_others_have_started() -> 
         await asyncio.sleep(5)
 
     tell(demand(), 1, story)
+
+
+def test_an_ask_that_is_stored_late_does_not_stand_for_ever() -> None:
+    """Nobody waited for the id any more, and its member had written that already: as nothing changed, to no effect.
+
+    So the late write was no conflict. The operator placed the id each time that it had ended.
+    """
+
+    async def story(told: Story) -> None:
+        container = told.pod("hub-1").container
+        told.world.network.weather.next["hub-1", "write of registryslices"] = "stored late"
+        begun: list[asyncio.Task[str]] = []
+        asked = Asked(1, 0.0, crashes=False)
+        container.process.call(
+            lambda: begun.append(asyncio.get_running_loop().create_task(container.server.receive("d", asked)))
+        )
+        await asyncio.sleep(0.1)
+        begun[0].cancel()
+
+        def asks() -> object:
+            return told.world.server.get("registryslices", "hub.hub-1.0")["status"].get("asks")
+
+        await told.until(asks)
+        await told.until(lambda: not asks(), seconds=5)
+
+    tell(demand() | {"distribution": {"strategy": "LeastLoaded"}}, 0, story)
 
 
 def named_for(told: Story, member: str) -> str:

@@ -16,6 +16,7 @@ from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.env import Environment
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.logs import LogSink
+from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.supervisor import Supervisor
 from processhub.agent.watchdog.client import WatchdogClient, WatchdogProcess
@@ -45,6 +46,16 @@ class NoHandovers:
         return None
 
 
+class AloneMember:
+    """A member to which no other one is known."""
+
+    async def send_state(self, address: str, state: Outgoing) -> Receipt:
+        raise AssertionError("no child moves")
+
+    async def send_states(self, address: str, batch: Batch) -> tuple[Receipt, ...]:
+        raise AssertionError("no child moves")
+
+
 def supervisor_of(
     launchers: Mapping[type, Any],
     handovers: Handovers | None = None,
@@ -60,15 +71,22 @@ def supervisor_of(
 
 
 @contextlib.asynccontextmanager
-async def with_processes(folder: Path) -> AsyncIterator[tuple[Supervisor, PythonStarter]]:
-    """A supervisor whose children are processes, below a watchdog of its own; it ends with them."""
+async def with_processes(
+    folder: Path, *, keeps_states: bool = False
+) -> AsyncIterator[tuple[Supervisor, PythonStarter]]:
+    """A supervisor whose children are processes, below a watchdog of its own; it ends with them.
+
+    ``keeps_states``: a child that is edited leaves its state for its next run.
+    """
     env = Environment(
         "hub", "default", "h", "hub-0", "hub-0", "p", "127.0.0.1", "node", run_dir=folder, python_path=str(folder)
     )
     process, log = WatchdogProcess(), os.open(os.devnull, os.O_WRONLY)
     watchdog, sink = WatchdogClient(process, None), LogSink(log)
     pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
-    yield supervisor_of({Exec: ExecStarter(env, watchdog, sink), Python: pythons}), pythons
+    launchers: dict[type, Any] = {Exec: ExecStarter(env, watchdog, sink), Python: pythons}
+    handovers = Handovers(env, None, AloneMember()) if keeps_states else None  # type: ignore[arg-type]
+    yield supervisor_of(launchers, handovers), pythons
     watchdog.close()
     await asyncio.to_thread(process.process.wait, 40)
     sink.close()

@@ -189,6 +189,27 @@ async def test_a_suspended_child_gets_its_state_when_it_is_resumed(tmp_path: Pat
     assert agent.launcher.states == [None, b"7"]
 
 
+@pytest.mark.parametrize("in_file", [False, True], ids=["message", "file"])
+@pytest.mark.parametrize("fields", [{}, {"wait": True, "asleep": True}], ids=["edited", "suspended"])
+async def test_a_child_that_is_edited_or_suspended_while_it_leaves_for_a_move_keeps_its_state(
+    tmp_path: Path, fields: dict[str, Any], *, in_file: bool
+) -> None:
+    agent, child = edited(tmp_path)
+    agent.set_desired(1, to="hub-2:7")
+    await until(lambda: agent.launcher.paths)
+    if in_file:
+        agent.launcher.paths[0].write_bytes(b"7")  # it is ending now
+
+    agent.set_desired(2, **fields)  # the move is given up
+    assert child.status.state == State.STOPPING
+    child.ended(ExitStatus(Reason.EXITED, "stopped") if in_file else STATE)
+    if fields:
+        agent.set_desired(3)
+
+    assert agent.launcher.states == [None, b"7"]
+    assert agent.targets.sent == []
+
+
 @pytest.mark.parametrize(
     ("seconds", "fields"), [(0, {}), (WAITS, {"role": "Passive"}), (WAITS, {"uid": "another"})],
     ids=["cold", "another role", "another child"],

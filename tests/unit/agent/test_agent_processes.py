@@ -36,6 +36,7 @@ from processhub.agent.watchdog.client import WatchdogClient, Watcher
 from processhub.api.child import ActorLiveness, ChildEnvVar, EnvSource, Exec, Liveness, Python
 from processhub.api.naming import id_hash
 from processhub.api.reasons import Reason
+from processhub.api.slice import Settings
 
 ROOM = 3  # enough for one pipe but not for two
 
@@ -267,6 +268,33 @@ async def test_a_child_whose_state_cannot_be_kept_ends_nevertheless(
     child.quiesce(tmp_path / "state", ask=False)
 
     await until(lambda: not child.alive, "its end")
+
+
+# Leaves a state when it has none, and is killed by its stop signal when it was started with one.
+LEAVES_ONCE = """
+if [ -s "$HUB_HANDOVER_FILE" ]; then
+    if [ "$1" = reads ]; then cat "$HUB_HANDOVER_FILE" >> found; else echo unread >> found; fi
+else
+    echo none >> found
+    trap 'echo state > "$HUB_HANDOVER_FILE"; exit' TERM
+fi
+touch "up.$HUB_EPOCH"
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(("how", "found"), [("reads", "none"), ("is busy", "unread")])
+async def test_a_program_that_leaves_no_state_does_not_leave_the_one_that_it_was_started_with(
+    tmp_path: Path, how: str, found: str
+) -> None:
+    workload = Exec(command=("sh", "-c", LEAVES_ONCE, "sh", how), working_dir=str(tmp_path))
+    async with with_processes(tmp_path, keeps_states=True) as (supervisor, _):
+        supervisor.apply(Settings(handover_seconds=20))
+        for epoch in (1, 2, 3):
+            supervisor.set_desired({"a": desired(workload, epoch)})
+            await until((tmp_path / f"up.{epoch}").exists, "its next run")
+
+    assert (tmp_path / "found").read_text().split() == ["none", "state" if how == "reads" else "unread", found]
 
 
 @pytest.mark.parametrize(

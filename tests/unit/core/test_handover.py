@@ -216,6 +216,35 @@ def test_a_drain_does_not_wait_for_a_child_that_does_not_come_up_on_its_target()
     assert (source, "a") not in hub.state
 
 
+@pytest.mark.parametrize(
+    ("fields", "state"), [({"workload": "mended"}, SUM), ({"tags": ("eu",)}, SUM), ({"uid": "another"}, "")]
+)
+def test_a_state_that_only_the_target_has_stays_with_a_child_that_is_edited(fields: dict[str, Any], state: str) -> None:
+    hub = HandingHub(2)
+    _, target = _committed(hub)
+    hub.failing.add((target, "a"))
+    hub.acknowledge()
+    hub.rest()
+    assert set(hub.record["a"]) == {target}
+
+    hub.want([child("a", **fields)])
+    hub.write(plan(hub.snapshot()))
+
+    assert [entry.state for entry in hub.record["a"].values()] == ([state] if state else [])
+
+
+def test_an_entry_does_not_name_a_state_any_more_with_which_the_child_was_up() -> None:
+    hub = HandingHub(2)
+    _, target = _committed(hub)
+    hub.acknowledge()
+    hub.rest()
+
+    hub.want([child("a", workload="mended")])
+    hub.write(plan(hub.snapshot()))
+
+    assert hub.record["a"][target].state == ""
+
+
 def test_a_drained_target_returns_a_child_that_does_not_come_up_once_it_has_ended_there() -> None:
     hub = HandingHub(2)
     source, target = _committed(hub)

@@ -52,6 +52,25 @@ def test_with_a_factor_above_the_members_each_has_one_copy_and_a_join_adds_one()
     assert all(hub.roles(id_)["hub-2"] == Role.PASSIVE for id_ in hub.children)
 
 
+@pytest.mark.parametrize("late", ["member", "factor"])
+def test_a_pinned_child_gets_the_copies_that_it_could_not_have_at_first_and_none_moves(late: str) -> None:
+    hub = replicated(1 if late == "factor" else 2, members=3)
+    lose(hub, "hub-1")
+    if late == "member":
+        lose(hub, "hub-2")
+    hub.want([child("a", pinned=True)])
+    hub.rest()
+    (first,) = hub.roles("a")
+
+    hub.spec = replicated(2).spec
+    for name in ("hub-1", "hub-2"):
+        hub.change(name, phase=Phase.LIVE, joining=True)
+        hub.rest()
+
+    assert len(hub.roles("a")) == 2
+    assert hub.roles("a")[first] == Role.ACTIVE
+
+
 def test_cluster_size_follows_joins_and_leaves() -> None:
     hub = replicated("ClusterSize", "ActiveActive", members=3)
     hub.want([child("a")])

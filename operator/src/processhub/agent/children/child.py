@@ -107,6 +107,11 @@ class Child:
         return self.run is not None and self.status.state == State.RUNNING and not away
 
     @property
+    def _may_leave_state(self) -> bool:
+        """Whether the present run can still leave its state for the next one. It may be doing so for a handover."""
+        return self.limits.handover_seconds > 0 and (self.serving or (self.handover.leaving and not self.stopping))
+
+    @property
     def _answers(self) -> bool:
         """Whether the child works on a request whose answer is awaited before the child is stopped."""
         return self.limits.answers_first and self.in_hand is not None and self.in_hand.begun
@@ -126,12 +131,7 @@ class Child:
             if desired is None or before is None or not desired.same_run(before):
                 self.handover.received = ""
             if desired is None or not desired.same_run(attempt.desired):
-                if (
-                    desired is not None
-                    and self.serving
-                    and self.limits.handover_seconds
-                    and desired.continues(attempt.desired)
-                ):
+                if desired is not None and self._may_leave_state and desired.continues(attempt.desired):
                     self._host.news.replaced.notify(self)
                 elif desired is None or not attempt.leaves_state:
                     self.stop(self.limits.stop_seconds)

@@ -18,6 +18,7 @@ from typing import Any
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
 from processhub.agent.children.commands import missing_interpreter, with_file_values, workload_problem
+from processhub.agent.children.handoverfile import HandoverFile
 from processhub.agent.children.liveness import LivenessProbe
 from processhub.agent.children.output import PipeReader, open_pipes, tagged
 from processhub.agent.children.runs import ExitStatus, RunHandle, out_of_memory
@@ -110,7 +111,7 @@ class ExecRun:
     ) -> None:
         self._starter, self._child, self._desired, self._workload = starter, child, desired, workload
         self._role, self._epoch = desired.assignment.role, desired.assignment.epoch
-        self._inherited = state
+        self._handover = HandoverFile(starter.env.child_dir(child.id) / "handover", state)
         self._leave_to: Path | None = None
         self._key = ""
         self._landed = False
@@ -221,12 +222,8 @@ class ExecRun:
         folder = env.child_dir(self._child.id)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            for name in ("handover", "socket"):
-                (folder / name).unlink(missing_ok=True)
-            if isinstance(self._inherited, bytes):
-                (folder / "handover").write_bytes(self._inherited)
-            elif self._inherited is not None:
-                shutil.copyfile(self._inherited, folder / "handover")
+            (folder / "socket").unlink(missing_ok=True)
+            self._handover.give()
             self._write_role()
             fds = self._pipes()
         except OSError as error:
@@ -283,9 +280,7 @@ class ExecRun:
         """Report the end: the process ended, and nothing of its process tree is left."""
         if self._leave_to is not None:
             try:
-                shutil.move(self._starter.env.child_dir(self._child.id) / "handover", self._leave_to)
-            except FileNotFoundError:
-                pass  # the child left no state
+                self._handover.take(self._leave_to)
             except OSError as error:
                 log.error("its handover state can't be kept: %s", error, extra={"child": self._child.id})
         text, why = exit_text(status, fenced), out_of_memory(memory) if memory else ""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
 
 import xxhash
 
@@ -38,6 +39,7 @@ from processhub.registry.grammar import Assignment, HandoverOrder
 
 log = logging.getLogger(__name__)
 STATE_MAX = 64 * 1024 * 1024  # bytes
+_LAST_SECONDS = 15  # for a handover in a hub that begins none any more
 _AGAIN_SECONDS = 0.05  # until a target is asked again that has not read its entry yet or can't be reached
 _CHUNK = 256 * 1024
 _FINAL = (400, 401, 403, 413)  # statuses that another attempt won't change
@@ -96,9 +98,14 @@ class Handovers:
         self._end(child.id, "refused")
 
     def replace(self, child: Child) -> None:
-        """End an edited or suspended child so that it leaves its state for its next run on this member."""
+        """End an edited or suspended child so that it leaves its state for its next run on this member.
+
+        A handover that was ordered is given up.
+        """
+        if (task := self._tasks.pop(child.id, None)) is not None:
+            task.cancel()
         try:
-            path = self._states.fresh_path(child.id)
+            path = self._path(child)
         except OSError as error:
             # Otherwise the changes of all other children would be lost with this one.
             log.error("its state can't be kept for its next run: %s", error, extra={"child": child.id})
@@ -138,20 +145,22 @@ class Handovers:
     async def _hand_over(self, child: Child, desired: DesiredRun) -> None:
         order = HandoverOrder.parse(desired.assignment.to)
         target = order.member
+        seconds = self._slices.settings.handover_seconds or _LAST_SECONDS
         self._under_way += 1
         try:
-            async with asyncio.timeout(self._slices.settings.handover_seconds or None):
+            async with asyncio.timeout(seconds):
                 why = await self._quiesced(child, desired, ask=not order.must)
                 if why:
                     report_kept(child, why)
                     return
-                held = self._states.left[child.id]
+                held = self._states.for_entry(child.id, desired.assignment)
+                assert held is not None
                 checksum = await self._send(child.id, order, held)
             report_sent(child, checksum)
         except TimeoutError:
             why = self._hitches.get(child.id, "it has not ended")
             log.warning("not handed over to %s within the time: %s", target, why, extra={"child": child.id})
-            report_kept(child, "failed", f"not handed over within {self._slices.settings.handover_seconds} s: {why}")
+            report_kept(child, "failed", f"not handed over within {seconds} s: {why}")
         except (HandoverRefusedError, OSError) as error:
             log.warning("not handed over to %s: %s", target, error, extra={"child": child.id})
             report_kept(child, "failed", str(error))
@@ -160,22 +169,28 @@ class Handovers:
 
     async def _quiesced(self, child: Child, desired: DesiredRun, *, ask: bool) -> str:
         """Wait until the child has ended; returns "" if its state is here, else why there is none."""
-        uid = desired.assignment.uid
-        # The child may be starting with the state that it left last time, or be ending without having done so.
-        while child.alive and (child.status.state == State.STARTING or self._states.has_left(child.id, uid)):  # noqa: ASYNC110 bounded by the time for all of it
+
+        def has_state() -> bool:
+            return self._states.for_entry(child.id, desired.assignment) is not None
+
+        # The child may be starting with a state that it left here or that came with it, or be ending without having
+        # been up with it.
+        while child.alive and (child.status.state == State.STARTING or has_state()):  # noqa: ASYNC110 bounded by the time for all of it
             await asyncio.sleep(_AGAIN_SECONDS)
         if not child.alive:
-            return "" if self._states.has_left(child.id, uid) else "stateless"
+            return "" if has_state() else "stateless"
         if isinstance(desired.workload, PodWorkload) or (
             child.status.state != State.RUNNING and not child.handover.leaving
         ):
             return "stateless"
         ended: asyncio.Future[str] = self._loop.create_future()
         self._ends[child.id] = ended
-        # A child that is leaving may have written its state for an earlier order and be about to end.
-        path = self._states.own_path(child.id) if child.handover.leaving else self._states.fresh_path(child.id)
-        child.quiesce(path, ask=ask)
+        child.quiesce(self._path(child), ask=ask)
         return await ended
+
+    def _path(self, child: Child) -> Path:
+        """The path at which the child is to leave its state. One that is leaving may have written it, and soon end."""
+        return self._states.own_path(child.id) if child.handover.leaving else self._states.fresh_path(child.id)
 
     async def _send(self, child_id: str, order: HandoverOrder, held: HeldState) -> str:
         """Send the state until the target has it; returns its checksum. Raises HandoverRefusedError."""

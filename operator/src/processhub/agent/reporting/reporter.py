@@ -101,6 +101,7 @@ class _SliceStatus:
         self._pace = Pace(budget, lambda: identity.busy() or self.reports.many_start)
         self._item: RegistrySlice | None = None
         self._said: SliceStatus | None = None  # the last status that this agent wrote
+        self._stored: SliceStatus | None = None  # that status as it was stored; None while it is being written
         self._lags = False  # the last one that was composed could not acknowledge the slice
         self._task: asyncio.Task[None] | None = None
 
@@ -113,6 +114,7 @@ class _SliceStatus:
     def take(self, item: RegistrySlice, *, open_: bool) -> None:
         """Take a changed slice: its generation has changed or, by this agent's writes, its resourceVersion."""
         before, self._item = self._item, item
+        self._check_stored()
         if before is not None and before.metadata.generation == item.metadata.generation:
             return
         self.reports.measure(item)
@@ -173,9 +175,11 @@ class _SliceStatus:
                 if self._said == status:
                     continue
                 self._pace.begin(size, noise=not pressing)
-                await self._writer.write(status)
+                self._stored = None
+                self._stored = await self._writer.write(status)
                 self._pace.end()
                 self._said = status
+                self._check_stored()
                 writes.labels("written").inc()
             except NotFoundError:
                 log.info("a slice was deleted while its status was being written")
@@ -186,6 +190,15 @@ class _SliceStatus:
                 self._said = None
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._pace.again(pressing=pressing)
+
+    def _check_stored(self) -> None:
+        """Write again if the slice has another status than the one that was stored last.
+
+        An earlier write, of which no answer came, may be stored late: it is no conflict if nothing has changed since.
+        """
+        if self._stored is not None and self._slice.status != self._stored:
+            self._said = self._stored = None
+            self.kick()
 
     def _compose(self) -> tuple[SliceStatus, int]:
         """The status to write, and the bytes that the object then takes."""

@@ -52,8 +52,11 @@ class ReportWriter:
         # Number of renewals of the Lease when another holder's status was seen after that.
         self._disputed: int | None = None
 
-    async def write(self, status: SliceStatus) -> None:
-        """Replace the status at the version last seen; after a conflict, send a JSON Patch that tests the holder."""
+    async def write(self, status: SliceStatus) -> SliceStatus:
+        """Replace the status at the version last seen; after a conflict, send a JSON Patch that tests the holder.
+
+        Returns the status as it was stored.
+        """
         for _ in range(5):
             item = self._current()
             self._check_holder(item)
@@ -98,6 +101,7 @@ class ReportWriter:
             raise ConflictError(409, "Conflict", f"slice {name} changes too quickly")
         self._wrote = True
         self._identity.written(stored)
+        return stored.status
 
     def _check_holder(self, item: RegistrySlice) -> None:
         """Check that the status was not written by another holder since this agent wrote it.

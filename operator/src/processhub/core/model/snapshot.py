@@ -130,6 +130,11 @@ class OnRecord(msgspec.Struct, frozen=True, gc=False):
         return self.state == State.RUNNING
 
     @property
+    def untaken_state(self) -> str:
+        """The state that the child may start with there: its entry names it, and the child was not up since."""
+        return "" if self.up or self.came_up else self.got or self.entry.state
+
+    @property
     def failed(self) -> bool:
         """Whether the child was started there, and ended or never came up."""
         return self.state in (State.FAILED, State.STOPPED)

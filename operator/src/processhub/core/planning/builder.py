@@ -285,19 +285,20 @@ class PlanBuilder:
         """The entry by which a suspended child gets a place, with the next epoch."""
         return msgspec.structs.replace(self.assignment(child, wait=True, role=role), asleep=True)
 
-    def refreshed(self, child: DesiredChild, entry: Assignment, role: str) -> Assignment | None:
+    def refreshed(self, child: DesiredChild, place: OnRecord, role: str) -> Assignment | None:
         """The entry for the child's present spec in this role, or None if the entry is that already.
 
         A changed workload, or a change from active to passive, is a restart with a new epoch. A promotion has a new
         epoch too, but the process keeps running. The same is true of a copy that was ordered to hand its state over and
-        need not any more.
+        need not any more. A state that the child has not taken up yet stays with it.
         """
+        entry, state = place.entry, place.untaken_state
         if entry.workload != child.workload or (entry.role == Role.ACTIVE and role == Role.PASSIVE):
-            return self.assignment(child, role=role)
+            return self.assignment(child, role=role, state=state if entry.role == role else "")
         if entry.role != role or entry.to:
-            return self.assignment(child, role=role, run=entry.started_with)
+            return self.assignment(child, role=role, run=entry.started_with, state=state)
         if not same_attributes(entry, child):
-            return child.entry(entry.epoch, role=role, run=entry.run)
+            return child.entry(entry.epoch, role=role, run=entry.run, state=state)
         return None
 
     def put(self, member: str, child_id: str, entry: Assignment | None) -> None:

@@ -358,7 +358,7 @@ class ReplicaPlanner(Roles):
             usable = [name for name in names if self._can_take(name, child.id) and self.load[name] < limit]
             wanted = len(names)
         else:
-            wanted = 0 if child.pinned and held.kept else self.copies - len(held.staying)
+            wanted = self.wanted_copies(child) - len(held.staying)
             open_names = [name for name in ranked if name not in present and self._can_take(name, child.id)]
             usable = [name for name in open_names if room.get(name, 0) > 0]
             if len(usable) < wanted:

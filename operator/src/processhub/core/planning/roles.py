@@ -84,7 +84,7 @@ class Roles(PlanBuilder):
             if self.sleeps(child, place):
                 self._keep_asleep_or_wake(child, place)
                 continue
-            if entry := self.refreshed(self.due(child, place.entry), place.entry, role):
+            if entry := self.refreshed(self.due(child, place.entry), place, role):
                 self.put(place.member, child.id, entry)
 
     def _steps_back(

@@ -181,7 +181,7 @@ class ChildSteps(PlanBuilder):
             if place is not keeper and place is not source:
                 self.put(place.member, child.id, None)
         if keeper is not None:
-            self.put_to_sleep(child, keeper, "" if keeper.up or keeper.came_up else keeper.got or keeper.entry.state)
+            self.put_to_sleep(child, keeper, keeper.untaken_state)
 
     def _settle(self, child: DesiredChild, place: OnRecord) -> None:
         """Decide on a child with one entry: it may be lost, be moved, be changed, or stay as it is."""
@@ -201,7 +201,7 @@ class ChildSteps(PlanBuilder):
         if child.nodes and child.nodes[0] != member.name:
             self._move_bound(child, place)
         elif member.draining:
-            self._leave(child, member)
+            self._leave(child, place, member)
         elif child.movable:
             self.unsteady.append((child, member.name))
 
@@ -232,9 +232,9 @@ class ChildSteps(PlanBuilder):
             # The child has a Pod of its own, so it waits as at the end of a move: the next run starts when that Pod is
             # gone (docs/protocol.md, rule 23).
             waits = child.id in self.snapshot.pods
-            self.put(place.member, child.id, self.assignment(child, wait=waits))
+            self.put(place.member, child.id, self.assignment(child, wait=waits, state=place.untaken_state))
             return waits
-        if refreshed := self.refreshed(child, entry, Role.ACTIVE):
+        if refreshed := self.refreshed(child, place, Role.ACTIVE):
             self.put(place.member, child.id, refreshed)
         return False
 
@@ -265,12 +265,12 @@ class ChildSteps(PlanBuilder):
         elif member.draining:
             self.strand(child, member.name, why.message)
 
-    def _leave(self, child: DesiredChild, member: MemberView) -> None:
+    def _leave(self, child: DesiredChild, place: OnRecord, member: MemberView) -> None:
         if child.bound and not (member.forced and member.wanted):
             self.strand(child, member.name, STRANDED_GUIDED)
         if child.bound and member.forced:
             # The child stays on record with its member without being started, as at the end of a move.
-            self.put(member.name, child.id, self.assignment(child, wait=True))
+            self.put(member.name, child.id, self.assignment(child, wait=True, state=place.untaken_state))
             self.unplaced[child.id] = unavailable(member.name)
             return
         if child.bound:
@@ -308,14 +308,17 @@ class ChildSteps(PlanBuilder):
         if target.entry.asleep and running and child.id in member.possibly_running:
             return  # the child may have been started with the state before it was suspended: that run must end first
         for source in running:
+            if target.entry.asleep and has_taken_over(target, emptied=False):
+                # It was up before it was suspended. The source's copy is older than what it left there.
+                self.put(source.member, child.id, None)
             # While the target restarts, the source keeps running.
-            if member.phase is Phase.LIVE or self.lost(source.member):
+            elif member.phase is Phase.LIVE or self.lost(source.member):
                 self.release_source(child, source, target)
         if running:
             return
         blocked = self.proofs.blocked(child.id, besides=(member.name,))
         if blocked is None:
-            self.put(member.name, child.id, self.assignment(child, state=target.got or target.entry.state))
+            self.put(member.name, child.id, self.assignment(child, state=target.untaken_state))
         elif resumes or child.id in self.snapshot.pods:
             self.unplaced[child.id] = blocked  # reported because this may take long: it depends on the Pod's node
 
