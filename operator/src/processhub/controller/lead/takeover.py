@@ -45,7 +45,7 @@ class Takeover:
             if key in raised.behind:
                 raise raised.behind[key]
             # A restarted member may have read entries before the former leader removed them.
-            await store.read_leases()
+            await store.read_leases(key[0])
             self.generations.update(raised.generations)
             del self.behind[key]
 
