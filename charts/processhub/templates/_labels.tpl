@@ -58,3 +58,11 @@ processhub-ca-issued
 {{- $secret := empty .issuerRef.name | ternary "" (include "processhub.issued" .) -}}
 {{- dict "secret" $secret "certificateSeconds" (mul 3600 .certificateHours) "caSeconds" (mul 86400 .caDays) | toJson -}}
 {{- end }}
+
+{{/* The annotation of all that the members of kept Hubs need to run on after an uninstall. */}}
+{{- define "processhub.kept" -}}
+{{- if or .Values.crds.keep (not .Values.crds.enabled) -}}
+annotations:
+  helm.sh/resource-policy: keep
+{{- end }}
+{{- end }}

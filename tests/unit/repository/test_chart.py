@@ -378,6 +378,32 @@ def test_crds_can_be_left_out(helm: str) -> None:
     assert of_kind(template(helm, "--set", "crds.enabled=false"), "CustomResourceDefinition") == []
 
 
+MEMBERS_NEED = {
+    ("ClusterRole", "processhub-agent"),  # without it no member renews its Lease
+    ("ClusterRole", "processhub-agents"),
+    ("ClusterRoleBinding", "processhub-agents"),  # without it members answer no request
+    ("FlowSchema", "processhub-member-leases"),
+    *((kind, name) for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+      for name in ("processhub-slice-status", "processhub-member-lease")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("enabled", "keep", "stays"), [(True, True, True), (False, False, True), (True, False, False)])
+def test_an_uninstall_that_keeps_the_hubs_keeps_what_their_members_need(
+    helm: str, enabled: bool, keep: bool, stays: bool
+) -> None:
+    options = ("--set", f"crds.enabled={json.dumps(enabled)}", "--set", f"crds.keep={json.dumps(keep)}")
+    manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"), *options)
+
+    kept = {
+        (each["kind"], each["metadata"]["name"])
+        for each in manifests
+        if each["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    others = {one for one in kept if one[0] != "CustomResourceDefinition"}
+    assert others == (MEMBERS_NEED if stays else set())
+
+
 def test_every_policy_is_bound_and_denies(default: list[Manifest]) -> None:
     policies = {each["metadata"]["name"] for each in of_kind(default, "ValidatingAdmissionPolicy")}
 
