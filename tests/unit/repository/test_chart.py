@@ -301,6 +301,11 @@ def test_the_operator_binds_only_the_agents_roles(default: list[Manifest]) -> No
     assert sorted(bound) == ["processhub-agent", "processhub-agents"]
 
 
+def test_the_operator_reads_no_namespaces(default: list[Manifest]) -> None:
+    """It never asks for them, and their labels and annotations are nobody's business."""
+    assert not [right for role in of_kind(default, "ClusterRole") for right in grants(role) if "namespaces" in right[0]]
+
+
 def test_the_operator_changes_only_one_cluster_role_binding(default: list[Manifest]) -> None:
     rights = [
         (verb, names)
