@@ -50,13 +50,20 @@ def test_an_upgrade_and_a_changed_template_move_no_child(kube: Kube, release: Re
 
 
 @pytest.mark.last
-def test_uninstall_leaves_the_crds_and_nothing_else(kube: Kube, release: Release) -> None:
+def test_uninstall_leaves_the_crds_and_what_members_need(kube: Kube, release: Release) -> None:
     kube.helm("uninstall", "processhub", "--namespace", SYSTEM, "--wait")
 
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas"
     left = {f"{item['kind']} {item['metadata']['name']}" for item in kube.items(kinds)}
     # The kind cluster's own network plug-in has the same name.
-    assert {name for name in left if "processhub" in name and "processhub-kind-" not in name} == set()
+    assert {name for name in left if "processhub" in name and "processhub-kind-" not in name} == {
+        "ClusterRole processhub-agent",
+        "ClusterRole processhub-agents",
+        "ClusterRoleBinding processhub-agents",
+        "FlowSchema processhub-member-leases",
+        *(f"ValidatingAdmissionPolicy{binding} processhub-{name}"
+          for binding in ("", "Binding") for name in ("slice-status", "member-lease")),
+    }  # fmt: skip
 
     def empty() -> None:
         found = kube.items("all,configmaps,serviceaccounts,roles,rolebindings,leases", "-n", SYSTEM)
@@ -68,3 +75,4 @@ def test_uninstall_leaves_the_crds_and_nothing_else(kube: Kube, release: Release
     crds = {item["metadata"]["name"] for item in kube.items("crds") if "processhub" in item["metadata"]["name"]}
     assert crds == {f"{plural}.processhub.dev" for plural in ("hubs", "children", "childsets", "registryslices")}
     kube("delete", "crds", *sorted(crds))  # it returns when they are deleted
+    kube("delete", kinds, "--selector", "app.kubernetes.io/name=processhub")

@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "hubs-system"
 CRDS = [f"{plural}.processhub.dev" for plural in ("children", "childsets", "hubs", "registryslices")]
 KINDS = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,flowschemas"
+MEMBERS_NEED = {
+    *("processhub-agent", "processhub-agents", "processhub-member-leases"),
+    *("processhub-slice-status", "processhub-member-lease"),
+}
 Helm = Callable[..., subprocess.CompletedProcess[str]]
 HUB = json.dumps(
     {
@@ -49,7 +53,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def helm(own: Cluster) -> Iterator[Helm]:
-    """Run helm on that cluster; releases that a test leaves are uninstalled, except for the CRDs.
+    """Run helm on that cluster; releases that a test leaves are uninstalled, except for the CRDs and members' roles.
 
     The CRDs stay because the API server may take minutes to delete a CRD that was created a moment ago.
     """
@@ -202,7 +206,7 @@ def test_an_uninstall_keeps_the_users_objects(helm: Helm, own: Cluster) -> None:
 
     assert names(own, "hubs", "-n", "default") == ["kept"]
     ours = "-l=app.kubernetes.io/name=processhub"
-    assert names(own, KINDS, ours) == []
+    assert set(names(own, KINDS, ours)) == MEMBERS_NEED
     namespaced = "all,serviceaccounts,roles,rolebindings,poddisruptionbudgets"
     until(lambda: names(own, namespaced, "-n", NAMESPACE, ours) == [], "garbage collection of what the deployment had")
 
@@ -231,7 +235,12 @@ def test_kept_crds_are_adopted_by_a_release_of_another_name_and_namespace(helm: 
     assert names(own, "hubs", "-n", "default") == ["kept"]
     helm("uninstall", "ph", "--wait", namespace="elsewhere")
     assert names(own, "hubs", "-n", "default") == ["kept"]
-    install(helm, "--take-ownership")
+    # As the chart's README has it for a helm without that option.
+    kept = (f"crd,{KINDS}", "-l", "app.kubernetes.io/name=processhub", "--overwrite")
+    of_release = (f"meta.helm.sh/release-{name}" for name in ("name=processhub", f"namespace={NAMESPACE}"))
+    own.kubectl("annotate", *kept, *of_release)
+    own.kubectl("label", *kept, "app.kubernetes.io/managed-by=Helm")
+    install(helm)
 
 
 @pytest.mark.nightly
@@ -248,7 +257,7 @@ def test_the_plain_manifest_installs_without_helm_and_helm_adopts_its_objects(he
     helm("install", "processhub", *BARE, "--take-ownership", "--force-conflicts", namespace=namespace)
     helm("uninstall", "processhub", "--wait", namespace=namespace)
     assert names(own, "crds", "-l", "app.kubernetes.io/name=processhub") == CRDS
-    install(helm, "--take-ownership")
+    install(helm, "--take-ownership", "--force-conflicts")
     own.kubectl("delete", "namespace", render_manifests.NAMESPACE, "--wait=false")
     own.kubectl("delete", KINDS, "-l=app.kubernetes.io/name=processhub")
 
@@ -285,6 +294,10 @@ def test_upgrade_and_uninstall_affect_no_running_child(helm: Helm, own: Cluster)
     def pods() -> str:
         return own.kubectl("get", "pods", "-n", "default", "-o", "jsonpath={.items[*].metadata.uid}")
 
+    def renewals() -> dict[str, str]:
+        leases = json.loads(own.kubectl("get", "leases", "-n", "default", "-o", "json"))["items"]
+        return {each["metadata"]["name"]: each["spec"]["renewTime"] for each in leases}
+
     helm("install", *release)
     for example in ("01-hub.yaml", "02-children.yaml"):
         own.kubectl("apply", "-n", "default", "-f", str(examples / example))
@@ -302,6 +315,8 @@ def test_upgrade_and_uninstall_affect_no_running_child(helm: Helm, own: Cluster)
     assert "leads and 4 CRDs are served" in answer.stdout + answer.stderr
     assert (running(), pods()) == before
     helm("uninstall", "processhub", "--wait")
+    renewed = renewals()
+    until(lambda: all(renewals()[name] != time for name, time in renewed.items()), "the members renew their Leases")
     assert (running(), pods()) == before
     for node in (nodes[0] for nodes in before[0].values()):
         assert Path(f"/proc/{node['pid']}").exists(), "the process runs on"

@@ -55,6 +55,16 @@ processhub-ca-issued
 
 {{- /* The operator's settings of TLS. Argument: the value tls. */}}
 {{- define "processhub.tls" -}}
-{{- $secret := empty .issuerRef.name | ternary "" (include "processhub.issued" .) -}}
-{{- dict "secret" $secret "certificateSeconds" (mul 3600 .certificateHours) "caSeconds" (mul 86400 .caDays) | toJson -}}
+{{- $settings := dict "secret" (empty (.issuerRef).name | ternary "" (include "processhub.issued" .)) -}}
+{{- with .certificateHours }}{{ $_ := set $settings "certificateSeconds" (mul 3600 .) }}{{ end -}}
+{{- with .caDays }}{{ $_ := set $settings "caSeconds" (mul 86400 .) }}{{ end -}}
+{{- toJson $settings -}}
+{{- end }}
+
+{{/* The annotation of all that the members of kept Hubs need to run on after an uninstall. */}}
+{{- define "processhub.kept" -}}
+{{- if or .Values.crds.keep (not .Values.crds.enabled) -}}
+annotations:
+  helm.sh/resource-policy: keep
+{{- end }}
 {{- end }}

@@ -86,6 +86,21 @@ async def test_a_response_that_is_not_an_api_servers_is_an_error_that_callers_kn
         await client.list(HUBS)
 
 
+async def test_an_object_of_a_later_release_is_not_taken_for_the_answer_of_a_proxy(site: tuple[Site, Client]) -> None:
+    """An earlier ``kubectl hub`` meets it after an upgrade of the CRDs."""
+    server, client = site
+    server.troubles = [json.dumps(HUB | {"spec": {"migration": {"onRestart": "Wait"}}})]
+
+    with pytest.raises(ApiError) as found:
+        await client.get(HUBS, None, "hub")
+
+    assert str(found.value) == (
+        "hubs/hub: spec.migration.onRestart can't be 'Wait'; write Hold or Move. Or are the CRDs of a later release"
+        " than this program?"
+    )
+    assert found.value.outcome_unknown, "if it is the answer to a write"
+
+
 @pytest.mark.parametrize("depth", [600, 970, 1100, 9900])
 @pytest.mark.parametrize("watched", [False, True], ids=["listed", "watched"])
 async def test_an_object_that_is_nested_too_deeply_is_told_apart_from_the_others(

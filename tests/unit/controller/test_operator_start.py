@@ -7,18 +7,22 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from prometheus_client import REGISTRY
 from waiting import until
 
-from builders import client_of
+from builders import client_of, make_lease
 from processhub.cluster.client import Client
+from processhub.controller import engine as module
 from processhub.controller.engine import Engine
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.kopfhost import KopfHost
+from processhub.controller.lead.election import Election
 from processhub.controller.settings import OperatorSettings
+from processhub.controller.store.informers import Store
 
 DEADLINE = 40.0  # kopf would start again after 60 s
 TERM = 5
@@ -62,16 +66,24 @@ class Site:
         self.writing: list[web.Request] = []  # writes of statuses, which are never answered
         self.asked_by_kopf: list[tuple[str, str | None]] = []  # the path and the credentials of each request
         self.version = 10
+        self.forbidden: set[str] = set()  # the namespaces in which the operator has no rights
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("User-Agent", "").startswith("kopf"):
             self.asked_by_kopf.append((request.path, request.headers.get("Authorization")))
             return web.json_response(DISCOVERY.get(request.path, {}))
         *_, name = parts = request.path.strip("/").split("/")
+        if name == "selfsubjectaccessreviews":
+            asked = (await request.json())["spec"]["resourceAttributes"]
+            return web.json_response({"status": {"allowed": asked["namespace"] not in self.forbidden}})
+        if self.forbidden.intersection(parts):
+            return web.json_response({"kind": "Status", "reason": "Forbidden", "message": "no"}, status=403)
         plural = next((part for part in reversed(parts) if part in KINDS), name)
         if self.refuse.get((request.method, plural), 0) and "watch" not in request.query:
             self.refuse[request.method, plural] -= 1
             return web.json_response({"kind": "Status", "message": "overloaded"}, status=503)
+        if request.method == "POST" and name == "leases":
+            return web.json_response(await request.json())
         if name == "status":
             self.writing.append(request)
             await asyncio.Event().wait()
@@ -138,6 +150,55 @@ async def test_a_new_leader_continues_if_the_api_server_fails_for_a_moment(
 
     assert server.items["registryslices"][0]["spec"]["term"] == TERM
     assert pods == 2, "metrics show the statuses of the hubs"
+
+
+async def test_a_namespace_that_is_gone_keeps_no_other_from_being_led(
+    site: tuple[Site, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its RoleBinding went with it, or somebody deleted that alone. When it is back, another leader begins with it."""
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 1.0)
+    server, client = site
+    server.items["registryslices"] = [a_slice(TERM - 1)]
+    server.items["hubs"] = [PAUSED]
+    server.forbidden = {"gone"}
+    settings = msgspec.structs.replace(SETTINGS, namespaces=("ns", "gone"))
+    election = Election(client, "operators", "operator", settings.namespaces)
+    engine = Engine(client, settings, TERM, HookReceivers())
+
+    async with asyncio.timeout(DEADLINE):
+        assert await election.acquire() == TERM
+        await engine.start()
+    assert server.items["registryslices"][0]["spec"]["term"] == TERM
+    assert engine.healthy
+    assert not engine.over.is_set()
+
+    server.forbidden = set()
+    async with asyncio.timeout(DEADLINE):
+        await engine.over.wait()
+    await engine.stop()
+
+    assert "namespace gone" in str(engine.failure)
+
+
+async def test_a_watch_of_leases_that_works_again_restarts_no_clock_of_another_namespace(
+    site: tuple[Site, Client],
+) -> None:
+    """A member that is lost there is to be found lost in time."""
+    server, client = site
+    server.forbidden = {"gone"}
+    store, now = Store(client, ("ns", "gone"), lambda _: None), asyncio.get_running_loop().time()
+    of_ns, of_gone = store.leases
+
+    store.start()
+    await until(lambda: of_ns.connected, "its watch works")
+    store.state(("ns", "hub")).put_lease(make_lease("hub-0", "pod/1"), now - 100)
+    server.forbidden = set()
+    await until(lambda: of_gone.connected, "the other works again")
+    await store.close()
+
+    known = store.state(("ns", "hub")).leases.of_member("hub-0")
+    assert known is not None
+    assert known.renewed_at == now - 100
 
 
 async def test_a_new_leader_that_is_already_deposed_ends(site: tuple[Site, Client]) -> None:

@@ -11,6 +11,7 @@ from aiohttp import web
 from slicesite import rounds_on, two_members
 
 from builders import client_of, make_hub, make_member, make_slice
+from processhub.api.slice import FORMAT
 from processhub.cluster.client import Client
 from processhub.cluster.errors import UnavailableError
 from processhub.controller.execute.memory import ExecuteMemory
@@ -92,3 +93,15 @@ async def test_a_state_is_taken_off_a_member_that_is_gone_only_by_its_last_statu
         assert site.owners("a") == ["hub.hub-0.0"], "the status has changed since it was read"
         await writer.write(rounds.member("hub-0"), {"a": None}, {}, joining=False)
         assert site.owners("a") == []
+
+
+async def test_a_slice_has_the_format_of_who_wrote_its_entries_last() -> None:
+    site = two_members()
+    site.slices["hub.hub-0.0"]["spec"]["format"] = FORMAT - 1
+    async with rounds_on(site, "hub-0") as rounds:
+        round = a_round(HUB, client=rounds.client, store=rounds.store)
+        writer = SliceWriter(round, ExecuteMemory(), fingerprint="", partitioned=False)
+
+        await writer.write(rounds.member("hub-0"), {}, {}, joining=False)
+
+    assert site.slices["hub.hub-0.0"]["spec"]["format"] == FORMAT

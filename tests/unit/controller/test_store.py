@@ -38,11 +38,11 @@ def renewed_at(store: Store) -> float:
 async def test_leases_count_only_while_the_api_server_accepts_our_own_writes() -> None:
     store = await watching([])
     now = asyncio.get_running_loop().time()
-    assert not store.leases_observed(now), "nothing was answered yet"
+    assert not store.leases_observed("ns", now), "nothing was answered yet"
 
     store.answered(now)
-    assert store.leases_observed(now + 2.5)
-    assert not store.leases_observed(now + 4)
+    assert store.leases_observed("ns", now + 2.5)
+    assert not store.leases_observed("ns", now + 4)
 
 
 async def test_leases_count_only_while_their_watch_is_connected() -> None:
@@ -52,7 +52,18 @@ async def test_leases_count_only_while_their_watch_is_connected() -> None:
 
     store.leases[0].connected = False
 
-    assert not store.leases_observed(now)
+    assert not store.leases_observed("ns", now)
+
+
+async def test_the_watch_of_one_namespace_says_nothing_about_the_leases_of_another() -> None:
+    """The other one may be gone: the members of this one must be found lost all the same."""
+    store = Store(make_client(), ("ns", "gone"), lambda _: None)
+    now = asyncio.get_running_loop().time()
+    store.answered(now)
+    store.leases[0].connected = True
+
+    assert store.leases_observed("ns", now)
+    assert not store.leases_observed("gone", now)
 
 
 @pytest.mark.parametrize(("silence", "afresh"), [(2.5, False), (4.0, True)])
@@ -69,7 +80,7 @@ async def test_the_clocks_of_leases_restart_after_a_silence_of_the_api_server(si
 
     assert (renewed_at(store) >= now) is afresh
     assert woken == ([HUB] if afresh else [])
-    assert store.leases_observed(now)
+    assert store.leases_observed("ns", now)
 
 
 @pytest.mark.parametrize(("told_late", "sent_apart", "afresh"), [(3.0, 2.0, False), (3.0, 4.0, True), (4.0, 2.0, True)])

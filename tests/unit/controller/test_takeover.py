@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 from a_round import a_round
 
@@ -12,7 +13,7 @@ from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod, PodSpec
 from processhub.api.meta import ObjectMeta
 from processhub.api.naming import LABEL_HUB_UID
-from processhub.api.slice import Settings
+from processhub.api.slice import FORMAT, Settings
 from processhub.controller.lead.takeover import Takeover
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.leases import UNKNOWN_HOLDER
@@ -80,6 +81,25 @@ async def test_the_holder_of_a_deleted_lease_is_the_one_that_the_slices_name(
     state.put_slice(make_slice(member="hub-1", settings=settings, granted_to=granted_to, holder=reported_by))
 
     assert await taken_over(make_hub(status=LISTED), state) == {"hub.hub-1": (holder, 42)}
+
+
+async def test_a_hub_whose_slices_are_of_a_later_format_is_left_as_it_is() -> None:
+    """An operator that was rolled back does not understand them: a child that it does not find there may run."""
+    takeover, state = Takeover(), HubState(("ns", "hub"))
+    state.belongs_to(HUB_UID)
+    slice_0 = make_slice(member="hub-1", holder="pod/0")
+    later = msgspec.structs.replace(slice_0.spec, format=FORMAT + 1)
+    state.put_slice(msgspec.structs.replace(slice_0, spec=later))
+    round = a_round(make_hub(), state)
+
+    assert not await takeover.catch_up(round)
+
+    assert round.steps.trouble() == (
+        "Refused",
+        "the hub can't be led: slice hub.hub-1.0 is of format 3, this operator knows 2; everything runs on; upgrade the"
+        " operator again",
+    )
+    assert not state.leases
 
 
 async def test_missing_leases_are_added_before_the_first_plan_for_a_hub_and_not_again() -> None:

@@ -46,22 +46,33 @@ def test_helm_lint_has_no_complaint(helm: str, values: Path) -> None:
     assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-def _maps(values: Manifest, path: str = "") -> Iterator[str]:
+def _paths(values: Manifest, path: str = "") -> Iterator[str]:
     for name, value in values.items():
-        if isinstance(value, dict):
+        if not isinstance(value, bool | str):
             yield path + name
-            yield from _maps(value, f"{path}{name}.")
+        if isinstance(value, dict):
+            yield from _paths(value, f"{path}{name}.")
 
 
-@pytest.mark.parametrize("name", [*_maps(yaml.safe_load((CHART / "values.yaml").read_text())), "image.repository"])
+@pytest.mark.parametrize("name", [*_paths(yaml.safe_load((CHART / "values.yaml").read_text())), "image.repository"])
 def test_a_value_that_is_left_empty_renders_or_is_named(helm: str, name: str) -> None:
-    """A key of a values file whose lines below are all comments is null, which takes the default away."""
-    command = [helm, "template", "p", str(CHART), "--namespace", "p", "--set", f"{name}=null"]
+    """A key of a values file whose lines below are all comments is null, which takes the default away.
+
+    So it is with ``helm upgrade --reuse-values`` from a chart that did not have the value yet.
+    """
+    values = ("-f", str(CHART / "ci" / "everything-values.yaml"), "--set", f"{name}=null")
+    command = [helm, "template", "p", str(CHART), "--namespace", "p", *values]
 
     answer = subprocess.run(command, capture_output=True, text=True)
 
     if answer.returncode:
         assert f"missing property '{name.rpartition('.')[2]}'" in answer.stderr
+        return
+    manifests = [document for document in yaml.load_all(answer.stdout, Loader=yaml.CSafeLoader) if document]
+    (container,) = operator_pod(manifests)["spec"]["containers"]
+    environment = {each["name"]: each.get("value") or "" for each in container["env"]}
+    settings = from_environment(environment | {"POD_NAME": "p", "POD_NAMESPACE": "n"})
+    assert settings.tls is None or min(settings.tls.certificate_seconds, settings.tls.ca_seconds) > 0
 
 
 @pytest.mark.parametrize("values", VALUES, ids=lambda path: path.stem)
@@ -243,6 +254,8 @@ def test_extra_objects_are_objects_or_templates(helm: str) -> None:
     manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"))
 
     assert one(manifests, "ConfigMap", "private-ca")["data"] == {"ca.crt": "pem"}
+    (rule,) = one(manifests, "PrometheusRule", "own-alerts")["spec"]["groups"][0]["rules"]
+    assert rule["annotations"] == {"summary": "{{ $labels.hub }} is slow"}, "what an object says is its own"
     note = one(manifests, "ConfigMap", "note")
     assert (note["metadata"]["namespace"], note["data"]) == ("hubs-system", {"release": "processhub"})
 
@@ -286,6 +299,11 @@ def test_the_operator_binds_only_the_agents_roles(default: list[Manifest]) -> No
                 bound += names
 
     assert sorted(bound) == ["processhub-agent", "processhub-agents"]
+
+
+def test_the_operator_reads_no_namespaces(default: list[Manifest]) -> None:
+    """It never asks for them, and their labels and annotations are nobody's business."""
+    assert not [right for role in of_kind(default, "ClusterRole") for right in grants(role) if "namespaces" in right[0]]
 
 
 def test_the_operator_changes_only_one_cluster_role_binding(default: list[Manifest]) -> None:
@@ -378,6 +396,32 @@ def test_crds_can_be_left_out(helm: str) -> None:
     assert of_kind(template(helm, "--set", "crds.enabled=false"), "CustomResourceDefinition") == []
 
 
+MEMBERS_NEED = {
+    ("ClusterRole", "processhub-agent"),  # without it no member renews its Lease
+    ("ClusterRole", "processhub-agents"),
+    ("ClusterRoleBinding", "processhub-agents"),  # without it members answer no request
+    ("FlowSchema", "processhub-member-leases"),
+    *((kind, name) for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+      for name in ("processhub-slice-status", "processhub-member-lease")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("enabled", "keep", "stays"), [(True, True, True), (False, False, True), (True, False, False)])
+def test_an_uninstall_that_keeps_the_hubs_keeps_what_their_members_need(
+    helm: str, enabled: bool, keep: bool, stays: bool
+) -> None:
+    options = ("--set", f"crds.enabled={json.dumps(enabled)}", "--set", f"crds.keep={json.dumps(keep)}")
+    manifests = template(helm, "-f", str(CHART / "ci" / "everything-values.yaml"), *options)
+
+    kept = {
+        (each["kind"], each["metadata"]["name"])
+        for each in manifests
+        if each["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    others = {one for one in kept if one[0] != "CustomResourceDefinition"}
+    assert others == (MEMBERS_NEED if stays else set())
+
+
 def test_every_policy_is_bound_and_denies(default: list[Manifest]) -> None:
     policies = {each["metadata"]["name"] for each in of_kind(default, "ValidatingAdmissionPolicy")}
 
@@ -401,8 +445,9 @@ def test_the_operator_gets_its_token_whatever_its_account_says(default: list[Man
 
 
 def test_names_that_look_like_numbers_are_texts(helm: str) -> None:
-    """A platform may name a namespace by the number of a project."""
-    values = ("-f", str(CHART / "ci" / "everything-values.yaml"), "--set-string", "watchNamespaces={4711}")
+    """A platform may name a namespace, an account or a Secret by the number of a project."""
+    named = "watchNamespaces={4711},serviceAccount.name=815,priorityClassName=7,imagePullSecrets[0].name=12"
+    values = ("-f", str(CHART / "ci" / "everything-values.yaml"), "--set-string", named)
     own = ("--set-json", "extraObjects=[]")
     command = [helm, "template", "42", str(CHART), "-n", "1000", *values, *own]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -410,17 +455,22 @@ def test_names_that_look_like_numbers_are_texts(helm: str) -> None:
     manifests = [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
 
     assert [name for name in _names(manifests) if not isinstance(name, str)] == []
-    assert {"1000", "4711", "42"} <= set(_names(manifests))
+    assert {"1000", "4711", "42", "815", "7", "12"} <= set(_names(manifests))
+    (container,) = operator_pod(manifests)["spec"]["containers"]
+    assert one_value(container, "PROCESSHUB_IMAGE_PULL_SECRETS") == "12,mirror"
+
+
+NAMES = ("name", "namespace", "serviceAccountName", "priorityClassName", "app.kubernetes.io/instance")
 
 
 def _names(found: object) -> Iterator[object]:
-    """Yield each namespace, and the release's name, wherever they are."""
+    """Yield each name of an object, wherever it is."""
     if isinstance(found, list):
         for each in found:
             yield from _names(each)
     elif isinstance(found, dict):
         for name, value in found.items():
-            yield from [value] if name in ("namespace", "app.kubernetes.io/instance") else _names(value)
+            yield from [value] if name in NAMES and not isinstance(value, dict) else _names(value)
 
 
 def test_lease_renewals_have_priority_over_other_writes(default: list[Manifest]) -> None:

@@ -20,7 +20,7 @@ from processhub.client.registry import Registry
 from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError, Overrides
 from processhub.cluster.decoding import Undecodable
-from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError
+from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError, UnreadableError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
 
@@ -173,7 +173,7 @@ def unreachable(what: str, error: ApiError) -> HubError:
     if isinstance(error, ForbiddenError):
         hint = _role_for(error.message) if error.status == 403 else "the credentials are not valid"
         return Unreachable(f"{what}: {error.message}; {hint}")
-    if isinstance(error, ConnectionFailedError):
+    if isinstance(error, ConnectionFailedError) and not isinstance(error, UnreadableError):
         return Unreachable(f"{what}: the API server does not answer: {error.message}")
     return Unreachable(f"{what}: {error.message}")
 

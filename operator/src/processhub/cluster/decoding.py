@@ -13,7 +13,7 @@ import msgspec
 from processhub.api.meta import ObjectMeta
 from processhub.api.wording import wrong_json
 from processhub.cluster import deepjson
-from processhub.cluster.errors import ApiError, GoneError, readable
+from processhub.cluster.errors import ApiError, GoneError, UnreadableError, readable
 from processhub.cluster.kinds import Kind
 
 T = TypeVar("T")
@@ -65,14 +65,22 @@ class Decoding:
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
     def one(self, kind: Kind[T], body: bytes) -> T:
-        """One object. Raises ApiError for one that is nested too deeply, as lists and watches have it."""
+        """One object. Raises ApiError for one that does not fit its struct or is nested too deeply."""
         if kind.free and deepjson.is_deep(body):
             raise _too_deep(kind)
         try:
             with readable(kind.plural):
                 if kind.metadata_only:
                     return deepjson.decode(body, kind.type)[0]
-                return self._decoder(kind.type).decode(body)
+                try:
+                    return self._decoder(kind.type).decode(body)
+                except msgspec.ValidationError as error:
+                    if not (name := deepjson.decode(body, _BareObject)[0].metadata.name):
+                        raise
+                    why = wrong_json(error, body, kind.type)
+                    raise UnreadableError(
+                        f"{kind.plural}/{name}: {why}. Or are the CRDs of a later release than this program?"
+                    ) from error
         except RecursionError as error:
             raise _too_deep(kind) from error
 

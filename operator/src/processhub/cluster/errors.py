@@ -76,6 +76,10 @@ class ConnectionFailedError(ApiError):
         super().__init__(0, "ConnectionFailed", message)
 
 
+class UnreadableError(ConnectionFailedError):
+    """The answer is an object that this program can't read. If it answers a write, its outcome is unknown."""
+
+
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: InvalidError,
     401: ForbiddenError,

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from functools import partial
 
+import msgspec
+
 from processhub.cluster.client import Client
+from processhub.cluster.errors import ApiError
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
 from processhub.controller.authority import keeper_of
 from processhub.controller.concurrency import cancel_all
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.hubhooks import Receivers
+from processhub.controller.lead.prerequisites import served_namespaces
 from processhub.controller.lead.terms import raise_terms
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
+_LOOK_SECONDS = 10.0  # Between two looks at the namespaces that can be served.
+_PATIENCE_SECONDS = 2.0  # For the first lists, until it is checked which of them are refused.
 log = logging.getLogger(__name__)
 
 
@@ -29,6 +36,7 @@ class Engine:
         self._client, self._settings, self._term, self._receivers = client, settings, term, receivers
         self._reconciler: Reconciler | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._unserved: frozenset[str] = frozenset()  # The namespaces whose hubs this leader can't lead.
         self.store = Store(
             *(client, settings.namespaces, self._queue_round, self._rewound),
             wake_patiently=partial(self._queue_round, patient=True),
@@ -52,7 +60,7 @@ class Engine:
 
     def _queue_round(self, key: HubKey, *, patient: bool = False) -> None:
         """Queue a round of a hub. Before the start is complete this does nothing, as all hubs are queued then."""
-        if self._queue is not None:
+        if self._queue is not None and key[0] not in self._unserved:
             self._queue.add(key, patient=patient)
 
     def give_up(self, why: DeposedError) -> None:
@@ -71,18 +79,19 @@ class Engine:
     async def start(self) -> None:
         """Sync the informers, raise the terms, and start the queue."""
         self.store.start()
-        await self.store.synced()
+        served = await self._sync()
         if self._keeper is not None:
             await self._keeper.look()
         reconciler = Reconciler(
-            *(self._client, self.store, self._settings, self._term, self.wake, self._receivers),
+            *(self._client, self.store, msgspec.structs.replace(self._settings, namespaces=served)),
+            *(self._term, self.wake, self._receivers),
             report_again=self._queue_round,
             keeper=self._keeper,
         )
-        raised = await raise_terms(self._client, self.store, self._settings.namespaces, self._term)
+        raised = await raise_terms(self._client, self.store, served, self._term)
         reconciler.takeover.begin(raised)
         # A restarted member may have read entries before the former leader removed them. Its Lease shows that.
-        await self.store.read_leases()
+        await self.store.read_leases(*(served or (None,)))
         self._tasks = [
             asyncio.create_task(reconciler.events.run(), name="events"),
             asyncio.create_task(reconciler.reporter.run(), name="child status"),
@@ -91,14 +100,46 @@ class Engine:
         ]
         if self._keeper is not None:
             self._tasks.append(asyncio.create_task(self._keeper.run(), name="authority"))
+        if self._unserved:
+            self._tasks.append(asyncio.create_task(self._look_for_namespaces(), name="namespaces"))
         self.answered(asyncio.get_running_loop().time())
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)
         metrics.TERM.set(self._term)
         metrics.HUBS.follow(lambda: list(self.store.hubs.values()))
         for key in list(self.store.states):
-            self._queue.add(key)
+            self._queue_round(key)
         log.info("started with %d hubs", len(self.store.hubs))
+
+    async def _sync(self) -> tuple[str, ...]:
+        """Wait until all informers have listed once, but those of namespaces that can't be served; returns the others.
+
+        Somebody may have deleted a namespace that the chart names. The hubs of all others must be led.
+        """
+        served = named = self._settings.namespaces
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self.store.synced(self._unserved)
+                    break
+            with contextlib.suppress(ApiError):
+                served = await served_namespaces(self._client, named)
+                self._unserved = frozenset(named) - frozenset(served)
+        for namespace in sorted(self._unserved):
+            log.error(
+                "the hubs of namespace %s are not led: this operator has no rights there, or it is gone", namespace
+            )
+        return served
+
+    async def _look_for_namespaces(self) -> None:
+        """Have another leader begin when a namespace can be served that this one has left out."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with contextlib.suppress(ApiError):
+                if back := self._unserved.intersection(
+                    await served_namespaces(self._client, self._settings.namespaces)
+                ):
+                    self.give_up(DeposedError(f"namespace {min(back)} can be served again: another leader begins"))
 
     async def stop(self) -> None:
         """Stop all work. No write follows."""

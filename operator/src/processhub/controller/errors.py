@@ -11,6 +11,10 @@ class UnauthorizedError(Exception):
     """The API server does not accept this process's token any more; the message says what to do."""
 
 
+class LaterFormatError(Exception):
+    """A slice was written by an operator of a later release, in a format that this one does not know."""
+
+
 class NameConflictError(Exception):
     """The name of an object that the hub needs is taken by another owner; the message names the object."""
 

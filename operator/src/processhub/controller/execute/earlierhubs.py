@@ -148,7 +148,7 @@ async def _remove(round: Round) -> None:
     for pod in pods:
         await remove(PODS, pod.metadata, pod.metadata.labels[LABEL_HUB_UID])
     leases, slices = list(state.leases.older.values()), list(state.slices.older.values())
-    observed = round.store.leases_observed(now)
+    observed = round.store.leases_observed(round.hub.metadata.namespace, now)
     seconds = round.hub.spec.timeouts.lease_seconds
     if pods or any(over_in(known, now, seconds, observed=observed) > 0 for known in leases):
         return

@@ -16,7 +16,7 @@ import msgspec
 
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import Role
-from processhub.api.slice import Activation, RegistrySlice, SliceSpec, SliceTls
+from processhub.api.slice import FORMAT, Activation, RegistrySlice, SliceSpec, SliceTls
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import (
     AlreadyExistsError,
@@ -150,6 +150,7 @@ class SliceWriter:
         spec = msgspec.structs.replace(
             present.spec,
             term=self._term,
+            format=FORMAT,
             attempt=present.spec.attempt + renewed,
             settings=slice_settings(self._hub, partitioned=self._partitioned),
             holder=present.spec.holder if grant is None else grant,

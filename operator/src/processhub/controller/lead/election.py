@@ -26,7 +26,7 @@ from processhub.api.meta import ObjectMeta, OwnerReference
 from processhub.api.naming import ANNOTATION_LEADER, ANNOTATION_TERM
 from processhub.api.slice import TERM_MAX, RegistrySlice
 from processhub.cluster.client import Client
-from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, NotFoundError
+from processhub.cluster.errors import AlreadyExistsError, ApiError, ConflictError, ForbiddenError, NotFoundError
 from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import HUBS, LEASES, SLICES, untyped
 from processhub.cluster.timestamps import now_micros
@@ -199,14 +199,24 @@ class Election:
         return bool(ended)
 
     async def _highest_term(self) -> int:
-        highest = 0
-        for namespace in self._watch_namespaces or (None,):
-            slices, _ = await self._client.list(SLICES, namespace)
-            terms = [item.spec.term for item in slices if isinstance(item, RegistrySlice)]
-            hubs, _ = await self._client.list(_HUBS, namespace)
-            noted = [item.get("status", {}).get("term", 0) for item in hubs if isinstance(item, dict)]
-            highest = max([highest, *terms, *noted])
-        return highest
+        """The highest term on record. Raises ApiError.
+
+        A namespace that the chart names may be gone, or its RoleBinding. That keeps nobody from leading the others.
+        """
+        namespaces, terms = self._watch_namespaces or (None,), [0]
+        refused: list[ForbiddenError] = []
+        for namespace in namespaces:
+            try:
+                slices, _ = await self._client.list(SLICES, namespace)
+                hubs, _ = await self._client.list(_HUBS, namespace)
+            except ForbiddenError as error:
+                refused.append(error)
+                continue
+            terms += [item.spec.term for item in slices if isinstance(item, RegistrySlice)]
+            terms += [item.get("status", {}).get("term", 0) for item in hubs if isinstance(item, dict)]
+        if len(refused) == len(namespaces):
+            raise refused[0]
+        return max(terms)
 
     async def _renew(self) -> None:
         if self._lease is None:

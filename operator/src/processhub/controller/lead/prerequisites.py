@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from typing import TypeAlias
 
 import msgspec
 
 from processhub.api.meta import GROUP, VERSION
 from processhub.cluster.client import Client
-from processhub.cluster.errors import NotFoundError
+from processhub.cluster.errors import NotFoundError, readable
 
 PLURALS = ("hubs", "children", "childsets", "registryslices")
 _AGAIN_SECONDS, _RECHECK_SECONDS = 2.0, 60.0  # Until the next check if something is missing, and if nothing is.
 _SERVED = f"/apis/{GROUP}/{VERSION}"
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_Rights: TypeAlias = tuple[tuple[str, str, tuple[str, ...]], ...]
 # API group, resource with its subresource, verbs. The chart's ClusterRole has more, without which single steps fail.
-_IN_NAMESPACES = (
+_IN_NAMESPACES: _Rights = (
     *((GROUP, plural, ("list", "watch")) for plural in PLURALS),
     *((GROUP, f"{plural}/status", ("patch",)) for plural in ("hubs", "children", "childsets")),
     (GROUP, "registryslices", ("create", "update", "delete")),
@@ -29,7 +30,7 @@ _IN_NAMESPACES = (
     ("coordination.k8s.io", "leases", ("list", "watch", "create")),
     ("apps", "statefulsets", ("patch",)),
 )
-_IN_THE_CLUSTER = (("", "nodes", ("list", "watch")),)
+_IN_THE_CLUSTER: _Rights = (("", "nodes", ("list", "watch")),)
 log = logging.getLogger(__name__)
 
 
@@ -83,10 +84,13 @@ class Prerequisites:
         names = {resource.name for resource in served.resources}
         if absent := [f"{plural}.{GROUP}" for plural in PLURALS if plural not in names]:
             return f"not installed in this cluster: CRD {', '.join(absent)}; install the chart with crds.enabled=true"
-        asked = list(self._asked())
-        answers = await asyncio.gather(*(self._may(*right) for right in asked))
-        for (namespace, group, resource, verb), allowed in zip(asked, answers, strict=True):
-            if not allowed:
+        # One namespace after the other: there may be many, and each of them asks for two dozen rights.
+        for namespace, rights in (
+            *((name, _IN_NAMESPACES) for name in self._namespaces or ("",)),
+            ("", _IN_THE_CLUSTER),
+        ):
+            if refused := await _refused(self._client, namespace, rights):
+                group, resource, verb = refused
                 where = f" in namespace {namespace}" if namespace else ""
                 return (
                     f"this operator's account may not {verb} {resource}{group and '.'}{group}{where}; the chart's"
@@ -105,20 +109,31 @@ class Prerequisites:
         else:
             log.info("ready: the CRDs are served, and this operator's account has its rights")
 
-    def _asked(self) -> Iterator[tuple[str, str, str, str]]:
-        for namespace in self._namespaces or ("",):
-            for group, resource, verbs in _IN_NAMESPACES:
-                yield from ((namespace, group, resource, verb) for verb in verbs)
-        for group, resource, verbs in _IN_THE_CLUSTER:
-            yield from (("", group, resource, verb) for verb in verbs)
 
-    async def _may(self, namespace: str, group: str, resource: str, verb: str) -> bool:
-        name, _, subresource = resource.partition("/")
-        attributes = {"verb": verb, "group": group, "resource": name, "subresource": subresource}
-        body = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes | ({"namespace": namespace} if namespace else {})},
-        }
-        answer = await self._client.raw("POST", _REVIEWS, body=body)
+async def served_namespaces(client: Client, namespaces: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the namespaces in which this operator's account may list all that it plans by; all if it may in none.
+
+    One that is gone, or whose RoleBinding is, must not keep the others from being led. Raises ApiError.
+    """
+    lists: _Rights = tuple((group, resource, ("list",)) for group, resource, verbs in _IN_NAMESPACES if "list" in verbs)
+    return tuple([each for each in namespaces if not await _refused(client, each, lists)]) or namespaces
+
+
+async def _refused(client: Client, namespace: str, rights: _Rights) -> tuple[str, str, str] | None:
+    """The group, resource and verb of the first right that the account lacks; None if it has all."""
+    asked = [(group, resource, verb) for group, resource, verbs in rights for verb in verbs]
+    answers = await asyncio.gather(*(_may(client, namespace, *right) for right in asked))
+    return next((right for right, allowed in zip(asked, answers, strict=True) if not allowed), None)
+
+
+async def _may(client: Client, namespace: str, group: str, resource: str, verb: str) -> bool:
+    name, _, subresource = resource.partition("/")
+    attributes = {"verb": verb, "group": group, "resource": name, "subresource": subresource}
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes | ({"namespace": namespace} if namespace else {})},
+    }
+    answer = await client.raw("POST", _REVIEWS, body=body)
+    with readable("a review of rights"):
         return msgspec.json.decode(answer, type=_RightReview).status.allowed

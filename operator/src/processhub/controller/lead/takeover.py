@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from processhub.api.slice import FORMAT
 from processhub.cluster.errors import ApiError
+from processhub.controller.errors import LaterFormatError
 from processhub.controller.lead.terms import TermsRaised, raise_terms
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import HubKey
@@ -26,10 +28,17 @@ class Takeover:
         self.behind.update(raised.behind)
 
     async def catch_up(self, round: Round) -> bool:
-        """Raise the terms of the hub's slices if this was refused before; returns whether they are raised.
+        """Raise the terms of the hub's slices if this was refused before; returns whether the hub can be led.
 
         Before the first plan for a Hub, which may have been unreadable so far, the Leases that were deleted are added.
         """
+        later = (known.present for known in round.state.slices.values() if known.present.spec.format > FORMAT)
+        if (item := next(later, None)) is not None:
+            text = f"slice {item.metadata.name} is of format {item.spec.format}, this operator knows {FORMAT}"
+            round.steps.note(
+                "the hub can't be led", LaterFormatError(f"{text}; everything runs on; upgrade the operator again")
+            )
+            return False
         if round.hub.metadata.key in self.behind and not await self._raise(round):
             return False
         if (uid := round.hub.metadata.uid) not in self._begun:
@@ -45,7 +54,7 @@ class Takeover:
             if key in raised.behind:
                 raise raised.behind[key]
             # A restarted member may have read entries before the former leader removed them.
-            await store.read_leases()
+            await store.read_leases(key[0])
             self.generations.update(raised.generations)
             del self.behind[key]
 

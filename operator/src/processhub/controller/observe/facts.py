@@ -76,7 +76,7 @@ def members_now(round: Round, memory: ObserveMemory, template: Mapping[str, Any]
     ``template`` is the members' pod template, or None if this leader does not know it yet.
     """
     now, nodes = round.now(), round.store.nodes.items
-    observed, since = round.store.leases_observed(now), memory.restarting_since
+    observed, since = round.store.leases_observed(round.hub.metadata.namespace, now), memory.restarting_since
     members = observe_members(round.hub, round.state, nodes, since, now, leases_observed=observed, template=template)
     for name in since.keys() - members.keys():
         del since[name]

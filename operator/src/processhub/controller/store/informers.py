@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections import ChainMap
-from collections.abc import Callable, Iterator, KeysView
+from collections.abc import Callable, Container, Iterator, KeysView
 from functools import partial
 from typing import Any
 
@@ -76,14 +76,13 @@ class Store:
         self.leases: list[Informer[Lease]] = []
         for namespace in namespaces or (None,):
             made = partial(Informer[Any], client, namespace=namespace, on_rewound=rewound)
+            lease_watch_back = partial(self._lease_watch_back, namespace)
             self._add(made(HUBS, self._hub, on_broken=self._broken_hub))
             self.children.append(self._add(made(CHILDREN, self._child, on_broken=self._broken_child)))
             self._add(made(CHILD_SETS, self._child_set, on_broken=self._broken_set))
             self.slices.append(self._add(made(SLICES, self._slice, keeps_dropped=False)))
             self._add(made(PODS, self._pod, labels=LABEL_HUB))
-            self.leases.append(
-                self._add(made(LEASES, self._lease, labels=LABEL_HUB, on_reconnect=self._lease_watch_back))
-            )
+            self.leases.append(self._add(made(LEASES, self._lease, labels=LABEL_HUB, on_reconnect=lease_watch_back)))
         self.nodes = self._add(Informer(client, NODES, self._node, on_rewound=rewound))
         # Planning does not wait for these: an operator may be newer than its ClusterRole.
         self.owned = OwnedWatch(client, namespaces, self._wake_known, tls=tls)
@@ -113,17 +112,18 @@ class Store:
         informers = (*self.informers, *self.owned.informers)
         self._tasks = [asyncio.create_task(informer.run()) for informer in informers]
 
-    async def synced(self) -> None:
-        """Wait until all informers have listed once.
+    async def synced(self, unserved: Container[str | None] = ()) -> None:
+        """Wait until all informers have listed once, but those of the ``unserved`` namespaces.
 
-        The planner must not see only some of the objects (docs/protocol.md, rule 4).
+        The planner must not see only some of the objects of a hub (docs/protocol.md, rule 4).
         """
         for informer in self.informers:
-            await informer.synced.wait()
+            if informer.source.namespace not in unserved:
+                await informer.synced.wait()
 
-    async def read_leases(self) -> None:
-        """Read all member Leases consistently, whatever their watch has shown. It is retried until it succeeds."""
-        for informer in self.leases:
+    async def read_leases(self, *namespaces: str | None) -> None:
+        """Read the member Leases consistently, whatever their watch has shown. It is retried until it succeeds."""
+        for informer in [it for namespace in namespaces for it in self.informer_of(LEASES.plural, namespace)]:
             while True:
                 try:
                     items, _ = await informer.read()
@@ -156,12 +156,10 @@ class Store:
             self._lease_watch_back()
         self._answered_at = sent
 
-    def leases_observed(self, now: float) -> bool:
-        """Whether members can renew and the operator would see it.
-
-        Otherwise nothing follows from a Lease without renewals (docs/protocol.md, rule 11).
-        """
-        return now - self._answered_at <= _SILENCE_SECONDS and all(informer.connected for informer in self.leases)
+    def leases_observed(self, namespace: str, now: float) -> bool:
+        """Whether renewals are possible and seen. Else silence says nothing (docs/protocol.md, rule 11)."""
+        watches = self.informer_of(LEASES.plural, namespace)
+        return now - self._answered_at <= _SILENCE_SECONDS and all(informer.connected for informer in watches)
 
     def informer_of(self, kind: str, namespace: str | None) -> Iterator[Informer[Any]]:
         """The informers of a kind, by its plural, that cover the namespace."""
@@ -420,11 +418,12 @@ class Store:
         for key in self.hubs:
             self._wake(key)
 
-    def _lease_watch_back(self) -> None:
+    def _lease_watch_back(self, namespace: str | None = None) -> None:
         now = asyncio.get_running_loop().time()
         for key, state in self.states.items():
-            state.leases.restart_clocks(now)
-            self._wake(key)
+            if namespace in (None, key[0]):
+                state.leases.restart_clocks(now)
+                self._wake(key)
 
 
 def _same_marks(old: Lease, new: Lease) -> bool:
