@@ -6,6 +6,7 @@ import asyncio
 
 from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
+from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.requests.activation import Activations, full
 from processhub.agent.requests.asks import RequestedId
@@ -44,15 +45,22 @@ class UnplacedIds:
             ask.withdraw()
 
     async def why(self, child_id: str) -> str:
-        """Why the id has no owner, as a clause: the first condition of its Child that is False; "" if none is known."""
+        """Why the id has no owner that runs, as a clause; "" if nothing is known.
+
+        That is the first condition of its Child that is False. A Child whose name the user chose is not found, and the
+        children of a ChildSet and those on demand have none: of these the record tells.
+        """
+        unread, child = False, None
         try:
             child = await self._read(child_id)
         except Problem:
-            return ""
-        if child is None:
-            return self._activations.why(child_id) if self._slices.settings.on_demand else ""
-        false = [condition for condition in child.status.conditions if condition.status == "False"]
-        return f"{false[0].reason}, {false[0].message}" if false else ""
+            unread = True
+        if child is not None:
+            false = [condition for condition in child.status.conditions if condition.status == "False"]
+            return f"{false[0].reason}, {false[0].message}" if false else ""
+        if said := lookup.why_not_running(self._slices.registry(), child_id):
+            return said
+        return self._activations.why(child_id) if self._slices.settings.on_demand and not unread else ""
 
     # Children on demand.
 
