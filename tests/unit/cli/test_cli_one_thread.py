@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from clihub import HUB, JSON, MEMBERS, NAMES, YAML, Printed, started, with_cluster
+from memoryapi import Key
 from memoryrequests import Refused
 from onethread import Cluster
 
@@ -277,6 +278,23 @@ def test_a_drain_that_leaves_children_behind_fails_and_names_them(
         assert json.loads(printed.text())["stranded"] == ["bound"]
         assert f"1 children can't leave {member}: bound (pinned); delete or rebind them" in printed.err
         assert cluster.runs_on()["bound"] == {member}
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_nodes_that_the_hub_refuses_keep_no_child_on_a_drained_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        (member,) = cluster.runs_on()["a"]
+        cluster.api.update(Key("children", "ns", "a"), lambda child: child["spec"].update(nodes=[member]))
+        printed.text()
+
+        assert await moves.drain(member, HUB, force=False, wait=True, timeout="60s") == DONE
+
+        assert printed.text() == f"member/{member} drained\n"
+        await cluster.until(lambda: bool(cluster.runs_on()["a"] - {member}), "it runs elsewhere")
 
     with_cluster(tmp_path, monkeypatch, test)
 

@@ -212,7 +212,9 @@ def _now(hub: Hub, record: Record) -> list[str]:
 def _named_by(hub: Hub, child: Child | ChildSet | None) -> str:
     """What names the members of a guided child, or ""."""
     strategy = hub.spec.distribution.strategy
-    if strategy == "Guided" and isinstance(child, Child) and (moved := moved_nodes(child)):
+    if strategy != "Guided":
+        return ""
+    if isinstance(child, Child) and (moved := moved_nodes(child)):
         return f"moved to {', '.join(moved)} by hand; there until its spec.nodes is edited ({ANNOTATION_NODES})"
     nodes = () if child is None else (child.spec.template if isinstance(child, ChildSet) else child.spec).nodes
     return f"its spec.nodes names {', '.join(nodes)} ({strategy})" if nodes else ""

@@ -77,13 +77,13 @@ def from_cluster(
     bound: dict[str, ChildSpec] = {}
     for child in children:
         accepted = any(item.type == "Accepted" and item.status == "True" for item in child.status.conditions)
-        nodes = guided_nodes(child) if guided else child.spec.nodes
+        nodes = guided_nodes(child) if guided else ()  # on any other hub nodes are refused, and bind nothing
         spec = bound[child.id] = msgspec.structs.replace(child.spec, nodes=nodes)
         if child.id not in records and accepted and not child.spec.suspend:
             desired[child.id] = _desired(msgspec.structs.replace(spec, id=child.id), child.metadata.uid)
     for item in sets:
         accepted = any(found.type == "Accepted" and found.status == "True" for found in item.status.conditions)
-        template = item.spec.template
+        template = item.spec.template if guided else msgspec.structs.replace(item.spec.template, nodes=())
         for child_id in item.ids:
             known_as = records.get(child_id)
             if known_as is not None and known_as.uid == item.metadata.uid:

@@ -162,6 +162,7 @@ async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str,
 async def _bound_on(session: Session, member: str) -> dict[str, str]:
     """The ids on the member that can't leave it, each with the reason."""
     hub, there = session.living_hub(), session.registry.on_member(member)
+    guided = hub.spec.distribution.strategy == "Guided"  # on any other hub nodes are refused, and bind nothing
     drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
     alone = all(other.name == member or other.name in drained for other in hub.status.members)
     reasons = dict.fromkeys(there, STRANDED_ALONE) if alone else {}
@@ -169,7 +170,7 @@ async def _bound_on(session: Session, member: str) -> dict[str, str]:
     for item in await list_sets(session):
         specs |= dict.fromkeys(item.ids, item.spec.template)
     for child_id in there:
-        if (spec := specs.get(child_id)) is not None and (spec.pinned or spec.nodes):
+        if (spec := specs.get(child_id)) is not None and (spec.pinned or (guided and spec.nodes)):
             reasons[child_id] = STRANDED_PINNED if spec.pinned else STRANDED_GUIDED
     return {child_id: reasons[child_id] for child_id in sorted(reasons)}
 
