@@ -16,7 +16,7 @@ from onethread import Cluster
 
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
-from processhub.client.errors import Unreachable
+from processhub.client.errors import HubError, Unreachable
 from processhub.cluster.kinds import HUBS
 
 
@@ -295,6 +295,28 @@ def test_nodes_that_the_hub_refuses_keep_no_child_on_a_drained_member(
 
         assert printed.text() == f"member/{member} drained\n"
         await cluster.until(lambda: bool(cluster.runs_on()["a"] - {member}), "it runs elsewhere")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_the_name_of_a_child_that_is_given_for_an_id_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        workload = {"exec": {"command": ["sleep"]}}
+        for name, spec in (("device-7", {"hub": "hub", "id": "device/7"}), ("stray", {"hub": "hubb"})):
+            cluster.api.create("children", {"metadata": {"name": name}, "spec": {**spec, **workload}})
+        there = "no child 'device-7' in hub hub of namespace ns; child/device-7 has the id 'device/7'"
+
+        with pytest.raises(CliError, match=there):
+            await show.where("device-7", HUB)
+        with pytest.raises(CliError, match="no child 'stray' in hub hub of namespace ns; child/stray is of hub 'hubb'"):
+            await explain.explain("stray", HUB)
+        with pytest.raises(HubError, match=there):
+            await moves.move("device-7", "hub-1", HUB, wait=False, timeout="30s")
+        assert await stop.stop_children(["device-7"], HUB, wait=False, timeout="30s") == FAILED
+        assert printed.text() == ""
+        assert there in printed.err
 
     with_cluster(tmp_path, monkeypatch, test)
 

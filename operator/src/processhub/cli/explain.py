@@ -22,7 +22,7 @@ from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
 from processhub.client.demand import Outlook, outlook
 from processhub.client.records import Record
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, named_like, no_child
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError
 from processhub.cluster.kinds import untyped
@@ -83,7 +83,8 @@ async def explain(child_id: str, target: Target) -> int:
             asks = child or owner
             would = outlook(session, child_id) if asks is None and record is None else None
             if asks is None and record is None and would is None:
-                raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
+                raise CliError(await no_child(session, child_id))
+            like = await named_like(session, child_id) if would is not None else ""
             if asks is not None:
                 events = await _history(session, asks)
             else:
@@ -97,7 +98,7 @@ async def explain(child_id: str, target: Target) -> int:
             owner=owner,
             record=record,
             choices=choices,
-            reasons=_reasons(session, child_id, asks, choices) if would is None else [would.says],
+            reasons=_reasons(session, child_id, asks, choices) if would is None else [*filter(None, (like,)), would.says],
             events=events,
             outlook=would,
         )

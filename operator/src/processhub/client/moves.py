@@ -16,7 +16,7 @@ from processhub.client.childsets import find_owner, list_sets
 from processhub.client.errors import HubError, Partitioned, Timeout, names
 from processhub.client.orders import OnChild, OnHub, OnSet
 from processhub.client.records import Record
-from processhub.client.resolve import find_children, list_children
+from processhub.client.resolve import find_children, list_children, no_child
 from processhub.client.session import Session
 from processhub.cluster.kinds import HUBS
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED
@@ -96,7 +96,7 @@ async def _order_of(session: Session, child_id: str) -> Order:
         return OnSet(session, owner, child_id)
     if child is not None:
         return OnChild(session, child)
-    raise HubError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
+    raise HubError(await no_child(session, child_id))
 
 
 def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> tuple[str, ...]:
