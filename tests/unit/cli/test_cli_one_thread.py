@@ -234,6 +234,14 @@ def test_a_child_is_moved_and_a_member_is_drained_and_undrained(
         assert await moves.drain(there, HUB, force=False, wait=True, timeout="60s") == DONE
         assert printed.text() == f"member/{there} drained\n"
         assert not any(there in places for places in cluster.runs_on().values())
+        assert await status.members(HUB, everywhere=False, watch=False) == DONE
+        ready = {row[0]: row[1] for row in printed.rows()}
+        assert ready == {name: "True,Drained" if name == there else "True" for name in MEMBERS}
+        assert await status.members(JSON, everywhere=False, watch=False) == DONE
+        assert [each["name"] for each in json.loads(printed.text()) if each["drained"]] == [there]
+        assert await explain.explain("0", JSON) == DONE
+        (choice,) = [each for each in json.loads(printed.text())["candidates"] if each["member"] == there]
+        assert (choice["drained"], choice["cap"]) == (True, 0), "it may take none"
         assert await moves.undrain(there, HUB) == DONE
         assert printed.text() == f"member/{there} takes children again\n"
         assert await moves.undrain(there, JSON) == DONE

@@ -12,10 +12,9 @@ import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
-from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.movednodes import guided_nodes
-from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal, natural_order
+from processhub.api.naming import member_ordinal, natural_order
 from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
 from processhub.client.records import Node, Record
@@ -112,7 +111,7 @@ def from_cluster(
 
 def _members(hub: Hub, names: Iterable[str]) -> tuple[MemberView, ...]:
     """The members of these names, as the Hub's status has them."""
-    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    drained = hub.drained
     known_members = {member.name: member for member in hub.status.members}
     members = []
     for name in sorted(names, key=lambda name: (member_ordinal(hub.metadata.name, name) or 0, name)):

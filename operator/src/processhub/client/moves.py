@@ -56,7 +56,7 @@ async def drain(session: Session, member: str, *, force: bool, wait: bool, timeo
 
 async def undrain(session: Session, member: str) -> bool:
     """Allow the member to take children again; returns False if it was not drained. Raises ApiError."""
-    if member not in parse_drained(session.living_hub().metadata.annotations.get(ANNOTATION_DRAINED, "")):
+    if member not in session.living_hub().drained:
         known_member(session.living_hub(), member)
     return await _order(session, lambda drained: {name: force for name, force in drained.items() if name != member})
 
@@ -122,7 +122,7 @@ def _check(hub: Hub, order: Order, record: Record | None, name: str, *, guided: 
     if hub.partitioned:
         raise Partitioned(f"hub {hub.metadata.name} has lost its quorum: {hub.partitioned}")
     member = known_member(hub, name)
-    if name in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, "")):
+    if name in hub.drained:
         raise HubError(f"member {name} is drained; kubectl hub undrain {name} allows it to take children again")
     if not member.ready:
         raise HubError(f"member {name} is not ready; move child {order.id!r} when it is")
@@ -163,7 +163,7 @@ async def _bound_on(session: Session, member: str) -> dict[str, str]:
     """The ids on the member that can't leave it, each with the reason."""
     hub, there = session.living_hub(), session.registry.on_member(member)
     guided = hub.spec.distribution.strategy == "Guided"  # on any other hub nodes are refused, and bind nothing
-    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    drained = hub.drained
     alone = all(other.name == member or other.name in drained for other in hub.status.members)
     reasons = dict.fromkeys(there, STRANDED_ALONE) if alone else {}
     specs = {child.id: child.spec for child in await list_children(session)}
