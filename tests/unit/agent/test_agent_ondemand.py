@@ -126,6 +126,34 @@ async def test_a_request_that_waited_too_long_asks_no_more_and_says_what_it_wait
     assert world.asks.ids == ()
 
 
+@pytest.mark.parametrize("world", [Settings(lease_seconds=1, request_seconds=1, on_demand=True)], indirect=True)
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"wait": True, "asleep": True}, "it is suspended, by its own spec.suspend or by its hub's"),
+        ({}, "it is Failed on member hub-2: CommandNotFound, command x: No such file or directory"),
+    ],
+    ids=["suspended", "failed"],
+)
+async def test_a_request_for_a_child_on_record_says_why_that_does_not_run(
+    world: World, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any], said: str
+) -> None:
+    async def unknown(_: object) -> None:
+        return None
+
+    monkeypatch.setattr(UnplacedIds, "_read", lambda *_: unknown(_))
+    world.put("hub-1", view=view())
+    report = Report(
+        uid="s", epoch=3, state="Failed", reason="CommandNotFound", message="command x: No such file or directory"
+    )
+    world.put("hub-2", Assignment(uid="s", epoch=3, workload=DIGEST, **state), report)
+
+    with pytest.raises(Problem) as late:
+        await call(world)
+
+    assert late.value.detail.endswith(f" s: {said}")
+
+
 async def test_nobody_is_asked_while_a_view_is_open_or_closes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.put("hub-1", view=view(holder="p/0"))  # no start is possible: the block is another process's
     task = call(world, MINE)

@@ -173,6 +173,19 @@ def test_a_live_plan_names_pinned_children_that_cannot_leave() -> None:
     assert [move.id for move in found.moves] == ["b"]
 
 
+def test_nodes_that_a_hub_refuses_bind_no_child_and_explain_no_place() -> None:
+    said = {"type": "Placed", "status": "False", "reason": "InvalidChildMapping", "message": "leave nodes out"}
+    refused = child(nodes=["h-9"], conditions=[said])
+    known = registry({"a": BEST})
+
+    found = forecast(changed(from_cluster(hub(), known.records, [refused]), hub(), remove=[BEST]))
+
+    assert not found.stranded
+    assert not found.unplaced
+    assert [(move.id, move.source) for move in found.moves] == [("a", BEST)]
+    assert reasons(refused, known) == [f"{BEST} has the highest score of the 3 members", "leave nodes out"]
+
+
 @pytest.mark.parametrize(
     ("strategy", "spec", "sentence"),
     [

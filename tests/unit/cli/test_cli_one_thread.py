@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import yaml
 from clihub import HUB, JSON, MEMBERS, NAMES, YAML, Printed, started, with_cluster
+from memoryapi import Key
 from memoryrequests import Refused
 from onethread import Cluster
 
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
 from processhub.cli.shared import Target
-from processhub.client.errors import HubNotFound, Unreachable
+from processhub.client.errors import HubError, HubNotFound, Unreachable
 from processhub.cluster.kinds import HUBS
 
 
@@ -296,6 +297,14 @@ def test_a_child_is_moved_and_a_member_is_drained_and_undrained(
         assert await moves.drain(there, HUB, force=False, wait=True, timeout="60s") == DONE
         assert printed.text() == f"member/{there} drained\n"
         assert not any(there in places for places in cluster.runs_on().values())
+        assert await status.members(HUB, everywhere=False, watch=False) == DONE
+        ready = {row[0]: row[1] for row in printed.rows()}
+        assert ready == {name: "True,Drained" if name == there else "True" for name in MEMBERS}
+        assert await status.members(JSON, everywhere=False, watch=False) == DONE
+        assert [each["name"] for each in json.loads(printed.text()) if each["drained"]] == [there]
+        assert await explain.explain("0", JSON) == DONE
+        (choice,) = [each for each in json.loads(printed.text())["candidates"] if each["member"] == there]
+        assert (choice["drained"], choice["cap"]) == (True, 0), "it may take none"
         assert await moves.undrain(there, HUB) == DONE
         assert printed.text() == f"member/{there} takes children again\n"
         assert await moves.undrain(there, JSON) == DONE
@@ -340,6 +349,45 @@ def test_a_drain_that_leaves_children_behind_fails_and_names_them(
         assert json.loads(printed.text())["stranded"] == ["bound"]
         assert f"1 children can't leave {member}: bound (pinned); delete or rebind them" in printed.err
         assert cluster.runs_on()["bound"] == {member}
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_nodes_that_the_hub_refuses_keep_no_child_on_a_drained_member(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        await started("a")
+        (member,) = cluster.runs_on()["a"]
+        cluster.api.update(Key("children", "ns", "a"), lambda child: child["spec"].update(nodes=[member]))
+        printed.text()
+
+        assert await moves.drain(member, HUB, force=False, wait=True, timeout="60s") == DONE
+
+        assert printed.text() == f"member/{member} drained\n"
+        await cluster.until(lambda: bool(cluster.runs_on()["a"] - {member}), "it runs elsewhere")
+
+    with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_the_name_of_a_child_that_is_given_for_an_id_is_said_to_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        workload = {"exec": {"command": ["sleep"]}}
+        for name, spec in (("device-7", {"hub": "hub", "id": "device/7"}), ("stray", {"hub": "hubb"})):
+            cluster.api.create("children", {"metadata": {"name": name}, "spec": {**spec, **workload}})
+        there = "no child 'device-7' in hub hub of namespace ns; child/device-7 has the id 'device/7'"
+
+        with pytest.raises(CliError, match=there):
+            await show.where("device-7", HUB)
+        with pytest.raises(CliError, match="no child 'stray' in hub hub of namespace ns; child/stray is of hub 'hubb'"):
+            await explain.explain("stray", HUB)
+        with pytest.raises(HubError, match=there):
+            await moves.move("device-7", "hub-1", HUB, wait=False, timeout="30s")
+        assert await stop.stop_children(["device-7"], HUB, wait=False, timeout="30s") == FAILED
+        assert printed.text() == ""
+        assert there in printed.err
 
     with_cluster(tmp_path, monkeypatch, test)
 

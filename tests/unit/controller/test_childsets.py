@@ -245,6 +245,15 @@ def test_a_rejected_template_leaves_the_record_unchanged() -> None:
     }
 
 
+@pytest.mark.parametrize("suspend", [True, False])
+def test_a_rejected_template_resumes_only_children_that_its_hub_had_suspended(suspend: bool) -> None:
+    changed = child_set(replicas=1, template={"exec": {"command": ["x"]}, "nodes": ["hub-0"], "suspend": suspend})
+    state = state_of(changed)
+    state.put_slice(make_slice({"x-0": Assignment(uid="uid-x", epoch=1, workload="w", wait=True, asleep=True)}))
+
+    assert observed(state).snapshot.children["x-0"].suspended is suspend
+
+
 @pytest.mark.parametrize("where", ["template", "hub"])
 def test_no_child_of_a_suspended_set_is_to_run(where: str) -> None:
     template = {"exec": {"command": ["sleep"]}, "suspend": where == "template"}

@@ -128,6 +128,13 @@ def test_a_rejected_edit_does_not_resume_a_suspended_child() -> None:
     assert found.snapshot.children["a"].suspended
 
 
+def test_a_child_whose_edit_is_rejected_stops_and_starts_with_its_hub() -> None:
+    refused = child(nodes=["hub-0"])
+
+    assert observed(refused, RUNS, suspend=True).snapshot.children["a"].suspended
+    assert not observed(refused, ASLEEP).snapshot.children["a"].suspended, "the hub is resumed"
+
+
 def test_a_rejected_edit_leaves_a_child_running() -> None:
     found = observed(child(suspend=True, nodes=["hub-0"]), RUNS)
 

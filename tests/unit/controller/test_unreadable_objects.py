@@ -35,7 +35,7 @@ def in_hub(folder: Path, test: Callable[[Cluster], Awaitable[None]]) -> None:
 
 def edit_workload(cluster: Cluster, key: Key, workload: Json) -> None:
     def edit(item: Json) -> None:
-        spec = item["spec"] if key == CHILD else item["spec"]["template"]
+        spec = item["spec"] if key.plural == "children" else item["spec"]["template"]
         for kind in ("exec", "python"):
             spec.pop(kind, None)
         spec.update(workload)
@@ -98,6 +98,39 @@ def test_what_runs_stays_when_an_edit_of_its_object_cannot_be_read(tmp_path: Pat
         cluster.api.delete(key.plural, key.name)
         await cluster.until(lambda: not any(cluster.runs_on()[child] for child in ids), "it is deleted")
         assert cluster.runs_on()["other"]
+
+    in_hub(tmp_path, test)
+
+
+def test_what_runs_by_the_spec_before_a_rejected_edit_stops_and_starts_with_its_hub(tmp_path: Path) -> None:
+    ids = ("a", "b", "c", "web-0", "web-1")
+
+    async def test(cluster: Cluster) -> None:
+        def running() -> set[str]:
+            runs = cluster.runs_on()
+            return {child_id for child_id in ids if runs[child_id]}
+
+        def suspend_hub(suspended: bool) -> None:
+            cluster.api.update(Key("hubs", "ns", "hub"), lambda hub: hub["spec"].update(suspend=suspended))
+
+        for name in ("a", "b", "c"):
+            cluster.api.create("children", {"metadata": {"name": name}, "spec": {"hub": "hub", **EXEC}})
+        spec = {"hub": "hub", "replicas": 2, "template": EXEC}
+        cluster.api.create("childsets", {"metadata": {"name": "web"}, "spec": spec})
+        await cluster.until(lambda: running() == set(ids), "all run")
+        cluster.api.update(Key("children", "ns", "c"), lambda child: child["spec"].update(suspend=True))
+        await cluster.until(lambda: running() == set(ids) - {"c"}, "one is suspended by its own spec")
+
+        cluster.api.update(Key("children", "ns", "b"), lambda child: child["spec"].update(nodes=["hub-0"]))
+        for key in (CHILD, Key("children", "ns", "c"), SET):
+            edit_workload(cluster, key, nested(600))
+        await cluster.until(lambda: len(rejections(cluster)) == 4, "all edits are rejected")
+        await cluster.change_leader()
+        suspend_hub(True)
+        await cluster.until(lambda: not running(), "the hub is suspended")
+        suspend_hub(False)
+
+        await cluster.until(lambda: running() == set(ids) - {"c"}, "the others run again")
 
     in_hub(tmp_path, test)
 

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import msgspec
 
 from processhub.api.child import ChildSpec, Workload
+from processhub.api.drained import parse_drained
 from processhub.api.hooks import Hook
 from processhub.api.meta import Condition, ObjectMeta, Wire, find_condition
+from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import Reason
 
 AGENT_PORT = 8080  # of a member, unless members.port names another
@@ -275,3 +277,8 @@ class Hub(Wire, frozen=True, kw_only=True, omit_defaults=False):
         if quorate is None or quorate.status != "False" or quorate.reason != Reason.PARTITIONED:
             return ""
         return quorate.message or "too few members are live"
+
+    @property
+    def drained(self) -> dict[str, bool]:
+        """The members that are ordered to be drained, and whether by force."""
+        return parse_drained(self.metadata.annotations.get(ANNOTATION_DRAINED, ""))

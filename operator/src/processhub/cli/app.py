@@ -179,7 +179,7 @@ def ui(
 @command()
 @on_hub()
 def members(target: Target, *, everywhere: EverywhereOption = False, watch: WatchOption = False) -> Work:
-    """List the hub's members."""
+    """List the hub's members. READY says Drained of a member that takes no children until it is undrained."""
     from processhub.cli.status import members as list_members
 
     return list_members(target, everywhere=everywhere, watch=watch)

@@ -18,11 +18,12 @@ from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.output import out, say, structured, table
 from processhub.cli.shared import Output, Target
+from processhub.cli.status import ready_of
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner
 from processhub.client.demand import Outlook, outlook
 from processhub.client.records import Record
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, named_like, no_child
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError
 from processhub.cluster.kinds import untyped
@@ -62,6 +63,7 @@ class Choice(msgspec.Struct, frozen=True, rename="camel"):
 
     member: str
     ready: bool
+    drained: bool
     weight: int
     score: float
     children: int
@@ -83,7 +85,8 @@ async def explain(child_id: str, target: Target) -> int:
             asks = child or owner
             would = outlook(session, child_id) if asks is None and record is None else None
             if asks is None and record is None and would is None:
-                raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
+                raise CliError(await no_child(session, child_id))
+            like = await named_like(session, child_id) if would is not None else ""
             if asks is not None:
                 events = await _history(session, asks)
             else:
@@ -97,7 +100,7 @@ async def explain(child_id: str, target: Target) -> int:
             owner=owner,
             record=record,
             choices=choices,
-            reasons=_reasons(session, child_id, asks, choices) if would is None else [would.says],
+            reasons=[*filter(None, (like, would.says))] if would else _reasons(session, child_id, asks, choices),
             events=events,
             outlook=would,
         )
@@ -128,7 +131,8 @@ def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choi
     )
     members = {member.name: member for member in hub.status.members}
     weights = {name: hub.spec.members.weights.get(name, 1) for name in members}
-    open_weights = {name: weight for name, weight in weights.items() if members[name].ready}
+    drained = hub.drained
+    open_weights = {name: weight for name, weight in weights.items() if members[name].ready and name not in drained}
     total = sum(loads.values()) + (0 if child_id in records else 1)
     caps = load_caps(total, open_weights, hub.spec.distribution.load_cap_percent)
     limit = hub.spec.members.max_children
@@ -137,6 +141,7 @@ def candidates(hub: Hub, child_id: str, records: dict[str, Record]) -> list[Choi
         Choice(
             member=name,
             ready=members[name].ready,
+            drained=name in drained,
             weight=weights[name],
             score=round(score, 4),
             children=loads[name],
@@ -212,7 +217,9 @@ def _now(hub: Hub, record: Record) -> list[str]:
 def _named_by(hub: Hub, child: Child | ChildSet | None) -> str:
     """What names the members of a guided child, or ""."""
     strategy = hub.spec.distribution.strategy
-    if strategy == "Guided" and isinstance(child, Child) and (moved := moved_nodes(child)):
+    if strategy != "Guided":
+        return ""
+    if isinstance(child, Child) and (moved := moved_nodes(child)):
         return f"moved to {', '.join(moved)} by hand; there until its spec.nodes is edited ({ANNOTATION_NODES})"
     nodes = () if child is None else (child.spec.template if isinstance(child, ChildSet) else child.spec).nodes
     return f"its spec.nodes names {', '.join(nodes)} ({strategy})" if nodes else ""
@@ -223,7 +230,7 @@ def _later_choice(here: str, better: list[str]) -> str:
     were = "was" if len(better) == 1 else "were"
     return (
         f"{here} is its choice number {len(better) + 1}: when it was placed, {', '.join(better)} {were} full "
-        "(loadCapPercent), away or not yet there, or it was moved by hand; a child on record stays where it is"
+        "(loadCapPercent), drained, away or not yet there, or it was moved by hand; a child on record stays where it is"
     )
 
 
@@ -320,11 +327,7 @@ def _print(found: Explanation) -> None:
     for index, sentence in enumerate(found.reasons):
         out(f"{'Why:' if not index else '':<11}{sentence}")
     out("\nCandidates, by score:")
-    rows = [
-        (each.member, str(each.ready), str(each.weight), f"{each.score:.4f}", str(each.children), str(each.cap))
-        for each in found.choices
-    ]
-    table(("MEMBER", "READY", "WEIGHT", "SCORE", "CHILDREN", "CAP"), rows)
+    table(("MEMBER", "READY", "WEIGHT", "SCORE", "CHILDREN", "CAP"), map(_choice_row, found.choices))
     if child and child.status.conditions:
         out("\nConditions:")
         table(
@@ -337,6 +340,11 @@ def _print(found: Explanation) -> None:
     if found.events:
         out("\nHistory:")
         table(("AGE", "REASON", "MESSAGE"), ((age(time, now), reason, text) for time, reason, text in found.events))
+
+
+def _choice_row(each: Choice) -> tuple[str, ...]:
+    ready = ready_of(each.ready, each.drained)
+    return (each.member, ready, str(each.weight), f"{each.score:.4f}", str(each.children), str(each.cap))
 
 
 def _plain(found: Explanation) -> dict[str, Any]:

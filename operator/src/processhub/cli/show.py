@@ -18,9 +18,8 @@ from processhub.cli.output import out, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
 from processhub.client.childsets import find_owner, list_sets, owner_among
-from processhub.client.demand import outlook
 from processhub.client.records import Node, Record
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, no_child
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError, NotFoundError
 from processhub.cluster.kinds import PODS
@@ -90,9 +89,8 @@ async def on_record(session: Session, child_id: str) -> Record:
         owner = await find_owner(session, child_id) if child is None else None
     asks: Child | ChildSet | None = child or owner
     if asks is None:
-        found = outlook(session, child_id)
-        more = f"; {found.says}" if found is not None else ""
-        raise CliError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}{more}")
+        with translated(f"child {child_id!r} can't be looked up"):
+            raise CliError(await no_child(session, child_id))
     of = f"hub {session.name}" if owner is None else f"childset/{owner.metadata.name} of hub {session.name}"
     against = first_against(asks.status.conditions)
     why = f"{against.reason}: {against.message}" if against else "the operator has not answered yet"

@@ -56,7 +56,7 @@ async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
             lambda session: {
                 (
                     *(_place(session, everywhere) if everywhere else ()),
-                    *_member_row(member),
+                    *_member_row(session, member),
                 ): f"pod/{member.pod or member.name}"
                 for member in members_of(session)
             },
@@ -149,13 +149,22 @@ def _explain_unready(session: Session) -> None:
             out(f"{member.name} is not ready: {member.message}")
 
 
-def _member_row(member: MemberStatus) -> _Row:
-    return (member.name, str(member.ready), member.node, member.pod_ip, str(member.weight), str(member.children))
+def ready_of(ready: bool, drained: bool) -> str:
+    """Whether a member is ready, and ``Drained`` if it takes no children."""
+    return f"{ready},Drained" if drained else str(ready)
+
+
+def _member_row(session: Session, member: MemberStatus) -> _Row:
+    ready = ready_of(member.ready, member.name in session.living_hub().drained)
+    return (member.name, ready, member.node, member.pod_ip, str(member.weight), str(member.children))
 
 
 def _plain_members(session: Session, everywhere: bool) -> list[dict[str, Any]]:
     place = {"namespace": session.namespace, "hub": session.name} if everywhere else {}
-    return [{**place, **msgspec.to_builtins(member)} for member in members_of(session)]
+    drained = session.living_hub().drained
+    return [
+        {**place, **msgspec.to_builtins(member), "drained": member.name in drained} for member in members_of(session)
+    ]
 
 
 def _not_running(session: Session) -> list[tuple[str, Node]]:
@@ -177,7 +186,7 @@ def plain_status(session: Session) -> dict[str, Any]:
         "hub": session.name,
         "namespace": session.namespace,
         "conditions": plain.get("conditions", []),
-        "members": plain.get("members", []),
+        "members": [{**member, "drained": member["name"] in hub.drained} for member in plain.get("members", [])],
         "children": plain.get("children"),
         "quorum": plain.get("quorum"),
         "notRunning": [
@@ -214,7 +223,7 @@ def _print(session: Session) -> None:
         )
     if listed := members_of(session):
         out("\nMembers:")
-        table(("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"), map(_member_row, listed))
+        table(("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"), (_member_row(session, each) for each in listed))
         _explain_unready(session)
     if idle := _not_running(session):
         out("\nChildren that do not run:")

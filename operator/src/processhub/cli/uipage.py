@@ -49,7 +49,8 @@ function section(hub) {
     return [each.type, [each.status, bad], each.reason, each.message];
   })));
   made.append(table(["member", "ready", "node", "address", "children", "cpu", "memory"], hub.members.map(each =>
-    [each.name, [each.ready, !each.ready], each.node, each.podIP, each.children, each.cpu, each.memory])));
+    [each.name, [each.ready + (each.drained ? ", drained" : ""), !each.ready], each.node, each.podIP, each.children,
+      each.cpu, each.memory])));
   made.append(element("p", hub.registry.length + " of " + hub.registrySize + " children"));
   made.append(table(["child", "member", "role", "state", "pid", "restarts", "reason", "message"],
     hub.registry.flatMap(child => child.nodes.map(node =>

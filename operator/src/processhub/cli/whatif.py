@@ -12,10 +12,9 @@ import msgspec
 
 from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
-from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.movednodes import guided_nodes
-from processhub.api.naming import ANNOTATION_DRAINED, member_ordinal, natural_order
+from processhub.api.naming import member_ordinal, natural_order
 from processhub.api.usage import parse_usage
 from processhub.cli.errors import CliError
 from processhub.client.records import Node, Record
@@ -77,13 +76,13 @@ def from_cluster(
     bound: dict[str, ChildSpec] = {}
     for child in children:
         accepted = any(item.type == "Accepted" and item.status == "True" for item in child.status.conditions)
-        nodes = guided_nodes(child) if guided else child.spec.nodes
+        nodes = guided_nodes(child) if guided else ()  # on any other hub nodes are refused, and bind nothing
         spec = bound[child.id] = msgspec.structs.replace(child.spec, nodes=nodes)
         if child.id not in records and accepted and not child.spec.suspend:
             desired[child.id] = _desired(msgspec.structs.replace(spec, id=child.id), child.metadata.uid)
     for item in sets:
         accepted = any(found.type == "Accepted" and found.status == "True" for found in item.status.conditions)
-        template = item.spec.template
+        template = item.spec.template if guided else msgspec.structs.replace(item.spec.template, nodes=())
         for child_id in item.ids:
             known_as = records.get(child_id)
             if known_as is not None and known_as.uid == item.metadata.uid:
@@ -112,7 +111,7 @@ def from_cluster(
 
 def _members(hub: Hub, names: Iterable[str]) -> tuple[MemberView, ...]:
     """The members of these names, as the Hub's status has them."""
-    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    drained = hub.drained
     known_members = {member.name: member for member in hub.status.members}
     members = []
     for name in sorted(names, key=lambda name: (member_ordinal(hub.metadata.name, name) or 0, name)):

@@ -16,7 +16,7 @@ from processhub.client.childsets import find_owner, list_sets
 from processhub.client.errors import HubError, Partitioned, Timeout, names
 from processhub.client.orders import OnChild, OnHub, OnSet
 from processhub.client.records import Record
-from processhub.client.resolve import find_children, list_children
+from processhub.client.resolve import find_children, list_children, no_child
 from processhub.client.session import Session
 from processhub.cluster.kinds import HUBS
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED
@@ -57,7 +57,7 @@ async def drain(session: Session, member: str, *, force: bool, wait: bool, timeo
 
 async def undrain(session: Session, member: str) -> bool:
     """Allow the member to take children again; returns False if it was not drained. Raises ApiError."""
-    if member not in parse_drained(session.living_hub().metadata.annotations.get(ANNOTATION_DRAINED, "")):
+    if member not in session.living_hub().drained:
         known_member(session.living_hub(), member)
     return await _order(session, lambda drained: {name: force for name, force in drained.items() if name != member})
 
@@ -97,7 +97,7 @@ async def _order_of(session: Session, child_id: str) -> Order:
         return OnSet(session, owner, child_id)
     if child is not None:
         return OnChild(session, child)
-    raise HubError(f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}")
+    raise HubError(await no_child(session, child_id))
 
 
 def _mapping(nodes: tuple[str, ...], record: Record | None, member: str) -> tuple[str, ...]:
@@ -123,7 +123,7 @@ def _check(hub: Hub, order: Order, record: Record | None, name: str, *, guided: 
     if hub.partitioned:
         raise Partitioned(f"hub {hub.metadata.name} has lost its quorum: {hub.partitioned}")
     member = known_member(hub, name)
-    if name in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, "")):
+    if name in hub.drained:
         raise HubError(f"member {name} is drained; kubectl hub undrain {name} allows it to take children again")
     if not member.ready:
         raise HubError(f"member {name} is not ready; move child {order.id!r} when it is")
@@ -161,14 +161,15 @@ async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str,
 async def _bound_on(session: Session, member: str) -> dict[str, str]:
     """The ids on the member that can't leave it, each with the reason."""
     hub, there = session.living_hub(), session.registry.on_member(member)
-    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    guided = hub.spec.distribution.strategy == "Guided"  # on any other hub nodes are refused, and bind nothing
+    drained = hub.drained
     alone = all(other.name == member or other.name in drained for other in hub.status.members)
     reasons = dict.fromkeys(there, STRANDED_ALONE) if alone else {}
     specs = {child.id: child.spec for child in await list_children(session)}
     for item in await list_sets(session):
         specs |= dict.fromkeys(item.ids, item.spec.template)
     for child_id in there:
-        if (spec := specs.get(child_id)) is not None and (spec.pinned or spec.nodes):
+        if (spec := specs.get(child_id)) is not None and (spec.pinned or (guided and spec.nodes)):
             reasons[child_id] = STRANDED_PINNED if spec.pinned else STRANDED_GUIDED
     return {child_id: reasons[child_id] for child_id in sorted(reasons)}
 

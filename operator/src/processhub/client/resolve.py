@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from processhub.api.child import Child
 from processhub.api.naming import child_object_name
+from processhub.client.demand import outlook
 from processhub.client.session import Session
 from processhub.client.writes import each, with_retries
 from processhub.cluster.decoding import Undecodable
@@ -56,6 +57,30 @@ async def find_children(session: Session, ids: Iterable[str]) -> dict[str, Child
                 named.setdefault(child.id, []).append(child)
         found.update({child_id: _owner(session, child_id, children) for child_id, children in named.items()})
     return found
+
+
+async def no_child(session: Session, child_id: str) -> str:
+    """The message that the hub has no child of this id, and what is known of the id. Raises ApiError."""
+    would = outlook(session, child_id)
+    known = (await named_like(session, child_id), would.says if would is not None else "")
+    said = (f"no child {child_id!r} in hub {session.name} of namespace {session.namespace}", *known)
+    return "; ".join(part for part in said if part)
+
+
+async def named_like(session: Session, child_id: str) -> str:
+    """What the Child object is whose name was given for an id, as a clause; "" if there is none. Raises ApiError.
+
+    kubectl shows names, which need not be ids, and shows the Children of a misspelt hub like all others.
+    """
+    if child_object_name(child_id) != child_id:
+        return ""
+    try:
+        child = await session.client.get(CHILDREN, session.namespace, child_id)
+    except NotFoundError:
+        return ""
+    if child.spec.hub != session.name:
+        return f"child/{child_id} is of hub {child.spec.hub!r}"
+    return f"child/{child_id} has the id {child.id!r}" if child.id != child_id else ""
 
 
 def _owner(session: Session, child_id: str, children: list[Child]) -> Child:

@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterable
 
 from processhub.api.naming import child_object_name
 from processhub.client.childsets import list_sets, not_stopped, owner_among
-from processhub.client.demand import outlook
 from processhub.client.demandstop import DemandStop
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.removal import Removal
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, no_child
 from processhub.client.results import StopResult
 from processhub.client.session import Session
 from processhub.client.specs import checked_ids
@@ -82,7 +81,7 @@ async def _delete_objects(
             result.errors[child_id] = not_stopped(owner)
         elif child is None:
             if child_id not in removal.ordered and child_id not in runs:
-                result.errors[child_id] = _unknown(session, child_id, on_record=child_id in records)
+                result.errors[child_id] = await _unknown(session, child_id, on_record=child_id in records)
         elif child.metadata.controlled_by(hub.metadata.uid):
             del found[child_id]
             removal.ordered.pop(child_id, None)
@@ -100,11 +99,9 @@ def _not_looked_up(error: ApiError) -> ChildError:
     return ChildError(reason, f"can't be looked up: {error.message}")
 
 
-def _unknown(session: Session, child_id: str, *, on_record: bool) -> ChildError:
+async def _unknown(session: Session, child_id: str, *, on_record: bool) -> ChildError:
     if on_record:
         return ChildError(
             ClientReason.NOT_FOUND, "runs without a Child object of its own; change the object that it belongs to"
         )
-    found = outlook(session, child_id)
-    more = f"; {found.says}" if found is not None else ""
-    return ChildError(ClientReason.NOT_FOUND, f"no child {child_id!r} in hub {session.name}{more}")
+    return ChildError(ClientReason.NOT_FOUND, await no_child(session, child_id))

@@ -74,6 +74,20 @@ def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[RoutedCopy]:
     return sorted(found.values(), key=lambda copy: (copy.role, copy.member))
 
 
+def why_not_running(slices: Iterable[RegistrySlice], child_id: str) -> str:
+    """Why a child on record does not run, as a clause about its first copy; "" if it is on no record."""
+    owned = [(copy.entry, copy) for copy in joined(_copies(slices, child_id)) if copy.entry is not None]
+    if not owned:
+        return ""
+    entry, copy = min(owned, key=lambda each: (each[0].role, each[0].wait, each[1].member))
+    if entry.asleep:
+        return "it is suspended, by its own spec.suspend or by its hub's"
+    report = copy.shown
+    what = [report.reason, report.message or report.last_exit] if report is not None else []
+    said = ", ".join(part for part in what if part not in ("", copy.state))
+    return f"it is {copy.state} on member {copy.member}{f': {said}' if said else ''}"
+
+
 def takeover_of(slices: Iterable[RegistrySlice], child_id: str, epoch: int) -> RoutedCopy | None:
     """The copy that another member started because it could not reach the owner; the first by member if several did."""
     found: list[RoutedCopy] = []

@@ -7,6 +7,7 @@ import re
 
 from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
+from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.requests.activation import Activations, full
 from processhub.agent.requests.asks import RequestedId
@@ -51,16 +52,26 @@ class UnplacedIds:
             ask.withdraw()
 
     async def why(self, child_id: str) -> str:
-        """Why the id has no owner, as a clause: the first False condition of its object; "" if none is known."""
+        """Why the id has no owner that runs, as a clause; "" if nothing is known.
+
+        That is the first condition of its Child that is False. Children of a ChildSet and those on demand have none: of
+        these the record tells first.
+        """
+        unread, found = False, None
         try:
             async with asyncio.timeout(_WHY_SECONDS):
                 found = await self._read(child_id)
         except (Problem, TimeoutError):
-            return ""
-        if found is None:
-            return self._activations.why(child_id) if self._slices.settings.on_demand else ""
-        false = [condition for condition in found.status.conditions if condition.status == "False"]
-        return f"{false[0].reason}, {false[0].message}" if false else ""
+            unread = True
+        false = [condition for condition in found.status.conditions if condition.status == "False"] if found else []
+        said = f"{false[0].reason}, {false[0].message}" if false else ""
+        if isinstance(found, Child):
+            return said
+        if recorded := lookup.why_not_running(self._slices.registry(), child_id):
+            return recorded
+        if found is None and not unread and self._slices.settings.on_demand:
+            return self._activations.why(child_id)
+        return said
 
     # Children on demand.
 

@@ -78,7 +78,7 @@ def admit(
         known = chosen.get(child_id)
         if isinstance(verdict, Refusal) and known is not None:
             refusals[known.child.metadata.name] = verdict
-        last_good = as_on_record(child, places, guided)
+        last_good = as_on_record(child, places, guided, suspend=True)
         if last_good is not None:
             kept[child_id] = last_good
             # A Child says itself that its edit is denied. A ChildSet says it by what holds its children.

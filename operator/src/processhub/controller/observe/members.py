@@ -9,11 +9,9 @@ from typing import Any
 
 import msgspec
 
-from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Lease, Pod
 from processhub.api.naming import (
-    ANNOTATION_DRAINED,
     ANNOTATION_JOINING,
     ANNOTATION_LOAD,
     ANNOTATION_SETTLED,
@@ -144,7 +142,7 @@ def observe_members(
     ``template`` is the members' pod template, if it is known. In the mode PerNode it says which nodes have a member.
     """
     per_node, pod_of = hub.spec.members.mode == "PerNode", state.pods.by_member(hub)
-    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    drained = hub.drained
     slices = state.slices.by_member()
     names = set(slices) | set(pod_of) | {member_of(known.lease) for known in state.leases.values()} - {""}
     names |= {creation.member for creation in state.slices.creating.values()}

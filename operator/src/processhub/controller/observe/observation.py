@@ -319,7 +319,8 @@ def _wanted_children(
             refusal = unknown_member(known.spec, names_of_members, _NODES_OF_MOVE if known.moved else "spec.nodes")
         if refusal is not None:
             refusals[name] = refusal
-            if last_good := as_on_record(known.wanted, record.get(child_id, ()), guided):
+            places = record.get(child_id, ())
+            if last_good := as_on_record(known.wanted, places, guided, suspend=known.child.spec.suspend):
                 wanted[child_id] = last_good
             continue
         if known.child.spec.suspend:

@@ -102,7 +102,8 @@ def wanted_of(seen: SeenSet, hub: Hub, record: Record) -> Mapping[str, DesiredCh
             return {child_id: asleep(child) for child_id, child in known.wanted.items() if child_id not in seen.taken}
         guided = hub.spec.distribution.strategy == "Guided"
         kept = {
-            child_id: as_on_record(child, record.get(child_id, ()), guided) for child_id, child in known.wanted.items()
+            child_id: as_on_record(child, record.get(child_id, ()), guided, suspend=known.template.suspend)
+            for child_id, child in known.wanted.items()
         }
         return {child_id: child for child_id, child in kept.items() if child is not None}
     if not seen.taken and not seen.held:
@@ -132,8 +133,14 @@ def asleep(child: DesiredChild) -> DesiredChild:
     return msgspec.structs.replace(child, suspended=True)
 
 
-def as_on_record(wanted: DesiredChild, places: tuple[OnRecord, ...], guided: bool) -> DesiredChild | None:
-    """The child as it was last accepted, or None if it is not on record. It keeps that spec after a refused edit."""
+def as_on_record(
+    wanted: DesiredChild, places: tuple[OnRecord, ...], guided: bool, *, suspend: bool
+) -> DesiredChild | None:
+    """The child as it was last accepted, or None if it is not on record. It keeps that spec after a refused edit.
+
+    The record does not say whether the child or its hub was suspended. ``suspend``: whether a child that is suspended
+    on record remains so while its hub is not.
+    """
     own = [place for place in places if place.entry.uid == wanted.uid]
     if not own:
         return None
@@ -142,7 +149,7 @@ def as_on_record(wanted: DesiredChild, places: tuple[OnRecord, ...], guided: boo
     return msgspec.structs.replace(
         wanted,
         refused=True,
-        suspended=is_asleep(own),
+        suspended=suspend and is_asleep(own),
         workload=place.entry.workload,
         restart_policy=place.entry.restart_policy,
         nodes=_nodes_on_record(own) if guided else (),

@@ -10,7 +10,6 @@ from types import MappingProxyType
 
 import msgspec
 
-from processhub.api.drained import parse_drained
 from processhub.api.hub import (
     AGENT_PORT,
     ChildCounts,
@@ -23,7 +22,7 @@ from processhub.api.hub import (
     Summary,
 )
 from processhub.api.meta import Condition, condition_of, merge_conditions
-from processhub.api.naming import ANNOTATION_DRAINED, ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
+from processhub.api.naming import ANNOTATION_FORCE_SCALE_DOWN, member_ordinal
 from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.api.slice import stored_bytes
 from processhub.controller.objects.owned import selector_of
@@ -342,7 +341,7 @@ def _why_stranded(hub: Hub, plan: Plan) -> str:
     """Why a member can't be emptied, and what helps."""
     member, ids = next(iter(sorted(plan.stranded.items())))
     ordinal = member_ordinal(hub.metadata.name, member)
-    if member in parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, "")):
+    if member in hub.drained:
         remedy = f"stop them with kubectl hub drain {member} --force"
     elif ordinal is not None and ordinal >= hub.spec.members.replicas:
         remedy = f"annotate the hub with {ANNOTATION_FORCE_SCALE_DOWN}=true"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from processhub.api.drained import parse_drained
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import EventReason
@@ -55,7 +54,7 @@ class UnknownMembers:
 
 def _named(hub: Hub) -> dict[str, Collection[str]]:
     """The names of members by the field that has them."""
-    drained = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+    drained = hub.drained
     return {_WEIGHTS: hub.spec.members.weights.keys(), _DRAINED: drained.keys()}
 
 

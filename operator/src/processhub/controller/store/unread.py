@@ -24,6 +24,12 @@ Key = tuple[str, str]
 
 class _Workload(msgspec.Struct):
     pod: msgspec.Raw | None = None
+    suspend: object = False
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the child may be suspended: what is no boolean says neither, and resumes nothing."""
+        return self.suspend not in (False, None)
 
     @property
     def empty(self) -> PodWorkload | None:
@@ -82,7 +88,7 @@ class UnreadObjects:
             part = _read(item, _WithChildSpec)
             if part is None or not part.spec.hub:
                 return None
-            spec = ChildSpec(hub=part.spec.hub, id=part.spec.id, pod=part.spec.empty)
+            spec = ChildSpec(hub=part.spec.hub, id=part.spec.id, pod=part.spec.empty, suspend=part.spec.suspended)
             known = Child(metadata=item.metadata, spec=spec)
         child = self.children[item.metadata.key] = _present(known, item, _WithChildStatus)
         return child
@@ -93,7 +99,8 @@ class UnreadObjects:
             part = _read(item, _WithSetSpec)
             if part is None or not part.spec.hub:
                 return None
-            spec = ChildSetSpec(hub=part.spec.hub, template=ChildSpec(pod=part.spec.template.empty))
+            read = part.spec.template
+            spec = ChildSetSpec(hub=part.spec.hub, template=ChildSpec(pod=read.empty, suspend=read.suspended))
             known = ChildSet(metadata=item.metadata, spec=spec)
         found = self.sets[item.metadata.key] = _present(known, item, _WithSetStatus)
         return found
