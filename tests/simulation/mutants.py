@@ -37,7 +37,7 @@ from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
 from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.core.model import activation
-from processhub.core.model.activation import ViewPhase
+from processhub.core.model.activation import Standing, View, ViewPhase
 from processhub.core.model.membership import Judgement, MemberFacts, judge
 from processhub.core.model.snapshot import OnRecord
 from processhub.core.planning import underview
@@ -180,6 +180,10 @@ def _open_for_all(self: Activations) -> Activation | None:
 def _granted_to_all(self: Activations) -> Activation | None:
     order = _activation(self)
     return order and msgspec.structs.replace(order, holder=self._identity)
+
+
+def _told_to_close(_view: View, standing: Standing | None) -> bool:
+    return standing is None or standing.phase is ViewPhase.CLOSING
 
 
 def _leave_at_once(_self: object, _child_id: str, place: OnRecord) -> dict[str, None]:
@@ -378,7 +382,7 @@ RARE = {
     ),
     "closed-at-once": Mutant(
         "each member acknowledges that a view closes (docs/protocol.md, rule 30)",
-        activation, "_has_closed", lambda *_: True,
+        activation, "_has_closed", _told_to_close,
     ),
     "opened-unready": Mutant(
         "the next view is opened when all that was started is on record (docs/protocol.md, rule 30)",
