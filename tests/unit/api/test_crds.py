@@ -36,7 +36,7 @@ Schema = dict[str, Any]
 
 @cache
 def load(plural: str) -> Schema:
-    return yaml.safe_load((ROOT / "crds" / f"{plural}.yaml").read_text())
+    return yaml.load((ROOT / "crds" / f"{plural}.yaml").read_text(), Loader=yaml.CSafeLoader)
 
 
 def version(plural: str) -> Schema:
