@@ -94,16 +94,16 @@ kind-down: $(STAMP) ## Delete it, and stop Docker's daemon if kind-up started it
 # tests/scheduling.py says which process runs which test. There are more processes than cores, because many tests wait.
 # The longest tests come first. A test process that ends by itself ends the run: with a replacement the run may wait
 # forever.
-TOGETHER = --numprocesses $(or $(WORKERS),3) --max-worker-restart 0
+TOGETHER = --numprocesses $(or $(WORKERS),$(1)) --max-worker-restart 0
 CLUSTER_TESTS := tests/integration/test_readme.py tests/integration/test_demo.py tests/parity tests/integration
-test: setup ## Run lint, unit, parity and integration tests, three at once (WORKERS=0: one after the other; COVERAGE=1)
+test: setup ## Run lint, unit, parity and integration tests, several at once (WORKERS=0: one after the other; COVERAGE=1)
 	@$(MAKE) lint
 	@# Apart from the others: to record what operators and agents do would slow the clusters down.
 	@$(MAKE) unit
-	@$(PYTEST) $(TOGETHER) $(CLUSTER_TESTS)
+	@$(PYTEST) $(call TOGETHER,3) $(CLUSTER_TESTS)
 
 nightly: setup ## Run the tests that make test leaves out because they are slow and rare
-	@$(PYTEST) $(TOGETHER) -m nightly $(CLUSTER_TESTS) tests/unit tests/simulation
+	@$(PYTEST) $(call TOGETHER,3) -m nightly $(CLUSTER_TESTS) tests/unit tests/simulation
 
 lint: setup ## Check formatting, types, layers, shell, chart, generated files and documents
 	@$(BIN)/ruff format --check --quiet operator hack testbed tests examples
@@ -120,7 +120,7 @@ lint: setup ## Check formatting, types, layers, shell, chart, generated files an
 	@$(PY) hack/measure.py --check
 
 unit: setup ## Run the tests that need no cluster (COVERAGE=1: with the check of make test of how much they went through)
-	@$(PYTEST) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=) $(TOGETHER) tests/simulation tests/unit
+	@$(PYTEST) $(if $(filter-out 0,$(COVERAGE)),--cov --cov-report=) $(call TOGETHER,4) tests/simulation tests/unit
 	@$(if $(filter-out 0,$(COVERAGE)),$(PY) hack/check_coverage.py)
 
 integration: setup ## Run the tests on a separate local cluster

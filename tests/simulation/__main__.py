@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import sys
 import time
+from collections.abc import Sequence
 
 from .mutants import MUTANTS, RARE
 from .running import Outcome
@@ -15,7 +17,15 @@ from .shrinking import shrunk
 _SHOWN = 200  # the last lines of a trace, which are printed; --trace prints all
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the seeds; returns 1 if one breaks a promise. ``arguments``: of the command line unless given."""
+    asked = _asked(arguments)
+    broken = (MUTANTS | RARE)[asked.mutant].put_in() if asked.mutant else contextlib.nullcontext()
+    with broken:
+        return _run(asked)
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="how many seeds")
     parser.add_argument("--seed", type=int, default=0, help="the first one")
@@ -30,24 +40,24 @@ def main() -> None:
     parser.add_argument(
         "--mutant", choices=sorted(MUTANTS | RARE), help="break a rule of the product first (mutants.py)"
     )
-    arguments = parser.parse_args()
-    if arguments.mutant:
-        (MUTANTS | RARE)[arguments.mutant].put_in()
-    gc.freeze()  # so that each collection visits the objects of a run, and not all modules
+    return parser.parse_args(arguments)
+
+
+def _run(asked: argparse.Namespace) -> int:
     began, outcomes = time.monotonic(), []
-    for seed in range(arguments.seed, arguments.seed + arguments.seeds * arguments.step, arguments.step):
+    for seed in range(asked.seed, asked.seed + asked.seeds * asked.step, asked.step):
         outcome = run_seed(seed)
         outcomes.append(outcome)
-        if arguments.trace:
+        if asked.trace:
             _write(*outcome.trace)
         if outcome.violation:
-            if arguments.shrink:
-                outcome = shrunk(outcome, arguments.shrink)
-            _show(outcome, arguments.mutant or "", whole=arguments.trace)
-            if arguments.until_found:
+            if asked.shrink:
+                outcome = shrunk(outcome, asked.shrink)
+            _show(outcome, asked.mutant or "", whole=asked.trace)
+            if asked.until_found:
                 break
     _write(_summary(outcomes, time.monotonic() - began))
-    sys.exit(any(outcome.violation for outcome in outcomes))
+    return int(any(outcome.violation for outcome in outcomes))
 
 
 def _show(outcome: Outcome, mutant: str, *, whole: bool) -> None:
@@ -78,4 +88,6 @@ def _summary(outcomes: list[Outcome], seconds: float) -> str:
     )
 
 
-main()
+if __name__ == "__main__":
+    gc.freeze()  # so that each collection visits the objects of a run, and not all modules
+    sys.exit(main())

