@@ -20,7 +20,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request, Response
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Settings
-from processhub.registry.grammar import Report
+from processhub.registry.grammar import Report, parse_end
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +160,10 @@ class Supervisor:
             return False
         allowed = child.desired.restartable if again else child.desired.startable
         if not (allowed and self._permit.may_start(again=again)):
+            return False
+        if end := child.desired.assignment.ended:
+            child.adopt(parse_end(end))  # it has ended for good on the member that it was moved from
+            child.changed(urgent=True)
             return False
         if not again and not child.status.started_at and self._handovers.lacks(child):
             # Started without its state, the child would count as moved, and the only copy of the state would be
