@@ -107,3 +107,30 @@ def test_an_edit_runs_it_again_after_its_member_was_lost() -> None:
         await told.until(lambda: told.run("c0"))
 
     tell(hub(migration=MOVE), 2, story)
+
+
+@pytest.mark.parametrize("on_restart", ["Hold", "Move"])
+def test_an_end_counts_that_was_reported_while_the_next_agent_waited_for_the_lease(on_restart: str) -> None:
+    """That agent had read that the child ran. It went by that, and reported the child as Pending."""
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert isinstance(run, Run)
+        told.world.edit(CHILD, {"spec": {"restartPolicy": "Temporary"}})
+        await told.until(lambda: run.is_temporary)
+        before = told.pod(run.member)
+        told.world.server.end(before.key, 0)
+
+        def waits() -> bool:
+            others = [pod for pod in told.world.running_pods if pod.name == run.member and pod is not before]
+            return any(pod.container.agent is not None and pod.container.agent._parts.slices.ready for pod in others)
+
+        await told.until(waits)
+        assert run.runs
+        await told.finish("c0")
+
+        await told.until(lambda: before.container.ended)
+        await asyncio.sleep(30)
+        assert told.world.server.get("children", "c0")["status"]["nodes"][0]["lastExit"] == "exit code 0"
+
+    tell(hub(migration={"onRestart": on_restart, "holdSeconds": 30}), 1, story)

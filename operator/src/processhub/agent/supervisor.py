@@ -87,6 +87,16 @@ class Supervisor:
                         child.history.backoff.restore(self._restarts.times(child_id, desired, self._loop.time()))
             child.set_desired(desired)
 
+    def adopt_last_reports(self) -> None:
+        """Go by what the earlier agent reported last. It may have run on after this one had read its reports.
+
+        Call this before the first start, when the slices were read under the Lease.
+        """
+        for child in self.children.values():
+            if (desired := child.desired) is not None:
+                entry = desired.assignment
+                child.adopt(self._earlier(child.id, desired) or Report(uid=entry.uid, epoch=entry.epoch))
+
     def advance(self) -> None:
         """Start the children that wait for the Lease, which may allow starts again."""
         for child in list(self.children.values()):
