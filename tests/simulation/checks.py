@@ -15,6 +15,7 @@ from processhub.api.reasons import Reason, State
 from processhub.registry.grammar import Assignment, parse_assignment, parse_report
 
 from .childpods import PodRun
+from .finishing import Finished, rests
 from .machines import Run
 from .naming import command_of, is_member, members_of
 from .trace import Trace
@@ -56,9 +57,11 @@ class Checks:
         self._terms: dict[str, int] = {}  # agent → the highest term that it has read
         self._executed: dict[int, str] = {}  # request → where it was executed
         self._unbegun: dict[int, str] = {}  # request → the answer that says that it was not begun
+        self.finished = Finished(trace)
 
     def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
         """Check a change at the API server."""
+        self.finished.stored(key, before, after)
         if key.plural != "registryslices" or after is None:
             return
         spec = after["spec"]
@@ -99,6 +102,7 @@ class Checks:
         begins = run not in self.runs
         self.runs[run] = None
         if begins:
+            self.finished.check_start(run)
             self._check_term(run, read)
             began = run.child_id, run.desired.assignment.started_with
             if run.desired.claim:  # a takeover starts under the epoch of the lost owner, and keeps it once on record
@@ -225,6 +229,9 @@ def unrest(world: World) -> list[str]:
             found.append(f"child {run.child_id} runs on {run.member} with epoch {run.epoch}, which is on no record")
         if run.child_id not in declared:
             found.append(f"child {run.child_id} runs on {run.member}, and is not declared")
+    for name, item in declared.items():
+        if rests(item) and sum(child_id == name for _, child_id in entries) != 1:
+            found.append(f"child {name} has ended, and is on record on {[at for at, own in entries if own == name]}")
     for member, child_id in entries:
         if child_id not in declared:
             found.append(f"child {child_id} is on record on {member}, and is not declared")
@@ -256,7 +263,7 @@ def _child_unrest(item: Json, runs: list[Run | PodRun], hub: Json) -> list[str]:
         found.append(f"the status of child {name} is of an earlier generation")
     if "processhub.dev/move-to" in item["metadata"].get("annotations", {}):
         found.append(f"the order to move child {name} is not answered")
-    wanted = 0 if item["spec"].get("suspend") else _copies(hub)
+    wanted = 0 if item["spec"].get("suspend") or (not runs and rests(item)) else _copies(hub)
     if len(runs) != wanted and not (not runs and ready.get("reason") in _GOOD_REASONS):
         places = [run.where for run in runs]
         found.append(f"child {name} runs on {places}; its Ready is {ready.get('status')}, {ready.get('reason')}")

@@ -8,6 +8,7 @@ from random import Random
 from memoryapi import Json
 from memoryrequests import Key
 
+from .finishing import rests
 from .hands import DEMANDED, Hands
 from .world import World
 
@@ -33,9 +34,9 @@ def demanding(spec: Json, rng: Random) -> None:
 
 
 def _rests(world: World, name: str) -> bool:
-    """Whether a Child that is suspended is declared for the id."""
+    """Whether a Child that is suspended, or has finished, is declared for the id."""
     child = world.server.objects.get(Key("children", "ns", name))
-    return child is not None and bool(child["spec"].get("suspend"))
+    return child is not None and (bool(child["spec"].get("suspend")) or rests(child))
 
 
 async def all_asked(world: World, hands: Hands) -> None:

@@ -12,6 +12,7 @@ from memoryrequests import Key
 from processhub.api.naming import LABEL_HUB_UID
 
 from .kubelet import Pod
+from .machines import Run
 from .naming import HUB, LEADER, NODES
 from .podhands import PodHands
 from .world import World, add_condition
@@ -46,6 +47,7 @@ class Hands:
             (3, self._delete_pod),
             (3, self._force_delete_pod),
             (2, self._crash_child),
+            (3, self._finish_child),
             (2, self._spoil_object),
             (1, self._set_clock),
             (3, self._stall),
@@ -180,6 +182,20 @@ class Hands:
             run = self.rng.choice(runs)
             self.world.trace.fault(run.member, f"child {run.child_id} crashes")
             run.crash()
+
+    def _finish_child(self) -> None:
+        """Have a Child run once, and finish soon. Where a hub keeps copies, each of them ends by itself."""
+        hub, names = self.world.server.objects.get(HUB), self._children()
+        own = [run for run in self.world.checks.runs if isinstance(run, Run) and run.child_id in names]
+        if hub is None or hub["spec"].get("redundancy", {}).get("strategy") == "Replication" or not own:
+            return
+        run = self.rng.choice(own)
+        self.world.edit(Key("children", "ns", run.child_id), {"spec": {"restartPolicy": "Temporary"}})
+        self.after(0.2, 5.0, lambda: self._finish(run))
+
+    def _finish(self, run: Run) -> None:
+        if run.runs and run.is_temporary and not run.ending:
+            self.world.checks.finished.finish(run, seen=True)
 
     def _spoil_object(self) -> None:
         """Delete a Lease or a slice, or remove one of its labels."""

@@ -132,8 +132,17 @@ class Run:
     @property
     def incarnation(self) -> bytes:
         """The beginning of the name of each state of its child."""
-        desired = self._child.desired or self.desired  # a Child may have been declared for it since
-        return f"{self.child_id}/{desired.assignment.uid} ".encode()
+        return f"{self.child_id}/{self.uid} ".encode()
+
+    @property
+    def uid(self) -> str:
+        """The uid of the object that it runs for: a Child may have been declared for it since it was started."""
+        return (self._child.desired or self.desired).assignment.uid
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it is not started again when it ends, as its agent knows."""
+        return (self._child.desired or self.desired).assignment.restart_policy == "Temporary"
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -158,6 +167,10 @@ class Run:
     def crash(self) -> None:
         """End by itself."""
         self._end(ExitStatus(Reason.EXITED, "exit code 1"))
+
+    def finish(self) -> None:
+        """End by itself, with its work done."""
+        self._end(ExitStatus(Reason.COMPLETED, "exit code 0", success=True))
 
     def signal(self) -> None:
         """Get a stop signal, and end some time later."""

@@ -43,6 +43,7 @@ from processhub.core.model.activation import Standing, View, ViewPhase
 from processhub.core.model.membership import Judgement, MemberFacts, judge
 from processhub.core.model.snapshot import OnRecord
 from processhub.core.planning import underview
+from processhub.core.planning.steps import ChildSteps
 
 
 class Mutant(NamedTuple):
@@ -262,6 +263,10 @@ MUTANTS = {
     ),
     "status-marked-once": Mutant(
         "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 3
+    ),
+    "end-forgotten": Mutant(
+        "a child that has ended for good is not started by its next member (docs/protocol.md, rule 34)",
+        ChildSteps, "end_of", lambda *_, **__: "",
     ),
     "started-anywhere": Mutant(
         "only the member that the view names for an id starts it (docs/protocol.md, rule 27)",

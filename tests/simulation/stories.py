@@ -102,6 +102,16 @@ class Story:
         answer = await self.call(child_id, member)
         assert answer.startswith("200 "), answer
 
+    async def finish(self, child_id: str) -> str:
+        """Let a child finish, so that nothing may start it again; returns its member, which has reported it."""
+        self.world.edit(Key("children", "ns", child_id), {"spec": {"restartPolicy": "Temporary"}})
+        run = self.run(child_id)
+        assert isinstance(run, Run)
+        await self.until(lambda: run.is_temporary)
+        self.world.checks.finished.finish(run, seen=False)
+        await self.until(lambda: self.is_reported(run.member, child_id, State.STOPPED))
+        return run.member
+
     async def replace_agent(self, member: str, late: str) -> int:
         """Have a member's container killed and restarted while the operator's watches of ``late`` deliver nothing.
 

@@ -9,14 +9,14 @@ import msgspec
 import numpy as np
 
 from processhub.api.hub import HubSpec
-from processhub.api.reasons import Role, State
+from processhub.api.reasons import Reason, Role, State
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, Keys, best, child_key
 from processhub.core.model.plan import Plan
 from processhub.core.model.snapshot import ChildPod, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.planner import plan
 from processhub.core.planning.steady import SteadyChildren
-from processhub.registry.grammar import Assignment
+from processhub.registry.grammar import Assignment, Report, format_end
 
 FIRST_EPOCH = 10**9
 
@@ -87,6 +87,7 @@ class PlannedHub:
         self.answers: dict[str, str] = {}
         self.last_placed = ""
         self.states: dict[tuple[str, str], str] = {}  # (id, member) → a report that differs from the real state
+        self.ended: dict[tuple[str, int], Report] = {}  # (id, epoch) → the last report of a run that has ended for good
         self.steady = SteadyChildren()
         self._places: dict[str, tuple[OnRecord, ...]] = {}
 
@@ -111,7 +112,10 @@ class PlannedHub:
             members=tuple(members),
             children=dict(self.children),
             record={
-                id_: tuple(OnRecord(name, entry, self._state(name, id_, entry)) for name, entry in places.items())
+                id_: tuple(
+                    OnRecord(name, entry, self._state(name, id_, entry), end=self._end(id_, entry))
+                    for name, entry in places.items()
+                )
                 for id_, places in self.record.items()
                 if places
             },
@@ -154,6 +158,18 @@ class PlannedHub:
         run = self.running[name].get(id_)
         return State.RUNNING if run is not None and run.started_with == entry.started_with else ""
 
+    def _end(self, id_: str, entry: Assignment) -> str:
+        report = self.ended.get((id_, entry.started_with))
+        return format_end(report) if report is not None else ""
+
+    def end(self, id_: str, state: State = State.STOPPED) -> str:
+        """Let the run of a child end for good, as its member reports it; return that member."""
+        ((name, run),) = [(name, run[id_]) for name, run in self.running.items() if id_ in run]
+        reason = Reason.COMPLETED if state is State.STOPPED else Reason.RESTARTS_EXCEEDED
+        self.ended[id_, run.started_with] = Report(uid=run.uid, epoch=run.epoch, state=state, reason=reason)
+        del self.running[name][id_]
+        return name
+
     def write(self, planned: Plan) -> None:
         """Write the plan; nobody has acted on it yet."""
         self.next_epoch, self.last_placed = planned.next_epoch, planned.last_placed
@@ -178,6 +194,7 @@ class PlannedHub:
                 id_: places[name]
                 for id_, places in self.record.items()
                 if name in places and not places[name].wait and not self.partitioned
+                if not places[name].ended and (id_, places[name].started_with) not in self.ended
             }
             self.change(name, possibly_running=frozenset(), settled=True)
 

@@ -18,7 +18,7 @@ from processhub.agent.supervisor import Supervisor
 from processhub.api.child import Exec
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Settings
-from processhub.registry.grammar import Assignment, Report, parse_report
+from processhub.registry.grammar import Assignment, Report, format_end, parse_report
 
 
 class Launcher:
@@ -106,6 +106,36 @@ async def test_what_was_granted_to_another_holder_meanwhile_is_not_started_again
 
     supervisor.set_desired({"a": desired("a")})
     assert launcher.started == ["a", "a"], "it was granted to this one"
+
+
+async def test_a_child_that_has_ended_elsewhere_is_reported_so_and_not_started() -> None:
+    supervisor, launcher = supervised()
+    end = Report(
+        uid="u-a",
+        epoch=1,
+        state=State.FAILED,
+        reason=Reason.RESTARTS_EXCEEDED,
+        restarts=4,
+        started_at="2026-01-01T00:00:00Z",
+        last_exit="exit code 1",
+        message="more than 3 restarts",
+    )
+    before = desired("a")
+    entry = msgspec.structs.replace(before.assignment, epoch=3, ended=format_end(end))
+    waits = msgspec.structs.replace(entry, epoch=2, wait=True)
+    supervisor.set_desired({"a": dataclasses.replace(before, assignment=waits, startable=False)})
+    supervisor.set_desired({"a": dataclasses.replace(before, assignment=entry)})
+    supervisor.advance()
+    await asyncio.sleep(0)
+
+    assert launcher.started == []
+    text = report_text(supervisor.children["a"], "s")
+    assert text is not None
+    assert parse_report(text) == msgspec.structs.replace(end, epoch=3)
+
+    edited = msgspec.structs.replace(before.assignment, epoch=4, workload="edited")
+    supervisor.set_desired({"a": dataclasses.replace(before, assignment=edited)})
+    assert launcher.started == ["a"]
 
 
 def end_in_time(child: Child) -> None:

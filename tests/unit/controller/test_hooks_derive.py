@@ -340,6 +340,19 @@ def test_a_bound_child_of_a_lost_member_stays_registered_and_starts_when_the_mem
     ]
 
 
+def test_a_child_that_has_finished_is_not_waited_for_after_a_loss() -> None:
+    done = copy(state=State.STOPPED, reason=Reason.COMPLETED)
+    first, following = ({"m0": MemberSeen(phase=LIVE, holder=holder)} for holder in ("first", "next"))
+    lost = {"m0": MemberSeen(phase=GONE), "m1": THERE}
+
+    assert kinds(RUNS, view(done), view(copy("m1", epoch=2, wait=True), members=lost)) == [
+        "MemberLeft m0",
+        "ChildUnregistered m0",
+        "RecoveryDone m0",
+    ]
+    assert kinds(RUNS, view(done, members=first), view(done, members=following)) == ["RecoveryDone m0"]
+
+
 def test_a_member_that_restarts_recovers_when_its_children_run_again() -> None:
     restarting = MemberSeen(phase=HELD, restarting=True, occupied=True)
     away = view(copy(phase=HELD), members={"m0": restarting, "m1": THERE})

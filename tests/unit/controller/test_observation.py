@@ -22,7 +22,7 @@ from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.slices import Creation, KnownSlice
 from processhub.core.model.membership import Phase
 from processhub.core.model.snapshot import OnRecord
-from processhub.registry.grammar import Assignment, Report
+from processhub.registry.grammar import Assignment, Report, format_end
 
 IDS = ("web-0", "web-1", "a", "b")
 MEMBERS = ("hub-0", "hub-1")
@@ -52,7 +52,10 @@ ENTRIES = st.builds(
     role=st.sampled_from(["Active", "Passive"]),
 )
 REPORTS = st.builds(
-    Report, uid=st.sampled_from(["u0", "set"]), epoch=st.integers(1, 3), state=st.sampled_from(["Running", "Failed"])
+    Report,
+    uid=st.sampled_from(["u0", "set"]),
+    epoch=st.integers(1, 3),
+    state=st.sampled_from(["Running", "Failed", "Stopped"]),
 )
 
 
@@ -139,6 +142,23 @@ def test_of_the_reports_of_a_former_holder_only_that_a_child_was_up_counts() -> 
     record = on_record(state, {"hub-0": make_member("hub-0", phase=Phase.GONE, holder="")})
 
     assert record == {"a": (OnRecord("hub-0", entry, came_up=True),), "b": (OnRecord("hub-0", entry),)}
+
+
+def test_the_end_of_a_child_counts_whoever_has_reported_it_for_its_own_entry() -> None:
+    state = HubState((NAMESPACE, HUB))
+    entry = Assignment(uid="u", epoch=3, workload="w")
+    ended = Report(uid="u", epoch=3, state="Stopped", reason="Completed")
+    failed = Report(uid="u", epoch=3, state="Failed", reason="RestartsExceeded")
+    earlier = Report(uid="u", epoch=2, state="Stopped", reason="Completed")
+    reports = {"ended": ended, "failed": failed, "edited": earlier}
+    entries = dict.fromkeys((*reports, "runs"), entry)
+    state.put_slice(make_slice(entries, {"runs": Report(uid="u", epoch=3, state="Running")}, holder="x/1"))
+    on_record(state, {})
+    state.put_slice(make_slice(entries, reports, holder="x/1", resource_version="2"))
+
+    for members in ({}, {"hub-0": make_member("hub-0", phase=Phase.GONE, holder="")}):
+        ends = {child_id: place.end for child_id, (place,) in on_record(state, members).items()}
+        assert ends == {"ended": format_end(ended), "failed": format_end(failed), "edited": "", "runs": ""}
 
 
 def test_a_change_deep_in_the_facts_is_seen_by_the_comparison() -> None:

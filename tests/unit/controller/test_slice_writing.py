@@ -74,11 +74,12 @@ async def test_a_rejected_write_leaves_no_other_write_to_land_in_the_next_round(
     assert server.stored == ["hub.hub-0.1"]
 
 
-async def test_a_state_is_taken_off_a_member_that_is_gone_only_by_its_last_status() -> None:
-    """The former member of the child starts it again with that state, if the child was not up since."""
+@pytest.mark.parametrize("option", ["state=sum", "restart=Temporary", "restart=Transient"])
+async def test_what_the_last_status_decides_is_taken_off_a_member_that_is_gone_only_by_that(option: str) -> None:
+    """A child may have been up with its state since, or have ended, so that it is not to be started again."""
     site = two_members()
     item = site.slices["hub.hub-0.0"]
-    item["spec"]["entries"] = {"a": "ua 1 Active w state=sum", "b": "ub 2 Active w"}
+    item["spec"]["entries"] = {"a": f"ua 1 Active w {option}", "b": "ub 2 Active w"}
     async with rounds_on(site, "hub-0") as rounds:
         item["metadata"]["resourceVersion"] = "6"
         writer = SliceWriter(

@@ -13,18 +13,21 @@ from processhub.api.child import ChildEnvVar, Exec, PodWorkload, Python, Workloa
 from processhub.api.reasons import State
 from processhub.api.slice import EPOCHS_PER_TERM
 from processhub.registry.grammar import (
+    ENDED_BYTES,
     EXIT_BYTES,
     MESSAGE_BYTES,
     Assignment,
     EntryError,
     Report,
     format_assignment,
+    format_end,
     format_report,
     hands_over,
     has_state,
     is_by_view,
     is_on_demand,
     parse_assignment,
+    parse_end,
     parse_report,
     report_texts,
     same_incarnation,
@@ -52,6 +55,7 @@ assignments = st.builds(
     on_demand=st.booleans(),
     tags=st.lists(texts, max_size=4).map(tuple),
     metadata=st.lists(st.tuples(texts, texts), max_size=4).map(tuple),
+    ended=st.one_of(st.just(""), st.builds(format_end, st.builds(Report, uid=words, epoch=epochs, last_exit=texts))),
 )
 reports = st.builds(
     Report,
@@ -78,6 +82,25 @@ def test_a_spec_entry_is_read_back_as_it_was_written(entry: Assignment) -> None:
 @given(reports)
 def test_a_status_entry_is_read_back_as_it_was_written(entry: Report) -> None:
     assert parse_report(format_report(entry)) == entry
+
+
+@given(reports)
+def test_an_end_that_an_entry_names_is_read_back_without_what_belonged_to_the_run(report: Report) -> None:
+    bare = msgspec.structs.replace(report, pid=0, claim="", view=0)
+
+    assert parse_end(format_end(report)) == bare
+
+
+def test_the_texts_of_an_end_that_an_entry_names_are_cut() -> None:
+    report = Report(uid="u", epoch=1, state="Stopped", reason="Exited", last_exit="é" * 200, message="x y" * 500)
+
+    end = parse_end(format_end(report))
+
+    assert (end.state, end.reason) == ("Stopped", "Exited")
+    assert report.last_exit.startswith(end.last_exit)
+    assert report.message.startswith(end.message)
+    assert max(report_texts(format_report(end))) <= ENDED_BYTES
+    assert len(format_end(report)) < 4 * ENDED_BYTES
 
 
 @given(assignments)

@@ -88,6 +88,7 @@ class Agent:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             if not parts.permit.given_once:
+                parts.supervisor.adopt_last_reports()
                 parts.handovers.follow(parts.supervisor.children.values())
             parts.requests.activations.retake()
             parts.permit.give(session)

@@ -20,7 +20,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request, Response
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import Settings
-from processhub.registry.grammar import Report
+from processhub.registry.grammar import Report, parse_end
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +86,16 @@ class Supervisor:
                     if self._restarts is not None:
                         child.history.backoff.restore(self._restarts.times(child_id, desired, self._loop.time()))
             child.set_desired(desired)
+
+    def adopt_last_reports(self) -> None:
+        """Go by what the earlier agent reported last. It may have run on after this one had read its reports.
+
+        Call this before the first start, when the slices were read under the Lease.
+        """
+        for child in self.children.values():
+            if (desired := child.desired) is not None:
+                entry = desired.assignment
+                child.adopt(self._earlier(child.id, desired) or Report(uid=entry.uid, epoch=entry.epoch))
 
     def advance(self) -> None:
         """Start the children that wait for the Lease, which may allow starts again."""
@@ -160,6 +170,10 @@ class Supervisor:
             return False
         allowed = child.desired.restartable if again else child.desired.startable
         if not (allowed and self._permit.may_start(again=again)):
+            return False
+        if end := child.desired.assignment.ended:
+            child.adopt(parse_end(end))  # it has ended for good on the member that it was moved from
+            child.changed(urgent=True)
             return False
         if not again and not child.status.started_at and self._handovers.lacks(child):
             # Started without its state, the child would count as moved, and the only copy of the state would be

@@ -26,7 +26,7 @@ from typing import TypeVar
 
 import msgspec
 
-from processhub.api.reasons import State
+from processhub.api.reasons import Reason, State
 from processhub.registry.grammar import (
     NOBODY,
     Assignment,
@@ -58,6 +58,11 @@ def is_current(entry: Assignment, report: Report | None) -> bool:
     if report is None or report.uid != entry.uid:
         return False
     return report.epoch == entry.epoch or report.epoch == entry.started_with
+
+
+def has_ended(report: Report) -> bool:
+    """Whether the member does not start the incarnation again: it has finished, or exceeded the limit of restarts."""
+    return report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED
 
 
 AnyCopy = TypeVar("AnyCopy", bound="Copy")

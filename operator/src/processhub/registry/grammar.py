@@ -4,6 +4,7 @@ An entry of ``spec.entries``, which the operator writes, has its fields separate
 
     <uid> <epoch> <role> <workload hash> [wait] [asleep] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
         [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
+        [ended=<report>]
 
 - ``wait``: the child is on record, but must not be started yet, as on the target of a move whose source still runs.
 - ``asleep`` (with ``wait``): the child waits because it is suspended. The entry keeps its place.
@@ -16,6 +17,8 @@ An entry of ``spec.entries``, which the operator writes, has its fields separate
 - ``demand``: the child was started by a request.
 - ``ask``: the digest of the child as its user wrote it, if a hook changed it. While that is unchanged, the entry is
   kept.
+- ``ended``: the report of a child that has ended for good and was moved since. The member reports the same end, and
+  does not start it.
 
 An entry of ``status.entries``, which the member writes::
 
@@ -57,6 +60,7 @@ _TO = " to="
 _STATE = " state="
 NOBODY = "-"  # the uid of an entry that keeps an id on record until its end is proven
 EXIT_BYTES, MESSAGE_BYTES, KEPT_BYTES = 1024, 2048, 512  # the longest texts for people in a report, percent-encoded
+ENDED_BYTES = 512  # the longest of those in an entry's ``ended``
 
 
 class EntryError(ValueError):
@@ -139,6 +143,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     tags: tuple[str, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
     asked: str = ""  # digest of the child before hooks changed it
+    ended: str = ""  # format_end of the report by which the child is not started again
 
     @property
     def started_with(self) -> int:
@@ -217,6 +222,8 @@ def format_assignment(entry: Assignment) -> str:
         text += " meta=" + ",".join(f"{_encode(key)}:{_encode(value)}" for key, value in entry.metadata)
     if entry.asked:
         text += f" ask={entry.asked}"
+    if entry.ended:
+        text += f" ended={entry.ended}"
     return text
 
 
@@ -278,7 +285,7 @@ def parse_assignment(text: str) -> Assignment:
         uid, epoch, role, workload = fields[:4]
         if len(fields) == 4:
             return Assignment(uid=uid, epoch=int(epoch), role=role, workload=workload)
-        wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked = (
+        wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked, ended = (
             _read_assignment_options(fields[4:])
         )
         return Assignment(
@@ -297,13 +304,14 @@ def parse_assignment(text: str) -> Assignment:
             tags=tags,
             metadata=metadata,
             asked=asked,
+            ended=ended,
         )
     except ValueError as error:
         raise EntryError(f"not a spec entry of format {FORMAT}: {text!r}") from error
 
 
 _AssignmentOptions: TypeAlias = tuple[
-    bool, bool, int, str, str, str, int, bool, tuple[str, ...], tuple[tuple[str, str], ...], str
+    bool, bool, int, str, str, str, int, bool, tuple[str, ...], tuple[tuple[str, str], ...], str, str
 ]
 
 
@@ -311,7 +319,7 @@ def _read_assignment_options(fields: list[str]) -> _AssignmentOptions:
     """The options of a spec entry, in the order of Assignment's fields. A tuple is quick, and many are read at once."""
     wait = asleep = on_demand = False
     run = idle_seconds = 0
-    to = state = asked = ""
+    to = state = asked = ended = ""
     restart_policy = "Permanent"
     tags: tuple[str, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
@@ -340,7 +348,9 @@ def _read_assignment_options(fields: list[str]) -> _AssignmentOptions:
             on_demand = True
         elif name == "ask":
             asked = value
-    return wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked
+        elif name == "ended":
+            ended = value
+    return wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked, ended
 
 
 def format_report(entry: Report) -> str:
@@ -421,3 +431,14 @@ def parse_report(text: str) -> Report:
         )
     except ValueError as error:
         raise EntryError(f"not a status entry of format {FORMAT}: {text!r}") from error
+
+
+def format_end(report: Report) -> str:
+    """The value of an entry's ``ended``: the report of a child that is not started again, with its texts cut."""
+    end = msgspec.structs.replace(report, pid=0, gave="", kept="", got="", claim="", view=0)
+    return _encode(shorten_report(format_report(end), ENDED_BYTES))
+
+
+def parse_end(text: str) -> Report:
+    """Parse the value of an entry's ``ended``. Raises EntryError."""
+    return parse_report(unquote(text))

@@ -29,11 +29,11 @@ from processhub.agent.request import Request
 from processhub.api.child import PodWorkload
 from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.cluster.timestamps import now_seconds
+from processhub.registry.copies import has_ended
 from processhub.registry.grammar import Report
 
 log = logging.getLogger(__name__)
-_EXIT_MAX = 200  # the longest text of an exit, in characters
-MESSAGE_MAX = 500  # the longest message, in characters, that a report carries
+_EXIT_MAX, MESSAGE_MAX = 200, 500  # the longest text of an exit, and message, in characters, that a report carries
 
 
 class Child:
@@ -215,13 +215,13 @@ class Child:
         self.changed(urgent=False)
 
     def adopt(self, report: Report) -> None:
-        """Take over an earlier agent's report of the same incarnation. Call this before ``set_desired``.
+        """Take over an earlier report of the child. One that had finished, or failed for good, is not started again.
 
-        A child that had finished stays finished. One whose policy forbids restarts is not started again.
+        Call this before ``set_desired`` for a report of an earlier agent.
         """
         self.history.adopt(report)
         self.status.started_at, self.status.last_exit = report.started_at, report.last_exit
-        if report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED:
+        if has_ended(report):
             self.status.show(State(report.state), report.reason, report.message)
             self.settled = self.given_up = True
 

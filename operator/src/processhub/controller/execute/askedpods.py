@@ -15,10 +15,11 @@ from processhub.api.naming import (
     label_value,
     run_of,
 )
-from processhub.api.reasons import Reason, RestartPolicy, Role, State
+from processhub.api.reasons import RestartPolicy, Role, State
 from processhub.controller.objects.childpod import PodPlace, marks
 from processhub.controller.observe.members import Member
 from processhub.core.model.membership import Phase
+from processhub.registry.copies import has_ended
 from processhub.registry.grammar import Report
 from processhub.registry.workloads import is_pod_workload
 
@@ -88,7 +89,7 @@ def to_be_deleted(asked: Asked | None, pod: Pod) -> bool:
         return True  # Not the operator made it active. It may act on that, whatever its marks say later.
     if pod.metadata.labels.get(LABEL_MEMBER) != label_value(asked.place.member):
         return True
-    if given_up(asked.report):
+    if asked.report is not None and has_ended(asked.report):
         return pod.status.phase not in FINAL
     if entry.restart_policy == RestartPolicy.PERMANENT:
         return pod.status.phase in FINAL
@@ -127,8 +128,3 @@ def is_run_of(pod: Pod, place: PodPlace) -> bool:
     may_differ = {ANNOTATION_EPOCH, ANNOTATION_ROLE, ANNOTATION_RUN}
     same = all(annotations.get(name) == wanted[name] for name in wanted.keys() - may_differ)
     return same and run_of(annotations) == wanted[ANNOTATION_RUN]
-
-
-def given_up(report: Report | None) -> bool:
-    """Whether its member does not start the incarnation again."""
-    return report is not None and (report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED)

@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
-from processhub.api.reasons import Role
+from processhub.api.reasons import RestartPolicy, Role
 from processhub.api.slice import FORMAT, Activation, RegistrySlice, SliceSpec, SliceTls
 from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import (
@@ -92,7 +92,7 @@ class SliceWriter:
                 spec = msgspec.structs.replace(spec, tls=self._tls(member))
             annotations = self._annotations(known, joining)
             if spec != known.present.spec or annotations != known.present.metadata.annotations:
-                as_read = member.phase is Phase.GONE and _loses_a_state(known, spec)
+                as_read = self._last_status_counts(known, spec, gone=member.phase is Phase.GONE)
                 writes.append(self._replace(known, known.present, spec, annotations, as_read=as_read))
         await gather_all(*writes)
 
@@ -125,6 +125,24 @@ class SliceWriter:
         spec = msgspec.structs.replace(known.present.spec, tls=self._tls(member))
         if spec != known.present.spec:
             await self._replace(known, known.present, spec, known.present.metadata.annotations)
+
+    def _last_status_counts(self, known: KnownSlice, spec: SliceSpec, *, gone: bool) -> bool:
+        """Whether an entry is removed of a child whose next start depends on the last status of its member.
+
+        One with a state may have been up with it: else the former member starts it with that again (docs/protocol.md,
+        rule 21). One that its restart policy may leave stopped may have ended (docs/protocol.md, rule 34).
+        """
+        for child_id in known.assignments.keys() - spec.entries.keys():
+            entry = known.assignments[child_id]
+            if gone and entry.state:
+                return True
+            if entry.restart_policy != RestartPolicy.PERMANENT and (gone or self._is_moved(child_id, known)):
+                return True
+        return False
+
+    def _is_moved(self, child_id: str, source: KnownSlice) -> bool:
+        """Whether another slice has an entry of the child."""
+        return any(child_id in known.assignments for known in self._state.slices.values() if known is not source)
 
     def _annotations(self, known: KnownSlice, joining: bool) -> dict[str, str]:
         """The slice's annotations. Slice 0 has whether its member is joining, or the fingerprint of its share."""
@@ -321,14 +339,6 @@ def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
     ids = before.entries.keys() | after.entries.keys()
     views = {""} if before.activation != after.activation else set()
     return views | {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
-
-
-def _loses_a_state(known: KnownSlice, spec: SliceSpec) -> bool:
-    """Whether an entry is removed that names a state. The former member of its child may start it with that again.
-
-    Only where the last status has been read is it known that the child was not up since (docs/protocol.md, rule 21).
-    """
-    return any(entry.state and child_id not in spec.entries for child_id, entry in known.assignments.items())
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:

@@ -15,13 +15,17 @@ CopyKey = tuple[str, str]  # (uid, member)
 
 
 class CopyKnown(msgspec.Struct, frozen=True):
-    """A copy as hooks know it: whether it is on record, whether it has started, and its pid (0: none, or a pod's)."""
+    """A copy as hooks know it: whether it is on record, whether it has started, and its pid (0: none, or a pod's).
+
+    ``finished``: it is not started again, there or elsewhere.
+    """
 
     registered: bool
     up: bool
     pid: int
     epoch: int
     running: bool
+    finished: bool
 
 
 class ChildKnown(msgspec.Struct, frozen=True):
@@ -34,6 +38,10 @@ class ChildKnown(msgspec.Struct, frozen=True):
     def running(self) -> bool:
         """Whether a copy runs."""
         return any(copy.running for copy in self.copies.values())
+
+    def finished_on(self, member: str) -> bool:
+        """Whether no copy on this member is to be started again, there or elsewhere."""
+        return all(copy.finished for (_, where), copy in self.copies.items() if where == member)
 
 
 def child_events(
@@ -85,7 +93,7 @@ def _known(old: CopyKnown | None, copy: CopySeen) -> CopyKnown:
         up, pid = True, report.pid
     elif copy.ended:
         up, pid = False, 0
-    return CopyKnown(copy.registered, up, pid, copy.epoch, copy.running)
+    return CopyKnown(copy.registered, up, pid, copy.epoch, copy.running, copy.finished)
 
 
 def _ends(

@@ -178,7 +178,8 @@ class Tracker:
     def _begin_recovery(self, member: str) -> None:
         ids = self._on_member.get(member)
         if ids and member not in self._recovering:
-            self._recovering[member] = _Recovery(len(ids), set(ids))
+            missing = {child_id for child_id in ids if not self._children[child_id].finished_on(member)}
+            self._recovering[member] = _Recovery(len(ids), missing)
 
     def _recoveries(self, view: HubView) -> list[HubEvent]:
         events = []

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import State
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.model.snapshot import DesiredChild
-from processhub.registry.copies import HAS_PROCESS, of_a_child
+from processhub.registry.copies import HAS_PROCESS, has_ended, of_a_child
 from processhub.registry.grammar import Assignment, Report
 
 
@@ -60,7 +60,12 @@ class CopySeen(msgspec.Struct, frozen=True, kw_only=True):
             return not self.registered
         if self.phase is Phase.HELD:
             return False
-        return self.report.state == State.STOPPED or self.report.reason == Reason.RESTARTS_EXCEEDED
+        return self.finished
+
+    @property
+    def finished(self) -> bool:
+        """Whether its member has reported that it does not start the copy again."""
+        return self.report is not None and has_ended(self.report)
 
     @property
     def self_started(self) -> bool:

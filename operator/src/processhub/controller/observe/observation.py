@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from enum import Enum
 from functools import partial
 
@@ -37,7 +37,7 @@ from processhub.controller.observe.setmoverequests import move_requests_of_sets
 from processhub.controller.store.children import KnownChild
 from processhub.controller.store.childsets import KnownSet, SeenSet
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.slices import KnownSlice, unchanged
+from processhub.controller.store.slices import KnownSlice
 from processhub.core.acceptance import Refusal, unknown_member
 from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
@@ -52,6 +52,7 @@ from processhub.core.model.snapshot import (
     OnRecord,
 )
 from processhub.registry.copies import is_current
+from processhub.registry.grammar import Assignment, Report, format_end
 
 _NODES_OF_MOVE = f"annotation {ANNOTATION_NODES} (kubectl hub move)"
 
@@ -170,7 +171,7 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
         reports = Reports.NONE
         if member is not None:
             reports = Reports.PRESENT if known.present.status.holder == member.holder else Reports.FORMER
-        follow = unchanged if reports is Reports.NONE else None
+        follow = partial(_followed, known) if reports is Reports.NONE else None
         places = known.derived("on record", reports, partial(_places, known, reports), follow)
         if record.keys().isdisjoint(places):
             record.update(places)
@@ -183,21 +184,38 @@ def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tup
 def _places(known: KnownSlice, of: Reports) -> dict[str, tuple[OnRecord]]:
     """The entries of one slice by id, with what the member's reports say of them.
 
-    Those of a former holder of its Lease only say what has been: that a child was up.
+    Those of a former holder of its Lease only say what has been: that a child was up, or has ended for good.
     """
-    name, reports = known.present.spec.member, {} if of is Reports.NONE else known.reports
+    name, reports, ended = known.present.spec.member, known.reports, known.ended
     places = {}
     for child_id, entry in known.assignments.items():
-        report = reports.get(child_id) if reports else None
+        report = None if of is Reports.NONE else reports.get(child_id)
+        end = _end_of(entry, reports[child_id]) if child_id in ended else ""
         if report is None or not is_current(entry, report):
-            place = OnRecord(name, entry)
+            place = OnRecord(name, entry, end=end)
         elif of is Reports.FORMER:
-            place = OnRecord(name, entry, came_up=bool(report.started_at))
+            place = OnRecord(name, entry, came_up=bool(report.started_at), end=end)
         else:
             came_up = bool(report.started_at)
-            place = OnRecord(name, entry, report.state, report.gave, report.kept, report.got, came_up)
+            place = OnRecord(name, entry, report.state, report.gave, report.kept, report.got, came_up, end)
         places[child_id] = (place,)
     return places
+
+
+def _followed(known: KnownSlice, places: dict[str, tuple[OnRecord]], reported: Set[str]) -> dict[str, tuple[OnRecord]]:
+    """The places of a slice whose reports count only as far as they say that a child has ended for good."""
+    changed = {}
+    for child_id in reported & places.keys():
+        (place,) = places[child_id]
+        end = _end_of(place.entry, known.reports[child_id]) if child_id in known.ended else ""
+        if end != place.end:
+            changed[child_id] = (msgspec.structs.replace(place, end=end),)
+    return {**places, **changed} if changed else places
+
+
+def _end_of(entry: Assignment, report: Report) -> str:
+    """The end that the report is of, as another entry may name it, "" if that is not the entry's own."""
+    return format_end(report) if is_current(entry, report) else ""
 
 
 def _move_requests(state: HubState, chosen: Mapping[str, KnownChild]) -> dict[str, str]:

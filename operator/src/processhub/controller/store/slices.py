@@ -10,6 +10,7 @@ import msgspec
 
 from processhub.api.reasons import Role
 from processhub.api.slice import RegistrySlice
+from processhub.registry.copies import has_ended
 from processhub.registry.grammar import Report
 from processhub.registry.slices import SliceView
 
@@ -49,6 +50,7 @@ class KnownSlice:
     - ``leaving``: the ids whose entry orders a handover.
     - ``claims``: the ids that the member runs although they are on record at another.
     - ``by_view``: the ids that the member reports to have started by itself.
+    - ``ended``: the ids that the member reports not to start again.
     """
 
     def __init__(self) -> None:
@@ -61,6 +63,7 @@ class KnownSlice:
         self.leaving: set[str] = set()
         self.claims: set[str] = set()
         self.by_view: set[str] = set()
+        self.ended: set[str] = set()
         self._reported_only: set[str] = set()  # ids in the status that are not in the spec
         self._derived: dict[str, _Derived[Any]] = {}
 
@@ -125,6 +128,8 @@ class KnownSlice:
         self.claims |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].claim}
         self.by_view -= reported
         self.by_view |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].view}
+        self.ended -= reported
+        self.ended |= {child_id for child_id in reported & self.reports.keys() if has_ended(self.reports[child_id])}
         if self.object is None or self.object.spec != new.spec:
             self._derived.clear()
         for derived in self._derived.values():

@@ -58,7 +58,7 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.pinned or bool(self.nodes)
 
     def entry(
-        self, epoch: int, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
+        self, epoch: int, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = "", ended: str = ""
     ) -> Assignment:
         """The child's entry in a slice; ``wait``: it must not be started before its former member has stopped it."""
         return Assignment(
@@ -75,6 +75,7 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             tags=self.tags,
             metadata=self.metadata,
             asked=self.asked,
+            ended=ended,
         )
 
 
@@ -113,7 +114,8 @@ class OnRecord(msgspec.Struct, frozen=True, gc=False):
     """An entry, and the member whose slice holds it; ``state`` as that member reports it, "" if it reports none.
 
     ``gave``, ``kept`` and ``got`` are its reports on a handover (registry/grammar.py). ``came_up``: the child was
-    Running under this epoch, even if it is not any more.
+    Running under this epoch, even if it is not any more. ``end``: the report that it has ended for good there, as
+    another entry would name it (registry/grammar.py, ``ended``), "" if there is none.
     """
 
     member: str
@@ -123,6 +125,7 @@ class OnRecord(msgspec.Struct, frozen=True, gc=False):
     kept: str = ""
     got: str = ""
     came_up: bool = False
+    end: str = ""
 
     @property
     def up(self) -> bool:

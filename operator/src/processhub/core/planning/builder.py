@@ -172,7 +172,7 @@ class PlanBuilder:
             place.member,
             child.id,
             msgspec.structs.replace(
-                place.entry, epoch=self.next_epoch, wait=True, asleep=True, run=0, to="", state=state
+                place.entry, epoch=self.next_epoch, wait=True, asleep=True, run=0, to="", state=state, ended=""
             ),
         )
         self.next_epoch += 1
@@ -274,12 +274,19 @@ class PlanBuilder:
         return {name: max(0, min(cap, limit) - self.load[name]) for name, cap in caps.items()}
 
     def assignment(
-        self, child: DesiredChild, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = ""
+        self,
+        child: DesiredChild,
+        *,
+        wait: bool = False,
+        role: str = Role.ACTIVE,
+        run: int = 0,
+        state: str = "",
+        ended: str = "",
     ) -> Assignment:
         """The child's entry with the next epoch."""
         epoch = self.next_epoch
         self.next_epoch += 1
-        return child.entry(epoch, wait=wait, role=role, run=run, state=state)
+        return child.entry(epoch, wait=wait, role=role, run=run, state=state, ended=ended)
 
     def asleep(self, child: DesiredChild, role: str = Role.ACTIVE) -> Assignment:
         """The entry by which a suspended child gets a place, with the next epoch."""
@@ -296,9 +303,9 @@ class PlanBuilder:
         if entry.workload != child.workload or (entry.role == Role.ACTIVE and role == Role.PASSIVE):
             return self.assignment(child, role=role, state=state if entry.role == role else "")
         if entry.role != role or entry.to:
-            return self.assignment(child, role=role, run=entry.started_with, state=state)
+            return self.assignment(child, role=role, run=entry.started_with, state=state, ended=entry.ended)
         if not same_attributes(entry, child):
-            return child.entry(entry.epoch, role=role, run=entry.run, state=state)
+            return child.entry(entry.epoch, role=role, run=entry.run, state=state, ended=entry.ended)
         return None
 
     def put(self, member: str, child_id: str, entry: Assignment | None) -> None:

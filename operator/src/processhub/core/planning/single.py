@@ -36,7 +36,8 @@ class SingleCopyPlanner(ChildSteps):
         """Find a member for each child that has none."""
         ready: list[DesiredChild] = []
         for child in self.new:
-            if blocked := self.proofs.blocked(child.id):
+            ended = self.ended.get(child.id)
+            if blocked := self.proofs.blocked(child.id, () if ended is None else (ended.member,)):
                 self.unplaced[child.id] = blocked
             elif child.nodes:
                 self._place_bound(child, child.nodes[0])
@@ -127,7 +128,11 @@ class SingleCopyPlanner(ChildSteps):
 
     def _start(self, child: DesiredChild, name: str) -> None:
         self.load[name] += 1
-        self.put(name, child.id, self.asleep(child) if child.suspended else self.assignment(child))
+        if (ended := self.ended.get(child.id)) is not None:
+            entry = self.assignment(child, wait=True, ended=self.end_of(child, ended))
+        else:
+            entry = self.asleep(child) if child.suspended else self.assignment(child)
+        self.put(name, child.id, entry)
         if source := self.lost_from.get(child.id):
             self.moves.append(Move(child.id, source, name, f"{source} was lost", lost=True))
 

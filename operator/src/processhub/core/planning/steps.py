@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import msgspec
 
-from processhub.api.reasons import Role
+from processhub.api.reasons import Role, State
 from processhub.core.model.membership import Phase
-from processhub.core.model.plan import STRANDED_GUIDED, Move, Unplaced
+from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import PlanBuilder, same_attributes, takes, unavailable
 from processhub.core.planning.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
 from processhub.core.planning.steady import SteadyChildren
 from processhub.core.strategies.migration import MigrationMode, MigrationStrategy, PossibleMove
+from processhub.registry.grammar import parse_end
 
 
 class ChildSteps(PlanBuilder):
@@ -28,6 +29,8 @@ class ChildSteps(PlanBuilder):
         self._steady = steady or SteadyChildren()
         self.new: list[DesiredChild] = []
         self.lost_from: dict[str, str] = {}  # id → the member that the child was lost with or must leave
+        # Of those without a place, the ones that have ended for good: id → where, until another member's entry says so.
+        self.ended: dict[str, OnRecord] = {}
         self.leaving: list[tuple[DesiredChild, str]] = []  # children of members that are drained
         # Steady children that a join or a request may move, and their members. Without either it is not complete.
         self.movable: list[tuple[DesiredChild, str]] = []
@@ -108,13 +111,26 @@ class ChildSteps(PlanBuilder):
             self.budget.put_off()
             return False
         super().begin_move(child, source, target, why)
-        if child.id in self.changes.get(source, ()) or self.mode(child, source, target) is not MigrationMode.HOT:
-            return True
         entry = self.changes[target][child.id]
         there = next((place for place in self.snapshot.record[child.id] if place.member == source), None)
-        if entry is not None and there is not None:
+        if entry is None or there is None:
+            return True
+        if end := self.end_of(child, there, ordered=self.snapshot.move_requests.get(child.id) == target):
+            self.put(target, child.id, msgspec.structs.replace(entry, ended=end))
+        elif child.id not in self.changes.get(source, ()) and self.mode(child, source, target) is MigrationMode.HOT:
             self._order(child, there, OnRecord(target, entry))
         return True
+
+    def end_of(self, child: DesiredChild, place: OnRecord, *, ordered: bool = False) -> str:
+        """The end that the child has on this place, "" if the next place is to start it (docs/protocol.md, rule 34).
+
+        ``ordered``: a user has ordered the move. That starts a child again that has exceeded its restarts.
+        """
+        end = place.end or place.entry.ended
+        if not end or (place.entry.uid, place.entry.workload) != (child.uid, child.workload):
+            return ""
+        ordered = ordered or (bool(child.nodes) and place.member not in child.nodes)
+        return "" if ordered and parse_end(end).state == State.FAILED else end
 
     def mode(self, child: DesiredChild, source: str, target: str, *, by_choice: bool = False) -> MigrationMode:
         """The mode in which the hub's migration strategy moves the child."""
@@ -151,6 +167,8 @@ class ChildSteps(PlanBuilder):
         # The target of a move becomes active. Any other waiting copy was asleep, beside another copy, when the hub kept
         # several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
+        # Of a child that has ended, the entry of a lost member may still be there beside the next one.
+        waiting.sort(key=lambda place: -place.entry.epoch if place.entry.ended else 0)
         if self.follows_earlier(child, places):
             return
         if handed := _handed_over(running):
@@ -187,9 +205,8 @@ class ChildSteps(PlanBuilder):
         """Decide on a child with one entry: it may be lost, be moved, be changed, or stay as it is."""
         member = self.members.get(place.member)
         if member is None or (member.phase is Phase.GONE and not self._waits_for(child, member)):
-            self.put(place.member, child.id, None)
+            self._place_again(child, place)
             self.lost_from[child.id] = place.member
-            self.new.append(child)
             return
         self.load[member.name] += 1
         waits = self._refresh(child, place)
@@ -204,6 +221,16 @@ class ChildSteps(PlanBuilder):
             self._leave(child, place, member)
         elif child.movable:
             self.unsteady.append((child, member.name))
+
+    def _place_again(self, child: DesiredChild, place: OnRecord) -> None:
+        """Look for another member. The entry of a child that has ended stays until another member has one with that."""
+        if self.end_of(child, place):
+            self.ended[child.id] = place
+            if self.no_member_left and not self.lost(place.member):
+                self.strand(child, place.member, STRANDED_ALONE)
+        else:
+            self.put(place.member, child.id, None)
+        self.new.append(child)
 
     def _waits_for(self, child: DesiredChild, member: MemberView) -> bool:
         """Whether the child stays on record with a member that is gone."""
@@ -268,10 +295,14 @@ class ChildSteps(PlanBuilder):
     def _leave(self, child: DesiredChild, place: OnRecord, member: MemberView) -> None:
         if child.bound and not (member.forced and member.wanted):
             self.strand(child, member.name, STRANDED_GUIDED)
-        if child.bound and member.forced:
+        end = self.end_of(child, place)
+        if member.forced and (child.bound or (end and self.no_member_left)):
             # The child stays on record with its member without being started, as at the end of a move.
-            self.put(member.name, child.id, self.assignment(child, wait=True, state=place.untaken_state))
+            state = "" if end else place.untaken_state
+            self.put(member.name, child.id, self.assignment(child, wait=True, state=state, ended=end))
             self.unplaced[child.id] = unavailable(member.name)
+            if not child.bound:
+                self.strand(child, member.name, STRANDED_ALONE)
             return
         if child.bound:
             return
@@ -287,11 +318,11 @@ class ChildSteps(PlanBuilder):
         lost = member is not None and (member.phase is Phase.GONE or not self._may_still_go(child, member))
         if member is None or (lost and not stays):
             # The move is cancelled. If the source is still on record, the child stays there.
-            self.put(target.member, child.id, None)
             if running:
+                self.put(target.member, child.id, None)
                 self._settle(child, max(running, key=lambda place: place.entry.epoch))
             else:
-                self.new.append(child)
+                self._place_again(child, target)
             return
         self.load[member.name] += 1
         resumes = target.entry.asleep and not running
@@ -318,12 +349,21 @@ class ChildSteps(PlanBuilder):
             return
         blocked = self.proofs.blocked(child.id, besides=(member.name,))
         if blocked is None:
-            self.put(member.name, child.id, self.assignment(child, state=target.untaken_state))
+            end = self.end_of(child, target)
+            state = "" if end else target.untaken_state
+            self.put(member.name, child.id, self.assignment(child, state=state, ended=end))
         elif resumes or child.id in self.snapshot.pods:
             self.unplaced[child.id] = blocked  # reported because this may take long: it depends on the Pod's node
 
     def release_source(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
         """Take the next step in removing the child from its source, with a handover if the strategy has one."""
+        if target.entry.ended:
+            self.put(source.member, child.id, None)
+            return
+        if end := self.end_of(child, source, ordered=True):
+            # It has ended since the move began. The target's entry says so before the source's is removed.
+            self.put(target.member, child.id, msgspec.structs.replace(target.entry, ended=end))
+            return
         # An order that was given is completed: only then is there a state that could be lost.
         hot = goes_to(source) == target.member or self.mode(child, source.member, target.member) is MigrationMode.HOT
         source_member = self.members.get(source.member)
