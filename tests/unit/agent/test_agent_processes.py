@@ -514,7 +514,9 @@ class Behind:
         self._watchdog = watchdog
 
     def spawn(self, watcher: Watcher, *args: Any, **more: Any) -> str:
-        watcher.started = lambda _: None  # type: ignore[method-assign]
+        def unheard(pid: int) -> None: ...
+
+        watcher.started = unheard  # type: ignore[method-assign]
         return self._watchdog.spawn(watcher, *args, **more)
 
     def stop(self, key: str, grace: float) -> None:

@@ -13,13 +13,14 @@ import gc
 import selectors
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 # Within this time the outcome of a failed task is retrieved, or the task counts as unawaited, unless it may be later.
 _AWAITED_SECONDS = 1.0
-_ITERATORS = tuple(type(iter(each)) for each in ([], (), set(), {}, {}.values(), {}.items()))
-_HOLDERS = (
+_EMPTY: tuple[Iterable[Any], ...] = ([], (), set(), {}, {}.values(), {}.items())
+_ITERATORS: tuple[type[Any], ...] = tuple(type(iter(each)) for each in _EMPTY)
+_HOLDERS: tuple[type[Any], ...] = (
     list,
     tuple,
     set,
