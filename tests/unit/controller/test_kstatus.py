@@ -287,8 +287,8 @@ def test_a_child_set_runs_on_when_the_pods_of_its_edited_template_are_refused(tm
         web.spec(template=REFUSED)
         await web.until("InProgress", "Failed")
         assert cluster.api.get("childsets", "other")["metadata"]["generation"] == 1
-        assert web.conditions == {"Stalled": "Invalid"}
-        assert said_of(web) == {"the pod of the edited template is refused: no such image here"}
+        assert web.conditions == {"Ready": "Started", "Stalled": "Invalid"}
+        assert "the pod of the edited template is refused: no such image here" in said_of(web)
 
         await cluster.change_leader()
         web.spec(minReadySeconds=1)

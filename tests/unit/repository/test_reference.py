@@ -43,7 +43,7 @@ def crd() -> dict[str, Any]:
 def test_a_field_is_shown_with_type_default_and_allowed_values() -> None:
     page = Kind(crd(), {}).page()
 
-    assert "| `env[].name` | string | required | 1 to 256 characters |" in page
+    assert "| `env[].name` | string | required | 1 to 128 characters |" in page
     assert '| `restartPolicy` | string | `"Permanent"` | `Permanent`, `Transient`, `Temporary` |' in page
     assert "| `spec.exec.command` | must name the program to run" in page
 
