@@ -322,6 +322,20 @@ def test_upgrade_and_uninstall_affect_no_running_child(helm: Helm, own: Cluster)
         assert Path(f"/proc/{node['pid']}").exists(), "the process runs on"
 
 
+@pytest.mark.nightly
+def test_the_operator_leads_on_when_a_namespace_is_deleted(helm: Helm, own: Cluster) -> None:
+    own.kubectl("create", "namespace", "team-gone")
+    options = ("--set", "watchNamespaces={default,team-gone}", "--set", "replicas=1")
+    helm("install", "processhub", CHART, "--create-namespace", "--wait", "--timeout=100s", *options)
+    own.kubectl("delete", "namespace", "team-gone", timeout=100)
+
+    own.kubectl("-n", NAMESPACE, "delete", "pods", "-l", "app.kubernetes.io/component=operator")
+    hub = {"apiVersion": "processhub.dev/v1alpha1", "kind": "Hub", "metadata": {"name": "led"}, "spec": {}}
+    own.kubectl("apply", "-n", "default", "-f", "-", stdin=json.dumps(hub))
+
+    own.kubectl(*("wait", "hub/led", "-n", "default"), "--for=condition=Ready", "--timeout=90s", timeout=100)
+
+
 # This test is last: CRDs that are being deleted would block the next installation.
 
 
