@@ -61,5 +61,5 @@ class Finished:
 
 def rests(item: Json) -> bool:
     """Whether a Child without a process has ended by its restart policy."""
-    status = item.get("status", {})
-    return item["spec"].get("restartPolicy") == "Temporary" and status.get("state") == "Stopped"
+    spec, state = item["spec"], item.get("status", {}).get("state")
+    return spec.get("restartPolicy") == "Temporary" and state == "Stopped" and not spec.get("suspend")
