@@ -305,8 +305,12 @@ class Hands:
                 self.after(seconds, seconds, pod.mend)
         self.world.child_pods.lose(node)
         self.after(seconds, seconds, lambda: self.world.child_pods.lost.discard(node))
-        self.after(5.0, 40.0, lambda: self.world.set_ready(node, ready=False))
+        self.after(5.0, 40.0, lambda: self._unheard(node))
         self.after(seconds + 40.0, seconds + 41.0, lambda: self.world.set_ready(node, ready=True))
+
+    def _unheard(self, node: str) -> None:
+        if node in self.world.child_pods.lost:
+            self.world.set_ready(node, ready=False)
 
     # Users.
 
