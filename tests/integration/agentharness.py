@@ -99,7 +99,7 @@ BINDINGS = untyped("rbac.authorization.k8s.io/v1", "rolebindings")
 RULES = [
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": ["processhub.dev"], "resources": ["registryslices/status"], "verbs": ["update", "patch"]},
-    {"apiGroups": ["processhub.dev"], "resources": ["children"], "verbs": ["get"]},
+    {"apiGroups": ["processhub.dev"], "resources": ["children", "childsets"], "verbs": ["get", "list"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {
         "apiGroups": ["coordination.k8s.io"],

@@ -75,7 +75,7 @@ async def test_lists_contain_the_selected_objects(server: ApiServer) -> None:
     assert await listed(fields=f"metadata.name={names([a])[0]}") == names([a])
     assert await listed("none") == []
     with pytest.raises(InvalidError):
-        await listed(fields="spec.id=a")
+        await listed(fields="spec.origin=a")
 
 
 async def test_metadata_can_be_listed_alone(server: ApiServer) -> None:

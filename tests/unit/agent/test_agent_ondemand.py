@@ -339,6 +339,33 @@ async def test_a_look_up_without_an_answer_holds_no_request_for_long(
     assert late.value.detail.endswith("the API server does not answer")
 
 
+async def test_an_id_is_looked_up_again_where_the_api_server_is_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ondemand, "_RETRY_AFTER", 0.01)
+    answers = [429, 503, 200]
+
+    async def missing(_: web.Request) -> web.Response:
+        return web.json_response({"reason": "NotFound"}, status=404)
+
+    async def search(request: web.Request) -> web.Response:
+        code = answers.pop(0) if request.path.endswith("/children") else 200
+        text = {"message": "storage is (re)initializing"}
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": [], **text}, status=code)
+
+    app = web.Application()
+    app.add_routes([web.get(f"{_API}/children/{{name}}", missing)])
+    app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
+    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
+    async with client_of(app) as client:
+        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
+        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+        with asks.ask("a") as ask, pytest.raises(Problem) as unknown:
+            await unplaced.expect("a", ask)
+
+    assert (unknown.value.status, answers) == (404, [])
+
+
 async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_path: Path) -> None:
     condition = {"type": "Ready", "status": "False", "reason": "CapacityExceeded", "message": "1 of 2 children are …"}
     metadata = {"name": "many", "namespace": "n", "uid": "u", "resourceVersion": "1"}

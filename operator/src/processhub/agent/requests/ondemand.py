@@ -16,11 +16,14 @@ from processhub.api.childset import ChildSet
 from processhub.api.naming import child_object_names
 from processhub.cluster.client import Client
 from processhub.cluster.decoding import Undecodable
-from processhub.cluster.errors import ApiError, InvalidError, NotFoundError
+from processhub.cluster.errors import ApiError, InvalidError, NotFoundError, UnavailableError
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
+from processhub.cluster.tokenbucket import TokenBucket
 
 _LOOKED_SECONDS = 0.5  # how long a look-up of an id is remembered
 _LOOKING_MAX, _AT_ONCE = 1000, 8  # ids that are looked up, and at once: callers may name any number of them
+# Searches at once, and a second after that: in each the API server looks at all Children of the namespace.
+_SEARCHES, _SEARCHES_PER_SECOND = 50, 20.0
 _RETRY_AFTER = 1  # seconds
 _READ_SECONDS, _WHY_SECONDS = 5.0, 2.0  # for one look-up, and for one that only says why a request failed
 
@@ -34,6 +37,7 @@ class UnplacedIds:
         self._found: dict[str, float] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._reading = asyncio.Semaphore(_AT_ONCE)
+        self._searches = TokenBucket(_SEARCHES_PER_SECOND, _SEARCHES)
 
     async def expect(self, child_id: str, ask: RequestedId) -> None:
         """Return if the request may wait for an owner, which it asks for where the hub needs that. Raises Problem."""
@@ -109,12 +113,20 @@ class UnplacedIds:
 
     async def _read(self, child_id: str) -> Child | ChildSet | None:
         """The Child of this hub that has the id, else the ChildSet that has it. Raises Problem."""
+        why = "the API server does not answer"
         try:
             async with self._reading, asyncio.timeout(_READ_SECONDS):
-                return await self._get(child_id) or await self._search(child_id) or await self._find_set(child_id)
-        except (ApiError, TimeoutError) as error:
-            why = error.message if isinstance(error, ApiError) else "the API server does not answer"
-            raise Problem(503, "not_ready", f"child {child_id!r} can't be looked up: {why}") from error
+                while True:
+                    try:
+                        return await self._get(child_id) or await self._search(child_id)
+                    except UnavailableError as error:  # it is busy, or has just begun to serve the CRDs
+                        why = error.message
+                        await asyncio.sleep(error.retry_after or _RETRY_AFTER)
+        except ApiError as error:
+            why = error.message
+        except TimeoutError:
+            pass
+        raise Problem(503, "not_ready", f"child {child_id!r} can't be looked up: {why}")
 
     async def _get(self, child_id: str) -> Child | None:
         """The Child, if its name is one that the product gives."""
@@ -127,8 +139,15 @@ class UnplacedIds:
                 return child
         return None
 
-    async def _search(self, child_id: str) -> Child | None:
-        """The Child, whatever its name."""
+    async def _search(self, child_id: str) -> Child | ChildSet | None:
+        """The Child, whatever its name, else the ChildSet."""
+        clock = asyncio.get_running_loop().time
+        while not self._searches.take(clock()):
+            seconds = self._searches.wait(clock())
+            await asyncio.sleep(seconds)
+        return await self._find_child(child_id) or await self._find_set(child_id)
+
+    async def _find_child(self, child_id: str) -> Child | None:
         escaped = re.sub(r"([\\,=])", r"\\\1", child_id)
         fields = f"spec.hub={self._env.hub},spec.id={escaped}"
         try:

@@ -34,7 +34,7 @@ _NO_ROLE_SECONDS = 10.0  # Until the next look while neither the binding nor its
 _RECHECK_SECONDS = 300.0
 # What makes an object a part of the release, and no upgrade changes.
 _LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "component", "instance", "managed-by"))
-_ANNOTATIONS = ("meta.helm.sh/release-name", "meta.helm.sh/release-namespace")
+_ANNOTATIONS = ("meta.helm.sh/release-name", "meta.helm.sh/release-namespace", "helm.sh/resource-policy")
 # How often it is checked after changes by others: at once, and a second.
 _LOOKS, _LOOKS_PER_SECOND = 10.0, 0.1
 log = logging.getLogger(__name__)
