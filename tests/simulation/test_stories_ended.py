@@ -134,3 +134,16 @@ def test_an_end_counts_that_was_reported_while_the_next_agent_waited_for_the_lea
         assert told.world.server.get("children", "c0")["status"]["nodes"][0]["lastExit"] == "exit code 0"
 
     tell(hub(migration={"onRestart": on_restart, "holdSeconds": 30}), 1, story)
+
+
+def test_a_child_that_has_finished_stays_so_when_its_slice_was_out_of_sight() -> None:
+    async def story(told: Story) -> None:
+        await told.finish("c0")
+        (slice_,) = told.slices_of("c0")
+        told.world.edit(slice_, {"metadata": {"labels": {"processhub.dev/hub": None}}}, "admin")
+        await told.until(lambda: "processhub.dev/hub" in told.world.server.objects[slice_]["metadata"]["labels"])
+        await asyncio.sleep(10)
+
+        assert told.world.server.get("children", "c0")["status"]["nodes"][0]["state"] == State.STOPPED
+
+    tell(hub(), 1, story)

@@ -120,11 +120,7 @@ def test_a_process_starts_only_when_the_pod_that_has_lost_its_labels_is_gone() -
 def test_a_pod_is_followed_again_when_its_slice_has_its_label_back(cut: bool) -> None:
     async def story(told: Story) -> None:
         run = pod_of(told)
-        slice_ = next(
-            key
-            for key, item in told.world.server.objects.items()
-            if key.plural == "registryslices" and "c0" in item["spec"].get("entries", {})
-        )
+        (slice_,) = told.slices_of("c0")
         pod = told.pod(run.member)
         if cut:
             pod.cut()
