@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,15 @@ async def test_an_id_counts_once_while_it_moves(world: World) -> None:
 _API = "/apis/processhub.dev/v1alpha1/namespaces/n"
 
 
+@asynccontextmanager
+async def unplaced_ids(app: web.Application, folder: Path) -> AsyncIterator[UnplacedIds]:
+    """The look-ups of a member whose hub has no slices, at this API server."""
+    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=folder)
+    async with client_of(app) as client:
+        slices = SliceWatcher(client, env, "p/1")
+        yield UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+
+
 def spec_of(kind: str, child_id: str) -> dict[str, Any]:
     """The spec of a Child or a ChildSet that has this id."""
     more: dict[str, Any] = {"id": child_id} if kind == "children" else {"template": {}, "ids": ["x", child_id]}
@@ -254,10 +264,8 @@ async def test_without_on_demand_an_id_is_unknown_unless_an_object_has_it(
     app = web.Application()
     app.add_routes([web.get(f"{_API}/children/{{name}}", read)])
     app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
-    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with client_of(app) as client:
-        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
-        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+    async with unplaced_ids(app, tmp_path) as unplaced:
+        asks = Asks()
         with asks.ask(child_id) as ask:
             looking = [asyncio.create_task(unplaced.expect(child_id, ask)) for _ in range(10)]
             outcome = await asyncio.gather(*looking, return_exceptions=True)
@@ -290,10 +298,8 @@ async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(
     app = web.Application()
     app.add_routes([web.get(f"{_API}/children/{{name}}", read)])
     app.add_routes([web.get(f"{_API}/{kind}", empty) for kind in ("children", "childsets")])
-    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with client_of(app) as client:
-        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
-        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+    async with unplaced_ids(app, tmp_path) as unplaced:
+        asks = Asks()
 
         async def look(child_id: str) -> Problem:
             with asks.ask(child_id) as ask, pytest.raises(Problem) as problem:
@@ -325,10 +331,8 @@ async def test_a_look_up_without_an_answer_holds_no_request_for_long(
 
     app = web.Application()
     app.add_routes([web.get(f"{_API}/children/{{name}}", silent)])
-    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with client_of(app) as client, asyncio.timeout(WAITS):
-        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
-        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+    async with unplaced_ids(app, tmp_path) as unplaced, asyncio.timeout(WAITS):
+        asks = Asks()
 
         assert await unplaced.why("a") == ""
         with asks.ask("a") as ask, pytest.raises(Problem) as late:
@@ -356,10 +360,8 @@ async def test_an_id_is_looked_up_again_where_the_api_server_is_busy(
     app = web.Application()
     app.add_routes([web.get(f"{_API}/children/{{name}}", missing)])
     app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
-    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with client_of(app) as client:
-        slices, asks = SliceWatcher(client, env, "p/1"), Asks()
-        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
+    async with unplaced_ids(app, tmp_path) as unplaced:
+        asks = Asks()
         with asks.ask("a") as ask, pytest.raises(Problem) as unknown:
             await unplaced.expect("a", ask)
 
@@ -377,11 +379,7 @@ async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_p
 
     app = web.Application()
     app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
-    env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", "127.0.0.1", "node", run_dir=tmp_path)
-    async with client_of(app) as client:
-        slices = SliceWatcher(client, env, "p/1")
-        unplaced = UnplacedIds(env, client, slices, Activations(env, "p/1", slices, {}, lambda: True))
-
+    async with unplaced_ids(app, tmp_path) as unplaced:
         assert await unplaced.why("a") == "CapacityExceeded, 1 of 2 children are …"
 
 

@@ -14,7 +14,7 @@ from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.objectnames import ObjectNames
 from processhub.cli.output import Columns, in_order, out, say, structured
-from processhub.cli.scope import Scope, opened_scope, say_unplaced
+from processhub.cli.scope import Scope, opened_scope, plain_place, say_unplaced
 from processhub.cli.shared import Output, Target
 from processhub.cli.show import ON_DEMAND, entry
 from processhub.cli.target import opened, warn_of_unready
@@ -155,7 +155,7 @@ class _Printer:
         self._note(session, child_id, nodes)
 
     def _plain(self, session: Session, child_id: str, nodes: list[Node]) -> dict[str, Any]:
-        place = {"namespace": session.namespace, "hub": session.name} if self._everywhere else {}
+        place = plain_place(session, self._everywhere)
         self._note(session, child_id, nodes)
         return {**place, **entry(child_id, nodes, session)}
 

@@ -148,6 +148,11 @@ def members_of(session: Session) -> list[MemberStatus]:
     return sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
 
 
+def plain_place(session: Session, everywhere: bool) -> dict[str, str]:
+    """The namespace and the name of the hub, as JSON and YAML show them where all hubs are listed; else nothing."""
+    return {"namespace": session.namespace, "hub": session.name} if everywhere else {}
+
+
 def say_unplaced(session: Session) -> None:
     """Say how many children of the hub are not placed, and where the reason is."""
     hub = session.living_hub()

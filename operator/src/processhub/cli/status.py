@@ -17,7 +17,7 @@ from processhub.cli.conditions import first_against
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE
 from processhub.cli.output import Columns, out, say, structured, table
-from processhub.cli.scope import Scope, members_of, opened_scope, say_unplaced
+from processhub.cli.scope import Scope, members_of, opened_scope, plain_place, say_unplaced
 from processhub.cli.shared import Output, Target
 from processhub.client.records import Node
 from processhub.client.session import Session
@@ -160,7 +160,7 @@ def _member_row(session: Session, member: MemberStatus) -> _Row:
 
 
 def _plain_members(session: Session, everywhere: bool) -> list[dict[str, Any]]:
-    place = {"namespace": session.namespace, "hub": session.name} if everywhere else {}
+    place = plain_place(session, everywhere)
     drained = session.living_hub().drained
     return [
         {**place, **msgspec.to_builtins(member), "drained": member.name in drained} for member in members_of(session)

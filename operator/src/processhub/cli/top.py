@@ -11,7 +11,7 @@ from processhub.api.hub import MemberStatus
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE
 from processhub.cli.output import out, say, structured, table
-from processhub.cli.scope import members_of, opened_scope
+from processhub.cli.scope import members_of, opened_scope, plain_place
 from processhub.cli.shared import Output, Target
 from processhub.client.session import Session
 
@@ -64,7 +64,7 @@ def _print(sessions: list[Session], *, everywhere: bool) -> None:
 
 def _plain(session: Session, everywhere: bool) -> dict[str, Any]:
     return {
-        **({"namespace": session.namespace, "hub": session.name} if everywhere else {}),
+        **plain_place(session, everywhere),
         "members": [
             {field: msgspec.to_builtins(getattr(member, field)) for field in _FIELDS} for member in members_of(session)
         ],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from processhub.api.drained import format_drained, parse_drained
+from processhub.api.drained import format_drained
 from processhub.api.hub import Hub, MemberStatus
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import Role
@@ -150,7 +150,7 @@ async def _order(session: Session, change: Callable[[dict[str, bool]], dict[str,
     """Change the drained members in the hub's annotation; returns whether the annotation changed."""
 
     def edit(hub: Hub) -> Annotations:
-        before = parse_drained(hub.metadata.annotations.get(ANNOTATION_DRAINED, ""))
+        before = hub.drained
         after = change(before)
         return {} if after == before else {ANNOTATION_DRAINED: format_drained(after) or None}
 

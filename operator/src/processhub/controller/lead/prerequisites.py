@@ -111,7 +111,7 @@ class Prerequisites:
 
 
 async def served_namespaces(client: Client, namespaces: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the namespaces in which this operator's account may list all that it plans by; all if it may in none.
+    """The namespaces in which this operator's account may list all that it plans by; all if it may in none.
 
     One that is gone, or whose RoleBinding is, must not keep the others from being led. Raises ApiError.
     """
