@@ -73,6 +73,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase is Phase.GONE or self.judgement.restarting
 
     @property
+    def first(self) -> KnownSlice | None:
+        """The member's slice 0, None if it has none."""
+        return self.slices[0] if self.slices and self.slices[0].index == 0 else None
+
+    @property
     def joining(self) -> bool:
         """Whether the member is on record as one that has not taken its share of children yet."""
         first = self.slices[0].present.metadata.annotations if self.slices else {}

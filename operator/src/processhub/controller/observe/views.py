@@ -74,7 +74,7 @@ def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> Vie
     standings = {
         name: _standing(member)
         for name, member in members.items()
-        if _first(member) is not None or member.phase is not Phase.GONE
+        if member.first is not None or member.phase is not Phase.GONE
     }
     current = current_view(standings)
     if current is None or is_closed(current, standings):
@@ -102,17 +102,12 @@ def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> Vie
     return ViewFacts(standings, not_closed, recorded, workloads, unread)
 
 
-def _first(member: Member) -> KnownSlice | None:
-    return next((known for known in member.slices if known.index == 0), None)
-
-
 def _order(member: Member) -> Activation | None:
-    first = _first(member)
-    return first.present.spec.order if first is not None else None
+    return member.first.present.spec.order if member.first is not None else None
 
 
 def _standing(member: Member) -> Standing:
-    order, first = _order(member), _first(member)
+    order, first = _order(member), member.first
     present = member.holder if member.phase is Phase.LIVE else ""
     answered = first is not None and member.phase is not Phase.GONE and first.acknowledged_by(member.holder)
     gone = member.phase is Phase.GONE
@@ -139,7 +134,7 @@ def _digest(entry: str, workload: str, most: int) -> str:
 
 def _started(member: Member, order: Activation) -> dict[str, Assignment]:
     """The entries of what the member reports to have started under the view, and has no entry for."""
-    first = _first(member)
+    first = member.first
     if first is None or member.phase is Phase.GONE or first.present.status.holder != member.holder:
         return {}
     if order.phase == ViewPhase.CLOSING and not first.acknowledged_by(member.holder):
@@ -166,7 +161,7 @@ def _started(member: Member, order: Activation) -> dict[str, Assignment]:
 
 def _unread(member: Member) -> set[str]:
     """The ids on record that the member still reports as started by itself."""
-    first = _first(member)
+    first = member.first
     if first is None:
         return set()
     own = {child_id: report for child_id, report in member.reports_in(first).items() if report.view}
