@@ -60,7 +60,14 @@ class AdmittedSpec(msgspec.Struct, frozen=True):
 
 def is_carried_out(child: Child, wanted: ChildSpec, admitted: Mapping[str, AdmittedSpec]) -> bool:
     """Whether the Child has the wanted spec, or what became of it when it was written. ``admitted``: by object name."""
-    return child.spec == wanted or admitted.get(child.metadata.name) == AdmittedSpec(wanted, child.spec)
+    known = admitted.get(child.metadata.name)
+    became = known is not None and _same(known.written, wanted) and _same(known.stored, child.spec)
+    return became or _same(child.spec, wanted)
+
+
+def _same(one: ChildSpec, other: ChildSpec) -> bool:
+    """Whether two specs are the same. Of two equal ones, one may have 1 where the other has true, in free JSON."""
+    return one == other and (one.exec is not None or encode_workload(one) == encode_workload(other))
 
 
 def same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:

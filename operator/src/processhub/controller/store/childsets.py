@@ -168,14 +168,14 @@ class ChildSets(dict[str, KnownSet]):
 
 def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
     """Expand a ChildSet. What ``before`` has is kept, so that a change of status or scale costs little."""
-    if before is not None and before.metadata.uid == item.metadata.uid:
-        if before.metadata.generation == item.metadata.generation:
-            return KnownSet(item, before.wanted, before.digest, before.workload)
-        if before.template == item.spec.template:
-            wanted = _expanded(item, before.digest, before.wanted)
-            return KnownSet(item, wanted, before.digest, before.workload)
+    if before is not None and before.metadata.uid != item.metadata.uid:
+        before = None
+    if before is not None and before.metadata.generation == item.metadata.generation:
+        return KnownSet(item, before.wanted, before.digest, before.workload)
     digest, text = encode_workload(item.spec.template)
-    return KnownSet(item, _expanded(item, digest, {}), digest, text)
+    # Of two equal templates, one may have 1 where the other has true: only their digests differ.
+    same = before is not None and before.template == item.spec.template and before.digest == digest
+    return KnownSet(item, _expanded(item, digest, before.wanted if before is not None and same else {}), digest, text)
 
 
 def known_on_demand(hub: Hub, ids: Set[str], origins: Mapping[str, str], before: KnownSet | None) -> KnownSet:
@@ -187,16 +187,18 @@ def known_on_demand(hub: Hub, ids: Set[str], origins: Mapping[str, str], before:
     template = hub.spec.on_demand
     assert template is not None
     wanted = before.wanted if before is not None else {}
-    if before is not None and isinstance(before.object, Hub) and before.object.spec.on_demand == template:
+    former = before.object.spec.on_demand if before is not None and isinstance(before.object, Hub) else None
+    if before is not None and former is template:
         digest, text = before.digest, before.workload
-        if wanted.keys() == ids:
-            return KnownSet(hub, wanted, digest, text)
-        found = dict(wanted)
-        for child_id in found.keys() - ids:
-            del found[child_id]
     else:
         digest, text = encode_workload(template)
-        found = {}
+    found: dict[str, DesiredChild] = {}
+    if before is not None and former == template and before.digest == digest:
+        if wanted.keys() == ids:
+            return KnownSet(hub, wanted, digest, text)
+        found.update(wanted)
+        for child_id in found.keys() - ids:
+            del found[child_id]
     model = desired_child(spec_on_demand(template), "", hub.metadata.uid, digest)
     model = msgspec.structs.replace(model, paced=True, on_demand=True)
     for child_id in sorted(ids - found.keys()):
