@@ -50,7 +50,7 @@ from processhub.controller.observe.facts import counts_for_quorum, learn, may_ru
 from processhub.controller.observe.lookagain import judge_again, look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.observe.views import ViewOrders, must_close, orders_for, template_workload
+from processhub.controller.observe.views import ViewOrders, must_close, orders_for
 from processhub.controller.quietrounds import is_at_rest, next_plan, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
@@ -330,9 +330,7 @@ class Reconciler:
         views, snapshot = facts.views, observation.snapshot
         left = under_view(snapshot, plan, views.not_closed)
         plan = with_recorded(left.plan, views.recorded, snapshot.record)
-        observation = msgspec.structs.replace(
-            observation, workloads={**observation.workloads, **views.workloads, **template_workload(hub)}
-        )
+        observation = msgspec.structs.replace(observation, workloads={**observation.workloads, **views.workloads})
         orders = orders_for(
             hub,
             members,
