@@ -18,6 +18,7 @@ from processhub.controller.errors import DeposedError
 from processhub.controller.execute.callrights import CallRights, used_accounts, wanted_accounts
 from processhub.controller.execute.earlierhubs import remove_leftovers
 from processhub.controller.execute.endedorders import (
+    end_quorum_reset,
     remove_ended_cancellations,
     remove_ended_moves,
     remove_ended_stops,
@@ -33,7 +34,6 @@ from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
 from processhub.controller.execute.podtemplates import ask_about_templates, take_verdicts
-from processhub.controller.execute.quorumreset import end_quorum_reset
 from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
 from processhub.controller.execute.slicewriter import SliceWriter
