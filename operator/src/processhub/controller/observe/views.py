@@ -24,6 +24,7 @@ from processhub.core.model.activation import (
     ViewPhase,
     current_view,
     is_closed,
+    is_closing,
     shares,
     view_step,
 )
@@ -82,10 +83,7 @@ def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> Vie
         not_closed = None
     else:
         blocks = {name: order.first_epoch for name, order in orders.items()}
-        closing = any(
-            standing.view == current and standing.phase is ViewPhase.CLOSING for standing in standings.values()
-        )
-        not_closed = NotClosed(current, not closing, blocks)
+        not_closed = NotClosed(current, not is_closing(current, standings), blocks)
     recorded: dict[str, dict[str, Assignment]] = {}
     workloads: dict[str, str] = {}
     for name, order in orders.items():

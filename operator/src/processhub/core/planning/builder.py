@@ -20,6 +20,7 @@ from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.endproofs import EndProofs
 from processhub.core.planning.roundbudget import RoundBudget
+from processhub.core.strategies.base import MemberSlot, PlacementView, Strategy
 from processhub.registry.grammar import Assignment
 
 # Why a request to move a child is refused.
@@ -253,6 +254,30 @@ class PlanBuilder:
             Reason.CAPACITY_EXCEEDED,
             f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
         )
+
+    def placement_view(self, strategy: Strategy, more: int) -> PlacementView:
+        """The unfinished plan as ``strategy`` sees it now, with room for ``more`` new children."""
+        room = {candidate.name: candidate.room or 0 for candidate in self.candidates(more)}
+        limit = self.snapshot.spec.members.max_children
+        slots = (
+            MemberSlot(
+                name=member.name,
+                weight=member.weight,
+                open=member.name in room,
+                wanted=member.wanted,
+                children=self.load[member.name],
+                room=room.get(member.name, 0),
+                space=max(0, limit - self.load[member.name]) if member.name in room else 0,
+                usage=member.usage,
+            )
+            for member in self.snapshot.members
+        )
+        last = self.last_placed
+        if not last and strategy.by_turns:
+            places = (place for places in self.snapshot.record.values() for place in places)
+            newest = max(places, key=lambda place: place.entry.epoch, default=None)
+            last = newest.member if newest else ""
+        return PlacementView(spec=self.snapshot.spec, slots=tuple(slots), last=last)
 
     def full(self, name: str) -> Unplaced | None:
         """Why the member has no room for a child that is bound to it; None if it has."""

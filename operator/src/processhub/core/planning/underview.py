@@ -18,6 +18,7 @@ from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.builder import takes
 from processhub.registry.grammar import NOBODY, Assignment
 
 Changes = Mapping[str, Assignment | None]  # by member
@@ -142,7 +143,7 @@ class _Restriction:
             return self._hold(child_id, close=True)
         if changes.keys() == {chosen}:
             return changes
-        if not _takes(self._members.get(chosen)):
+        if chosen not in self._members or not takes(self._members[chosen]):
             return self._hold(child_id)
         if self._loads[chosen] >= self._snapshot.spec.members.max_children:
             return self._hold(child_id, close=True)
@@ -186,7 +187,3 @@ class _Restriction:
         if child_id in self._snapshot.children:
             self._unplaced.setdefault(child_id, _WAITS)
         return {}
-
-
-def _takes(member: MemberView | None) -> bool:
-    return member is not None and member.phase is Phase.LIVE and not member.draining and member.wanted
