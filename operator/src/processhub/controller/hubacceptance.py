@@ -20,7 +20,7 @@ from processhub.controller.hooks.hubhooks import Hooks
 from processhub.controller.memory import HubMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
-from processhub.core.acceptance import Refusal, refuse_hub, refuse_registered_hook
+from processhub.core.acceptance import Refusal, invalid, refuse_hub, refuse_registered_hook
 from processhub.extensions import OwnStrategies
 
 REGISTERED_MAX = 64  # Hooks that clients may register in one hub, as many as spec.hooks may have.
@@ -114,7 +114,7 @@ class HubAcceptance:
 
     def _refusal(self, hub: Hub, state: HubState) -> Refusal | None:
         if broken := self._store.broken_hubs.get(hub.metadata.key):
-            return Refusal(Reason.INVALID, f"the hub can't be read: {broken[1]}")
+            return invalid(f"the hub can't be read: {broken[1]}")
         if refusal := self.refusal_of_spec(hub):
             return refusal
         return _of_earlier_hub(state)

@@ -15,7 +15,7 @@ import msgspec
 from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
-from processhub.api.reasons import GroupReason, Reason
+from processhub.api.reasons import GroupReason
 from processhub.cluster.client import Client
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
@@ -35,7 +35,7 @@ from processhub.controller.report.writer import StatusWriter
 from processhub.controller.rounds.round import Requeue, Round
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
-from processhub.core.acceptance import Refusal
+from processhub.core.acceptance import Refusal, invalid
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
@@ -206,7 +206,7 @@ class Reporter:
 
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):
-            return of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
+            return of_hub(invalid(f"the hub can't be read: {error}"))
         return hub_not_found(key, [name for namespace, name in self._store.hubs if namespace == key[0]])
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal, requeue: Requeue) -> None:

@@ -14,8 +14,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
-from processhub.api.reasons import Reason
-from processhub.core.acceptance import Refusal, refuse_child, refuse_size, spec_on_demand, unreadable
+from processhub.core.acceptance import Refusal, invalid, refuse_child, refuse_size, spec_on_demand, unreadable
 from processhub.core.model.placement import child_key
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
@@ -240,10 +239,9 @@ def _unfit(template: ChildSpec) -> Refusal | None:
     """Why the template has fields that only a Child may have, or None. The children of a ChildSet have no lifetimes."""
     for field, value in (("ttlSeconds", template.ttl_seconds), ("idleSeconds", template.idle_seconds)):
         if value is not None:
-            return Refusal(
-                Reason.INVALID,
+            return invalid(
                 f"spec.{field}: the children of a ChildSet stay as long as it asks for them; leave it out, or create "
-                "a Child for each that shall end by itself",
+                "a Child for each that shall end by itself"
             )
     return None
 
