@@ -107,7 +107,7 @@ class Reconciler:
             client, settings.namespaces, partial(wanted_accounts, store), partial(used_accounts, store)
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
-        self._acceptance = HubAcceptance(store, self._custom, self.hooks)
+        self._acceptance = HubAcceptance(store, self._custom, receivers)
         self.crds = InstalledCRDs(client, store.wake_all)
         self.reporter = Reporter(
             client, store, report_again or wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated

@@ -62,7 +62,7 @@ async def keep_members(
 
 async def keep_last_members(round: Round, memory: ExecuteMemory) -> None:
     """Keep the owned objects as they were last applied, while the Hub is not accepted."""
-    _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep_last())
+    _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep(memory.owned.manifests))
 
 
 async def _former_accounts(round: Round, before: frozenset[str]) -> frozenset[str]:

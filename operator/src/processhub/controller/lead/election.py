@@ -233,7 +233,8 @@ class Election:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError:
             return False
-        if self._lease is not None and _version(lease) < _version(self._lease):
+        version, held = version_of(lease.metadata.resource_version), self._lease
+        if held is not None and version < version_of(held.metadata.resource_version):
             log.error("the leader Lease is older than it was written: was etcd restored from a backup?")
             await self._keep_term(lease)
             return False
@@ -261,7 +262,3 @@ def _term_of(lease: Lease) -> int:
     text = lease.metadata.annotations.get(ANNOTATION_TERM, "")
     term = int(text) if text.isdecimal() and len(text) <= len(str(TERM_MAX)) else 0
     return term if term <= TERM_MAX else 0
-
-
-def _version(lease: Lease) -> int:
-    return version_of(lease.metadata.resource_version)
