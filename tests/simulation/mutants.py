@@ -430,6 +430,10 @@ RARE = {
         "a Pod that has left the watch is read before it counts as gone (docs/protocol.md, rule 23)",
         Store, "_known_child_pod", _gone_from_the_watch,
     ),
+    "pod-off-the-record": Mutant(
+        "an id stays on record while its Pod is there (docs/protocol.md, rule 30)",
+        reconcile, "with_pods", lambda _snapshot, plan, *_: plan,
+    ),
     "registry-behind": Mutant(
         "a member starts nothing that it may not have read of others (docs/protocol.md, rule 27)",
         SliceWatcher, "reads_others_as_own", True,

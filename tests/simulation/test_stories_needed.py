@@ -40,6 +40,7 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     "pod-kept": partial(
         test_stories_pods.test_an_edited_child_starts_when_the_pod_of_the_former_template_is_gone, pod_workload("v")
     ),
+    "pod-off-the-record": test_stories_demand.test_a_request_starts_nothing_while_the_pod_of_its_id_is_there,
     "pod-gone-unread": test_stories_pods.test_a_process_starts_only_when_the_pod_that_has_lost_its_labels_is_gone,
 }
 

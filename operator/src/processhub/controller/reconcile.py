@@ -50,7 +50,7 @@ from processhub.controller.observe.facts import counts_for_quorum, learn, may_ru
 from processhub.controller.observe.lookagain import judge_again, look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.observe.views import ViewOrders, must_close, orders_for
+from processhub.controller.observe.views import ViewOrders, has_views, must_close, orders_for
 from processhub.controller.quietrounds import is_at_rest, next_plan, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
@@ -65,7 +65,7 @@ from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal, unreadable
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
-from processhub.core.planning.underview import under_view, with_recorded
+from processhub.core.planning.underview import under_view, with_pods, with_recorded
 from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
@@ -328,6 +328,8 @@ class Reconciler:
             made = make_plan(observation.snapshot, strategy, migration, memory.steady)
             plan = self.hooks.before_execution(hub, observation, made)
         views, snapshot = facts.views, observation.snapshot
+        if snapshot.pods and facts.demand is not None and has_views(hub):
+            plan = with_pods(snapshot, plan, views.not_closed, facts.demand.digest)
         left = under_view(snapshot, plan, views.not_closed)
         plan = with_recorded(left.plan, views.recorded, snapshot.record)
         observation = msgspec.structs.replace(observation, workloads={**observation.workloads, **views.workloads})

@@ -18,7 +18,7 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED, Move, Plan, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.endproofs import EndProofs
+from processhub.core.planning.endproofs import EndProofs, pod_there
 from processhub.core.planning.roundbudget import RoundBudget
 from processhub.core.strategies.base import MemberSlot, PlacementView, Strategy
 from processhub.registry.grammar import Assignment
@@ -107,10 +107,13 @@ class PlanBuilder:
         """Remove an earlier child of the same id from the record. It must end before this one may start."""
         for place in places:
             self.put(place.member, child.id, None)
-        if not child.suspended:
-            self.unplaced[child.id] = Unplaced(
-                Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
-            )
+        if child.suspended:
+            return
+        if pods := self.snapshot.pods.get(child.id):
+            self.unplaced[child.id] = pod_there(child.id, pods[0].text)
+        else:
+            text = f"the child that had the id {child.id!r} before is still stopping"
+            self.unplaced[child.id] = Unplaced(Reason.ALREADY_STARTED, text)
 
     def follows_earlier(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
         """Whether an earlier child of the same id is on record, which is dealt with here.

@@ -77,6 +77,42 @@ def with_recorded(
     return msgspec.structs.replace(plan, entries=entries)
 
 
+def with_pods(snapshot: HubSnapshot, plan: Plan, state: NotClosed | None, workload: str) -> Plan:
+    """The plan with an entry for each child's Pod that would be on no record: it keeps the id until the Pod is gone.
+
+    A Pod may outlive its entry, for as long as its node does not answer. ``workload``: of an entry that has no former.
+    """
+    entries = {member: dict(changes) for member, changes in plan.entries.items()}
+    next_epoch = plan.next_epoch
+    there = {member.name for member in snapshot.members if member.phase is not Phase.GONE}
+    for child_id in sorted(snapshot.pods):
+        record = {place.member: place.entry for place in snapshot.record.get(child_id, ())}
+        planned = {member: changes[child_id] for member, changes in entries.items() if child_id in changes}
+        if any(entry is not None for entry in (record | planned).values()):
+            continue
+        member = next((name for name in record if name in there), "") or _keeper(snapshot, child_id, state)
+        former = record.get(member)
+        if former is not None and former.of_nobody:
+            del entries[member][child_id]
+        elif member:
+            former = former or Assignment(uid=NOBODY, epoch=next_epoch, workload=workload)
+            entries.setdefault(member, {})[child_id] = _of_nobody(former, next_epoch)
+            next_epoch += 1
+    return msgspec.structs.replace(plan, entries=entries, next_epoch=next_epoch)
+
+
+def _keeper(snapshot: HubSnapshot, child_id: str, state: NotClosed | None) -> str:
+    """The member that is to keep an id on record: the one that would start it, or any; "" if there is none."""
+    if state is not None and state.open:
+        return chosen_member(state.view, child_id)
+    return min((member.name for member in snapshot.members if takes(member)), default="")
+
+
+def _of_nobody(entry: Assignment, epoch: int) -> Assignment:
+    """The entry that follows this one, and keeps the id on record without a child."""
+    return msgspec.structs.replace(entry, uid=NOBODY, epoch=epoch, wait=True, asleep=False, run=0, to="")
+
+
 def _adopting(declared: Assignment, run: Assignment) -> Assignment:
     """The entry of a child that was declared while its member started it: with the same workload it runs on."""
     same = declared.workload == run.workload and not declared.wait
@@ -138,7 +174,10 @@ class _Restriction:
         chosen = chosen_member(self._state.view, child_id)
         if not self._state.open:
             return self._hold(child_id)
-        child, (entry, *more) = self._snapshot.children[child_id], changes.values()
+        (member, entry), *more = changes.items()
+        if entry is not None and entry.of_nobody:
+            return changes if member == chosen and not more else self._hold(child_id)
+        child = self._snapshot.children[child_id]
         if child.nodes or more or entry is None or (child.on_demand and self._shared):
             return self._hold(child_id, close=True)
         if changes.keys() == {chosen}:
@@ -165,10 +204,7 @@ class _Restriction:
             return {}  # the view is to be closed first
         if place.member != chosen and not place.entry.of_nobody:
             self._next_epoch += 1
-            waits = msgspec.structs.replace(
-                place.entry, uid=NOBODY, epoch=self._next_epoch - 1, wait=True, asleep=False, run=0, to=""
-            )
-            return {place.member: waits}
+            return {place.member: _of_nobody(place.entry, self._next_epoch - 1)}
         if not all(self._is_proven(child_id, other) for name, other in self._members.items() if name != chosen):
             return {}
         if self._state.blocks.get(chosen, 0) <= place.entry.epoch:
