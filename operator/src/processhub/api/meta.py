@@ -95,6 +95,11 @@ def find_condition(conditions: tuple[Condition, ...], kind: str) -> Condition | 
     return next((condition for condition in conditions if condition.type == kind), None)
 
 
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning if it is longer than ``length`` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def brief(text: str, most: int) -> str:
     """The beginning of a text, at most ``most`` bytes of UTF-8. A lone surrogate becomes a question mark."""
     return text[:most].encode(errors="replace")[:most].decode(errors="ignore")

@@ -13,8 +13,9 @@ from functools import partial
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
-from processhub.api.grouporders import GroupOrderError, format_orders, latest, parse_move_orders, shortened
+from processhub.api.grouporders import REFUSAL_LENGTH, GroupOrderError, format_orders, latest, parse_move_orders
 from processhub.api.hub import Hub
+from processhub.api.meta import shortened
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.api.reasons import EventReason
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
@@ -54,7 +55,7 @@ class MoveRequests:
             await self._record_set(hub, lambda _: none, results, now)
 
     async def _record_child(self, child: Child, member: str, refusal: str) -> None:
-        answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
+        answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}", REFUSAL_LENGTH)} if refusal else {}
         if await self._change(child, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
             self._emit(child, f"not moved to {member}: {refusal}")
 
