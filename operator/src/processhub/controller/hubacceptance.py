@@ -10,12 +10,7 @@ import msgspec
 from processhub.api.hooks import Hook
 from processhub.api.hub import HookStatus, Hub, HubSpec, RejectedHook
 from processhub.api.reasons import Reason
-from processhub.api.registeredhooks import (
-    RegisteredHooks,
-    RegisteredHooksError,
-    observed_mark,
-    parse_registered_hooks,
-)
+from processhub.api.registeredhooks import RegisteredHooks, RegisteredHooksError, observed_mark, parse_registered_hooks
 from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.memory import HubMemory
 from processhub.controller.store.hubstate import HubState

@@ -28,11 +28,7 @@ class MemberDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
         default_factory=lambda: {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
     )
     pod_security_context: dict[str, Any] = msgspec.field(
-        default_factory=lambda: {
-            "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        }
+        default_factory=lambda: {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
     )
     template: dict[str, Any] = {}
 

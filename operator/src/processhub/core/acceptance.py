@@ -284,11 +284,5 @@ def unknown_origin(spec: ChildSpec, hub: HubSpec, members: Collection[str]) -> s
     return f"spec.origin names {spec.origin!r}, and the hub has no such member now: the hash decides"
 
 
-_HUB_CHECKS: tuple[HubCheck, ...] = (
-    _redundancy,
-    _partitions,
-    _on_demand,
-    _hooks,
-    _static_children,
-)
+_HUB_CHECKS: tuple[HubCheck, ...] = (_redundancy, _partitions, _on_demand, _hooks, _static_children)
 _CHILD_CHECKS: tuple[ChildCheck, ...] = (_workload, _pod, _mapping)

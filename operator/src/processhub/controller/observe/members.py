@@ -11,13 +11,7 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Lease, Pod
-from processhub.api.naming import (
-    ANNOTATION_JOINING,
-    ANNOTATION_LOAD,
-    ANNOTATION_SETTLED,
-    LABEL_MEMBER,
-    member_ordinal,
-)
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_LOAD, ANNOTATION_SETTLED, LABEL_MEMBER, member_ordinal
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.nodefit import has_pod

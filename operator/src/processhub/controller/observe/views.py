@@ -201,11 +201,7 @@ def _template(hub: Hub) -> tuple[str, str]:
     assert template is not None
     digest, workload = encode_workload(template)
     entry = Assignment(
-        uid=hub.metadata.uid,
-        epoch=0,
-        workload=digest,
-        idle_seconds=template.idle_seconds or 0,
-        on_demand=True,
+        uid=hub.metadata.uid, epoch=0, workload=digest, idle_seconds=template.idle_seconds or 0, on_demand=True
     )
     return format_assignment(entry), workload
 

@@ -93,9 +93,8 @@ class ChildSets(dict[str, KnownSet]):
         self.never_read: set[str] = set()
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
-        self._shared: dict[str, list[KnownSet]] | None = (
-            None  # Ids that several ChildSets ask for. None: to be computed.
-        )
+        # Ids that several ChildSets ask for. None: to be computed.
+        self._shared: dict[str, list[KnownSet]] | None = None
 
     def put(self, item: ChildSet) -> None:
         """Take a new or changed ChildSet."""

@@ -15,15 +15,7 @@ from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.builder import (
-    MAPPED,
-    NOT_PLACED,
-    PINNED,
-    REFUSED,
-    same_attributes,
-    takes,
-    unavailable,
-)
+from processhub.core.planning.builder import MAPPED, NOT_PLACED, PINNED, REFUSED, same_attributes, takes, unavailable
 from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
 from processhub.core.planning.endproofs import pod_there
 from processhub.core.planning.roles import Roles, is_open

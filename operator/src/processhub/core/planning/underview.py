@@ -158,9 +158,8 @@ class _Restriction:
             if self._shared and any(
                 entry is not None and entry.on_demand for name, entry in changes.items() if name not in there
             ):
-                return self._hold(
-                    child_id, close=True
-                )  # the share there has no place for it (docs/protocol.md, rule 33)
+                # The share there has no place for it (docs/protocol.md, rule 33).
+                return self._hold(child_id, close=True)
             return changes  # it is on record all along
         if any(entry is not None for entry in changes.values()):
             return self._hold(child_id)  # it would be on no record for a moment

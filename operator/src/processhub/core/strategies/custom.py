@@ -96,8 +96,7 @@ class CustomDistribution(Scored):
             return None
         named = ", ".join(ranked) or "none"
         return Unplaced(
-            Reason.NO_MEMBERS,
-            f"the strategy {self.name} names no member that is ready and has room; it names {named}",
+            Reason.NO_MEMBERS, f"the strategy {self.name} names no member that is ready and has room; it names {named}"
         )
 
     def _table(self, children: Sequence[DesiredChild], view: PlacementView) -> tuple[Scores, NDArray[np.bool_]]:
