@@ -18,7 +18,7 @@ from processhub.controller.concurrency import cancel_all
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.lead.prerequisites import served_namespaces
-from processhub.controller.lead.terms import raise_terms
+from processhub.controller.lead.takeover import raise_terms
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey

@@ -25,7 +25,7 @@ from processhub.controller.execute.endedorders import (
 )
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
-from processhub.controller.execute.memberlabels import label_pods
+from processhub.controller.execute.marks import label_pods, put_marks_back
 from processhub.controller.execute.memberleases import make_leases
 from processhub.controller.execute.membertls import HubTls, renew_certificates
 from processhub.controller.execute.membertroubles import member_troubles
@@ -34,7 +34,6 @@ from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
 from processhub.controller.execute.podtemplates import ask_about_templates, take_verdicts
-from processhub.controller.execute.registrymarks import put_marks_back
 from processhub.controller.execute.retirement import retire
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
