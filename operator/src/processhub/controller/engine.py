@@ -139,7 +139,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Stop all work. No write follows."""
-        metrics.HUBS.stop()
+        metrics.HUBS.follow(tuple)
         if self._queue is not None:
             await self._queue.close()
         # Hooks get seconds for queued events. The other writes must have ended before: this replica may be deposed.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ from processhub.controller.report.waiting import with_troubles
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue, Round, begin_round
 from processhub.controller.settings import OperatorSettings
-from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal, unreadable
 from processhub.core.model.plan import Plan
@@ -156,29 +157,18 @@ class Reconciler:
             await self._refuse(round, memory, admitted)
             return
         # Changes from here on may be missing in this round's observation. They are reported after the next round.
-        changed, round.state.dirty = round.state.dirty, set()
-        round.state.plan_due = False
-        try:
-            with metrics.ROUND_SECONDS.time():
-                await self._round(msgspec.structs.replace(round, hub=admitted, changed=changed), memory)
-        except BaseException:
-            round.state.dirty |= changed
-            round.state.plan_due = True
-            raise
+        with _changes_of(round.state) as changed, metrics.ROUND_SECONDS.time():
+            round.state.plan_due = False
+            await self._round(msgspec.structs.replace(round, hub=admitted, changed=changed), memory)
 
     def _report_quietly(
         self, round: Round, memory: HubMemory, last: LastRound, members: dict[str, Member]
     ) -> float | None:
         """Report the restarts that have followed the last round; returns the seconds until the next round."""
-        changed, round.state.dirty = round.state.dirty, set()
         hub = msgspec.structs.replace(round.hub, spec=last.hub.spec)
-        round = msgspec.structs.replace(round, hub=hub, changed=changed)
-        try:
+        with _changes_of(round.state) as changed:
+            round = msgspec.structs.replace(round, hub=hub, changed=changed)
             self._report(round, memory, last.observation, last.plan, last.refusal, members)
-        except BaseException:
-            round.state.dirty |= changed
-            round.state.plan_due = True
-            raise
         round.again_in(last.due - round.now())
         judge_again(round, members.values())
         return round.requeue.after
@@ -193,7 +183,7 @@ class Reconciler:
         round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
         if self._keeper is not None:
-            members = members_now(round, memory.observe, memory.execute.template.last_good)
+            members = self._members(round, memory)
             memory.report.tls = await renew_certificates(round, memory.execute, self._keeper, members)
         self.reporter.refuse(round, memory.report, refusal)
         if refusal.reason is Reason.NAME_CONFLICT:
@@ -382,3 +372,15 @@ class Reconciler:
             if state.empty:
                 self._store.forget(key)
         return requeue.after
+
+
+@contextmanager
+def _changes_of(state: HubState) -> Iterator[set[str]]:
+    """The ids of the children that have changed. If the round fails, the next one takes them again, and plans."""
+    changed, state.dirty = state.dirty, set()
+    try:
+        yield changed
+    except BaseException:
+        state.dirty |= changed
+        state.plan_due = True
+        raise

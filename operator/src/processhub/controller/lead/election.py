@@ -163,19 +163,13 @@ class Election:
         )
         try:
             described = msgspec.json.encode(self._process).decode()
+            marks = {ANNOTATION_TERM: str(self.term), ANNOTATION_LEADER: described}
             if lease is None:
-                annotations = {ANNOTATION_TERM: str(self.term), ANNOTATION_LEADER: described}
-                metadata = ObjectMeta(name=LEASE_NAME, annotations=annotations, owner_references=self._owners)
+                metadata = ObjectMeta(name=LEASE_NAME, annotations=marks, owner_references=self._owners)
                 self._lease = await self._client.create(LEASES, self._namespace, Lease(metadata=metadata, spec=spec))
             else:
-                annotations = {
-                    **lease.metadata.annotations,
-                    ANNOTATION_TERM: str(self.term),
-                    ANNOTATION_LEADER: described,
-                }
-                metadata = msgspec.structs.replace(
-                    lease.metadata, annotations=annotations, owner_references=self._owners
-                )
+                marks = lease.metadata.annotations | marks
+                metadata = msgspec.structs.replace(lease.metadata, annotations=marks, owner_references=self._owners)
                 await self._write(Lease(metadata=metadata, spec=spec))
         except (AlreadyExistsError, ConflictError):
             self._holder.alive()

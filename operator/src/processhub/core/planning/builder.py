@@ -33,8 +33,8 @@ REFUSED = "its last edit is not accepted; correct that first"
 class PlanBuilder:
     """The working state of one plan."""
 
-    def __init__(self, snapshot: HubSnapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
+        self.snapshot, self.strategy = snapshot, strategy
         self.members: dict[str, MemberView] = {member.name: member for member in snapshot.members}
         self.changes: dict[str, dict[str, Assignment | None]] = {}
         self.unplaced: dict[str, Unplaced] = {}
@@ -258,8 +258,8 @@ class PlanBuilder:
             f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
         )
 
-    def placement_view(self, strategy: Strategy, more: int) -> PlacementView:
-        """The unfinished plan as ``strategy`` sees it now, with room for ``more`` new children."""
+    def placement_view(self, more: int) -> PlacementView:
+        """The unfinished plan as the strategy sees it now, with room for ``more`` new children."""
         room = {candidate.name: candidate.room or 0 for candidate in self.candidates(more)}
         limit = self.snapshot.spec.members.max_children
         slots = (
@@ -276,7 +276,7 @@ class PlanBuilder:
             for member in self.snapshot.members
         )
         last = self.last_placed
-        if not last and strategy.by_turns:
+        if not last and self.strategy.by_turns:
             places = (place for places in self.snapshot.record.values() for place in places)
             newest = max(places, key=lambda place: place.entry.epoch, default=None)
             last = newest.member if newest else ""

@@ -105,9 +105,7 @@ class ReplicaPlanner(Roles):
                 self.budget.put_off(leaving)
                 continue
             new = not held.kept and held.child.id not in self.lost_copies
-            queue = (
-                self.strategy.queue(self.placement_view(self.strategy, 1)) if new and self.strategy.balances else None
-            )
+            queue = self.strategy.queue(self.placement_view(1)) if new and self.strategy.balances else None
             self._add_copies(held, queue or ranked, room)
 
     def rebalance(self) -> None:
@@ -381,7 +379,7 @@ class ReplicaPlanner(Roles):
         if child.nodes:
             full = [blocked for name in child.nodes if name in self.members and (blocked := self.full(name))]
             return full[0] if full else unavailable(listed(child.nodes))
-        return self.strategy.why_not(child, self.placement_view(self.strategy, 0)) or self.no_room(self.candidates(0))
+        return self.strategy.why_not(child, self.placement_view(0)) or self.no_room(self.candidates(0))
 
     def _can_take(self, name: str, child_id: str) -> bool:
         member = self.members.get(name)

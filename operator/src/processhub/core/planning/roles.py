@@ -28,8 +28,7 @@ class Roles(PlanBuilder):
     """The part of the planning that gives each copy on record its role."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
-        super().__init__(snapshot)
-        self.strategy = strategy
+        super().__init__(snapshot, strategy)
         redundancy = snapshot.spec.redundancy
         every = self.every = snapshot.spec.distribution.strategy == "ForEach"
         self.standby = snapshot.spec.keeps_standbys
@@ -40,7 +39,7 @@ class Roles(PlanBuilder):
         there = sum(member.wanted and member.weight > 0 for member in snapshot.members)
         self.pinned_copies = there if every or not isinstance(factor, int) else min(factor, there)
         # A rank does not depend on how full members are, so the view at the beginning is good for the whole plan.
-        self.view = self.placement_view(strategy, 0)
+        self.view = self.placement_view(0)
 
     def wanted_copies(self, child: DesiredChild) -> int:
         """How many copies of the child may be on record."""
