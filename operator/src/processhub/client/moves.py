@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from processhub.api.drained import format_drained
 from processhub.api.hub import Hub, MemberStatus
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import Role
+from processhub.api.switches import format_drained
 from processhub.client.annotations import Annotations, change_annotations
 from processhub.client.childsets import find_owner, list_sets
 from processhub.client.errors import HubError, Partitioned, Timeout, names
