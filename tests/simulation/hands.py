@@ -368,10 +368,11 @@ class Hands:
     def _replace_hub(self) -> None:
         """Delete the Hub with all that it owns, and soon create another with its name.
 
-        Not while a pod runs that was deleted by force: nothing would show it to the next Hub, and no end of what it
-        runs is promised to that (docs/protocol.md, rule 14).
+        Not while a pod runs that was deleted by force, or has lost its labels: nothing would show it to the next Hub,
+        and no end of what it runs is promised to that (docs/protocol.md, rules 14 and 23).
         """
-        if (hub := self.world.server.objects.get(HUB)) is None or any(pod.hidden for pod in self.world.running_pods):
+        hub = self.world.server.objects.get(HUB)
+        if hub is None or self.pods.unmarked or any(pod.hidden for pod in self.world.running_pods):
             return
         body = {"metadata": {"name": HUB.name}, "spec": hub["spec"]}
         self.world.server_request("DELETE", HUB, {}, "user")

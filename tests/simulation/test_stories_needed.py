@@ -18,7 +18,6 @@ LOST_NODE = test_stories_pods.test_a_child_whose_pod_is_on_a_lost_node_starts_no
 FOUND_BY: dict[str, Callable[[], None]] = {
     "term-unnoted": EPOCHS_RISE,
     "term-not-raised": EPOCHS_RISE,
-    "term-from-nothing": EPOCHS_RISE,
     "slices-unread": partial(PAUSED, "read"),
     "older-lists-believed": partial(PAUSED, "old"),
     "gone-unread": test_stories_fencing.test_a_member_whose_renewals_are_not_seen_is_not_gone,

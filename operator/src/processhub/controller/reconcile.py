@@ -151,7 +151,7 @@ class Reconciler:
         if memory.observe.epochs.used_up:
             name = "/".join(round.hub.metadata.key)
             raise DeposedError(f"hub {name} has used the epochs of term {self._term}: another leader begins")
-        round = await note_term(round)
+        round = await note_term(round, memory.noted)
         admitted = self._acceptance.admit(round.hub, round.state, memory)
         if isinstance(admitted, Refusal):
             await self._refuse(round, memory, admitted)
