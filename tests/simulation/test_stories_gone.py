@@ -8,7 +8,7 @@ import pytest
 from memoryrequests import Key
 
 from .hands import Hands
-from .naming import LEADER, NODES
+from .naming import HUB, LEADER, NODES
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
@@ -138,3 +138,20 @@ def test_an_agent_without_its_lease_reports_no_end() -> None:
         await asyncio.sleep(2)
 
     tell(hub(), 4, story)
+
+
+def test_a_hub_that_is_created_again_starts_nothing_beside_a_member_of_the_former() -> None:
+    """The node of that member was cut off, so its Pod was still there. The next hub has no member of that name."""
+
+    async def story(told: Story) -> None:
+        server = told.world.server
+        assert told.running("hub-1")
+        told.pod("hub-1").cut()
+        spec = server.objects[HUB]["spec"] | {"members": {"replicas": 1}}
+        body = {"metadata": {"name": HUB.name}, "spec": spec}
+        told.world.server_request("DELETE", HUB, {}, "user")
+        await asyncio.sleep(1)
+        told.world.server_request("POST", HUB, body, "user")
+        await asyncio.sleep(_LEASE_IS_OVER)
+
+    tell(hub(timeouts={"leaseSeconds": 30, "stopSeconds": 2}), 4, story)
