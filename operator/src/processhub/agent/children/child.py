@@ -128,8 +128,7 @@ class Child:
         elif desired.assignment.uid != before.assignment.uid:
             self._host.news.adopted.notify(self, before.assignment.uid)
         if attempt is not None and attempt.run is not None:
-            if desired is None or before is None or not desired.same_run(before):
-                self.handover.received = ""
+            self.handover.received = self.handover.received_for(desired, before)
             if desired is None or not desired.same_run(attempt.desired):
                 if desired is not None and self._may_leave_state and desired.continues(attempt.desired):
                     self._host.news.replaced.notify(self)
@@ -153,7 +152,8 @@ class Child:
         else:
             if before is not None and not desired.same_run(before):
                 self._cancel_timer()
-                self._fresh(self.status.started_at if desired.has_state_of(before) else "")
+                started_at = self.status.started_at if desired.has_state_of(before) else ""
+                self._fresh(started_at, self.handover.received_for(desired, before))
                 before = None
             self._follow_handover(before)
             self.changed(urgent=False)

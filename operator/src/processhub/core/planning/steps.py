@@ -364,6 +364,10 @@ class ChildSteps(PlanBuilder):
             # It has ended since the move began. The target's entry says so before the source's is removed.
             self.put(target.member, child.id, msgspec.structs.replace(target.entry, ended=end))
             return
+        if source.entry.epoch > target.entry.epoch:
+            # The move was given up, and the child has run on there. A state that the target has got is older than that.
+            self.put(target.member, child.id, self.assignment(child, wait=True))
+            return
         # An order that was given is completed: only then is there a state that could be lost.
         hot = goes_to(source) == target.member or self.mode(child, source.member, target.member) is MigrationMode.HOT
         source_member = self.members.get(source.member)
