@@ -160,16 +160,16 @@ class Child:
             self.advance()
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
-        """Begin the handover that the entry orders, or restart a child whose handover was called off.
-
-        ``before`` is the same incarnation as it was desired before, or None.
-        """
+        """Begin the handover that the entry orders. ``before``: the same incarnation as desired before, or None."""
         assert self.desired is not None
-        order = self.desired.assignment.to
+        order, attempt = self.desired.assignment.to, self._attempt
         if order != (before.assignment.to if before is not None else ""):
             self.handover.forget_order()
             if order:
                 self._host.news.handover_ordered.notify(self, self.desired)
+            elif self.handover.leaving and attempt is not None and attempt.held_back is not None:
+                attempt.held_back = None  # it still answers a request, and was not asked to leave
+                self.stays()
 
     def quiesce(self, path: Path, *, ask: bool) -> None:
         """End the child for a handover, with its state at ``path`` or in its exit status.
