@@ -95,6 +95,22 @@ def test_a_member_without_children_counts_for_the_quorum_until_its_lease_is_read
     tell(hub(partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 2}), 1, story)
 
 
+@pytest.mark.parametrize("children", [1, 4])
+def test_a_member_whose_lease_cannot_be_read_counts_for_the_quorum(children: int) -> None:
+    """It was held, as nothing was known of it. The hub had too few live members then, and its children were stopped."""
+
+    async def story(told: Story) -> None:
+        runs = list(told.world.checks.runs)
+        weather = told.world.network.weather
+        weather.stall("operator-", "leases")
+        for member in ("hub-0", "hub-1"):
+            weather.rates["", f"read of hub.{member}"] = 1.0
+        await asyncio.sleep(2 * _LEASE_IS_OVER)
+        assert list(told.world.checks.runs) == runs
+
+    tell(hub(partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 2}), children, story)
+
+
 def test_a_lease_that_is_deleted_while_its_watch_lags_is_no_proof_that_its_member_has_ended() -> None:
     """The operator had not seen the last renewals. It read that there was no Lease, and took the member for gone."""
 
