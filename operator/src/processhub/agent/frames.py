@@ -39,6 +39,7 @@ _MAX_FDS = 16
 _JOIN_MAX = 64 * 1024  # bytes of frames that are sent together
 # The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.
 STATE_IN_MESSAGE_MAX = 8 * 1024
+ANSWER_MAX = 4 * 1024 * 1024  # bytes of a child's answer, which the agent keeps in memory
 # The socket is full or empty; the kernel has no memory for the message, or too many descriptors are under way.
 _LATER = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
