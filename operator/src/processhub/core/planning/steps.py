@@ -167,8 +167,9 @@ class ChildSteps(PlanBuilder):
         # The target of a move becomes active. Any other waiting copy was asleep, beside another copy, when the hub kept
         # several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
-        # Of a child that has ended, the entry of a lost member may still be there beside the next one.
-        waiting.sort(key=lambda place: -place.entry.epoch if place.entry.ended else 0)
+        # Of a child that has ended, the entry of a lost member may still be there beside the next one. One that is
+        # resumed keeps its place, whatever is left of a move that it was in.
+        waiting.sort(key=lambda place: (-place.entry.epoch if place.entry.ended else 0, not place.entry.asleep))
         if self.follows_earlier(child, places):
             return
         if handed := _handed_over(running):
