@@ -184,7 +184,7 @@ class Supervisor:
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
         """Start the child with the launcher for its kind of workload."""
-        state = self._handovers.state_for(child.id, desired)
+        state = self._handovers.state_for(child, desired)
         launcher = self._launchers.get(type(desired.workload))
         if launcher is not None:
             try:

@@ -128,8 +128,7 @@ class Child:
         elif desired.assignment.uid != before.assignment.uid:
             self._host.news.adopted.notify(self, before.assignment.uid)
         if attempt is not None and attempt.run is not None:
-            if desired is None or before is None or not desired.same_run(before):
-                self.handover.received = ""
+            self.handover.received = self.handover.received_for(desired, before)
             if desired is None or not desired.same_run(attempt.desired):
                 if desired is not None and self._may_leave_state and desired.continues(attempt.desired):
                     self._host.news.replaced.notify(self)
@@ -153,23 +152,24 @@ class Child:
         else:
             if before is not None and not desired.same_run(before):
                 self._cancel_timer()
-                self._fresh(self.status.started_at if desired.has_state_of(before) else "")
+                started_at = self.status.started_at if desired.has_state_of(before) else ""
+                self._fresh(started_at, self.handover.received_for(desired, before))
                 before = None
             self._follow_handover(before)
             self.changed(urgent=False)
             self.advance()
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
-        """Begin the handover that the entry orders, or restart a child whose handover was called off.
-
-        ``before`` is the same incarnation as it was desired before, or None.
-        """
+        """Begin the handover that the entry orders. ``before``: the same incarnation as desired before, or None."""
         assert self.desired is not None
-        order = self.desired.assignment.to
+        order, attempt = self.desired.assignment.to, self._attempt
         if order != (before.assignment.to if before is not None else ""):
             self.handover.forget_order()
             if order:
                 self._host.news.handover_ordered.notify(self, self.desired)
+            elif self.handover.leaving and attempt is not None and attempt.held_back is not None:
+                attempt.held_back = None  # it still answers a request, and was not asked to leave
+                self.stays()
 
     def quiesce(self, path: Path, *, ask: bool) -> None:
         """End the child for a handover, with its state at ``path`` or in its exit status.

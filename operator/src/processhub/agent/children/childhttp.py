@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from processhub.agent.frames import ANSWER_MAX
 from processhub.agent.request import OutcomeUnknownError, Request, Response
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 2.0
 _AGAIN_MIN, _AGAIN_MAX = 0.02, 0.5  # seconds between two attempts to connect
-_ANSWER_MAX = 4 * 1024 * 1024
 _asked: ContextVar[Request] = ContextVar("request")  # the request that this task sends
 
 
@@ -105,6 +105,6 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
     content = bytearray()
     async for chunk in answer.content.iter_chunked(65536):
         content += chunk
-        if len(content) > _ANSWER_MAX:
-            raise OutcomeUnknownError(f"its answer has more than {_ANSWER_MAX} bytes")
+        if len(content) > ANSWER_MAX:
+            raise OutcomeUnknownError(f"its answer has more than {ANSWER_MAX} bytes")
     return bytes(content)

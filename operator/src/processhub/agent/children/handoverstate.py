@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from processhub.agent.registry.slicewatcher import DesiredRun
+
 
 @dataclass(slots=True)
 class HandoverState:
@@ -17,3 +19,9 @@ class HandoverState:
     def forget_order(self) -> None:
         """Clear the report of the former handover: another one is ordered, or none any more."""
         self.sent = self.kept = ""
+
+    def received_for(self, desired: DesiredRun | None, before: DesiredRun | None) -> str:
+        """The checksum of the state that has arrived for ``before``, if it is for ``desired`` too; else ""."""
+        if desired is None or before is None or not (desired.same_run(before) or desired.begins(before)):
+            return ""
+        return self.received

@@ -153,7 +153,7 @@ class Handovers:
                 if why:
                     report_kept(child, why)
                     return
-                held = self._states.for_entry(child.id, desired.assignment)
+                held = self._held(child, desired.assignment)
                 assert held is not None
                 checksum = await self._send(child.id, order, held)
             report_sent(child, checksum)
@@ -171,7 +171,7 @@ class Handovers:
         """Wait until the child has ended; returns "" if its state is here, else why there is none."""
 
         def has_state() -> bool:
-            return self._states.for_entry(child.id, desired.assignment) is not None
+            return self._held(child, desired.assignment) is not None
 
         # The child may be starting with a state that it left here or that came with it, or be ending without having
         # been up with it.
@@ -273,14 +273,21 @@ class Handovers:
 
     # Both sides: the start of the child.
 
-    def state_for(self, child_id: str, desired: DesiredRun) -> Content | None:
+    def state_for(self, child: Child, desired: DesiredRun) -> Content | None:
         """The state to start the child with, or None to start it without one."""
-        held = self._states.for_entry(child_id, desired.assignment)
+        held = self._held(child, desired.assignment)
         if held is None:
             return None
         if held.checksum:
-            self._starting.add(child_id)
+            self._starting.add(child.id)
         return held.content
+
+    def _held(self, child: Child, entry: Assignment) -> HeldState | None:
+        """The state that is here for a start by this entry, or None.
+
+        An entry that names none follows a waiting one whose source was lost: what arrived for that one counts.
+        """
+        return self._states.find(child.id, entry.uid, entry.state or child.handover.received)
 
     def lacks(self, child: Child) -> bool:
         """Whether the child needs a state that is not on this member, while the source that has it is on record.
@@ -289,7 +296,7 @@ class Handovers:
         """
         desired = child.desired
         entry = desired.assignment if desired is not None else None
-        if entry is None or not entry.state or self._states.for_entry(child.id, entry) is not None:
+        if entry is None or not entry.state or self._held(child, entry) is not None:
             return False
         if self._source(child.id, entry) is None:
             return False

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
 from processhub.agent.envfiles import read_value
-from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.frames import ANSWER_MAX, STATE_IN_MESSAGE_MAX
 from processhub.agent.runner.failures import print_trace, text_of
 from processhub.agent.runner.loop import ActorLoop
 from processhub.agent.runner.outgoing import Message, OutgoingRequests
@@ -332,9 +332,14 @@ class Hosted(Strand):
         finally:
             requests.handling = None
         try:
-            answer["payload"] = json_text(value, default=str).encode()
+            payload = json_text(value, default=str).encode()
         except NotJsonError as error:
             answer["bad"] = f"the answer of handle_call does not fit JSON: {text_of(error)}"
+        else:
+            if len(payload) <= ANSWER_MAX:
+                answer["payload"] = payload
+            else:
+                answer["bad"] = f"the answer of handle_call has {len(payload)} bytes, the limit is {ANSWER_MAX}"
         self._send(answer)
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:

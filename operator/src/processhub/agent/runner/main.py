@@ -26,7 +26,7 @@ import traceback
 from typing import Any, NoReturn
 
 from processhub.actor import HubHandle
-from processhub.agent.frames import Inbox, frame
+from processhub.agent.frames import Inbox, frame, is_broken
 from processhub.agent.runner.hosted import Hosted
 from processhub.agent.runner.leader import Leader
 from processhub.agent.runner.output import ChildLines
@@ -170,10 +170,10 @@ class Runner:
                 self._out.clear()
             try:
                 self._begun = self._begun[self._sock.send(self._begun) :]
-            except BlockingIOError:
+            except OSError as error:
+                if is_broken(error):
+                    os._exit(0)  # the agent has ended
                 return False
-            except OSError:
-                os._exit(0)  # the agent has ended
         return True
 
     def _send_rest(self) -> None:

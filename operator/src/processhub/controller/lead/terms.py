@@ -12,7 +12,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, NotFoundError, UnavailableError
 from processhub.cluster.kinds import SLICES
 from processhub.controller.concurrency import gather_all
-from processhub.controller.errors import DeposedError
+from processhub.controller.errors import DeposedError, check_not_lost
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
@@ -40,7 +40,7 @@ async def raise_terms(
 ) -> TermsRaised:
     """Raise the term in every slice (of ``hub``) until a consistent list has no lower one, except for refused ones.
 
-    Only the term is written. Raises DeposedError.
+    Only the term is written. Raises DeposedError, also where the account may not list the slices of a namespace.
     """
     limit = asyncio.Semaphore(_CONCURRENT)
     refused: dict[str, ApiError] = {}  # by the slice's uid
@@ -86,8 +86,15 @@ async def raise_terms(
 
 
 async def _slices(store: Store, namespace: str | None) -> list[RegistrySlice]:
-    lists = [await informer.read(namespace) for informer in store.informer_of(SLICES.plural, namespace)]
-    return [item for items, _ in lists for item in items if isinstance(item, RegistrySlice)]
+    found: list[RegistrySlice] = []
+    for informer in store.informer_of(SLICES.plural, namespace):
+        try:
+            items, _ = await informer.read(namespace)
+        except ApiError as error:
+            check_not_lost(informer.source.namespace, error)
+            raise
+        found += [item for item in items if isinstance(item, RegistrySlice)]
+    return found
 
 
 def _hub_of(item: RegistrySlice) -> HubKey:
