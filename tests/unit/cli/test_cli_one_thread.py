@@ -305,9 +305,9 @@ def test_a_child_is_moved_and_a_member_is_drained_and_undrained(
         assert await explain.explain("0", JSON) == DONE
         (choice,) = [each for each in json.loads(printed.text())["candidates"] if each["member"] == there]
         assert (choice["drained"], choice["cap"]) == (True, 0), "it may take none"
-        assert await moves.undrain(there, HUB) == DONE
+        assert await moves.undrain(there, HUB, wait=True, timeout="60s") == DONE
         assert printed.text() == f"member/{there} takes children again\n"
-        assert await moves.undrain(there, JSON) == DONE
+        assert await moves.undrain(there, JSON, wait=False, timeout="60s") == DONE
         assert json.loads(printed.text()) == {"member": there, "drained": False, "changed": False}
 
     with_cluster(tmp_path, monkeypatch, test)

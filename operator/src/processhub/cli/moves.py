@@ -37,10 +37,11 @@ async def drain(member: str, target: Target, *, force: bool, wait: bool, timeout
     return DONE
 
 
-async def undrain(member: str, target: Target) -> int:
+async def undrain(member: str, target: Target, *, wait: bool, timeout: str) -> int:
     """Allow a member to take children again; returns the exit code."""
-    async with opened(target, members=(member,)) as session:
-        changed = await Hub.attached(session).undrain(member)
+    limit = seconds(timeout)
+    async with opened(target, members=(member,), follow=wait) as session:
+        changed = await Hub.attached(session).undrain(member, wait=wait, timeout=limit)
         if target.output in (Output.JSON, Output.YAML):
             structured({"member": member, "drained": False, "changed": changed}, target.output)
         elif target.output is Output.NAME:

@@ -272,6 +272,7 @@ def _member(member: Member, children: int, trouble: Trouble | None) -> MemberSta
         node=pod.spec.node_name if pod else "",
         ready=member.ready,
         message=trouble.text if trouble and not member.ready else "",
+        drained=member.drained,
         weight=member.weight,
         children=children,
         cpu=f"{usage.cpu}m" if usage else "",
