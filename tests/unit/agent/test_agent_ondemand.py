@@ -369,7 +369,7 @@ async def test_an_id_is_looked_up_again_where_the_api_server_is_busy(
 
 
 async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_path: Path) -> None:
-    condition = {"type": "Ready", "status": "False", "reason": "CapacityExceeded", "message": "1 of 2 children are …"}
+    condition = {"type": "Ready", "status": "False", "reason": "CapacityExceeded", "message": "1 of 2 children is …"}
     metadata = {"name": "many", "namespace": "n", "uid": "u", "resourceVersion": "1"}
     many = {"metadata": metadata, "spec": spec_of("childsets", "a"), "status": {"conditions": [condition]}}
 
@@ -380,7 +380,7 @@ async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_p
     app = web.Application()
     app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
     async with unplaced_ids(app, tmp_path) as unplaced:
-        assert await unplaced.why("a") == "CapacityExceeded, 1 of 2 children are …"
+        assert await unplaced.why("a") == "CapacityExceeded, 1 of 2 children is …"
 
 
 # By a view.

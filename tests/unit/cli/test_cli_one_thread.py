@@ -347,7 +347,7 @@ def test_a_drain_that_leaves_children_behind_fails_and_names_them(
         assert await moves.drain(member, JSON, force=False, wait=True, timeout="60s") == FAILED
 
         assert json.loads(printed.text())["stranded"] == ["bound"]
-        assert f"1 children can't leave {member}: bound (pinned); delete or rebind them" in printed.err
+        assert f"1 child can't leave {member}: bound (pinned); delete or rebind them" in printed.err
         assert cluster.runs_on()["bound"] == {member}
 
     with_cluster(tmp_path, monkeypatch, test)

@@ -21,6 +21,7 @@ from processhub.client.resolve import find_children, list_children, no_child
 from processhub.client.session import Session
 from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import HUBS
+from processhub.core.listing import counted
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED
 
 _LOOK_SECONDS = 0.3  # between reads of the Child while its move is awaited, or looks at the Hub
@@ -143,7 +144,9 @@ def _check(hub: Hub, order: Order, record: Record | None, name: str, *, guided: 
         return
     if member.children >= hub.spec.members.max_children:
         limit = hub.spec.members.max_children
-        raise HubError(f"member {name} has its {limit} children (spec.members.maxChildren of the hub)")
+        raise HubError(
+            f"member {name} has its {counted(limit, 'child', 'children')} (spec.members.maxChildren of the hub)"
+        )
     if order.spec.pinned and not guided:
         raise HubError(f"child {order.id!r} is pinned; set its spec.pinned to false first")
 
