@@ -388,6 +388,9 @@ def test_the_name_of_a_child_that_is_given_for_an_id_is_said_to_be_one(
         assert await stop.stop_children(["device-7"], HUB, wait=False, timeout="30s") == FAILED
         assert printed.text() == ""
         assert there in printed.err
+        assert await stop.await_children(["device-7"], HUB, timeout="30s") == FAILED
+        assert printed.text() == ""
+        assert "no child 'device-7' in hub hub; child/device-7 has the id 'device/7'" in printed.err
 
     with_cluster(tmp_path, monkeypatch, test)
 

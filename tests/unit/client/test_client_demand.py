@@ -125,7 +125,7 @@ def test_a_request_is_refused_by_a_member_that_has_as_many_children_as_it_may() 
 
 
 def test_a_suspended_or_partitioned_hub_starts_nothing() -> None:
-    assert seen(session_of(suspend=True)).says == "a request waits, because spec.suspend of hub hub is true"
+    assert seen(session_of(suspend=True)).says == "a request is refused, because spec.suspend of hub hub is true"
     lost = seen(session_of(partitioned="1 of 3 members are live", partitionTolerance={"strategy": "MajorityQuorum"}))
     assert lost.says.startswith("a request is refused, because the hub has lost its quorum")
 

@@ -30,7 +30,7 @@ def outlook(session: Session, child_id: str) -> Outlook | None:
     if template is None:
         return None
     if hub.spec.suspend:
-        return Outlook(f"a request waits, because spec.suspend of hub {session.name} is true")
+        return Outlook(f"a request is refused, because spec.suspend of hub {session.name} is true")
     if hub.partitioned:
         return Outlook(f"a request is refused, because the hub has lost its quorum: {hub.partitioned}")
     if waiting := sorted(name for name, ids in session.registry.asks.items() if child_id in ids):

@@ -166,7 +166,7 @@ class Activations:
     def _routing_view(self) -> View | None:
         """The newest view, if no slice says that it closes; None also where the hub starts no children on demand."""
         settings = self._slices.settings
-        if settings.partitioned or not settings.on_demand:
+        if settings.partitioned or settings.suspended or not settings.on_demand:
             return None
         if not self._looked:
             self._looked = True
