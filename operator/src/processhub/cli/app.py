@@ -316,11 +316,13 @@ def drain(
 
 @command()
 @on_hub()
-def undrain(target: Target, member: MemberArgument) -> Work:
+def undrain(
+    target: Target, member: MemberArgument, *, wait: WaitOption = False, timeout: TimeoutOption = "60s"
+) -> Work:
     """Allow a drained member to take children again, like a member that joins."""
     from processhub.cli import moves
 
-    return moves.undrain(member, target)
+    return moves.undrain(member, target, wait=wait, timeout=timeout)
 
 
 @command()

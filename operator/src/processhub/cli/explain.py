@@ -27,6 +27,7 @@ from processhub.client.resolve import find_children, named_like, no_child
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError
 from processhub.cluster.kinds import untyped
+from processhub.core.listing import counted
 from processhub.core.model.placement import Candidate, child_key, load_caps, rank
 from processhub.core.model.snapshot import DesiredChild
 from processhub.core.strategies import MemberSlot, PlacementView
@@ -186,7 +187,7 @@ def _by_hash(here: str, choices: list[Choice]) -> str:
     names = [choice.member for choice in choices if choice.weight > 0]
     place = names.index(here) + 1 if here in names else 0
     if place == 1:
-        return f"{here} has the highest score of the {len(names)} members"
+        return f"{here} has the highest score of the {counted(len(names), 'member', 'members')}"
     if place:
         return _later_choice(here, names[: place - 1])
     return f"{here} is not a member any more; the child moves when it is proven to have ended there"
@@ -311,7 +312,8 @@ def _print(found: Explanation) -> None:
     if record:
         node = record.nodes[0]
         pid = f", pid {node.pid}" if node.pid else ""
-        out(f"Member:    {node.name} ({node.state}{pid}, epoch {node.epoch}, {node.restarts} restarts)")
+        restarts = counted(node.restarts, "restart", "restarts")
+        out(f"Member:    {node.name} ({node.state}{pid}, epoch {node.epoch}, {restarts})")
     else:
         out("Member:    none")
     if record and len(record.nodes) > 1:

@@ -68,19 +68,13 @@ async def no_child(session: Session, child_id: str) -> str:
 
 
 async def named_like(session: Session, child_id: str) -> str:
-    """What the Child object is whose name was given for an id, as a clause; "" if there is none. Raises ApiError.
-
-    kubectl shows names, which need not be ids, and shows the Children of a misspelt hub like all others.
-    """
+    """What the Child object is whose name was given for an id, as a clause; "" if there is none. Raises ApiError."""
     if child_object_name(child_id) != child_id:
         return ""
     try:
-        child = await session.client.get(CHILDREN, session.namespace, child_id)
+        return (await session.client.get(CHILDREN, session.namespace, child_id)).known_as(session.name)
     except NotFoundError:
         return ""
-    if child.spec.hub != session.name:
-        return f"child/{child_id} is of hub {child.spec.hub!r}"
-    return f"child/{child_id} has the id {child.id!r}" if child.id != child_id else ""
 
 
 def _owner(session: Session, child_id: str, children: list[Child]) -> Child:

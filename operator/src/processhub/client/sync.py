@@ -202,9 +202,9 @@ class SyncHub:
         """See ``Hub.drain``."""
         return self._run(self._hub.drain(member, force=force, wait=wait, timeout=timeout))
 
-    def undrain(self, member: str) -> bool:
+    def undrain(self, member: str, *, wait: bool = False, timeout: float = 60) -> bool:
         """See ``Hub.undrain``."""
-        return self._run(self._hub.undrain(member))
+        return self._run(self._hub.undrain(member, wait=wait, timeout=timeout))
 
     def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
         """See ``Hub.migrate_child``."""

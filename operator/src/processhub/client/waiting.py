@@ -8,6 +8,7 @@ waits end before that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from processhub.api.child import Child
@@ -18,8 +19,10 @@ from processhub.client.childsets import find_owner
 from processhub.client.demand import outlook
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Node, Processes, Record
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, named_like
 from processhub.client.session import Session
+from processhub.client.writes import each
+from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 
@@ -140,7 +143,7 @@ class Start:
         try:
             await informer.synced.wait()
             await sets.synced.wait()
-            self._fail_unclaimed()
+            await self._fail_unclaimed()
             await asyncio.gather(*running)
         finally:
             for task in running:
@@ -178,8 +181,15 @@ class Start:
                 self.hints[child_id] = ChildError(ready.reason, f"childset/{new.metadata.name}: {ready.message}")
         self._progress.set()
 
-    def _fail_unclaimed(self) -> None:
+    async def _fail_unclaimed(self) -> None:
         """Fail the ids for which there is no object, because they will never run."""
+        named: dict[str, str] = {}
+
+        async def look(child_id: str) -> None:
+            with contextlib.suppress(ApiError):
+                named[child_id] = await named_like(self._session, child_id)
+
+        await each(tuple(self._unclaimed & self.pending.keys()), look)
         hub = self._session.hub
         static = {spec.id for spec in hub.spec.children} if hub else set()
         for child_id in self._unclaimed & self.pending.keys():
@@ -189,7 +199,8 @@ class Start:
             if found is not None and found.asked:
                 self.hints[child_id] = ChildError(Reason.WAITING, found.says)
                 continue
-            what = found.says if found is not None else "start it first"
+            known = (named.get(child_id, ""), found.says if found is not None else "")
+            what = "; ".join(filter(None, known)) or "start it first"
             text = f"no child {child_id!r} in hub {self._session.name}; {what}"
             self.failed[child_id] = ChildError(ClientReason.NOT_FOUND, text)
             self._done(child_id)

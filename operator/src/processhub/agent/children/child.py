@@ -410,7 +410,7 @@ class Child:
         limit, window = self.limits.restarts_max, self.limits.restarts_window
         delay = self.history.next_delay(self._loop.time(), limit, window, own=not exit_status.by_other)
         if delay is None:
-            text = f"more than {limit} restarts in {window:g} s, the last one: {cause}"
+            text = f"more than {limit} restart{'s' if limit > 1 else ''} in {window:g} s, the last one: {cause}"
             text = f"{text}; it starts again when its spec changes"[:MESSAGE_MAX]
             self.status.show(State.FAILED, Reason.RESTARTS_EXCEEDED, text)
             self.given_up = True
