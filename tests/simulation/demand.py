@@ -9,7 +9,8 @@ from memoryapi import Json
 from memoryrequests import Key
 
 from .finishing import rests
-from .hands import DEMANDED, Hands
+from .hands import Hands
+from .naming import DEMANDED
 from .world import World
 
 _ANSWER_SECONDS = 30.0  # at rest a request for any id is answered within this time

@@ -7,6 +7,8 @@ from memoryrequests import Key
 
 HUB, LEADER = Key("hubs", "ns", "hub"), Key("leases", "ns", "processhub-operator")
 NODES = ("node-0", "node-1", "node-2", "node-3")
+CHILDREN = tuple(f"c{number}" for number in range(8))  # the names of Children
+DEMANDED = tuple(f"d{number}" for number in range(10))  # ids that requests start
 
 
 def is_per_node(hub: Json) -> bool:

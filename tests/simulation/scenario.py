@@ -13,7 +13,8 @@ from memoryapi import Json
 from .budget import overspent
 from .checks import unrest
 from .demand import all_asked, demanding
-from .hands import CHILDREN, Hands
+from .hands import Hands
+from .naming import CHILDREN
 from .running import Outcome, run
 from .trace import Trace
 from .webhooks import hooked
