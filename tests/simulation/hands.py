@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from memoryapi import Json
@@ -11,6 +11,7 @@ from memoryrequests import Key
 from processhub.api.naming import LABEL_HUB_UID
 
 from .demandhands import DemandHands
+from .edits import Edits
 from .kubelet import Pod
 from .machines import Run
 from .naming import CHILDREN, DEMANDED, HUB, LEADER, NODES
@@ -18,6 +19,8 @@ from .podhands import PodHands
 from .world import World, add_condition
 
 _WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
+
+Act = tuple[int, Callable[[], None]]  # with its weight
 
 
 class Hands:
@@ -29,12 +32,12 @@ class Hands:
         # With MajorityQuorum fewer than half of the members stay stopped until somebody resets the quorum.
         strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
         self._least = 3 if strategy == "MajorityQuorum" else 2
-        self.pods = PodHands(self, world, seed)
+        self.pods, self.edits = PodHands(self, world, seed), Edits(self, world, seed)
         demands = "onDemand" in world.server.objects[HUB]["spec"]
         self._demand = DemandHands(self, world)
         self.all_members = NODES if world.per_node else tuple(f"hub-{ordinal}" for ordinal in range(4))
         self.names = (*CHILDREN, *DEMANDED) if demands else CHILDREN
-        acts: tuple[tuple[int, Callable[[], None]], ...] = (
+        acts: tuple[Act, ...] = (
             (8, self._change_weather),
             (3, self._kill_agent),
             (3, self._kill_operator),
@@ -79,12 +82,30 @@ class Hands:
         self._acts = chosen or acts
         if demands:
             self._acts = (*self._acts, (15, self._demand.ask))
+        self._acts = (*self._acts, *self.edits.acts())
+        if self.edits.copies:
+            # Each copy finishes by itself, and one that is added is a new run. While nobody leads, a Pod that is
+            # without its labels may lose them for good (docs/protocol.md).
+            self._acts = [each for each in self._acts if each[1] not in (self._finish_child, self.pods.take_mark)]
 
-    def act(self, number: int) -> None:
-        """Do one act. Its choices depend only on its number and the seed, so that others can be left out."""
-        self.rng = Random(f"{self._seed}/act {number}")
-        weights = [weight for weight, _ in self._acts]
-        self.rng.choices([act for _, act in self._acts], weights)[0]()
+    def act(self, number: int, acts: Sequence[Act] = ()) -> None:
+        """Do one of these acts, or any. Its choices depend on its number and the seed, so others can be left out."""
+        self.rng, acts = Random(f"{self._seed}/act {number}"), acts or self._acts
+        self.rng.choices([act for _, act in acts], [weight for weight, _ in acts])[0]()
+
+    def acts_on_operators(self) -> tuple[Act, ...]:
+        """The faults of replicas of the operator."""
+        return (
+            (2, self._kill_operator),
+            (2, self._stop_operator),
+            (2, self._pause_operator),
+            (2, self._cut_operator),
+        )
+
+    def acts_that_move(self, *, suspend: bool) -> tuple[Act, ...]:
+        """The acts of users that move and restart children; either they are suspended, or members leave."""
+        others = ((4, self._suspend),) if suspend else ((3, self._drain), (2, self._scale))
+        return ((4, self._create), (6, self._edit), (8, self._move), (2, self._change_set), *others)
 
     def create(self, name: str) -> None:
         """Create a Child."""
@@ -189,6 +210,8 @@ class Hands:
     def _finish_child(self) -> None:
         """Have a Child run once, and finish soon. Where a hub keeps copies, each of them ends by itself."""
         hub, names = self.world.server.objects.get(HUB), self._children()
+        # The policy of a static child is what its hub says.
+        names = [name for name in names if name in self.names]
         own = [run for run in self.world.checks.runs if isinstance(run, Run) and run.child_id in names]
         if hub is None or hub["spec"].get("redundancy", {}).get("strategy") == "Replication" or not own:
             return
@@ -350,7 +373,7 @@ class Hands:
 
     def _replace_child(self) -> None:
         """Delete a Child, and soon create another with its name."""
-        if children := self._children():
+        if children := [name for name in self._children() if name in self.names]:  # a static child is the hub's
             name = self.rng.choice(children)
             self.world.server_request("DELETE", Key("children", "ns", name), {}, "user")
             self.after(0.0, 3.0, lambda: self.create(name))

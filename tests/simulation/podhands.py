@@ -50,7 +50,7 @@ class PodHands:
             (2, self._press),
             (2, self._lose_images),
             (2, self._fill_quota),
-            (2, self._take_mark),
+            (2, self.take_mark),
         ) if self.share else ()  # fmt: skip
 
     def _pod(self) -> ChildPod | None:
@@ -94,7 +94,7 @@ class PodHands:
         setattr(self._world.child_pods, fault, True)
         self._hands.after(2.0, 40.0, lambda: setattr(self._world.child_pods, fault, False))
 
-    def _take_mark(self) -> None:
+    def take_mark(self) -> None:
         """Take a label off a Pod, or the annotation that says of which child it is."""
         if (pod := self._pod()) is None:
             return
