@@ -50,7 +50,7 @@ class PodHands:
             (2, self._press),
             (2, self._lose_images),
             (2, self._fill_quota),
-            (2, self._take_mark),
+            (2, self.take_mark),
         ) if self.share else ()  # fmt: skip
 
     def _pod(self) -> ChildPod | None:
@@ -102,7 +102,7 @@ class PodHands:
         labels = [objects[pod.key]["metadata"].get("labels", {}) for pod in self._world.child_pods.present]
         return any(each.get(LABEL_HUB) != HUB.name or each.get(LABEL_HUB_UID) != hub for each in labels)
 
-    def _take_mark(self) -> None:
+    def take_mark(self) -> None:
         """Take a label off a Pod, or the annotation that says of which child it is.
 
         It is put back within moments, but not while no operator leads. If the Hub were replaced meanwhile, the next

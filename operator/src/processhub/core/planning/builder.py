@@ -334,6 +334,7 @@ def same_attributes(entry: Assignment, child: DesiredChild) -> bool:
     )
 
 
-def unavailable(name: str) -> Unplaced:
-    """Why a child that is bound to the member does not run."""
-    return Unplaced(Reason.MEMBER_UNAVAILABLE, f"member {name} is not ready; started when it is")
+def unavailable(name: str, *, emptied: bool = False) -> Unplaced:
+    """Why a child that is bound to the member does not run. ``emptied``: the member is emptied by force."""
+    why = "is emptied by force; started when it takes children again" if emptied else "is not ready; started when it is"
+    return Unplaced(Reason.MEMBER_UNAVAILABLE, f"member {name} {why}")

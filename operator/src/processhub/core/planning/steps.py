@@ -301,7 +301,7 @@ class ChildSteps(PlanBuilder):
             # The child stays on record with its member without being started, as at the end of a move.
             state = "" if end else place.untaken_state
             self.put(member.name, child.id, self.assignment(child, wait=True, state=state, ended=end))
-            self.unplaced[child.id] = unavailable(member.name)
+            self.unplaced[child.id] = unavailable(member.name, emptied=True)
             if not child.bound:
                 self.strand(child, member.name, STRANDED_ALONE)
             return
@@ -328,7 +328,8 @@ class ChildSteps(PlanBuilder):
         self.load[member.name] += 1
         resumes = target.entry.asleep and not running
         if member.phase is Phase.GONE or (member.draining and (member.forced or resumes)):
-            self.unplaced[child.id] = unavailable(member.name)
+            emptied = member.phase is not Phase.GONE and member.forced
+            self.unplaced[child.id] = unavailable(member.name, emptied=emptied)
             if not member.wanted:
                 self.strand(child, member.name, "suspended, and keeps its place")
             if resumes:
