@@ -101,10 +101,8 @@ class ExecStarter:
         """Prepare for the agent's shutdown. Exec children need nothing: each of them is stopped."""
 
 
-class ExecRun:
-    """The run of one incarnation of an exec child."""
-
-    takes_early = False
+class ExecRun(RunHandle):
+    """The run of one incarnation of an exec child. An order to stop is carried out at once, and not taken back."""
 
     def __init__(
         self, starter: ExecStarter, child: Child, desired: DesiredRun, workload: Exec, state: Content | None
@@ -138,9 +136,6 @@ class ExecRun:
             asyncio.get_running_loop().call_soon(
                 self._child.ended, ExitStatus(Reason.EXITED, "stopped before it was started")
             )
-
-    def desired_again(self) -> None:
-        """Do nothing: the order to stop has been carried out."""
 
     def give_up(self) -> None:
         """Send SIGKILL to the process group."""
