@@ -23,7 +23,7 @@ from processhub.cluster.errors import (
 )
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
-from processhub.cluster.sending import Answer, Sending, new_session, opened, raise_for_status, shake_hands
+from processhub.cluster.sending import Answer, new_session, opened, raise_for_status, sending, shake_hands
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -262,14 +262,13 @@ class Client:
         uid: str | None = None,
         resource_version: str | None = None,
         grace_period_seconds: int | None = None,
-        propagation: str = "Background",
     ) -> None:
         """Delete an object, under the given preconditions. Raises NotFoundError, ConflictError."""
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         options: dict[str, Any] = {
             "kind": "DeleteOptions",
             "apiVersion": "v1",
-            "propagationPolicy": propagation,
+            "propagationPolicy": "Background",
             "preconditions": {key: value for key, value in preconditions.items() if value},
         }
         if grace_period_seconds is not None:
@@ -378,7 +377,7 @@ class Client:
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
         session = self._streams if "watch" in given else self._session
-        return Sending(opened(session), self.config, method, url, payload, content_type, timeout, accept)
+        return sending(opened(session), self.config, method, url, payload, content_type, timeout, accept)
 
 
 def _accept(kind: Kind[Any], shape: str) -> str:
