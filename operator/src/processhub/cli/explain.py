@@ -13,6 +13,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.movednodes import moved_nodes
 from processhub.api.naming import ANNOTATION_NODES
+from processhub.cli.conditions import print_conditions
 from processhub.cli.demandplace import by_choice, how_started, when_it_ends
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
@@ -328,15 +329,7 @@ def _print(found: Explanation) -> None:
         out(f"{'Why:' if not index else '':<11}{sentence}")
     out("\nCandidates, by score:")
     table(("MEMBER", "READY", "WEIGHT", "SCORE", "CHILDREN", "CAP"), map(_choice_row, found.choices))
-    if child and child.status.conditions:
-        out("\nConditions:")
-        table(
-            ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE"),
-            (
-                (item.type, item.status, item.reason, age(item.last_transition_time, now), item.message)
-                for item in child.status.conditions
-            ),
-        )
+    print_conditions(child.status.conditions if child else (), now)
     if found.events:
         out("\nHistory:")
         table(("AGE", "REASON", "MESSAGE"), ((age(time, now), reason, text) for time, reason, text in found.events))

@@ -45,6 +45,19 @@ class Scope:
         return f"hub {self._name} in {place}" if self._name else f"hubs in {place}"
 
     @property
+    def header(self) -> tuple[str, ...]:
+        """The columns that say of which hub a row is, where those of all namespaces are shown."""
+        return ("NAMESPACE", "HUB") if self.namespace is None else ()
+
+    def place(self, session: Session) -> tuple[str, ...]:
+        """The cells of these columns."""
+        return (session.namespace, session.name) if self.namespace is None else ()
+
+    def plain_place(self, session: Session) -> dict[str, str]:
+        """The same as JSON and YAML show it."""
+        return {"namespace": session.namespace, "hub": session.name} if self.namespace is None else {}
+
+    @property
     def sessions(self) -> list[Session]:
         """The hubs by namespace and name."""
         return [self._sessions[key] for key in sorted(self._sessions)]
@@ -146,11 +159,6 @@ async def opened_scope(target: Target, *, everywhere: bool, members: tuple[str, 
 def members_of(session: Session) -> list[MemberStatus]:
     """The members of the hub's status, by name."""
     return sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
-
-
-def plain_place(session: Session, everywhere: bool) -> dict[str, str]:
-    """The namespace and the name of the hub, as JSON and YAML show them where all hubs are listed; else nothing."""
-    return {"namespace": session.namespace, "hub": session.name} if everywhere else {}
 
 
 def say_unplaced(session: Session) -> None:
