@@ -18,6 +18,7 @@ from processhub.client.session import Session, list_hubs, translated
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
+from processhub.cluster.tasks import cancel_all
 
 _Key = tuple[str, str]  # namespace, name
 
@@ -89,9 +90,7 @@ class Scope:
                     await next(task for task in running if task.done())  # raises what ended it
                 yield await change
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await cancel_all(running)
 
     @property
     def _labels(self) -> str:

@@ -14,15 +14,16 @@ from processhub.api.hub import Hub
 from processhub.api.naming import LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
-from processhub.client.patientclient import PatientClient
 from processhub.client.records import Record
 from processhub.client.registry import Registry
+from processhub.client.writes import PatientClient
 from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError, Overrides
 from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError, UnreadableError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
+from processhub.cluster.tasks import cancel_all
 
 _SYNC_SECONDS = 30.0
 _AFTER_FAULT_SECONDS = 1.0
@@ -66,9 +67,7 @@ class Session:
 
     async def close(self) -> None:
         """End the watches."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
         self._tasks.clear()
 
     def living_hub(self) -> Hub:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -120,7 +120,7 @@ class StartCall:
         """Remove everything that this call created, and nothing else, and wait until it has ended."""
         unknown = await self._find_created()
         removal = Removal(self._session)
-        await removal.delete({child_id: (self._name_of(child_id), uid) for child_id, uid in self.created.items()})
+        await removal.delete({child_id: (self.result.objects[child_id], uid) for child_id, uid in self.created.items()})
         await removal.wait(asyncio.get_running_loop().time() + _ROLLBACK_SECONDS)
         before = self.result.rollback
         self.result.started.clear()
@@ -163,7 +163,9 @@ class StartCall:
     async def _create_as(self, child_id: str, name: str) -> bool:
         """Create the child under this name; False if another child has the name."""
         session, spec = self._session, self._specs[child_id]
-        body = manifest(name, spec, {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark})
+        annotations = {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark}
+        metadata = {"name": name, "annotations": annotations}
+        body = {"apiVersion": API_VERSION, "kind": "Child", "metadata": metadata, "spec": spec}
         try:
             child = await with_retries(lambda: session.client.create(CHILDREN, session.namespace, body))
         except AlreadyExistsError:
@@ -204,10 +206,6 @@ class StartCall:
             self._exists(child_id, existing)
         return True
 
-    def _name_of(self, child_id: str) -> str:
-        """The name of the object that this call has created, or tried to create."""
-        return self.result.objects[child_id]
-
     def _exists(self, child_id: str, existing: Child) -> None:
         name, same = existing.metadata.name, _same(existing, self._specs[child_id])
         self.result.objects[child_id] = name
@@ -238,10 +236,9 @@ class StartCall:
         unknown: dict[str, ChildError] = {}
 
         async def look(child_id: str) -> None:
+            name = self.result.objects[child_id]  # of the object that this call has tried to create
             try:
-                child = await with_retries(
-                    lambda: self._session.client.get(CHILDREN, self._session.namespace, self._name_of(child_id))
-                )
+                child = await with_retries(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
             except NotFoundError:
                 return
             except ApiError as error:
@@ -254,16 +251,6 @@ class StartCall:
         await each(tuple(self._unconfirmed), look)
         self._unconfirmed = set(unknown)
         return unknown
-
-
-def manifest(name: str, spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
-    """The Child object to create for this spec, with this name."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "Child",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": spec,
-    }
 
 
 def _same(existing: Child, spec: ChildSpec) -> bool:

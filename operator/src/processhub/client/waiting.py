@@ -22,6 +22,7 @@ from processhub.client.resolve import find_children
 from processhub.client.session import Session
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
+from processhub.cluster.tasks import cancel_all
 
 _QUIET_SECONDS = 0.3
 _QUIET_SECONDS_EACH = 0.0002  # for each child: listing many of them loads the API server while they start
@@ -99,8 +100,7 @@ class Start:
         finally:
             unlisten()
             if following:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+                await cancel_all([following])
 
     def late(self) -> dict[str, ChildError]:
         """An error with reason Timeout for each pending id, with its hint if there is one."""
@@ -143,9 +143,7 @@ class Start:
             self._fail_unclaimed()
             await asyncio.gather(*running)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await cancel_all(running)
 
     def _child_changed(self, old: Child | None, new: Child | None) -> None:
         child = new or old
