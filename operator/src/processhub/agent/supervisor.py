@@ -83,7 +83,7 @@ class Supervisor:
                 if report := self._earlier(child_id, desired):
                     child.adopt(report)
                     if self._restarts is not None:
-                        child.history.backoff.restore(self._restarts.times(child_id, desired, self._loop.time()))
+                        child.history.backoff.times += self._restarts.times(child_id, desired, self._loop.time())
             child.set_desired(desired)
 
     def adopt_last_reports(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 from processhub.agent.children.runs import ExitStatus
 from processhub.api.reasons import RestartPolicy, State
@@ -23,20 +22,11 @@ class Backoff:
         waits     0 s  0.1 s  0.2 s  0.4 s  …   30 s
     """
 
-    __slots__ = ("_delay", "_times")
+    __slots__ = ("_delay", "times")
 
     def __init__(self) -> None:
         self._delay = 0.0
-        self._times: deque[float] = deque()  # when each restart within the limit's window happened
-
-    @property
-    def times(self) -> list[float]:
-        """When the restarts within the limit's window happened."""
-        return list(self._times)
-
-    def restore(self, times: Iterable[float]) -> None:
-        """Count restarts that an earlier agent of this pod made."""
-        self._times.extend(times)
+        self.times: deque[float] = deque()  # when each restart within the limit's window happened
 
     def ran(self, seconds: float) -> None:
         """Record how many seconds the run that ended was up."""
@@ -50,11 +40,11 @@ class Backoff:
         """
         if not limit:
             return True
-        while self._times and now - self._times[0] > window:
-            self._times.popleft()
-        if len(self._times) >= limit:
+        while self.times and now - self.times[0] > window:
+            self.times.popleft()
+        if len(self.times) >= limit:
             return False
-        self._times.append(now)
+        self.times.append(now)
         return True
 
     def next_delay(self) -> float:

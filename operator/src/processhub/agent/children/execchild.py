@@ -69,10 +69,6 @@ class ExecStarter:
                 return
         self._flying -= 1
 
-    def close(self, http: ChildHttp) -> None:
-        """Break the connections to a child that has ended. A process outside its group may still hold them open."""
-        self.keep(http.close())
-
     def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine to its end."""
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -295,8 +291,8 @@ class ExecRun(RunHandle):
             self._probe.end()
         for output in self._outputs:
             output.finish()
-        if self._http is not None:
-            self._starter.close(self._http)
+        if self._http is not None:  # a process outside its group may still hold its connections open
+            self._starter.keep(self._http.close())
         self._child.ended(exit_status)
 
     def _pipes(self) -> dict[int, int]:

@@ -106,7 +106,7 @@ class RequestQueue:
         may_serve: Callable[[], bool],
         settings: Callable[[], Settings],
     ) -> None:
-        self._child_of, self._may_serve, self._settings = child_of, may_serve, settings
+        self._child_of, self.may_serve, self._settings = child_of, may_serve, settings
         self._queues: dict[str, _ChildQueue] = {}
         self._idle: dict[str, asyncio.TimerHandle] = {}  # by id: when a child with idleSeconds is checked for idleness
         self.casts_failed = 0  # casts that were accepted and not handled
@@ -142,10 +142,6 @@ class RequestQueue:
             entries = [*queue.waiting, *([queue.current] if queue.current is not None else [])]
             if waiting := [entry.future for entry in entries if entry.moved is not None and not entry.future.done()]:
                 await asyncio.wait(waiting)
-
-    def may_serve(self) -> bool:
-        """Whether the member may serve at all now."""
-        return self._may_serve()
 
     @contextlib.contextmanager
     def streaming(self, child: Child) -> Iterator[None]:
@@ -287,7 +283,7 @@ class RequestQueue:
             return
         child = self._child_of(child_id)
         run = child.run if child is not None else None
-        if child is None or run is None or not self._may_serve():
+        if child is None or run is None or not self.may_serve():
             return
         if not child.serving and not (_takes_first(child, run) and queue.waiting[0].request.body is not None):
             return

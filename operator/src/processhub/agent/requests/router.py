@@ -33,6 +33,7 @@ from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
 from processhub.api.naming import is_child_id
 from processhub.api.reasons import Role, State
+from processhub.cluster.tasks import wait_for_event
 
 _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
 _HELD_SECONDS = 0.5  # time that a request spent at an owner does not count as waiting if it was longer than this
@@ -154,9 +155,7 @@ class Router:
                 left = deadline - self._loop.time()
                 if left <= 0:
                     raise await self._too_late(child_id, unreached)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left if pause is None else min(pause, left)):
-                        await changed.wait()
+                await wait_for_event(changed, left if pause is None else min(pause, left))
 
     async def _serve_here(self, child_id: str, request: Request) -> Response | None:
         """Serve the request if the only copy is this member's; None if it has to be routed.
@@ -257,9 +256,7 @@ class Router:
                 if left <= 0 or self._leaving:
                     return BY_VIEW
                 put_off()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await changed.wait()
+                await wait_for_event(changed, left)
 
     async def ask(self, operation: str, child_id: str, body: bytes, to: str) -> dict[str, Any]:
         """Send the request (JSON) of an actor here, or look something up for it: ``where``, ``tagged`` or ``members``.

@@ -240,9 +240,7 @@ class _Exchange:
 
     async def _body(self) -> Any:
         """The caller's body. It is sent when the child, or its member, takes it."""
-        if self._request.headers.get("Expect", "").lower() == "100-continue":
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request.writer.output_size = 0  # these bytes are not part of the answer
+        await send_continue(self._request)
         async for chunk in self._request.content.iter_any():
             yield chunk
 
@@ -318,6 +316,13 @@ async def _pump(
             else:
                 break
     return RESTARTS, b"the connection to the child broke; connect again"
+
+
+async def send_continue(request: web.BaseRequest) -> None:
+    """Send "100 Continue" to a caller that waits for it before it sends the body."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # these bytes are not part of the answer
 
 
 async def _refuse(answer: aiohttp.ClientResponse) -> None:
