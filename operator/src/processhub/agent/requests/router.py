@@ -18,7 +18,7 @@ import msgspec
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Signal
-from processhub.agent.peers.link import PeerLink, UnreachableError
+from processhub.agent.peers.link import Forwarding, PeerLink, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
@@ -348,7 +348,7 @@ class Router:
         seconds = self._slices.settings.request_seconds
         watching = self._loop.create_task(self._takeover.watch(owner, changed)) if self._takeover.offered else None
         try:
-            return await self._peers.forward(owner, child_id, request, seconds, changed, stands)
+            return await self._peers.forward(Forwarding(owner, child_id, request, seconds, changed, stands))
         except Problem as problem:
             if problem.status in (502, 504) and self._takeover.offered:
                 self._takeover.unsettled(child_id, owner)

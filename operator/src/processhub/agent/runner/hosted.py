@@ -291,8 +291,6 @@ class Hosted(Strand):
             operation = message["op"]
             if operation in ("call", "cast"):
                 await self._handle(actor, operation, message)
-            elif operation == "info":
-                await actor.handle_info(message["value"])
             elif operation == "handover":
                 await self._hand_over(actor, message)
             elif operation == "role":
