@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from processhub.api.hub import Hub
@@ -153,18 +153,13 @@ async def list_hubs(client: Client, namespace: str | None) -> list[Hub]:
     return sorted((item for item in items if isinstance(item, Hub)), key=lambda hub: hub.metadata.name)
 
 
-class translated:  # noqa: N801 reads as a word in `with translated("…")`
-    """Turns the API's errors inside the block into Unreachable, with ``what`` (a clause) in front."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ApiError):
-            raise unreachable(self._what, error) from error
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the API's errors inside the block into Unreachable, with ``what`` (a clause) in front."""
+    try:
+        yield
+    except ApiError as error:
+        raise unreachable(what, error) from error
 
 
 def unreachable(what: str, error: ApiError) -> HubError:
