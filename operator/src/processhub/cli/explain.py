@@ -21,10 +21,9 @@ from processhub.cli.output import out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.status import ready_of
 from processhub.cli.target import opened, warn_of_unready
-from processhub.client.childsets import find_owner
 from processhub.client.demand import Outlook, outlook
 from processhub.client.records import Record
-from processhub.client.resolve import find_children, named_like, no_child
+from processhub.client.resolve import find_children, find_owner, named_like, no_child
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError
 from processhub.cluster.kinds import untyped

@@ -12,11 +12,10 @@ from processhub.api.hub import Hub, MemberStatus
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import Role
 from processhub.client.annotations import Annotations, change_annotations
-from processhub.client.childsets import find_owner, list_sets
 from processhub.client.errors import HubError, Partitioned, Timeout, names
 from processhub.client.orders import OnChild, OnHub, OnSet
 from processhub.client.records import Record
-from processhub.client.resolve import find_children, list_children, no_child
+from processhub.client.resolve import find_children, find_owner, list_children, list_sets, no_child
 from processhub.client.session import Session
 from processhub.cluster.kinds import HUBS
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED

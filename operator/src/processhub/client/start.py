@@ -13,11 +13,10 @@ from processhub.api.child import Child, ChildSpec
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_START, child_object_names
 from processhub.api.reasons import Reason
-from processhub.client.childsets import list_sets, owner_among
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Processes
 from processhub.client.removal import Removal
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, list_sets, owner_among
 from processhub.client.results import Result, Rollback
 from processhub.client.session import Session
 from processhub.client.waiting import Start

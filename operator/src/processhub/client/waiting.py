@@ -14,11 +14,10 @@ from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.meta import find_condition
 from processhub.api.reasons import Reason, State
-from processhub.client.childsets import find_owner
 from processhub.client.demand import outlook
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Node, Processes, Record
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, find_owner
 from processhub.client.session import Session
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN

@@ -291,7 +291,7 @@ class Handovers:
         entry = desired.assignment if desired is not None else None
         if entry is None or not entry.state or self._states.for_entry(child.id, entry) is not None:
             return False
-        if self._source(child.id, entry) is None:
+        if self._sent_for(child.id, entry) is None:
             return False
         self._doubtful[child.id] = child
         return True
@@ -316,14 +316,13 @@ class Handovers:
             if entry is None or not entry.wait or child.id in self._states.received:
                 del self._doubtful[child.id]
                 child.advance()  # if the start is refused again, the child is recorded again
-            elif (source := self._source(child.id, entry)) is not None and source.sent_for == entry.epoch:
+            elif self._sent_for(child.id, entry) == entry.epoch:
                 del self._doubtful[child.id]
                 report_lost(child)
 
-    def _source(self, child_id: str, entry: Assignment) -> lookup.StateSource | None:
-        """The member on record whose entry orders a handover of the child to this member."""
-        sources = lookup.state_sources(self._slices.registry(), child_id, self._env.member)
-        return next((source for source in sources if source.uid == entry.uid), None)
+    def _sent_for(self, child_id: str, entry: Assignment) -> int | None:
+        """For which entry the state was sent here; None if no entry on record orders a handover to this member."""
+        return lookup.sent_for(self._slices.registry(), child_id, entry.uid, self._env.member)
 
     def started(self, child: Child, *_: object) -> None:
         """Discard the state of a child that runs now. After a crash it starts without that state."""

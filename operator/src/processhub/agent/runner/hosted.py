@@ -142,7 +142,7 @@ class Hosted(Strand):
             try:
                 kind = load(self._order["target"])
             except TargetError as error:
-                self._ended("ImportError", "not started", str(error))
+                self._end = ("ImportError", "not started", str(error))
                 self.end()
                 return
             finally:
@@ -378,7 +378,7 @@ class Hosted(Strand):
 
     def _crashed(self, error: BaseException) -> None:
         text = f"{type(error).__name__}: {text_of(error)}".rstrip(": ")[:300]
-        self._ended("Exited", text, "")
+        self._end = ("Exited", text, "")
         print_trace(error)
         if self._actor is not None and self._goes_on():
             self._host.send({"ev": "crashed", "key": self.key, "text": text})  # the end may take long, or never come
@@ -387,9 +387,6 @@ class Hosted(Strand):
         """Whether anything of the actor still runs beside the code that has failed."""
         handling = self._requests is not None and self._requests.handling is not None
         return handling or (self.loop is not None and self.loop.has_more)
-
-    def _ended(self, reason: str, text: str, message: str) -> None:
-        self._end = (reason, text, message)
 
     def failed(self, error: BaseException) -> None:
         """Treat the failure of a task that nobody awaits as a crash, and clean up; also SystemExit in any task."""
