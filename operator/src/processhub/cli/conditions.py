@@ -14,10 +14,7 @@ _GOOD_IF_FALSE = {"Reconciling", "Stalled"}
 
 def first_against(conditions: Iterable[Condition]) -> Condition | None:
     """The first condition that is not as it should be; None if all are."""
-    return next(
-        (item for item in conditions if (item.status == "True") == (item.type in _GOOD_IF_FALSE)),
-        None,
-    )
+    return next((item for item in conditions if (item.status == "True") == (item.type in _GOOD_IF_FALSE)), None)
 
 
 def print_conditions(conditions: Iterable[Condition], now: datetime) -> None:

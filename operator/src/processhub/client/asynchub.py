@@ -14,13 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import msgspec
 
 from processhub.client import moves
-from processhub.client.errors import (
-    ChildrenFailed,
-    HubError,
-    Partitioned,
-    Timeout,
-    names,
-)
+from processhub.client.errors import ChildrenFailed, HubError, Partitioned, Timeout, names
 from processhub.client.hooks import cancel, parse_hooks, register
 from processhub.client.moves import DrainResult
 from processhub.client.records import Processes, Spec

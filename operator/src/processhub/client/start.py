@@ -212,9 +212,7 @@ class StartCall:
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} is being deleted; try again when it is gone")
         elif self._check_existing:
             self._fail(
-                child_id,
-                Reason.ALREADY_STARTED,
-                f"child/{name} exists already; stop it first, or take another id",
+                child_id, Reason.ALREADY_STARTED, f"child/{name} exists already; stop it first, or take another id"
             )
         elif not same:
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} exists with another spec; edit or stop that")

@@ -14,12 +14,7 @@ import msgspec
 
 from processhub.cluster.config import Config, ConfigError, Overrides
 from processhub.cluster.decoding import Decoding, Undecodable, WatchEvent
-from processhub.cluster.errors import (
-    ConnectionFailedError,
-    ForbiddenError,
-    InvalidError,
-    reason_of,
-)
+from processhub.cluster.errors import ConnectionFailedError, ForbiddenError, InvalidError, reason_of
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
 from processhub.cluster.sending import Answer, new_session, opened, raise_for_status, sending, shake_hands
@@ -121,15 +116,9 @@ class Client:
         """
         items: list[T | Undecodable] = []
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
+        path, accept = kind.path(namespace), _accept(kind, "PartialObjectMetadataList")
         while True:
-            body = await self._request(
-                "GET",
-                kind.path(namespace),
-                query=query,
-                timeout=LIST_SECONDS,
-                silence=silence,
-                accept=_accept(kind, "PartialObjectMetadataList"),
-            )
+            body = await self._request("GET", path, query=query, timeout=LIST_SECONDS, silence=silence, accept=accept)
             page, metadata = self._decoding.page(kind, body)
             items += page
             if not metadata.next_token:
@@ -152,13 +141,7 @@ class Client:
         return self._decoding.metadata(kind, body).resource_version
 
     async def watch(
-        self,
-        kind: Kind[T],
-        namespace: str | None,
-        resource_version: str,
-        *,
-        labels: str = "",
-        fields: str = "",
+        self, kind: Kind[T], namespace: str | None, resource_version: str, *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Sequence[WatchEvent]]:
         """Yield events after ``resource_version``, in batches that arrived together, until the server ends the watch.
 
@@ -242,11 +225,7 @@ class Client:
         """Apply an object by force: this manager then owns its fields. Returns the object as it is, or would be."""
         query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
         answer = await self._request(
-            "PATCH",
-            kind.path(namespace, name, subresource),
-            query=query,
-            body=body,
-            content_type=APPLY_PATCH,
+            "PATCH", kind.path(namespace, name, subresource), query=query, body=body, content_type=APPLY_PATCH
         )
         return self._decoding.one(kind, answer)
 

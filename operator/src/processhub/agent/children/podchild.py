@@ -45,11 +45,7 @@ class PodStarter:
 
     def __init__(self, env: Environment, client: Client, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._env, self._begin = env, begin
-        labels = {
-            LABEL_HUB: label_value(env.hub),
-            LABEL_HUB_UID: env.hub_uid,
-            LABEL_MEMBER: label_value(env.member),
-        }
+        labels = {LABEL_HUB: label_value(env.hub), LABEL_HUB_UID: env.hub_uid, LABEL_MEMBER: label_value(env.member)}
         selector = ",".join([*(f"{key}={value}" for key, value in labels.items()), LABEL_CHILD])
         self._informer: Informer[Pod] = Informer(
             client, PODS, self._changed, namespace=env.namespace, labels=selector, on_reconnect=self._listed

@@ -154,8 +154,7 @@ class Peers:
     async def _post(self, what: Forwarding, attempt: _Attempt) -> Response | None:
         owner, request = what.owner, what.request
         url = URL(
-            f"{self._tls.base(owner.address)}/v1/children/{quote(what.child_id, safe='')}/{request.kind}",
-            encoded=True,
+            f"{self._tls.base(owner.address)}/v1/children/{quote(what.child_id, safe='')}/{request.kind}", encoded=True
         )
         headers = {
             "Authorization": f"Bearer {self.token()}",

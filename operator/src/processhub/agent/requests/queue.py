@@ -101,10 +101,7 @@ class RequestQueue:
     """
 
     def __init__(
-        self,
-        child_of: Callable[[str], Child | None],
-        may_serve: Callable[[], bool],
-        settings: Callable[[], Settings],
+        self, child_of: Callable[[str], Child | None], may_serve: Callable[[], bool], settings: Callable[[], Settings]
     ) -> None:
         self._child_of, self.may_serve, self._settings = child_of, may_serve, settings
         self._queues: dict[str, _ChildQueue] = {}
