@@ -14,6 +14,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import RunHandle
@@ -29,6 +30,7 @@ _LOG_SECONDS = 10.0  # between two log lines about the failed casts of one child
 _AFTERMATH_SECONDS = 0.25  # how long to pause after a broken connection, which often means that the child has ended
 
 
+@dataclass(eq=False, slots=True)
 class _Entry:
     """A request in the queue.
 
@@ -36,19 +38,12 @@ class _Entry:
     before its turn, ``failed(child_id, why)`` reports why it was not handled.
     """
 
-    __slots__ = ("arrived", "child_id", "failed", "future", "moved", "request")
-
-    def __init__(
-        self,
-        child_id: str,
-        request: Request,
-        future: asyncio.Future[Response],
-        arrived: float,
-        moved: Callable[[], None] | None,
-        failed: Callable[[str, str], None],
-    ) -> None:
-        self.child_id, self.request, self.future, self.arrived = child_id, request, future, arrived
-        self.moved, self.failed = moved, failed
+    child_id: str
+    request: Request
+    future: asyncio.Future[Response]
+    arrived: float
+    moved: Callable[[], None] | None
+    failed: Callable[[str, str], None]
 
     def answer(self, answer: Response) -> None:
         if self.future.done():
