@@ -34,7 +34,7 @@ from processhub.agent.peers.line import (
     Part,
     Turn,
 )
-from processhub.agent.peers.link import UnreachableError
+from processhub.agent.peers.link import Forwarding, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import MovedError, Request, Response, WithdrawnError
@@ -170,7 +170,7 @@ class Asking:
         stands: Callable[[], bool] = lambda: True,
     ) -> asyncio.Task[Response | None]:
         return asyncio.get_running_loop().create_task(
-            self.peers.forward(OWNER, "a", request, seconds, changed or Signal(), stands)
+            self.peers.forward(Forwarding(OWNER, "a", request, seconds, changed or Signal(), stands))
         )
 
     async def call(self, body: bytes) -> bytes | None:

@@ -94,7 +94,7 @@ class Agent:
 
     def __init__(self, folder: Path) -> None:
         self.launcher, self.targets = Launcher(), Targets()
-        handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
+        handovers = Handovers(Environment(folder), Registry(), self.targets, {})  # type: ignore[arg-type]
         self.supervisor = supervisor_of({Python: self.launcher}, handovers)
 
     def set_desired(self, epoch: int, to: str = "", **fields: Any) -> Child:

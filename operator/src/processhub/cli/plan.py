@@ -29,8 +29,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
             snapshot = at_rest(snapshot)
     else:
         from processhub.cli.target import opened
-        from processhub.client.childsets import list_sets
-        from processhub.client.resolve import list_children
+        from processhub.client.resolve import list_children, list_sets
         from processhub.client.session import translated
 
         async with opened(target, members=remove) as session:

@@ -9,19 +9,12 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
 from processhub.client import moves
-from processhub.client.errors import (
-    ChildrenFailed,
-    HubError,
-    Partitioned,
-    Timeout,
-    names,
-)
+from processhub.client.errors import ChildrenFailed, HubError, Partitioned, Timeout, names
 from processhub.client.hooks import cancel, parse_hooks, register
 from processhub.client.moves import DrainResult
 from processhub.client.records import Processes, Spec
@@ -76,9 +69,7 @@ class AsyncHub:
         self._attach(session)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close_requests()
         self._session_or_none = None
         await self._stack.aclose()

@@ -13,11 +13,10 @@ from processhub.api.meta import find_condition
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import GroupReason, Role, State
 from processhub.client.annotations import Annotations, change_annotations
-from processhub.client.childsets import find_owner, list_sets
 from processhub.client.errors import HubError, Partitioned, Timeout, names
 from processhub.client.orders import OnChild, OnHub, OnSet
 from processhub.client.records import Record
-from processhub.client.resolve import find_children, list_children, no_child
+from processhub.client.resolve import find_children, find_owner, list_children, list_sets, no_child
 from processhub.client.session import Session
 from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import HUBS

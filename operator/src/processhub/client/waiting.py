@@ -15,16 +15,16 @@ from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.meta import find_condition
 from processhub.api.reasons import Reason, State
-from processhub.client.childsets import find_owner
 from processhub.client.demand import outlook
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Node, Processes, Record
-from processhub.client.resolve import find_children, named_like
+from processhub.client.resolve import find_children, find_owner, named_like
 from processhub.client.session import Session
 from processhub.client.writes import each
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
+from processhub.cluster.tasks import cancel_all
 
 _QUIET_SECONDS = 0.3
 _QUIET_SECONDS_EACH = 0.0002  # for each child: listing many of them loads the API server while they start
@@ -102,8 +102,7 @@ class Start:
         finally:
             unlisten()
             if following:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+                await cancel_all([following])
 
     def late(self) -> dict[str, ChildError]:
         """An error with reason Timeout for each pending id, with its hint if there is one."""
@@ -146,9 +145,7 @@ class Start:
             await self._fail_unclaimed()
             await asyncio.gather(*running)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await cancel_all(running)
 
     def _child_changed(self, old: Child | None, new: Child | None) -> None:
         child = new or old

@@ -18,12 +18,10 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from processhub.agent.children.attempt import Attempt
 from processhub.agent.children.backoff import RunHistory, rests
 from processhub.agent.children.childhost import ChildHost
-from processhub.agent.children.handoverstate import HandoverState
+from processhub.agent.children.childstate import Attempt, HandoverState, RunStatus
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
-from processhub.agent.children.runstatus import RunStatus
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request
 from processhub.api.child import PodWorkload

@@ -67,11 +67,7 @@ class ChildHttp:
         _asked.set(request)
         while True:
             try:
-                async with session.post(
-                    f"{base}/{request.kind}",
-                    headers=headers,
-                    allow_redirects=False,
-                ) as answer:
+                async with session.post(f"{base}/{request.kind}", headers=headers, allow_redirects=False) as answer:
                     content = await _bounded(answer)
                     # Bytes that are no UTF-8 can't be passed on to another member.
                     kind = answer.headers.get("Content-Type", "").encode(errors="ignore").decode()

@@ -237,9 +237,7 @@ class Activations:
             return None
         self._used += 1
         made = dataclasses.replace(
-            template,
-            assignment=msgspec.structs.replace(template.assignment, epoch=self._used),
-            term=item.spec.term,
+            template, assignment=msgspec.structs.replace(template.assignment, epoch=self._used), term=item.spec.term
         )
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)

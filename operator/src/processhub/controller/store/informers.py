@@ -24,7 +24,7 @@ from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
-from processhub.controller.concurrency import cancel_all
+from processhub.cluster.tasks import cancel_all
 from processhub.controller.errors import check_not_lost
 from processhub.controller.store.children import marks_changed, same_order
 from processhub.controller.store.comingonrecord import only_comes_on_record
