@@ -8,8 +8,11 @@ from random import Random
 from memoryapi import Json
 from memoryrequests import Key
 
+from processhub.api.reasons import Reason
+
 from .finishing import rests
-from .hands import DEMANDED, Hands
+from .hands import Hands
+from .naming import DEMANDED
 from .world import World
 
 _ANSWER_SECONDS = 30.0  # at rest a request for any id is answered within this time
@@ -34,9 +37,12 @@ def demanding(spec: Json, rng: Random) -> None:
 
 
 def _rests(world: World, name: str) -> bool:
-    """Whether a Child that is suspended, or has finished, is declared for the id."""
+    """Whether a Child that is suspended, has finished, or waits for its member, is declared for the id."""
     child = world.server.objects.get(Key("children", "ns", name))
-    return child is not None and (bool(child["spec"].get("suspend")) or rests(child))
+    if child is None:
+        return False
+    waits = any(each["reason"] == Reason.MEMBER_UNAVAILABLE for each in child["status"]["conditions"])
+    return bool(child["spec"].get("suspend")) or rests(child) or waits
 
 
 async def all_asked(world: World, hands: Hands) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from memoryapi import Json
@@ -11,31 +10,34 @@ from memoryrequests import Key
 
 from processhub.api.naming import LABEL_HUB_UID
 
+from .demandhands import DemandHands
+from .edits import Edits
 from .kubelet import Pod
 from .machines import Run
-from .naming import HUB, LEADER, NODES
+from .naming import CHILDREN, DEMANDED, HUB, LEADER, NODES
 from .podhands import PodHands
 from .world import World, add_condition
 
-CHILDREN = tuple(f"c{number}" for number in range(8))
-DEMANDED = tuple(f"d{number}" for number in range(10))  # ids that requests start
 _WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
+
+Act = tuple[int, Callable[[], None]]  # with its weight
 
 
 class Hands:
     """Users, administrators and chance."""
 
     def __init__(self, world: World, seed: int) -> None:
-        self.world, self._seed, self._edits = world, seed, 0
+        self.world, self._seed, self._commands = world, seed, 0
         self.rng = Random(f"{seed}/hands")
         # With MajorityQuorum fewer than half of the members stay stopped until somebody resets the quorum.
         strategy = world.server.objects[HUB]["spec"]["partitionTolerance"]["strategy"]
         self._least = 3 if strategy == "MajorityQuorum" else 2
-        self.pods = PodHands(self, world, seed)
-        self._demands = "onDemand" in world.server.objects[HUB]["spec"]
-        self._all_members = NODES if world.per_node else tuple(f"hub-{ordinal}" for ordinal in range(4))
-        self.names = (*CHILDREN, *DEMANDED) if self._demands else CHILDREN
-        acts: tuple[tuple[int, Callable[[], None]], ...] = (
+        self.pods, self.edits = PodHands(self, world, seed), Edits(self, world, seed)
+        demands = "onDemand" in world.server.objects[HUB]["spec"]
+        self._demand = DemandHands(self, world)
+        self.all_members = NODES if world.per_node else tuple(f"hub-{ordinal}" for ordinal in range(4))
+        self.names = (*CHILDREN, *DEMANDED) if demands else CHILDREN
+        acts: tuple[Act, ...] = (
             (8, self._change_weather),
             (3, self._kill_agent),
             (3, self._kill_operator),
@@ -73,27 +75,49 @@ class Hands:
             (3, self._change_set),
             *self.pods.acts(),
         )
-        if self._demands:
-            acts = (*acts, *self._demanding())
+        if demands:
+            acts = (*acts, *self._demand.acts())
         # Half of them in each run, and some often: what needs the same kind of fault twice would be rare otherwise.
         chosen = [(weight * self.rng.choice((1, 1, 4)), act) for weight, act in acts if self.rng.random() < 0.5]
         self._acts = chosen or acts
-        if self._demands:
-            self._acts = (*self._acts, (15, self._ask))
+        if demands:
+            self._acts = (*self._acts, (15, self._demand.ask))
+        self._acts = (*self._acts, *self.edits.acts())
+        if self.edits.copies:
+            # Each copy finishes by itself, and one that is added is a new run. While nobody leads, a Pod that is
+            # without its labels may lose them for good (docs/protocol.md).
+            self._acts = [each for each in self._acts if each[1] not in (self._finish_child, self.pods.take_mark)]
 
-    def act(self, number: int) -> None:
-        """Do one act. Its choices depend only on its number and the seed, so that others can be left out."""
-        self.rng = Random(f"{self._seed}/act {number}")
-        weights = [weight for weight, _ in self._acts]
-        self.rng.choices([act for _, act in self._acts], weights)[0]()
+    def act(self, number: int, acts: Sequence[Act] = ()) -> None:
+        """Do one of these acts, or any. Its choices depend on its number and the seed, so others can be left out."""
+        self.rng, acts = Random(f"{self._seed}/act {number}"), acts or self._acts
+        self.rng.choices([act for _, act in acts], [weight for weight, _ in acts])[0]()
+
+    def acts_on_operators(self) -> tuple[Act, ...]:
+        """The faults of replicas of the operator."""
+        return (
+            (2, self._kill_operator),
+            (2, self._stop_operator),
+            (2, self._pause_operator),
+            (2, self._cut_operator),
+        )
+
+    def acts_that_move(self, *, suspend: bool) -> tuple[Act, ...]:
+        """The acts of users that move and restart children; either they are suspended, or members leave."""
+        others = ((4, self._suspend),) if suspend else ((3, self._drain), (2, self._scale))
+        return ((4, self._create), (6, self._edit), (8, self._move), (2, self._change_set), *others)
 
     def create(self, name: str) -> None:
         """Create a Child."""
-        self._edits += 1
-        spec = {"hub": "hub", **self.pods.workload(f"v{self._edits}")}
+        spec = {"hub": "hub", **self.pods.workload(self.next_command())}
         self.world.server_request(
             "POST", Key("children", "ns", name), {"metadata": {"name": name}, "spec": spec}, "user"
         )
+
+    def next_command(self) -> str:
+        """Return a command that no workload has yet."""
+        self._commands += 1
+        return f"v{self._commands}"
 
     def after(self, least: float, most: float, what: Callable[[], object]) -> None:
         self.world.loop.later(self.rng.uniform(least, most), what)
@@ -186,6 +210,8 @@ class Hands:
     def _finish_child(self) -> None:
         """Have a Child run once, and finish soon. Where a hub keeps copies, each of them ends by itself."""
         hub, names = self.world.server.objects.get(HUB), self._children()
+        # The policy of a static child is what its hub says.
+        names = [name for name in names if name in self.names]
         own = [run for run in self.world.checks.runs if isinstance(run, Run) and run.child_id in names]
         if hub is None or hub["spec"].get("redundancy", {}).get("strategy") == "Replication" or not own:
             return
@@ -257,7 +283,7 @@ class Hands:
         """Delete the Lease and all slices of a member, but for where leaseSeconds may just have been lowered."""
         if any(act == self._edit_hub for _, act in self._acts):
             return
-        member, objects = self.rng.choice(self._all_members), self.world.server.objects
+        member, objects = self.rng.choice(self.all_members), self.world.server.objects
         self.world.trace.fault("admin", f"deletes the Lease and the slices of {member}")
         for key in list(objects):
             if key.plural in ("leases", "registryslices") and key.name.startswith(f"hub.{member}"):
@@ -318,20 +344,20 @@ class Hands:
         if absent := [name for name in self.names if name not in self._children()]:
             self.create(self.rng.choice(absent))
 
-    def _change(self, patch: Json) -> None:
+    def change_child(self, patch: Json) -> None:
+        """Edit any Child."""
         if children := self._children():
             self.world.edit(Key("children", "ns", self.rng.choice(children)), patch)
 
     def _edit(self) -> None:
-        self._edits += 1
-        self._change({"spec": self.pods.edit(f"v{self._edits}")})
+        self.change_child({"spec": self.pods.edit(self.next_command())})
 
     def _suspend(self) -> None:
-        self._change({"spec": {"suspend": self.rng.random() < 0.4}})
+        self.change_child({"spec": {"suspend": self.rng.random() < 0.4}})
 
     def _move(self) -> None:
         member = self.rng.choice(self.world.members)
-        self._change({"metadata": {"annotations": {"processhub.dev/move-to": member}}})
+        self.change_child({"metadata": {"annotations": {"processhub.dev/move-to": member}}})
 
     def _drain(self) -> None:
         drained = self.rng.choice(self.world.members) if self.rng.random() < 0.6 else None
@@ -347,7 +373,7 @@ class Hands:
 
     def _replace_child(self) -> None:
         """Delete a Child, and soon create another with its name."""
-        if children := self._children():
+        if children := [name for name in self._children() if name in self.names]:  # a static child is the hub's
             name = self.rng.choice(children)
             self.world.server_request("DELETE", Key("children", "ns", name), {}, "user")
             self.after(0.0, 3.0, lambda: self.create(name))
@@ -368,10 +394,11 @@ class Hands:
     def _replace_hub(self) -> None:
         """Delete the Hub with all that it owns, and soon create another with its name.
 
-        Not while a pod runs that was deleted by force: nothing would show it to the next Hub, and no end of what it
-        runs is promised to that (docs/protocol.md, rule 14).
+        Not while a pod runs that was deleted by force, or has lost its labels: nothing would show it to the next Hub,
+        and no end of what it runs is promised to that (docs/protocol.md, rules 14 and 23).
         """
-        if (hub := self.world.server.objects.get(HUB)) is None or any(pod.hidden for pod in self.world.running_pods):
+        hub = self.world.server.objects.get(HUB)
+        if hub is None or self.pods.unmarked or any(pod.hidden for pod in self.world.running_pods):
             return
         body = {"metadata": {"name": HUB.name}, "spec": hub["spec"]}
         self.world.server_request("DELETE", HUB, {}, "user")
@@ -379,103 +406,17 @@ class Hands:
 
     def _change_set(self) -> None:
         """Create, edit, scale or delete a ChildSet."""
-        self._edits += 1
+        command = self.next_command()
         key = Key("childsets", "ns", self.rng.choice(("s", "t")))
         spec = {
             "hub": "hub",
             "replicas": self.rng.randint(1, 4),
-            "template": self.pods.workload(f"v{self._edits}"),
+            "template": self.pods.workload(command),
         }
         if key not in self.world.server.objects:
             self.world.server_request("POST", key, {"metadata": {"name": key.name}, "spec": spec}, "user")
         elif self.rng.random() < 0.3:
             self.world.server_request("DELETE", key, {}, "user")
         else:
-            template = {"template": self.pods.edit(f"v{self._edits}")}
+            template = {"template": self.pods.edit(command)}
             self.world.edit(key, {"spec": self.rng.choice(({"replicas": spec["replicas"]}, template))})
-
-    # Callers, and users of a hub that starts children on demand.
-
-    def _demanding(self) -> tuple[tuple[int, Callable[[], None]], ...]:
-        return (
-            (5, self._ask_much),
-            (5, self._ask_everywhere),
-            (3, self._part_members),
-            (2, self._edit_template),
-            (1, self._end_demand),
-            (3, self._stop_demanded),
-            (3, self._move_demanded),
-        )
-
-    def _ask(self) -> None:
-        """Send a request for an id that may be unknown, or is a child's."""
-        self.world.callers.call(self.rng.choice((*DEMANDED, *DEMANDED, *CHILDREN, "s-0", "s-3")), self.rng)
-
-    def _ask_much(self) -> None:
-        """Send many requests for one id, to any members."""
-        name, rng = self.rng.choice(DEMANDED), self.rng
-        for _ in range(rng.choice((5, 20))):
-            self.after(0.0, 1.0, lambda: self.world.callers.call(name, rng))
-
-    def _ask_everywhere(self) -> None:
-        """Send requests for all ids."""
-        rng = self.rng
-        for name in DEMANDED:
-            self.after(0.0, 3.0, lambda name=name: self.world.callers.call(name, rng))
-
-    def _part_members(self) -> None:
-        """Cut two members off from each other."""
-        pair, parted = frozenset(self.rng.sample(self._all_members, 2)), self.world.network.parted
-        self.world.trace.fault("network", f"parts {' and '.join(sorted(pair))}")
-        parted.add(pair)
-        self.after(1.0, 40.0, lambda: parted.discard(pair))
-
-    def _edit_template(self) -> None:
-        self._edits += 1
-        change = self.rng.choice(
-            (
-                self._edit_of_template(),
-                self._edit_of_template(),
-                {"ttlSeconds": self.rng.choice((None, 5, 30))},
-                {"idleSeconds": self.rng.choice((None, 2, 10))},
-                {"max": None},
-            )
-        )
-        if self._template() is not None:
-            self.world.edit(HUB, {"spec": {"onDemand": change}})
-
-    def _edit_of_template(self) -> Json:
-        """Change the workload; a local takeover is for processes only."""
-        template = self._template() or {}
-        if template.get("onOwnerLost") == "Local":
-            return {"exec": {"command": [f"v{self._edits}"]}}
-        return self.pods.edit(f"v{self._edits}")
-
-    def _end_demand(self) -> None:
-        """Take onDemand out of the hub, and soon put it back."""
-        if (template := self._template()) is not None:
-            self.world.edit(HUB, {"spec": {"onDemand": None}})
-            self.after(0.5, 20.0, lambda: self.world.edit(HUB, {"spec": {"onDemand": template}}))
-
-    def _template(self) -> Json | None:
-        hub = self.world.server.objects.get(HUB)
-        template: Json | None = hub["spec"].get("onDemand") if hub is not None else None
-        return template
-
-    def _stop_demanded(self) -> None:
-        """Order the end of a child that a request has started."""
-        epochs = self.world.epochs_on_demand()
-        if epochs:
-            name = self.rng.choice(sorted(epochs))
-            self._order_demanded("processhub.dev/stop", name, epochs[name])
-
-    def _move_demanded(self) -> None:
-        """Order a move of a child that a request has started."""
-        if epochs := self.world.epochs_on_demand():
-            member = self.rng.choice(self.world.members)
-            self._order_demanded("processhub.dev/move-to", self.rng.choice(sorted(epochs)), member)
-
-    def _order_demanded(self, annotation: str, name: str, value: object) -> None:
-        orders = json.loads(self.world.server.objects[HUB]["metadata"].get("annotations", {}).get(annotation, "{}"))
-        text = json.dumps(orders | {name: value})
-        self.world.edit(HUB, {"metadata": {"annotations": {annotation: text}}})

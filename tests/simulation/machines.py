@@ -115,7 +115,7 @@ class Run:
         self.given_up = False
         self.handles = 0  # the number of the request that it handles; 0: none
         self._answer: asyncio.Future[Response] | None = None
-        self._up = False
+        self.was_up = False
         self.takes_early = machine.seconds(0.0, 1.0) < 0.5  # as an actor does, and a command does not
         self._early: tuple[Request, Asked] | None = None  # a request that it got before it was up
 
@@ -157,7 +157,7 @@ class Run:
 
     def come_up(self) -> None:
         if self.runs:
-            self._up = True
+            self.was_up = True
             if not self.ending:  # to its agent a child that is being stopped does not come up any more
                 self.machine.note(self, "is up")
             self.machine.agent.call(self._child.running, 7)
@@ -190,7 +190,7 @@ class Run:
             del self.machine.runs[self]
             self.left = status.state
             self.machine.note(self, f"ends: {status.text}" + (f", leaves {status.state!r}" if status.state else ""))
-            if self._early is not None and not self._up:
+            if self._early is not None and not self.was_up:
                 self.machine.agent.call(self._early[0].handed_over.clear)
             if self._answer is not None:
                 self.machine.agent.call(fail, self._answer, OutcomeUnknownError(status.text))
@@ -223,7 +223,7 @@ class Run:
             raise OutcomeUnknownError("it has ended")
         request.handed_over.set()
         answer = self._answer = asyncio.get_running_loop().create_future()
-        if self._up:
+        if self.was_up:
             self.machine.loop.later(self.machine.seconds(0.0, 0.002), self._handle, asked, answer)
         else:
             self._early = request, asked

@@ -29,7 +29,7 @@ from processhub.cluster.informer import Informer
 from processhub.controller import engine, reconcile
 from processhub.controller.execute import executor, podchildren, slicewriter
 from processhub.controller.execute.moverequests import MoveRequests
-from processhub.controller.lead.election import Election
+from processhub.controller.lead.notedterm import Noted
 from processhub.controller.lead.takeover import TermsRaised
 from processhub.controller.observe import members, observation, views
 from processhub.controller.observe.memory import Epochs
@@ -71,12 +71,8 @@ async def _always(*_: object) -> bool:
     return True
 
 
-async def _unnoted(round: Round) -> Round:
+async def _unnoted(round: Round, _own: Noted) -> Round:
     return round
-
-
-async def _zero(*_: object) -> int:
-    return 0
 
 
 async def _nothing(*_: object) -> None: ...
@@ -374,9 +370,6 @@ RARE = {
     "uncertain-forgotten": Mutant(
         "an entry whose write was not answered may be on record (docs/protocol.md, rule 5)",
         Slices, "uncertain", lambda *_: frozenset(),
-    ),
-    "term-from-nothing": Mutant(
-        "a new term is above that of all slices (docs/protocol.md, rule 1)", Election, "_highest_term", _zero
     ),
     "closing-starts": Mutant(
         "nothing is started under a view that closes (docs/protocol.md, rule 27)",

@@ -7,6 +7,8 @@ from memoryrequests import Key
 
 HUB, LEADER = Key("hubs", "ns", "hub"), Key("leases", "ns", "processhub-operator")
 NODES = ("node-0", "node-1", "node-2", "node-3")
+CHILDREN = tuple(f"c{number}" for number in range(8))  # the names of Children
+DEMANDED = tuple(f"d{number}" for number in range(10))  # ids that requests start
 
 
 def is_per_node(hub: Json) -> bool:
@@ -37,3 +39,20 @@ def command_of(workload: Json) -> list[str]:
     holder = workload.get("exec") or workload["pod"]["template"]["spec"]["containers"][0]
     command: list[str] = holder["command"]
     return command
+
+
+def _drained(hub: Json) -> dict[str, str]:
+    """How each member is drained that users have drained: "force", or ""."""
+    names = hub["metadata"].get("annotations", {}).get("processhub.dev/drained", "").split(",")
+    return {name: way for name, _, way in (each.partition("=") for each in names) if name}
+
+
+def taking(hub: Json) -> set[str]:
+    """Return the members that a hub is to have and that take children."""
+    weights = hub["spec"]["members"].get("weights", {})
+    return {name for name in members_of(hub) if weights.get(name) != 0 and name not in _drained(hub)}
+
+
+def stopped_by_force(hub: Json) -> set[str]:
+    """Return the members that are to run no child, not even one that is bound to them."""
+    return {name for name, way in _drained(hub).items() if way == "force"}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .kubelet import Container
 
 _SILENCE_SECONDS = 90.0  # after which a client ends a watch
+_LATE_SECONDS = 2.0  # until an answer that comes late
 _REFUSALS = {
     403: "Forbidden",
     409: "Conflict",
@@ -199,11 +200,11 @@ class Network:
             self.kill(name)
         if fault in ("answer lost", "its sender is killed"):
             await self._fail(answer)
-        elif fault.startswith("answered "):
+        elif fault in ("answered 500", "answered 504"):
             code = int(fault.split()[1])
             self._settle(answer, *_refusal(code), {})
         else:
-            await self.travel()
+            await (asyncio.sleep(_LATE_SECONDS) if fault == "answered late" else self.travel())
             await wire.whole.wait()
             self._settle(answer, status, body, {})
 

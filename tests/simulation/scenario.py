@@ -10,10 +10,13 @@ from random import Random
 
 from memoryapi import Json
 
+from .atrest import unrest
 from .budget import overspent
-from .checks import unrest
+from .calm import Calm
 from .demand import all_asked, demanding
-from .hands import CHILDREN, Hands
+from .edits import edits
+from .hands import Act, Hands
+from .naming import CHILDREN
 from .running import Outcome, run
 from .trace import Trace
 from .webhooks import hooked
@@ -54,22 +57,39 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
     if rng.random() < 0.5:
         await _wait(trace, 30.0)
     pause = rng.choice((1.0, 3.0))  # seconds between two acts
-    for _ in range(_TURNS):
+
+    async def turn(acts: tuple[Act, ...] = ()) -> None:
         ends = world.loop.time() + rng.uniform(20.0, 120.0)
         while trace.violation is None and world.loop.time() < ends:
             await _wait(trace, rng.expovariate(1 / pause))
             if (number := next(numbers)) not in skipped:
                 trace.note("seed", f"act {number}")
-                hands.act(number)
+                hands.act(number, acts)
         world.mend()
         trace.note("seed", "no more faults for now")
-        await rest(world)
+        await _settle(world, hands)
+
+    for _ in range(_TURNS):
+        await turn()
         if demands(seed) and trace.violation is None:
             await all_asked(world, hands)
             await rest(world)
         if trace.violation is not None:
-            break
+            return world.network.requests
+    if edits(seed) and (calm := Calm(hands, world, seed)).possible:
+        calm.prepare()
+        await rest(world)
+        calm.begin()
+        await turn(calm.acts)
     return world.network.requests
+
+
+async def _settle(world: World, hands: Hands) -> None:
+    """Let the hub come to rest, with what users have changed and, where that stops children, without it."""
+    await hands.edits.mend()
+    await rest(world)
+    if world.trace.violation is None and hands.edits.restore():
+        await rest(world)
 
 
 def _hub(rng: Random) -> Json:

@@ -351,6 +351,27 @@ def test_an_ask_that_is_stored_late_does_not_stand_for_ever() -> None:
     tell(demand() | {"distribution": {"strategy": "LeastLoaded"}}, 0, story)
 
 
+def test_a_member_whose_lease_was_lost_keeps_nothing_under_a_view_that_closes() -> None:
+    """It was not asked when its view was closed, and the next view names another member for what it had started."""
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        child_id, weather = named_for(told, "hub-1"), told.world.network.weather
+        weather.refused["registryslices"] = 403
+        await told.answered(child_id, "hub-1")
+        process = told.pod("hub-1").container.process
+        process.pause()
+        weather.refused.clear()
+        await told.until(lambda: [each["name"] for each in told.order("hub-0").get("members", ())] == ["hub-0"])
+        weather.refused["registryslices"] = 403
+        await told.answered(child_id, "hub-0")
+
+        process.resume(told.world.loop)
+        await asyncio.sleep(5)
+
+    tell(demand(), 0, story)
+
+
 def named_for(told: Story, member: str) -> str:
     """An id that no object has, and for which the open view names this member."""
     order = told.order("hub-0")

@@ -304,6 +304,18 @@ def test_a_child_recorded_on_a_member_that_is_not_ready_names_the_cause() -> Non
     )
 
 
+def test_a_child_whose_member_is_emptied_by_force_is_not_ready_for_that_reason() -> None:
+    item = make_slice({"a": Assignment(uid="u", epoch=1, workload="w", wait=True)}, member="shop-0")
+    copies = copies_of("a", {"shop-0": make_member("shop-0", item)})
+    bound = Unplaced(Reason.MEMBER_UNAVAILABLE, "member shop-0 is drained by force; started when it is undrained")
+
+    found = child_status(make_child("a"), copies, None, bound, NOW)
+
+    conditions = {each.type: (each.status, each.reason, each.message) for each in found.conditions}
+    assert conditions["Placed"] == ("False", bound.reason, bound.message)
+    assert conditions["Ready"] == conditions["Placed"]
+
+
 def test_the_status_of_children_is_written_again_only_when_the_word_changes() -> None:
     memory = ReportMemory()
     memory.take_troubles({"shop-0": Trouble("CrashLoopBackOff", "back-off 10s")})

@@ -392,6 +392,24 @@ def test_if_the_source_is_lost_after_it_sent_the_state_the_target_has_the_child(
     assert hub.lost_states == []
 
 
+@pytest.mark.parametrize("phase", [Phase.LIVE, Phase.GONE])
+def test_a_target_that_waits_since_before_its_source_ran_on_waits_for_a_newer_state(phase: Phase) -> None:
+    """The move had failed, and the target's entry could not be removed."""
+    hub = HandingHub(3)
+    source, target = _sent(hub)
+    waited = hub.record["a"][target].epoch
+    ran_on = hub.record["a"][source]
+    hub.record["a"][source] = msgspec.structs.replace(ran_on, to="", epoch=waited + 1, run=ran_on.epoch)
+    hub.next_epoch = waited + 2
+    hub.change(source, phase=phase)
+
+    entry = plan(hub.snapshot()).entries[target]["a"]
+
+    assert entry is not None
+    assert entry.wait
+    assert entry.epoch > waited + 1
+
+
 def test_a_child_that_refuses_to_move_stays_and_is_not_asked_again_for_a_while() -> None:
     hub = started(40)
     hub.unwilling = set(hub.children)

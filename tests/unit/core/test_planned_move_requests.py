@@ -182,7 +182,7 @@ def test_a_full_member_gets_no_requested_child() -> None:
     hub.rest()
     hub.move_requests = {"a": other(hub)}
 
-    assert plan(hub.snapshot()).move_results == {"a": f"{other(hub)} has its 1 children (spec.members.maxChildren)"}
+    assert plan(hub.snapshot()).move_results == {"a": f"{other(hub)} has its 1 child (spec.members.maxChildren)"}
 
 
 # drains by force

@@ -264,6 +264,21 @@ def test_after_a_forced_drain_children_end_and_start_on_the_next_member() -> Non
     assert set(hub.where()) == set(hub.children)
 
 
+def test_a_pinned_child_says_that_its_member_is_emptied_by_force() -> None:
+    hub = PlannedHub(2, LOOSE)
+    hub.want([child("a", pinned=True)])
+    hub.rest()
+    member = hub.where()["a"]
+
+    hub.change(member, draining=True, forced=True)
+    said = {plan(hub.snapshot()).unplaced["a"]}
+    hub.rest()
+    said.add(plan(hub.snapshot()).unplaced["a"])
+
+    message = f"member {member} is emptied by force; started when it takes children again"
+    assert said == {Unplaced(Reason.MEMBER_UNAVAILABLE, message)}
+
+
 # determinism
 
 _IN_A_PROCESS = """

@@ -164,14 +164,19 @@ def test_what_a_member_started_is_recorded_as_it_runs_where_no_other_has_it() ->
     assert with_recorded(nothing, {"m0": {"a": run}}, {"a": (OnRecord("m1", entry(250)),)}) == nothing
 
 
+KEPT = entry(50, uid=NOBODY, wait=True)
+
+
 @pytest.mark.parametrize(
     ("state", "record", "changes", "kept"),
     [
         pytest.param(OPEN, {OTHER: entry(50)}, {OTHER: None}, {OTHER: (NOBODY, 300)}, id="it leaves"),
         pytest.param(OPEN, {OTHER: entry(50)}, {}, {}, id="it stays"),
         pytest.param(OPEN, {OTHER: entry(50)}, {OTHER: None, CHOSEN: entry(301)}, None, id="it moves"),
-        pytest.param(OPEN, {OTHER: entry(50, uid=NOBODY, wait=True)}, {OTHER: None}, {}, id="it is kept already"),
+        pytest.param(OPEN, {OTHER: KEPT}, {OTHER: None}, {}, id="it is kept already"),
         pytest.param(OPEN, {}, {}, {CHOSEN: (NOBODY, 300)}, id="it was on no record"),
+        pytest.param(None, {"z": KEPT}, {"z": None}, {"m0": (NOBODY, 300)}, id="its member is drained"),
+        pytest.param(None, {"z": KEPT, "m0": KEPT}, {"z": None, "m0": None}, {"z": None}, id="it is kept elsewhere"),
         pytest.param(None, {}, {}, {"m0": (NOBODY, 300)}, id="no view is open"),
         pytest.param(None, {"lost": entry(50)}, {"lost": None}, {"lost": None, "m0": (NOBODY, 300)}, id="it is lost"),
     ],
@@ -185,7 +190,12 @@ def test_an_id_stays_on_record_while_a_pod_of_it_is_there(
     """``kept``: uid and epoch of the entries that are written then; None: what was planned."""
     snapshot = HubSnapshot(
         spec=hub_spec(),
-        members=(MemberView(name="m0"), MemberView(name="m1"), MemberView(name="lost", phase=Phase.GONE)),
+        members=(
+            MemberView(name="m0"),
+            MemberView(name="m1"),
+            MemberView(name="lost", phase=Phase.GONE),
+            MemberView(name="z", draining=True),
+        ),
         children={},
         record={"a": tuple(OnRecord(member, placed) for member, placed in record.items())} if record else {},
         next_epoch=200,

@@ -15,7 +15,6 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.launchers import Begin, LauncherFactory, Launchers
 from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.env import Environment
-from processhub.agent.handover.inbox import HandoverInbox
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.health import Health
 from processhub.agent.lease.keeper import LeaseKeeper
@@ -138,14 +137,14 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
     children: dict[str, Child] = {}
     slices = SliceWatcher(around.client, around.env, around.lease.identity)
     permit = Permit(around.lease, slices)
-    handovers = Handovers(around.env, slices, around.peers)
+    handovers = Handovers(around.env, slices, around.peers, children)
     requests = _build_requests(around, slices, permit, children)
     launchers = around.launchers(requests.router.ask, begin)
     earlier = EarlierReports(slices, around.lease.identity)
     supervisor = Supervisor(
         children, launchers.by_workload, permit, handovers, earlier.of, RestartLog(around.env.child_dir)
     )
-    inbox, health = HandoverInbox(handovers, children), Health(around.lease, slices, permit, supervisor, around.tls)
+    health = Health(around.lease, slices, permit, supervisor, around.tls)
     parts = Parts(
         slices=slices,
         permit=permit,
@@ -162,8 +161,8 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
                 slices,
                 requests.router,
                 Access(around.env, around.client),
-                inbox.receive,
-                inbox.take,
+                handovers.receive,
+                handovers.take,
                 metrics,
                 health.healthy,
                 health.ready,

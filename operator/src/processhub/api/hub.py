@@ -172,6 +172,7 @@ class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     node: str = ""
     ready: bool = False
     message: str = ""
+    drained: bool = False
     weight: int = 1
     children: int = 0
     cpu: str = ""
@@ -243,20 +244,20 @@ class TlsStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class HubStatus(Wire, frozen=True, kw_only=True):
-    """The status of a Hub, which the operator writes."""
+    """The status of a Hub, which the operator writes. A count is None before the first round, and then a number."""
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = -1
     term: int = 0
-    replicas: int = 0
-    ready_replicas: int = 0
+    replicas: int | None = None
+    ready_replicas: int | None = None
     selector: str = ""
     summary: Summary | None = None
     members: tuple[MemberStatus, ...] = ()
     children: ChildCounts | None = None
     quorum: Quorum | None = None
     registry: tuple[RegistryEntry, ...] = ()
-    registry_size: int = 0
+    registry_size: int | None = None
     hooks: HookStatus | None = None
     tls: TlsStatus | None = None
 

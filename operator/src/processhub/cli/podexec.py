@@ -23,6 +23,7 @@ from processhub.cli.errors import ReaderGoneError
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import PODS
+from processhub.cluster.tasks import cancel_all
 
 _STDIN, _STDOUT, _STDERR, _STATUS, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 32 * 1024
@@ -67,9 +68,7 @@ async def run_in_pod(client: Client, what: PodCommand, *, stdin: bool, terminal:
         try:
             return await _receive(socket, what)
         finally:
-            if sending is not None:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+            await cancel_all([sending] if sending is not None else [])
 
 
 async def _receive(socket: aiohttp.ClientWebSocketResponse, what: PodCommand) -> int:

@@ -11,10 +11,10 @@ import msgspec
 
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
+from processhub.cluster.tasks import cancel_all
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
 from processhub.controller.authority import keeper_of
-from processhub.controller.concurrency import cancel_all
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.lead.prerequisites import served_namespaces

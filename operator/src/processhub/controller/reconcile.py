@@ -40,7 +40,8 @@ from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.hooks.hubhooks import Hooks, Receivers
 from processhub.controller.hubacceptance import HubAcceptance
 from processhub.controller.lead.installedcrds import InstalledCRDs
-from processhub.controller.lead.takeover import Takeover, note_term
+from processhub.controller.lead.notedterm import note_term
+from processhub.controller.lead.takeover import Takeover
 from processhub.controller.memory import HubMemory, LastRound, Memories
 from processhub.controller.observe.admission import admit_starts
 from processhub.controller.observe.customrules import CustomRules
@@ -149,7 +150,7 @@ class Reconciler:
         if memory.observe.epochs.used_up:
             name = "/".join(round.hub.metadata.key)
             raise DeposedError(f"hub {name} has used the epochs of term {self._term}: another leader begins")
-        round = await note_term(round)
+        round = await note_term(round, memory.noted)
         admitted = self._acceptance.admit(round.hub, round.state, memory)
         if isinstance(admitted, Refusal):
             await self._refuse(round, memory, admitted)

@@ -10,7 +10,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.hooks import Hook
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
-from processhub.core.listing import MemberNames
+from processhub.core.listing import MemberNames, counted
 from processhub.core.model.podshape import wrong_shape
 from processhub.core.strategies import BUILT_IN
 from processhub.core.strategies.migration import BUILT_IN as WAYS
@@ -242,8 +242,8 @@ def _mapping(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     if len(spec.nodes) != copies:
         return Refusal(
             Reason.CHILD_REPLICATION_MISMATCH,
-            f"spec.nodes names {len(spec.nodes)} members, but the hub keeps {copies} "
-            f"{'copy' if copies == 1 else 'copies'} of a child; name exactly {copies}",
+            f"spec.nodes names {counted(len(spec.nodes), 'member', 'members')}, but the hub keeps "
+            f"{copies} {'copy' if copies == 1 else 'copies'} of a child; name exactly {copies}",
         )
     if len(set(spec.nodes)) < len(spec.nodes):
         return Refusal(

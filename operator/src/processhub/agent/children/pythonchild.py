@@ -232,8 +232,8 @@ class ModuleRunner(RunnerProcess):
             self.kill()
 
 
-class ActorRun:
-    """The run of one incarnation of a Python child."""
+class ActorRun(RunHandle):
+    """The run of one incarnation of a Python child. An order to stop is carried out at once, and not taken back."""
 
     def __init__(
         self, runner: ModuleRunner, key: str, child: Child, desired: DesiredRun, workload: Python, state: Content | None
@@ -276,9 +276,6 @@ class ActorRun:
         """Take the state that the actor left, in the message or in its file. The actor then ends by itself."""
         self._state = state
         self._later(self.grace, lambda: self._overdue(self.grace))
-
-    def desired_again(self) -> None:
-        """Do nothing: the order to stop has been carried out."""
 
     def give_up(self) -> None:
         """Cancel the actor. If it is blocked and others run beside it, it is left alone."""

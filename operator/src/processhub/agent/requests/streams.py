@@ -124,7 +124,7 @@ class Streams:
         async with _session() as session:
             try:
                 exchange = _Exchange(request, session, url, headers, self._tls.verification(), self._closing)
-                return await exchange.run(by_member=True)
+                return await exchange.run()
             except aiohttp.ClientConnectorError as error:
                 raise UnreachableError(f"member {owner.member} can't be reached: {error}") from error
 
@@ -186,15 +186,16 @@ class _Exchange:
     ) -> None:
         self._request, self._session, self._url, self._headers = request, session, url, headers
         self._verification, self._ended = verification, ended
+        self._by_member = EPOCH_HEADER in headers  # it goes to another member, not to the child itself
         self._answer: web.StreamResponse | None = None
 
-    async def run(self, *, by_member: bool = False) -> web.StreamResponse | None:
+    async def run(self) -> web.StreamResponse | None:
         """Pass the request on, and the answer back. None if a member has answered that it is not the owner.
 
         Raises Problem, and aiohttp.ClientConnectorError if there was no connection.
         """
         upgrade = self._request.headers.get("Upgrade", "").lower() == "websocket"
-        work = asyncio.ensure_future(self._websocket() if upgrade else self._plain(by_member))
+        work = asyncio.ensure_future(self._websocket() if upgrade else self._plain())
         over = asyncio.ensure_future(self._ended.wait())
         try:
             await asyncio.wait((work, over), return_when=asyncio.FIRST_COMPLETED)
@@ -218,15 +219,15 @@ class _Exchange:
             self._request.transport.close()
         return self._answer
 
-    async def _plain(self, by_member: bool) -> web.StreamResponse | None:
+    async def _plain(self) -> web.StreamResponse | None:
         request = self._request
         more: dict[str, Any] = dict(self._verification)
         if request.body_exists:
-            more |= {"data": self._body(), "expect100": by_member}
+            more |= {"data": self._body(), "expect100": self._by_member}
         async with self._session.request(
             request.method, self._url, headers=self._headers, allow_redirects=False, **more
         ) as answer:
-            if by_member and ANSWER_HEADER not in answer.headers:
+            if self._by_member and ANSWER_HEADER not in answer.headers:
                 await _refuse(answer)
                 return None
             made = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers))
@@ -240,9 +241,7 @@ class _Exchange:
 
     async def _body(self) -> Any:
         """The caller's body. It is sent when the child, or its member, takes it."""
-        if self._request.headers.get("Expect", "").lower() == "100-continue":
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request.writer.output_size = 0  # these bytes are not part of the answer
+        await send_continue(self._request)
         async for chunk in self._request.content.iter_any():
             yield chunk
 
@@ -261,7 +260,7 @@ class _Exchange:
             )
         except aiohttp.WSServerHandshakeError as error:
             mine = error.headers is None or ANSWER_HEADER not in error.headers
-            if mine and EPOCH_HEADER in self._headers and error.status in _NOT_RUN:
+            if mine and self._by_member and error.status in _NOT_RUN:
                 return None
             marks = {ANSWER_HEADER: "child"}
             return web.Response(status=error.status, headers=marks, text=f"no WebSocket: {error.message}")
@@ -318,6 +317,13 @@ async def _pump(
             else:
                 break
     return RESTARTS, b"the connection to the child broke; connect again"
+
+
+async def send_continue(request: web.BaseRequest) -> None:
+    """Send "100 Continue" to a caller that waits for it before it sends the body."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # these bytes are not part of the answer
 
 
 async def _refuse(answer: aiohttp.ClientResponse) -> None:

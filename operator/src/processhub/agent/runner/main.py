@@ -2,8 +2,8 @@
 
 Agent and runner exchange these messages (frames.py). The JSON of a user is the payload of its message:
 
-- from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
-  ``asked`` (the answer to ``ask``)
+- from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, and ``asked`` (the
+  answer to ``ask``)
 - to the agent: ``ready``, ``running`` (of one or more actors), ``answer`` (to a call or cast), ``ask`` (a request to
   another child), ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``crashed``,
   ``ended``
@@ -26,7 +26,7 @@ import traceback
 from typing import Any, NoReturn
 
 from processhub.actor import HubHandle
-from processhub.agent.frames import Inbox, frame
+from processhub.agent.frames import Inbox, frame, is_broken
 from processhub.agent.runner.hosted import Hosted
 from processhub.agent.runner.leader import Leader
 from processhub.agent.runner.output import ChildLines
@@ -109,7 +109,7 @@ class Runner:
             if found is None:
                 return  # it ended meanwhile, which was reported to the agent
             if operation == "stop":
-                found.stop(message["grace"], message.get("reason", "stop"))
+                found.stop(message["grace"], "stop")
             elif operation == "asked":
                 found.answered(message)
             else:
@@ -170,10 +170,10 @@ class Runner:
                 self._out.clear()
             try:
                 self._begun = self._begun[self._sock.send(self._begun) :]
-            except BlockingIOError:
+            except OSError as error:
+                if is_broken(error):
+                    os._exit(0)  # the agent has ended
                 return False
-            except OSError:
-                os._exit(0)  # the agent has ended
         return True
 
     def _send_rest(self) -> None:

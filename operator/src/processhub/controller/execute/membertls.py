@@ -106,7 +106,8 @@ class HubTls:
         if self._problems:
             message = "; ".join(f"member {name}: {why}" for name, why in sorted(self._problems.items())[:4])
         elif self._without and not self.required and not message:
-            message = f"not required yet: {listed(self._without)} does not accept TLS yet"
+            do = "does" if len(self._without) == 1 else "do"
+            message = f"not required yet: {listed(self._without)} {do} not accept TLS yet"
         return TlsStatus(
             required=self.required or (keeper.state is None and hub.status.tls is not None and hub.status.tls.required),
             server_name=server_name(hub.metadata.name, hub.metadata.namespace),

@@ -1,7 +1,6 @@
 """The takeover from an earlier leader: it raises the term of all slices before anything is planned.
 
-The rule is in docs/protocol.md, rule 2. Hubs for which the write was refused are taken over later, one by one. The
-first round of each hub writes the term into the Hub's status.
+The rule is in docs/protocol.md, rule 2. Hubs for which the write was refused are taken over later, one by one.
 """
 
 from __future__ import annotations
@@ -11,27 +10,18 @@ import logging
 
 import msgspec
 
-from processhub.api.hub import Hub
 from processhub.api.slice import FORMAT, RegistrySlice
 from processhub.cluster.client import Client
-from processhub.cluster.errors import (
-    ApiError,
-    ConflictError,
-    ConnectionFailedError,
-    InvalidError,
-    NotFoundError,
-    UnavailableError,
-)
-from processhub.cluster.kinds import HUBS, SLICES
+from processhub.cluster.errors import ApiError, ConflictError, NotFoundError, UnavailableError
+from processhub.cluster.kinds import SLICES
 from processhub.controller.concurrency import gather_all
-from processhub.controller.errors import DeposedError, LaterFormatError
+from processhub.controller.errors import DeposedError, LaterFormatError, check_not_lost
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
 _CONCURRENT = 8
 _AGAIN_SECONDS = 0.5  # after a request that failed
-_ANSWER_SECONDS = 2.0  # Children of a lost member must not wait for an admission webhook that hangs.
 _PATIENT_PASSES = 6  # passes in which requests without an answer, or during an outage, are retried
 log = logging.getLogger(__name__)
 
@@ -54,7 +44,7 @@ async def raise_terms(
 ) -> TermsRaised:
     """Raise the term in every slice (of ``hub``) until a consistent list has no lower one, except for refused ones.
 
-    Only the term is written. Raises DeposedError.
+    Only the term is written. Raises DeposedError, also where the account may not list the slices of a namespace.
     """
     limit = asyncio.Semaphore(_CONCURRENT)
     refused: dict[str, ApiError] = {}  # by the slice's uid
@@ -100,8 +90,15 @@ async def raise_terms(
 
 
 async def _slices(store: Store, namespace: str | None) -> list[RegistrySlice]:
-    lists = [await informer.read(namespace) for informer in store.informer_of(SLICES.plural, namespace)]
-    return [item for items, _ in lists for item in items if isinstance(item, RegistrySlice)]
+    found: list[RegistrySlice] = []
+    for informer in store.informer_of(SLICES.plural, namespace):
+        try:
+            items, _ = await informer.read(namespace)
+        except ApiError as error:
+            check_not_lost(informer.source.namespace, error)
+            raise
+        found += [item for item in items if isinstance(item, RegistrySlice)]
+    return found
 
 
 def _hub_of(item: RegistrySlice) -> HubKey:
@@ -157,41 +154,3 @@ class Takeover:
             del self.behind[key]
 
         return await round.steps.take("what an earlier leader has left of the hub can't be taken over", raise_them)
-
-
-async def note_term(round: Round) -> Round:
-    """Write this leader's term into the Hub's status (docs/protocol.md, rule 1); returns the round with that Hub.
-
-    The leader's Lease and the slices have the term too. Somebody may delete them all, as a reinstallation does, while
-    members and what they write to live on. The next term has to be above the former ones even then, and epochs with it.
-
-    Call it before the round gives any epoch. Where the write fails, the round continues: a status that can't be written
-    must not keep children from starting elsewhere. Raises DeposedError if the status has a higher term.
-    """
-    hub = round.hub
-    if hub.status.term > round.term:
-        # A leader that was paused may see this before it looks at its Lease.
-        name, term = hub.metadata.name, hub.status.term
-        raise DeposedError(f"leadership lost: the status of hub {name} has the higher term {term}")
-    if hub.status.term == round.term:
-        return round
-    what = "the term can't be written into the Hub's status"
-    noted = await round.steps.attempt(what, lambda: _write_term(round), hub)
-    # A status is written to any Hub with this name, so it may be the next one.
-    if noted.metadata.uid != hub.metadata.uid or noted is hub:
-        return round
-    round.store.put(HUBS.plural, noted)
-    return msgspec.structs.replace(round, hub=noted)
-
-
-async def _write_term(round: Round) -> Hub:
-    """Write the term. The schema refuses to lower it, so a late write of a former leader changes nothing."""
-    body = {"status": {"term": round.term}}
-    try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            stored = await round.client.patch(HUBS, *round.hub.metadata.key, body, subresource="status")
-    except TimeoutError:
-        raise ConnectionFailedError(f"no answer within {_ANSWER_SECONDS:g} s") from None
-    if stored.status.term < round.term:
-        raise InvalidError(422, "Invalid", "the API server drops the field; apply the CRDs of this operator's version")
-    return stored

@@ -27,6 +27,7 @@ def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
         redundancy_signal=hub.spec.redundancy.redundancy_signal,
         fence=hub.spec.partition_tolerance.strategy != "Divergence",
         partitioned=partitioned,
+        suspended=hub.spec.suspend,
         max_children=hub.spec.members.max_children,
         on_demand=on_demand is not None,
         on_demand_max=(on_demand.max or 0) if on_demand else 0,

@@ -38,6 +38,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     lease: KnownLease | None
     slices: tuple[KnownSlice, ...]
     judgement: Judgement
+    unread: bool = False  # It is held because its Lease was not read since it seems gone.
     zone: str = ""
 
     @property
@@ -246,7 +247,7 @@ def _held(member: Member, recheck_seconds: float | None = None) -> Member:
         judgement = msgspec.structs.replace(
             judgement, recheck_seconds=recheck_seconds, why="its Lease was not read since it seems gone"
         )
-    return msgspec.structs.replace(member, judgement=judgement)
+    return msgspec.structs.replace(member, judgement=judgement, unread=True)
 
 
 def member_of(lease: Lease) -> str:

@@ -200,6 +200,8 @@ def _ready(
     if node.state == State.PENDING and own[0].host.judgement.restarting:
         return condition(False, Reason.PENDING, f"member {node.name} restarts; started again when it is back")
     if report is None or (node.state == State.PENDING and not report.reason):
+        if unplaced is not None:
+            return condition(False, unplaced.reason, unplaced.message)
         return condition(False, Reason.PENDING, waits_for(node.name, troubles.get(node.name)))
     reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
     message = report.message or node.last_exit

@@ -21,7 +21,7 @@ from processhub.controller.report.memory import Away, ReportMemory
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Round
 from processhub.core.acceptance import Refusal, unknown_origin
-from processhub.core.listing import listed
+from processhub.core.listing import counted, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.planning.handover import goes_to
@@ -91,8 +91,8 @@ def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, pla
             memory.seen_live.discard(name)
             if not member.wanted:
                 continue  # It was scaled away.
-            moved = sum(move.source == name for move in plan.moves)
-            message = f"member {name} is lost: {member.judgement.why}; {moved} children placed on others"
+            placed = counted(sum(move.source == name for move in plan.moves), "child placed", "children placed")
+            message = f"member {name} is lost: {member.judgement.why}; {placed} on others"
             events.about_hub(hub, EventReason.MEMBER_LOST, message, warning=True)
             memory.away[name] = Away(member.holder, set())
         elif member.phase is Phase.LIVE and name not in memory.seen_live:
@@ -167,8 +167,8 @@ def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | N
     if not stopped:
         return
     message = (
-        f"member {member.name} is back and ends its copies of {len(stopped)} children, which are on record elsewhere: "
-        f"{listed(stopped)}"
+        f"member {member.name} is back and ends its copies of {counted(len(stopped), 'child', 'children')}, on record "
+        f"elsewhere: {listed(stopped)}"
     )
     events.about_hub(hub, EventReason.HEALED, message)
 

@@ -34,7 +34,7 @@ from processhub.controller.report.kstatus import ABNORMAL, accepted, of_refusal,
 from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
-from processhub.core.listing import listed
+from processhub.core.listing import counted, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.podtrouble import Trouble
@@ -272,6 +272,7 @@ def _member(member: Member, children: int, trouble: Trouble | None) -> MemberSta
         node=pod.spec.node_name if pod else "",
         ready=member.ready,
         message=trouble.text if trouble and not member.ready else "",
+        drained=member.drained,
         weight=member.weight,
         children=children,
         cpu=f"{usage.cpu}m" if usage else "",
@@ -299,12 +300,13 @@ def _ready(
         unlisted = f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
     if not wanted or len(ready) < len(wanted):
         absent = {member.name: troubles.get(member.name, Trouble()) for member in wanted if not member.ready}
-        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {_causes(absent) or 'all'}{unlisted}"
+        members = counted(len(wanted), "member", "members")
+        message = f"{len(ready)} of {members} ready; not ready: {_causes(absent) or 'all'}{unlisted}"
         if trouble is not None:
             message += f"; {trouble[1]}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
-    message = f"{running} of {desired} children running{unlisted}"
+    message = f"{running} of {counted(desired, 'child', 'children')} running{unlisted}"
     return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
 
 
@@ -325,7 +327,7 @@ def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:
     if plan.stranded:
         return condition_of("Balanced", False, GroupReason.STRANDED, _why_stranded(hub, plan), generation)
     if plan.moving or plan.pending_moves:
-        message = f"{plan.moving} children moving, {plan.pending_moves} to be moved"
+        message = f"{counted(plan.moving, 'child', 'children')} moving, {plan.pending_moves} to be moved"
         return condition_of("Balanced", False, GroupReason.REBALANCING, message, generation)
     return condition_of("Balanced", True, GroupReason.BALANCED, "", generation)
 
@@ -343,12 +345,11 @@ def _why_stranded(hub: Hub, plan: Plan) -> str:
     named = ", ".join(ids[:5])
     if plan.no_member_left:
         return (
-            f"{member} can't be emptied: no member is left to take its {len(ids)} children ({named}); stop them with "
-            f"spec.suspend: true, or {remedy}"
+            f"{member} can't be emptied: no member is left to take its {counted(len(ids), 'child', 'children')} "
+            f"({named}); stop them with spec.suspend: true, or {remedy}"
         )
-    return (
-        f"{member} can't be emptied: {len(ids)} children are bound to it ({named}); delete or rebind them, or {remedy}"
-    )
+    bound = counted(len(ids), "child is", "children are")
+    return f"{member} can't be emptied: {bound} bound to it ({named}); delete or rebind them, or {remedy}"
 
 
 def _replace_conditions(hub: Hub, conditions: tuple[Condition, ...], now: str) -> HubStatus:

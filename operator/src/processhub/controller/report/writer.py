@@ -14,8 +14,8 @@ from processhub.api.hub import Hub, HubStatus
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, ConnectionFailedError, NotFoundError, UnavailableError
 from processhub.cluster.kinds import metadata_of
+from processhub.cluster.tasks import cancel_all
 from processhub.cluster.tokenbucket import Buckets, ByteBudget
-from processhub.controller.concurrency import cancel_all
 from processhub.controller.report.statusrate import Item, StatusPolicy, StatusRate
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.hubstate import HubKey

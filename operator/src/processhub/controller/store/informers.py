@@ -24,7 +24,8 @@ from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
-from processhub.controller.concurrency import cancel_all
+from processhub.cluster.tasks import cancel_all
+from processhub.controller.errors import check_not_lost
 from processhub.controller.store.children import marks_changed, same_order
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.ownedwatch import OwnedWatch
@@ -121,13 +122,14 @@ class Store:
                 await informer.synced.wait()
 
     async def read_leases(self, *namespaces: str | None) -> None:
-        """Read the member Leases consistently, whatever their watch has shown. It is retried until it succeeds."""
+        """Read the member Leases consistently, whatever their watch has shown. Retries. Raises DeposedError."""
         for informer in [it for namespace in namespaces for it in self.informer_of(LEASES.plural, namespace)]:
             while True:
                 try:
                     items, _ = await informer.read()
                     break
                 except ApiError as error:
+                    check_not_lost(informer.source.namespace, error)
                     log.warning("member Leases not read, again: %s", error.message)
                     await asyncio.sleep(_AGAIN_SECONDS)
             for item in items:

@@ -13,7 +13,7 @@ from itertools import filterfalse
 import msgspec
 
 from processhub.api.reasons import Reason, Role
-from processhub.core.listing import MemberNames, listed
+from processhub.core.listing import MemberNames, counted, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED, Move, Plan, Unplaced
@@ -255,7 +255,8 @@ class PlanBuilder:
         limit = self.snapshot.spec.members.max_children
         return Unplaced(
             Reason.CAPACITY_EXCEEDED,
-            f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
+            f"each ready member has its {counted(limit, 'child', 'children')} (spec.members.maxChildren); add "
+            "members or raise it",
         )
 
     def placement_view(self, more: int) -> PlacementView:
@@ -287,7 +288,8 @@ class PlanBuilder:
         limit = self.snapshot.spec.members.max_children
         if self.load[name] < limit:
             return None
-        return Unplaced(Reason.CAPACITY_EXCEEDED, f"{name} has its {limit} children (spec.members.maxChildren)")
+        full = f"{name} has its {counted(limit, 'child', 'children')} (spec.members.maxChildren)"
+        return Unplaced(Reason.CAPACITY_EXCEEDED, full)
 
     def room(self, more: int) -> dict[str, int]:
         """How many more children each open member may take under cap and capacity, with ``more`` new ones."""
@@ -357,6 +359,7 @@ def same_attributes(entry: Assignment, child: DesiredChild) -> bool:
     )
 
 
-def unavailable(name: str) -> Unplaced:
-    """Why a child that is bound to the member does not run."""
-    return Unplaced(Reason.MEMBER_UNAVAILABLE, f"member {name} is not ready; started when it is")
+def unavailable(name: str, *, emptied: bool = False) -> Unplaced:
+    """Why a child that is bound to the member does not run. ``emptied``: the member is emptied by force."""
+    why = "is emptied by force; started when it takes children again" if emptied else "is not ready; started when it is"
+    return Unplaced(Reason.MEMBER_UNAVAILABLE, f"member {name} {why}")

@@ -174,8 +174,9 @@ class ChildSteps(PlanBuilder):
         # The target of a move becomes active. Any other waiting copy was asleep, beside another copy, when the hub kept
         # several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
-        # Of a child that has ended, the entry of a lost member may still be there beside the next one.
-        waiting.sort(key=lambda place: -place.entry.epoch if place.entry.ended else 0)
+        # Of a child that has ended, the entry of a lost member may still be there beside the next one. One that is
+        # resumed keeps its place, whatever is left of a move that it was in.
+        waiting.sort(key=lambda place: (-place.entry.epoch if place.entry.ended else 0, not place.entry.asleep))
         if self.follows_earlier(child, places):
             return
         if handed := _handed_over(running):
@@ -307,7 +308,7 @@ class ChildSteps(PlanBuilder):
             # The child stays on record with its member without being started, as at the end of a move.
             state = "" if end else place.untaken_state
             self.put(member.name, child.id, self.assignment(child, wait=True, state=state, ended=end))
-            self.unplaced[child.id] = unavailable(member.name)
+            self.unplaced[child.id] = unavailable(member.name, emptied=True)
             if not child.bound:
                 self.strand(child, member.name, STRANDED_ALONE)
             return
@@ -334,7 +335,8 @@ class ChildSteps(PlanBuilder):
         self.load[member.name] += 1
         resumes = target.entry.asleep and not running
         if member.phase is Phase.GONE or (member.draining and (member.forced or resumes)):
-            self.unplaced[child.id] = unavailable(member.name)
+            emptied = member.phase is not Phase.GONE and member.forced
+            self.unplaced[child.id] = unavailable(member.name, emptied=emptied)
             if not member.wanted:
                 self.strand(child, member.name, "suspended, and keeps its place")
             if resumes:
@@ -370,6 +372,10 @@ class ChildSteps(PlanBuilder):
         if end := self.end_of(child, source, ordered=True):
             # It has ended since the move began. The target's entry says so before the source's is removed.
             self.put(target.member, child.id, msgspec.structs.replace(target.entry, ended=end))
+            return
+        if source.entry.epoch > target.entry.epoch:
+            # The move was given up, and the child has run on there. A state that the target has got is older than that.
+            self.put(target.member, child.id, self.assignment(child, wait=True))
             return
         # An order that was given is completed: only then is there a state that could be lost.
         hot = goes_to(source) == target.member or self.mode(child, source.member, target.member) is MigrationMode.HOT

@@ -84,28 +84,39 @@ def with_pods(snapshot: HubSnapshot, plan: Plan, state: NotClosed | None, worklo
     """
     entries = {member: dict(changes) for member, changes in plan.entries.items()}
     next_epoch = plan.next_epoch
-    there = {member.name for member in snapshot.members if member.phase is not Phase.GONE}
     for child_id in sorted(snapshot.pods):
         record = {place.member: place.entry for place in snapshot.record.get(child_id, ())}
         planned = {member: changes[child_id] for member, changes in entries.items() if child_id in changes}
         if any(entry is not None for entry in (record | planned).values()):
             continue
-        member = next((name for name in record if name in there), "") or _keeper(snapshot, child_id, state)
-        former = record.get(member)
-        if former is not None and former.of_nobody:
-            del entries[member][child_id]
-        elif member:
-            former = former or Assignment(uid=NOBODY, epoch=next_epoch, workload=workload)
+        for member in _keepers(snapshot, child_id, record, state):
+            former = record.get(member) or Assignment(uid=NOBODY, epoch=0, workload=workload)
+            if former.of_nobody and member in record:
+                del entries[member][child_id]
+                continue
             entries.setdefault(member, {})[child_id] = _of_nobody(former, next_epoch)
             next_epoch += 1
     return msgspec.structs.replace(plan, entries=entries, next_epoch=next_epoch)
 
 
-def _keeper(snapshot: HubSnapshot, child_id: str, state: NotClosed | None) -> str:
-    """The member that is to keep an id on record: the one that would start it, or any; "" if there is none."""
+def _keepers(
+    snapshot: HubSnapshot, child_id: str, record: Mapping[str, Assignment], state: NotClosed | None
+) -> list[str]:
+    """The members that are to keep an id on record.
+
+    That is one of those that have it. If none of them may keep it, as they are drained, it is another one beside them,
+    and alone from the next round on.
+    """
+    members = {member.name: member for member in snapshot.members if member.phase is not Phase.GONE}
+    places = [name for name in record if name in members]
+    for name in places:
+        if takes(members[name]):
+            return [name]
     if state is not None and state.open:
-        return chosen_member(state.view, child_id)
-    return min((member.name for member in snapshot.members if takes(member)), default="")
+        other = chosen_member(state.view, child_id)
+    else:
+        other = min((name for name, member in members.items() if takes(member)), default="")
+    return list(dict.fromkeys(name for name in (*places[:1], other) if name))
 
 
 def _of_nobody(entry: Assignment, epoch: int) -> Assignment:

@@ -1,0 +1,78 @@
+"""Turns in which no member has a fault: what runs is left alone, and with HotSwap a child starts with what it left."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from memoryapi import Json
+
+from .childpods import PodRun
+from .machines import Run
+from .naming import CHILDREN, DEMANDED, HUB
+from .world import World
+
+if TYPE_CHECKING:
+    from .hands import Act, Hands
+
+_HANDS_OVER: Json = {
+    "migration": {"strategy": "HotSwap", "onRestart": None, "handoverTimeoutSeconds": 15},
+    "timeouts": {"leaseSeconds": 15, "stopSeconds": 10},
+}
+
+
+class Calm:
+    """A turn in which only replicas of the operator have faults.
+
+    Either the users' acts are such that all processes run on, or children are moved, edited and suspended, and none may
+    lose the state that it has handed over.
+    """
+
+    def __init__(self, hands: Hands, world: World, seed: int) -> None:
+        self._hands, self._world, rng = hands, world, Random(f"{seed}/calm")
+        spec = world.server.objects[HUB]["spec"]
+        copies = spec.get("redundancy", {}).get("strategy") == "Replication"
+        self._moves = not copies and not hands.pods.share and rng.random() < 0.6
+        self._left: dict[tuple[str, str], bytes] = {}  # a child and its uid → the state that it left last
+        self._suspends = rng.random() < 0.5  # else members leave; a suspended child loses its place and state then
+        # Members with LeastLoaded take children from each other by and by.
+        self.possible = self._moves or spec["distribution"]["strategy"] != "LeastLoaded"
+
+    def prepare(self) -> None:
+        """Edit the Hub so that children hand over their state, if they are to be moved."""
+        if self._moves:
+            self._world.edit(HUB, {"spec": _HANDS_OVER})
+
+    def begin(self) -> None:
+        """Check each start and end of a process from now on."""
+        self._world.trace.note("seed", "a calm turn begins")
+        self._world.checks.followers.append(self._keeps_state if self._moves else self._runs_on)
+
+    @property
+    def acts(self) -> tuple[Act, ...]:
+        """The acts of the turn, with their weights."""
+        hands = self._hands
+        if not self._moves:
+            return (*hands.acts_on_operators(), *hands.edits.quiet_acts())
+        return (*hands.acts_on_operators(), *hands.acts_that_move(suspend=self._suspends))
+
+    def _runs_on(self, run: Run | PodRun, what: str) -> None:
+        if run.child_id not in DEMANDED:
+            self._world.trace.break_promise(f"child {run.child_id} of a calm hub {what} on {run.where}")
+
+    def _keeps_state(self, run: Run | PodRun, what: str) -> None:
+        if run.child_id not in CHILDREN or not isinstance(run, Run):
+            return
+        key = run.child_id, run.uid
+        if what.startswith("starts"):
+            left = self._left.get(key, run.state)
+            if run.state != left:
+                self._world.trace.break_promise(
+                    f"child {run.child_id} starts on {run.where} with {run.state!r}, and had left {left!r}"
+                )
+        elif what == "is up":
+            self._left.pop(key, None)
+        elif not run.runs and run.left:
+            self._left[key] = run.left
+        elif not run.runs and run.was_up:
+            self._left.pop(key, None)
