@@ -47,7 +47,6 @@ class PlanBuilder:
         self.last_placed = snapshot.last_placed
         self.next_epoch = snapshot.next_epoch
         self.budget = RoundBudget(snapshot.move_budget)
-        self.proofs = EndProofs(snapshot, self.members)
         self.load: Counter[str] = Counter()
         for member in snapshot.members:
             # A member that was lost or is being emptied takes its share again when it returns. So does one that is not
@@ -55,6 +54,11 @@ class PlanBuilder:
             leaves = member.draining if member.phase is not Phase.GONE else member.wanted
             if leaves and not member.joining and snapshot.formed:
                 self.joining[member.name] = True
+
+    @cached_property
+    def proofs(self) -> EndProofs:
+        """The proofs of the ends of children."""
+        return EndProofs(self.snapshot, self.members)
 
     @cached_property
     def _wanted_members(self) -> MemberNames:

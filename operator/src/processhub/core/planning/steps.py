@@ -14,7 +14,17 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import PlanBuilder, same_attributes, takes, unavailable
-from processhub.core.planning.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
+from processhub.core.planning.handover import (
+    Next,
+    Step,
+    goes_to,
+    handed_over,
+    has_lost,
+    has_taken_over,
+    kept_asleep,
+    next_step,
+    order_for,
+)
 from processhub.core.planning.steady import SteadyChildren
 from processhub.core.strategies.base import Strategy
 from processhub.core.strategies.migration import MigrationMode, MigrationStrategy, PossibleMove
@@ -25,11 +35,7 @@ class ChildSteps(PlanBuilder):
     """The part of the planning that follows the children on record. It places none."""
 
     def __init__(
-        self,
-        snapshot: HubSnapshot,
-        strategy: Strategy,
-        migration: MigrationStrategy,
-        steady: SteadyChildren | None = None,
+        self, snapshot: HubSnapshot, strategy: Strategy, migration: MigrationStrategy, steady: SteadyChildren | None
     ) -> None:
         super().__init__(snapshot, strategy)
         self.migration = migration
@@ -179,7 +185,7 @@ class ChildSteps(PlanBuilder):
         waiting.sort(key=lambda place: (-place.entry.epoch if place.entry.ended else 0, not place.entry.asleep))
         if self.follows_earlier(child, places):
             return
-        if handed := _handed_over(running):
+        if handed := handed_over(running):
             self._finish_move(child, *handed)
         elif waiting:
             self._continue_move(child, running, waiting[0])
@@ -201,7 +207,7 @@ class ChildSteps(PlanBuilder):
         """
         if self.follows_earlier(child, places):
             return
-        source, keeper = _kept_asleep([place for place in places if not self.loses_its_place(child, place)])
+        source, keeper = kept_asleep([place for place in places if not self.loses_its_place(child, place)])
         self.load.update([source.member] if source is not None else [])
         for place in places:
             if place is not keeper and place is not source:
@@ -432,26 +438,3 @@ class ChildSteps(PlanBuilder):
     def _is_asked_for_elsewhere(self, child: DesiredChild, member: MemberView) -> bool:
         ordered = self.snapshot.move_requests.get(child.id, member.name)
         return ordered != member.name and not child.bound and not self.unfit(ordered)
-
-
-def _kept_asleep(places: list[OnRecord]) -> tuple[OnRecord | None, OnRecord | None]:
-    """The source of a suspended child's handover, if still needed, and the place that the child keeps."""
-    if handed := _handed_over(places):
-        source, target = handed
-        return (None if has_taken_over(target, emptied=False) else source), target
-
-    def last(place: OnRecord) -> tuple[bool, bool, int]:
-        entry = place.entry
-        is_target = entry.wait and not entry.asleep
-        return is_target, entry.role != Role.ACTIVE, -entry.epoch
-
-    return None, min(places, key=last, default=None)
-
-
-def _handed_over(running: list[OnRecord]) -> tuple[OnRecord, OnRecord] | None:
-    """The source and the target of a committed handover, or None if there is none."""
-    for source in running:
-        for target in running:
-            if target.entry.state and goes_to(source) == target.member:
-                return source, target
-    return None
