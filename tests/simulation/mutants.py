@@ -30,7 +30,7 @@ from processhub.controller import engine, reconcile
 from processhub.controller.execute import executor, podchildren, slicewriter
 from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.lead.notedterm import Noted
-from processhub.controller.lead.terms import TermsRaised
+from processhub.controller.lead.takeover import TermsRaised
 from processhub.controller.observe import members, observation, views
 from processhub.controller.observe.memory import Epochs
 from processhub.controller.report.childqueue import ChildStatuses

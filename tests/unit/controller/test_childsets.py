@@ -118,6 +118,19 @@ def test_scaling_keeps_what_was_expanded() -> None:
     assert {wanted.key for wanted in more.wanted.values()} == {child(name).key for name in more.wanted}
 
 
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_an_edit_that_changes_only_the_kind_of_a_value_is_a_new_template(value: bool | float) -> None:
+    def python(given: float) -> dict[str, Any]:
+        return {"python": {"target": "m:C", "args": {"n": given}}}
+
+    first = known_set(child_set(replicas=1, template=python(1)), None)
+
+    edited = known_set(child_set(replicas=1, template=python(value), generation=2), first)
+
+    assert edited.digest != first.digest
+    assert edited.wanted["x-0"].workload == edited.digest
+
+
 def test_the_fields_of_the_template_apply_to_each_child() -> None:
     template = {
         "exec": {"command": ["sleep"]},

@@ -28,12 +28,8 @@ class HubStatuses(Collector):
         self._hubs: Callable[[], Iterable[Hub]] = tuple
 
     def follow(self, hubs: Callable[[], Iterable[Hub]]) -> None:
-        """Report the Hubs that the function returns, from now on."""
+        """Report the Hubs that the function returns, from now on; with ``tuple``, none."""
         self._hubs = hubs
-
-    def stop(self) -> None:
-        """Report no Hubs any more."""
-        self._hubs = tuple
 
     def collect(self) -> Iterable[Metric]:
         """One series for each figure of each Hub."""

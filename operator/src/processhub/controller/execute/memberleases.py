@@ -54,11 +54,7 @@ async def delete_lease(round: Round, lease: Lease) -> None:
         return
     try:
         await round.client.delete(
-            LEASES,
-            metadata.namespace,
-            metadata.name,
-            uid=metadata.uid,
-            resource_version=metadata.resource_version,
+            LEASES, metadata.namespace, metadata.name, uid=metadata.uid, resource_version=metadata.resource_version
         )
     except NotFoundError:
         log.debug("lease %s is gone already", metadata.name)

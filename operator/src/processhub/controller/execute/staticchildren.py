@@ -23,6 +23,7 @@ from processhub.api.naming import (
     child_object_names,
     id_hash,
 )
+from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
@@ -179,7 +180,7 @@ async def _replace(round: Round, child: Child, spec: ChildSpec) -> None:
                 {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
                 {"op": "replace", "path": "/spec", "value": spec},
             ],
-            content_type="application/json-patch+json",
+            content_type=JSON_PATCH,
         )
         _take_stored(round, stored, spec)
     except (NotFoundError, ConflictError) as error:

@@ -7,14 +7,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, OwnerReference
-from processhub.api.naming import (
-    ANNOTATION_MODE,
-    LABEL_HUB_UID,
-    LABEL_MEMBER,
-    label_value,
-    lease_name,
-    slice_name,
-)
+from processhub.api.naming import ANNOTATION_MODE, LABEL_HUB_UID, LABEL_MEMBER, label_value, lease_name, slice_name
 from processhub.api.slice import RegistrySlice, Settings, SliceSpec
 from processhub.controller.objects.owned import owner_reference, selector_labels
 

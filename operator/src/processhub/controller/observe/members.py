@@ -11,13 +11,7 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Lease, Pod
-from processhub.api.naming import (
-    ANNOTATION_JOINING,
-    ANNOTATION_LOAD,
-    ANNOTATION_SETTLED,
-    LABEL_MEMBER,
-    member_ordinal,
-)
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_LOAD, ANNOTATION_SETTLED, LABEL_MEMBER, member_ordinal
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.nodefit import has_pod
@@ -72,6 +66,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def seems_ended(self) -> bool:
         """Whether the planner takes all that an earlier leader had on this member for ended."""
         return self.phase is Phase.GONE or self.judgement.restarting
+
+    @property
+    def first(self) -> KnownSlice | None:
+        """The member's slice 0, None if it has none."""
+        return self.slices[0] if self.slices and self.slices[0].index == 0 else None
 
     @property
     def joining(self) -> bool:

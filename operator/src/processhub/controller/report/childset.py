@@ -13,7 +13,15 @@ from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.controller.observe.members import Member
-from processhub.controller.report.kstatus import differs, is_refused, of_refusal, reconciling, stalled
+from processhub.controller.report.kstatus import (
+    accepted,
+    described,
+    differs,
+    is_refused,
+    of_refusal,
+    reconciling,
+    stalled,
+)
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
@@ -87,9 +95,9 @@ class Tally:
         return (self._reported(child_id) or ("", "", ""))[1]
 
     def described(self, child_id: str) -> str:
-        """The child's id with the reason of its state and its last exit, such as ``set-9 (Exited, exit code 1)``."""
+        """The child's id with the reason of its state and its last exit."""
         state, reason, last_exit = self._reported(child_id) or (State.PENDING, "", "")
-        return f"{child_id} ({', '.join(part for part in (reason or state, last_exit) if part)})"
+        return described(child_id, reason or state, last_exit)
 
 
 def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct: int = -1) -> dict[str, Tally]:
@@ -194,9 +202,8 @@ def child_set_status(
     running, failed = tally.count(State.RUNNING), tally.count(State.FAILED)
     generation = item.metadata.generation
     ready = _ready(seen, tally, unplaced, desired, generation)
-    conditions: tuple[Condition, ...] = (_accepted(None if suspended else seen.refusal, generation, seen.note), ready)
-    if (abnormal := _abnormal(seen, tally, unplaced, ready)) is not None:
-        conditions = (*conditions, abnormal)
+    abnormal = _abnormal(seen, tally, unplaced, ready)
+    conditions = (accepted(seen.refusal, generation, seen.note), ready, abnormal)
     return ChildSetStatus(
         conditions=merge_conditions(item.status.conditions, conditions, now),
         observed_generation=generation,
@@ -212,7 +219,7 @@ def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetSt
     """The status of a ChildSet whose hub does not exist, or is not accepted, while its children keep running."""
     generation = item.metadata.generation
     conditions = (
-        _accepted(refusal, generation),
+        accepted(refusal, generation),
         condition_of("Ready", False, refusal.reason, refusal.message, generation),
         of_refusal(refusal, generation),
     )
@@ -225,12 +232,6 @@ def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetSt
         observed_generation=generation,
         desired=desired,
     )
-
-
-def _accepted(refusal: Refusal | None, generation: int, note: str = "") -> Condition:
-    if refusal is None:
-        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
-    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
 
 
 def _abnormal(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], ready: Condition) -> Condition | None:

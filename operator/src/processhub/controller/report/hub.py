@@ -30,7 +30,7 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, life_of, node_of, order
 from processhub.controller.report.hubprogress import Work, of_hub
-from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
+from processhub.controller.report.kstatus import ABNORMAL, accepted, of_refusal, reconciling, stalled
 from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
@@ -50,7 +50,7 @@ MEMBERS_MAX = 1000  # Members that a status lists, by the schema.
 def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
     """The status of a Hub that is not accepted: its children keep running, and nothing is changed."""
     generation = hub.metadata.generation
-    conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
+    conditions = [accepted(refusal, generation)]
     abnormal = of_refusal(refusal, generation)
     if not hub.status.conditions:
         conditions.append(condition_of("Ready", False, refusal.reason, refusal.message, generation))
@@ -95,11 +95,11 @@ def hub_status(
     quorum, generation = observation.quorum, followed or hub.metadata.generation
     is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation, troubles)
     conditions = (
-        _accepted(hub, refusal, note),
+        accepted(refusal, hub.metadata.generation, note),
         is_ready,
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
         _balanced(hub, plan, generation),
-        *of_hub(hub, is_ready, trouble, work),
+        of_hub(hub, is_ready, trouble, work),
     )
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, conditions, now),
@@ -278,13 +278,6 @@ def _member(member: Member, children: int, trouble: Trouble | None) -> MemberSta
         cpu=f"{usage.cpu}m" if usage else "",
         memory=f"{usage.memory}Mi" if usage else "",
     )
-
-
-def _accepted(hub: Hub, refusal: Refusal | None, note: str) -> Condition:
-    generation = hub.metadata.generation
-    if refusal is None:
-        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
-    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
 
 
 def _ready(

@@ -18,6 +18,7 @@ from processhub.controller.report.kstatus import (
     UNDER_WAY,
     WAITS,
     change_under_way,
+    described,
     is_refused,
     reconciling,
     stalled,
@@ -45,13 +46,8 @@ class Work(msgspec.Struct, frozen=True):
     admitted: Mapping[str, AdmittedSpec] = {}
 
 
-def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> tuple[Condition, ...]:
-    """The one condition of a Hub, or none. ``trouble``: why it is refused, or what the operator can't do for it."""
-    found = _of_hub(hub, ready, trouble, work)
-    return () if found is None else (found,)
-
-
-def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> Condition | None:
+def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> Condition | None:
+    """The condition of a Hub, or None. ``trouble``: why it is refused, or what the operator can't do for it."""
     generation, members = hub.metadata.generation, work.observation.members
     if trouble is not None:
         return stalled(*trouble, generation)
@@ -130,10 +126,9 @@ def _stopped_demand(hub: Hub, observation: Observation) -> str | None:
 
 
 def _described(child_id: str, copies: Sequence[MemberCopy]) -> str:
-    """The child's id with the reason of its state and its last exit, such as ``a (Exited, exit code 9)``."""
     report = copies[0].shown if copies else None
     parts = (report.reason or report.state, report.last_exit) if report is not None else (State.PENDING,)
-    return f"{child_id} ({', '.join(part for part in parts if part)})"
+    return described(child_id, *parts)
 
 
 def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:

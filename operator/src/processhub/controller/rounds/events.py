@@ -111,10 +111,8 @@ class EventRecorder:
                 await self._client.create(EVENTS, namespace, event)
             except ApiError as error:
                 log.warning("event %s not posted: %s", event["reason"], error.message)
-            except Exception:
-                log.exception(
-                    "event %s not posted", event["reason"]
-                )  # The Events of all other objects wait behind this one.
+            except Exception:  # The Events of all other objects wait behind this one.
+                log.exception("event %s not posted", event["reason"])
 
     def _put(self, kind: str, item: Hub | Child | ChildSet, reason: EventReason, message: str, warning: bool) -> None:
         now = now_micros()

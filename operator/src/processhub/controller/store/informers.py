@@ -27,7 +27,6 @@ from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, 
 from processhub.cluster.tasks import cancel_all
 from processhub.controller.errors import check_not_lost
 from processhub.controller.store.children import marks_changed, same_order
-from processhub.controller.store.comingonrecord import only_comes_on_record
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.ownedwatch import OwnedWatch
 from processhub.controller.store.podmarks import (
@@ -38,7 +37,7 @@ from processhub.controller.store.podmarks import (
     same_stage,
     with_marks,
 )
-from processhub.controller.store.restarts import children_only_restart
+from processhub.controller.store.slicechanges import children_only_restart, only_comes_on_record
 from processhub.controller.store.unread import UnreadObjects, hub_with
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.

@@ -20,6 +20,7 @@ from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.endproofs import EndProofs, pod_there
 from processhub.core.planning.roundbudget import RoundBudget
+from processhub.core.strategies.base import MemberSlot, PlacementView, Strategy
 from processhub.registry.grammar import Assignment
 
 # Why a request to move a child is refused.
@@ -32,8 +33,8 @@ REFUSED = "its last edit is not accepted; correct that first"
 class PlanBuilder:
     """The working state of one plan."""
 
-    def __init__(self, snapshot: HubSnapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
+        self.snapshot, self.strategy = snapshot, strategy
         self.members: dict[str, MemberView] = {member.name: member for member in snapshot.members}
         self.changes: dict[str, dict[str, Assignment | None]] = {}
         self.unplaced: dict[str, Unplaced] = {}
@@ -257,6 +258,30 @@ class PlanBuilder:
             f"each ready member has its {counted(limit, 'child', 'children')} (spec.members.maxChildren); add "
             "members or raise it",
         )
+
+    def placement_view(self, more: int) -> PlacementView:
+        """The unfinished plan as the strategy sees it now, with room for ``more`` new children."""
+        room = {candidate.name: candidate.room or 0 for candidate in self.candidates(more)}
+        limit = self.snapshot.spec.members.max_children
+        slots = (
+            MemberSlot(
+                name=member.name,
+                weight=member.weight,
+                open=member.name in room,
+                wanted=member.wanted,
+                children=self.load[member.name],
+                room=room.get(member.name, 0),
+                space=max(0, limit - self.load[member.name]) if member.name in room else 0,
+                usage=member.usage,
+            )
+            for member in self.snapshot.members
+        )
+        last = self.last_placed
+        if not last and self.strategy.by_turns:
+            places = (place for places in self.snapshot.record.values() for place in places)
+            newest = max(places, key=lambda place: place.entry.epoch, default=None)
+            last = newest.member if newest else ""
+        return PlacementView(spec=self.snapshot.spec, slots=tuple(slots), last=last)
 
     def full(self, name: str) -> Unplaced | None:
         """Why the member has no room for a child that is bound to it; None if it has."""

@@ -16,6 +16,7 @@ from processhub.core.model.snapshot import Claim, DesiredChild, HubSnapshot, Mem
 from processhub.core.planning.builder import PlanBuilder, same_attributes, takes, unavailable
 from processhub.core.planning.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
 from processhub.core.planning.steady import SteadyChildren
+from processhub.core.strategies.base import Strategy
 from processhub.core.strategies.migration import MigrationMode, MigrationStrategy, PossibleMove
 from processhub.registry.grammar import parse_end
 
@@ -23,8 +24,14 @@ from processhub.registry.grammar import parse_end
 class ChildSteps(PlanBuilder):
     """The part of the planning that follows the children on record. It places none."""
 
-    def __init__(self, snapshot: HubSnapshot, migration: MigrationStrategy, steady: SteadyChildren | None) -> None:
-        super().__init__(snapshot)
+    def __init__(
+        self,
+        snapshot: HubSnapshot,
+        strategy: Strategy,
+        migration: MigrationStrategy,
+        steady: SteadyChildren | None = None,
+    ) -> None:
+        super().__init__(snapshot, strategy)
         self.migration = migration
         self._steady = steady or SteadyChildren()
         self.new: list[DesiredChild] = []

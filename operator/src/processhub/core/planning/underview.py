@@ -18,6 +18,7 @@ from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.builder import takes
 from processhub.registry.grammar import NOBODY, Assignment
 
 Changes = Mapping[str, Assignment | None]  # by member
@@ -109,12 +110,12 @@ def _keepers(
     members = {member.name: member for member in snapshot.members if member.phase is not Phase.GONE}
     places = [name for name in record if name in members]
     for name in places:
-        if _takes(members[name]):
+        if takes(members[name]):
             return [name]
     if state is not None and state.open:
         other = chosen_member(state.view, child_id)
     else:
-        other = min((name for name, member in members.items() if _takes(member)), default="")
+        other = min((name for name, member in members.items() if takes(member)), default="")
     return list(dict.fromkeys(name for name in (*places[:1], other) if name))
 
 
@@ -168,9 +169,8 @@ class _Restriction:
             if self._shared and any(
                 entry is not None and entry.on_demand for name, entry in changes.items() if name not in there
             ):
-                return self._hold(
-                    child_id, close=True
-                )  # the share there has no place for it (docs/protocol.md, rule 33)
+                # The share there has no place for it (docs/protocol.md, rule 33).
+                return self._hold(child_id, close=True)
             return changes  # it is on record all along
         if any(entry is not None for entry in changes.values()):
             return self._hold(child_id)  # it would be on no record for a moment
@@ -192,7 +192,7 @@ class _Restriction:
             return self._hold(child_id, close=True)
         if changes.keys() == {chosen}:
             return changes
-        if not _takes(self._members.get(chosen)):
+        if chosen not in self._members or not takes(self._members[chosen]):
             return self._hold(child_id)
         if self._loads[chosen] >= self._snapshot.spec.members.max_children:
             return self._hold(child_id, close=True)
@@ -233,7 +233,3 @@ class _Restriction:
         if child_id in self._snapshot.children:
             self._unplaced.setdefault(child_id, _WAITS)
         return {}
-
-
-def _takes(member: MemberView | None) -> bool:
-    return member is not None and member.phase is Phase.LIVE and not member.draining and member.wanted
