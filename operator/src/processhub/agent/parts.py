@@ -186,7 +186,7 @@ def _build_requests(
     activations, asks = Activations(env, around.lease.identity, slices, children, permit.may_take_over), Asks()
     unplaced = UnplacedIds(env, around.client, slices, activations)
     router = Router(env, slices, children, queue, peers, unplaced, takeover, activations, asks)
-    streams = Streams(env, router, queue, children, around.tls)
+    streams = Streams(env, router, queue, children, around.tls, peers.token)
     return RequestParts(queue, takeover, activations, asks, router, streams)
 
 
