@@ -7,11 +7,11 @@ from typing import Any, Literal
 import msgspec
 
 from processhub.api.child import ChildSpec, Workload
-from processhub.api.drained import parse_drained
 from processhub.api.hooks import Hook
 from processhub.api.meta import Condition, ObjectMeta, Wire, find_condition
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import Reason
+from processhub.api.switches import parse_drained
 
 AGENT_PORT = 8080  # of a member, unless members.port names another
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from processhub.api.drained import format_drained
 from processhub.api.hub import Hub, MemberStatus
 from processhub.api.meta import find_condition
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import GroupReason, Role, State
+from processhub.api.switches import format_drained
 from processhub.client.annotations import Annotations, change_annotations
 from processhub.client.errors import HubError, Partitioned, Timeout, names
 from processhub.client.orders import OnChild, OnHub, OnSet

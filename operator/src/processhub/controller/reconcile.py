@@ -27,7 +27,7 @@ from processhub.controller.execute.endedorders import (
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.marks import label_pods, put_marks_back
-from processhub.controller.execute.memberleases import make_leases
+from processhub.controller.execute.memberleases import make_leases, retire
 from processhub.controller.execute.membertls import HubTls, renew_certificates
 from processhub.controller.execute.membertroubles import member_troubles
 from processhub.controller.execute.memberworkload import keep_last_members, keep_members, replicas_of
@@ -35,7 +35,6 @@ from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
 from processhub.controller.execute.podtemplates import ask_about_templates, take_verdicts
-from processhub.controller.execute.retirement import retire
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.hooks.hubhooks import Hooks, Receivers

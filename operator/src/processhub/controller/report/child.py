@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from types import MappingProxyType
 
 import msgspec
@@ -11,10 +11,12 @@ import msgspec
 from processhub.api.child import Child, ChildStatus, NodeStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import Reason, Role, State
+from processhub.cluster.timestamps import now_millis, unix_time
 from processhub.controller.observe.members import Member
 from processhub.controller.report.kstatus import ABNORMAL, accepted, is_refused, of_child
-from processhub.controller.report.memory import Life
+from processhub.controller.report.memory import Life, ReportMemory
 from processhub.controller.report.waiting import waits_for
+from processhub.controller.store.children import Children
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
@@ -222,3 +224,30 @@ def hub_not_found(key: HubKey, others: Collection[str] = ()) -> Refusal:
     near = difflib.get_close_matches(key[1], others, 1, 0.75)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}{meant}")
+
+
+def first_started(child: Child, copies: Iterable[Copy], memory: ReportMemory) -> str:
+    """The time at which the child was first seen to run, or "".
+
+    It is kept in Child.status, so that it outlives the operator. Until the status is written it is kept in memory. A
+    leader that takes over in between counts from when it saw the child run.
+    """
+    uid = child.metadata.uid
+    known_uid, seen_at = memory.first_started.get(child.id, ("", ""))
+    if unix_time(child.status.first_started_at) is not None:  # what is no time is written again
+        if known_uid == uid:
+            del memory.first_started[child.id]
+        return child.status.first_started_at
+    if known_uid != uid:
+        if not any(copy.report and copy.report.uid == uid and copy.report.state == State.RUNNING for copy in copies):
+            return ""
+        seen_at = now_millis()  # a ttl of a few seconds must not lose one to rounding
+        memory.first_started[child.id] = uid, seen_at
+    return seen_at
+
+
+def forget_deleted(changed: Iterable[str], children: Children, memory: ReportMemory) -> None:
+    """Forget the ``changed`` ids of which no Child is left: the status of theirs may have been written last."""
+    for child_id in memory.first_started.keys() & changed:
+        if child_id not in children.by_id:
+            del memory.first_started[child_id]

@@ -202,8 +202,7 @@ def child_set_status(
     running, failed = tally.count(State.RUNNING), tally.count(State.FAILED)
     generation = item.metadata.generation
     ready = _ready(seen, tally, unplaced, desired, generation)
-    abnormal = _abnormal(seen, tally, unplaced, ready)
-    conditions = (accepted(seen.refusal, generation, seen.note), ready, abnormal)
+    conditions = (accepted(seen.refusal, generation, seen.note), ready, _abnormal(seen, tally, unplaced, ready))
     return ChildSetStatus(
         conditions=merge_conditions(item.status.conditions, conditions, now),
         observed_generation=generation,

@@ -23,11 +23,18 @@ from processhub.controller.objects.owned import selector_of
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.report.child import child_status, copies_of, hub_not_found, life_of, of_hub
+from processhub.controller.report.child import (
+    child_status,
+    copies_of,
+    first_started,
+    forget_deleted,
+    hub_not_found,
+    life_of,
+    of_hub,
+)
 from processhub.controller.report.childqueue import ChildKey, ChildStatuses
 from processhub.controller.report.childset import child_set_status, refused_set_status, tallies
 from processhub.controller.report.eventrules import emit
-from processhub.controller.report.firststart import first_started, forget_deleted
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.hubprogress import Work
 from processhub.controller.report.memory import ReportMemory

@@ -14,7 +14,7 @@ import msgspec
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
 from processhub.controller.store.slices import KnownSlice, Slices
-from processhub.registry.crashloops import only_restarts
+from processhub.registry.copies import only_restarts
 from processhub.registry.grammar import Assignment, EntryError, Report, is_by_view, parse_report
 from processhub.registry.workloads import is_pod_workload
 
