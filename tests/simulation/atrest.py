@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from memoryapi import Json
 from memoryrequests import Key
 
-from processhub.api.reasons import Reason
+from processhub.api.reasons import GroupReason, Reason
 from processhub.registry.grammar import Assignment, parse_assignment
 
 from .childpods import PodRun
@@ -38,12 +39,14 @@ def unrest(world: World) -> list[str]:
         ),
     ]
     declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
+    ids_of_sets = [child_id for key, item in objects.items() for child_id in ids_of(key, item)]
+    contested = {child_id for child_id, count in Counter([*declared, *ids_of_sets]).items() if count > 1}
     for name, item in declared.items():
-        found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
+        if name not in contested:
+            found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
     for key, item in objects.items():
-        if key.plural == "childsets":
-            ids = ids_of(key.name, item)
-            found += _set_unrest(item, ids, runs, hub)
+        if ids := ids_of(key, item):
+            found += _set_unrest(item, [each for each in ids if each not in contested], runs, hub)
             declared.update(dict.fromkeys(ids, item))
     entries = {
         (item["spec"]["member"], child_id): parse_assignment(text)
@@ -63,18 +66,40 @@ def unrest(world: World) -> list[str]:
             found.append(f"child {run.child_id} runs on {run.member}, and is not declared")
     for name, item in declared.items():
         # While the hub is suspended, a child may lose its place; it runs again when the hub is resumed.
-        if rests(item) and not hub["spec"].get("suspend") and sum(child_id == name for _, child_id in entries) != 1:
+        if (
+            rests(item)
+            and name not in contested
+            and not hub["spec"].get("suspend")
+            and sum(child_id == name for _, child_id in entries) != 1
+        ):
             found.append(f"child {name} has ended, and is on record on {[at for at, own in entries if own == name]}")
+    if not hub["spec"].get("suspend"):
+        for name in contested:
+            places = {(run.member, name) for run in runs if run.child_id == name}
+            owners = {entry.uid for place, entry in entries.items() if place in places}
+            if len(owners) != 1 and not _may_rest(name, objects):
+                found.append(f"child {name} is declared more than once, and runs for {owners}")
     for member, child_id in entries:
         if child_id not in declared:
             found.append(f"child {child_id} is on record on {member}, and is not declared")
     return found
 
 
-def ids_of(name: str, item: Json) -> list[str]:
-    """The ids of a ChildSet's children."""
+def ids_of(key: Key, item: Json) -> list[str]:
+    """The ids of a ChildSet's children; other objects have none."""
+    if key.plural != "childsets":
+        return []
     spec = item["spec"]
-    return list(spec["ids"]) if "ids" in spec else [f"{name}-{number}" for number in range(spec["replicas"])]
+    return list(spec["ids"]) if "ids" in spec else [f"{key.name}-{number}" for number in range(spec["replicas"])]
+
+
+def _may_rest(name: str, objects: Mapping[Key, Json]) -> bool:
+    """Whether the owner of an id that several declare may be suspended, rejected, bound to a member, or finished."""
+    child = objects.get(Key("children", "ns", name))
+    if child is not None and (child["spec"].get("nodes") or rests(child)):
+        return True
+    own = [item for key, item in objects.items() if name in ids_of(key, item)] + ([child] if child is not None else [])
+    return any(item["spec"].get("template", item["spec"]).get("suspend") or _is_bound(item) for item in own)
 
 
 def _is_bound(item: Json) -> bool:
@@ -94,7 +119,7 @@ def _hub_unrest(hub: Json, bound: set[str]) -> list[str]:
             found.append(f"the hub is suspended, and its Ready is {_condition(hub, 'Ready')}")
     elif not _is(hub, "Ready"):
         found.append(f"the hub is not Ready: {_condition(hub, 'Ready').get('message')}")
-    if _is(hub, "Stalled"):
+    if _is(hub, "Stalled") and not (bound and _condition(hub, "Stalled").get("reason") == GroupReason.STRANDED):
         found.append(f"the hub is Stalled: {_condition(hub, 'Stalled').get('message')}")
     names = {*members_of(hub), *(member["name"] for member in status.get("members", ()) if member["name"] in bound)}
     # A member that is scaled away stays as long as the creation of its slice may still be stored.
@@ -118,7 +143,7 @@ def _child_unrest(item: Json, runs: list[Run | PodRun], hub: Json) -> list[str]:
         found.append(f"the order to move child {name} is not answered")
     sleeps = item["spec"].get("suspend") or hub["spec"].get("suspend")
     wanted = 0 if sleeps or (not runs and rests(item)) else _copies(hub)
-    if len(runs) != wanted and not (not runs and ready.get("reason") in _GOOD_REASONS):
+    if not _fits(len(runs), wanted, item, hub) and not (not runs and ready.get("reason") in _GOOD_REASONS):
         places = [run.where for run in runs]
         found.append(f"child {name} runs on {places}; its Ready is {ready.get('status')}, {ready.get('reason')}")
     found += [
@@ -142,14 +167,17 @@ def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json)
     name, status, found = item["metadata"]["name"], item.get("status", {}), []
     if status.get("observedGeneration") != item["metadata"]["generation"]:
         found.append(f"the status of set {name} is of an earlier generation")
+    if _is_bound(item) and _condition(item, "Ready").get("reason") == Reason.MEMBER_UNAVAILABLE:
+        return found  # Those whose members are left run, and the others wait.
     sleeps = item["spec"]["template"].get("suspend") or hub["spec"].get("suspend")
     copies, desired = (0, 0) if sleeps else (_copies(hub), len(ids))
-    if (status.get("desired"), status.get("running")) != (desired, desired):
+    counts = status.get("desired"), status.get("running")
+    if ids == ids_of(Key("childsets", "", name), item) and counts != (desired, desired):
         found.append(f"set {name} has {desired} children; its status says {status}")
     command = command_of(item["spec"]["template"])
     for child_id in ids:
         own = [run for run in runs if run.child_id == child_id]
-        if len(own) != copies or sum(run.role_now == "Active" for run in own) != min(1, copies):
+        if not _fits(len(own), copies, item, hub) or sum(run.role_now == "Active" for run in own) != min(1, copies):
             found.append(f"child {child_id} of set {name} runs on {[run.where for run in own]}")
         found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
     return found
@@ -201,11 +229,20 @@ def _count_unrest(hub: Json, entries: Mapping[tuple[str, str], Assignment], runs
     return found
 
 
-def _copies(hub: Json) -> int:
+def _factor(hub: Json) -> int:
+    """How many copies the hub keeps of a child where there are enough members."""
     redundancy = hub["spec"].get("redundancy", {})
     factor = redundancy.get("replicationFactor", 2) if redundancy.get("strategy", "Singularity") != "Singularity" else 1
-    members = len(taking(hub))
-    return max(1, members if factor == "ClusterSize" else min(factor, members))
+    return len(members_of(hub)) if factor == "ClusterSize" else int(factor)
+
+
+def _copies(hub: Json) -> int:
+    return max(1, min(_factor(hub), len(taking(hub))))
+
+
+def _fits(runs: int, wanted: int, item: Json, hub: Json) -> bool:
+    """Whether so many copies run. Copies of a bound child stay on a member that is drained, or wait for one."""
+    return runs == wanted or (wanted > 0 and _is_bound(item) and 1 <= runs <= max(_factor(hub), wanted))
 
 
 def _condition(item: Json, kind: str) -> Json:

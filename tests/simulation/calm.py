@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from random import Random
 from typing import TYPE_CHECKING
 
 from memoryapi import Json
+
+from processhub.api.reasons import GroupReason
 
 from .childpods import PodRun
 from .machines import Run
@@ -15,6 +18,7 @@ from .world import World
 if TYPE_CHECKING:
     from .hands import Act, Hands
 
+_PUT_OFF_SECONDS = 120.0  # longer than a move is put off that has failed
 _HANDS_OVER: Json = {
     "migration": {"strategy": "HotSwap", "onRestart": None, "handoverTimeoutSeconds": 15},
     "timeouts": {"leaseSeconds": 15, "stopSeconds": 10},
@@ -43,8 +47,14 @@ class Calm:
         if self._moves:
             self._world.edit(HUB, {"spec": _HANDS_OVER})
 
-    def begin(self) -> None:
-        """Check each start and end of a process from now on."""
+    async def begin(self) -> None:
+        """Wait for moves that were put off. From then on check each start and end of a process."""
+        ends = self._world.loop.time() + _PUT_OFF_SECONDS
+        while self._balance() == GroupReason.REBALANCING:
+            if self._world.loop.time() > ends:
+                self._world.trace.break_promise(f"moves are due {_PUT_OFF_SECONDS:g} s after the hub came to rest")
+                return
+            await asyncio.sleep(1.0)
         self._world.trace.note("seed", "a calm turn begins")
         self._world.checks.followers.append(self._keeps_state if self._moves else self._runs_on)
 
@@ -55,6 +65,10 @@ class Calm:
         if not self._moves:
             return (*hands.acts_on_operators(), *hands.edits.quiet_acts())
         return (*hands.acts_on_operators(), *hands.acts_that_move(suspend=self._suspends))
+
+    def _balance(self) -> str:
+        status = self._world.server.objects[HUB].get("status", {})
+        return next((each["reason"] for each in status.get("conditions", ()) if each["type"] == "Balanced"), "")
 
     def _runs_on(self, run: Run | PodRun, what: str) -> None:
         if run.child_id not in DEMANDED:

@@ -10,13 +10,14 @@ from memoryapi import Json
 from memoryrequests import Key
 
 from .naming import HUB, taking
+from .webhooks import hooked
 from .world import World
 
 if TYPE_CHECKING:
     from .hands import Act, Hands
 
 _STATIC = tuple(f"e{number}" for number in range(3))  # the ids of static children
-_IDS = tuple(f"u-{name}" for name in "abcd")  # the ids of the ChildSet that has a list of them
+_IDS = ("u-a", "u-b", "s-0", "c0", "c1")  # of the ChildSet that has a list of them; some are of others too
 _UNFIT = ("Nearest", "Mirror", "Raft", "Guided")  # strategies that this hub can't have
 _GONE_SECONDS = 30.0  # a deleted Hub is made again within this time
 
@@ -51,6 +52,8 @@ class Edits:
             (2, self._scale_by_force),
             (2, self._change_migration),
             (2, self._change_quorum),
+            (2, self._distribute),
+            (2, self._change_hooks),
             (3, self._reject_child),
             (3, self._reject_hub),
             (1, self._guide),
@@ -70,6 +73,7 @@ class Edits:
             (2, self._bind),
             (2, self._describe),
             (2, self._slow_down),
+            (1, self._change_hooks),
             (2, self._reject_nodes),
             (2, self._reject_hub),
         )
@@ -164,15 +168,28 @@ class Edits:
         self._edit_hub({"migration": self._hands.rng.choice(changes)})
 
     def _change_quorum(self) -> None:
-        """Change the quorum to one that a smaller hub has too; children of Divergence stay as they are."""
-        if self._began_with in ("Divergence", "MajorityQuorum"):
-            return
-        quorums = (
+        """Change the quorum to one that a smaller hub has too. Only a hub that began without fencing may lose it."""
+        quorums: tuple[Json, ...] = (
             {"strategy": "StaticQuorum", "quorumSize": 1},
             {"strategy": "StaticQuorum", "quorumSize": 2},
             {"strategy": "DynamicQuorum", "thresholdSeconds": 20},
         )
-        self._edit_hub({"partitionTolerance": self._hands.rng.choice(quorums)})
+        if self._began_with == "Divergence":
+            quorums = (*quorums, {"strategy": "Divergence"})
+        hub = self._world.server.objects.get(HUB)
+        local = hub is not None and (hub["spec"].get("onDemand") or {}).get("onOwnerLost") == "Local"
+        if self._began_with != "MajorityQuorum" and not local:
+            self._edit_hub({"partitionTolerance": self._hands.rng.choice(quorums)})
+
+    def _distribute(self) -> None:
+        strategy = self._hands.rng.choice(("ConsistentHashing", "Modulo", "NotLocal", "RoundRobin"))
+        self._edit_hub({"distribution": {"strategy": strategy}})
+
+    def _change_hooks(self) -> None:
+        spec: Json = {"hooks": None}
+        if self._hands.rng.random() < 0.6:
+            hooked(spec, self._hands.rng)
+        self._edit_hub(spec)
 
     def _change_copies(self) -> None:
         factor = self._hands.rng.choice((2, 2, 3, "ClusterSize"))
@@ -233,9 +250,17 @@ class Edits:
         self._hands.change_child({"spec": {"pinned": self._hands.rng.random() < 0.6}})
 
     def _describe(self) -> None:
+        """Edit what changes nothing of a process: tags, metadata, or the policy by which it is restarted."""
         rng = self._hands.rng
         number = rng.randint(0, 9)
         self._hands.change_child({"spec": {"tags": [f"t{number}"], "metadata": {"number": str(number)}}})
+        lasting = [
+            key
+            for key, item in self._world.server.objects.items()
+            if key.plural == "children" and item["spec"].get("restartPolicy") != "Temporary"
+        ]
+        if lasting:
+            self._world.edit(rng.choice(lasting), {"spec": {"restartPolicy": rng.choice(("Permanent", "Transient"))}})
 
     def _change_static(self) -> None:
         rng, hands = self._hands.rng, self._hands

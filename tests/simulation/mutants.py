@@ -41,9 +41,11 @@ from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.core.model import activation
 from processhub.core.model.activation import Standing, View, ViewPhase
 from processhub.core.model.membership import Judgement, MemberFacts, judge
-from processhub.core.model.snapshot import OnRecord
+from processhub.core.model.snapshot import DesiredChild, OnRecord
 from processhub.core.planning import underview
+from processhub.core.planning.builder import PlanBuilder
 from processhub.core.planning.steps import ChildSteps
+from processhub.registry.grammar import Assignment
 
 
 class Mutant(NamedTuple):
@@ -90,9 +92,13 @@ _no: Callable[..., None] = lambda *_: None  # noqa: E731
 _resolve, _prove, _possibly_running = SliceWatcher._resolve, KnownSlice.prove, KnownSlice.possibly_running
 _mark, _continued, _renew = ChildStatuses.mark, Child.set_desired, Validity.renew
 
-_owner, _activation = Activations.find_or_start, Activations._activation
+_owner, _activation, _refreshed = Activations.find_or_start, Activations._activation, PlanBuilder.refreshed
 _event, _take, _record = Informer._event, Informer._take, LeaseRecord.__init__
 _known_pod = Store._known_child_pod
+
+
+def _refreshed_anew(self: PlanBuilder, child: DesiredChild, place: OnRecord, role: str) -> Assignment | None:
+    return self.assignment(child, role=role) if _refreshed(self, child, place, role) is not None else None
 
 
 def _resolve_any_term(self: SliceWatcher, child: str) -> DesiredRun | None:
@@ -272,10 +278,17 @@ MUTANTS = {
         "what members have started is put on record (docs/protocol.md, rule 31)",
         reconcile, "with_recorded", lambda plan, *_: plan, 7,
     ),
+    "edit-restarts": Mutant(
+        "an edit of tags restarts no process (docs/protocol.md, rule 3)", PlanBuilder, "refreshed", _refreshed_anew, 3
+    ),
+    "place-lost": Mutant(
+        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 3
+    ),
 }  # fmt: skip
 
 # Mutants of rules about children on demand, which only odd seeds have.
 ON_DEMAND = frozenset({"started-anywhere", "reports-unrecorded"})
+EDITING = frozenset({"edit-restarts", "place-lost"})  # only seeds in which users edit what runs find these
 
 # Mutants that none of the seeds 0 to 4 has found. Stories find many (test_stories_needed.py). Of the others some
 # break no promise alone, because another rule covers them:

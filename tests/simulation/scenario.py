@@ -79,7 +79,7 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
     if edits(seed) and (calm := Calm(hands, world, seed)).possible:
         calm.prepare()
         await rest(world)
-        calm.begin()
+        await calm.begin()
         await turn(calm.acts)
     return world.network.requests
 

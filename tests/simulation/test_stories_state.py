@@ -151,6 +151,23 @@ def test_a_child_that_was_up_on_its_target_before_it_was_suspended_keeps_what_it
     tell(HOT, 1, story)
 
 
+def test_a_child_runs_on_until_its_target_waits_for_it() -> None:
+    """The target's slice could not be written. The child left its state, and started again, in each round."""
+
+    async def story(told: Story) -> None:
+        run = run_of(told)
+        there = "hub-1" if run.member == "hub-0" else "hub-0"
+        told.world.network.weather.refused[f"hub.{there}.0"] = 403
+        move(told, there)
+        await asyncio.sleep(10)
+        assert told.run("c0") is run
+        assert not run.ending
+        told.world.network.weather.clear()
+        await told.until(lambda: told.running(there))
+
+    tell(HOT, 1, story)
+
+
 def got(told: Story, member: str) -> bool:
     """Whether slice 0 of a member reports that the state of c0 has arrived."""
     return " got=" in reports_of(told.world.server.get("registryslices", f"hub.{member}.0")).get("c0", "")

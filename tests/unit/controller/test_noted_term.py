@@ -10,7 +10,7 @@ import virtualtime
 from a_round import a_round
 from memoryapi import Json, Key, MemoryApi, MemoryClient, Wire
 from memoryrequests import Refused
-from memoryschemas import schema_of
+from memoryschemas import rules_of
 from onethread import Cluster, running_hub
 
 from processhub.api.slice import EPOCHS_PER_TERM
@@ -148,9 +148,9 @@ def test_a_late_write_of_a_former_leader_does_not_lower_the_term(tmp_path: Path)
 def test_with_a_crd_that_lacks_the_field_children_start_and_the_hub_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schema = schema_of("hubs")
-    assert schema is not None
-    monkeypatch.delitem(schema["properties"]["status"]["properties"], "term")
+    rules = rules_of("hubs")
+    assert rules is not None
+    monkeypatch.delitem(rules.fields["status"].fields, "term")
 
     async def main() -> None:
         async with running_hub(tmp_path) as cluster:

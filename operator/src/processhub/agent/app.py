@@ -37,7 +37,7 @@ class Agent:
         self._parts = build_parts(around, self._tasks.begin)
         self._tasks.failed.listen(self._part_failed)
         around.watchdog.lost.listen(self._watchdog_lost)
-        around.lease.taken.listen(self._lease_taken)
+        around.lease.taken.listen(lambda session: self._tasks.begin(self._serve_session(session)))
         around.lease.other_holder.listen(self._other_holder)
         around.lease.rewound.listen(self._begin_anew)
         self._parts.slices.rewound.listen(self._begin_anew)
@@ -75,9 +75,6 @@ class Agent:
             await slices.informer.synced.wait()
             await asyncio.sleep(0.02)
         self._around.lease.start()
-
-    def _lease_taken(self, session: int) -> None:
-        self._tasks.begin(self._serve_session(session))
 
     async def _serve_session(self, session: int) -> None:
         """Read the slices once more after the Lease was taken, and only then permit starts."""

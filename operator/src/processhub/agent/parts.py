@@ -171,8 +171,7 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
             )
         ),
     )
-    _connect(parts, around.lease)
-    _connect_tls(parts, around.tls)
+    _connect(parts, around.lease, around.tls)
     _observe(parts, around)
     return parts
 
@@ -186,7 +185,7 @@ def _build_requests(
     activations, asks = Activations(env, around.lease.identity, slices, children, permit.may_take_over), Asks()
     unplaced = UnplacedIds(env, around.client, slices, activations)
     router = Router(env, slices, children, queue, peers, unplaced, takeover, activations, asks)
-    streams = Streams(env, router, queue, children, around.tls)
+    streams = Streams(env, router, queue, children, around.tls, peers.token)
     return RequestParts(queue, takeover, activations, asks, router, streams)
 
 
@@ -212,7 +211,7 @@ def _build_reporter(
     )
 
 
-def _connect(parts: Parts, lease: LeaseKeeper) -> None:
+def _connect(parts: Parts, lease: LeaseKeeper, tls: MemberTls) -> None:
     """Add the listeners by which each part notifies those that were built after it."""
     slices, supervisor, requests = parts.slices, parts.supervisor, parts.requests
 
@@ -221,6 +220,8 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
             # Children of that slice which are still ending are reported in slice 0, which the operator writes next.
             supervisor.slice_gone(name, slices.first_slice)
         parts.reporter.slice_changed(item, name, supervisor.children.values())
+        if item is not None and name == slices.first_slice:
+            tls.take(item.spec.tls)
 
     slices.settings_changed.listen(supervisor.apply)
     slices.settings_changed.listen(lease.apply)
@@ -231,6 +232,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     slices.registry_changed.listen(requests.activations.registry_changed)
     slices.registry_changed.listen(parts.handovers.registry_changed)
     slices.registry_changed.listen(requests.router.watch.changed)
+    slices.registry_changed.listen(tls.registry_changed)  # which members accept TLS
     slices.read_on.listen(requests.router.watch.look_again)
     slices.read_on.listen(parts.reporter.look_again)
     requests.asks.changed.listen(lambda urgent: parts.reporter.asks_changed(slices.first_slice, urgent))
@@ -243,18 +245,6 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     supervisor.news.gone.listen(requests.activations.count.gone)
     parts.handovers.listen_to(supervisor.news)
     parts.meter.measured.listen(lease.set_usage)
-
-
-def _connect_tls(parts: Parts, tls: MemberTls) -> None:
-    """Add the listeners by which the member gets its certificate, and learns which members accept TLS."""
-    slices = parts.slices
-
-    def own_slice_changed(item: RegistrySlice | None, name: str) -> None:
-        if item is not None and name == slices.first_slice:
-            tls.take(item.spec.tls)
-
-    slices.own_changed.listen(own_slice_changed)
-    slices.registry_changed.listen(tls.registry_changed)
     tls.changed.listen(lambda: parts.reporter.member_changed(slices.first_slice))
 
 

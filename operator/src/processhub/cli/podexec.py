@@ -19,7 +19,7 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 
-from processhub.cli.errors import ReaderGoneError
+from processhub.cli.output import writing
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import PODS
@@ -72,7 +72,7 @@ async def run_in_pod(client: Client, what: PodCommand, *, stdin: bool, terminal:
 
 
 async def _receive(socket: aiohttp.ClientWebSocketResponse, what: PodCommand) -> int:
-    """Print what arrives until the command ends; returns its exit code. Raises ConnectionFailedError."""
+    """Print what arrives until the command ends; returns its exit code. Raises ConnectionFailedError, CliError."""
     streams = {_STDOUT: sys.stdout.buffer, _STDERR: sys.stderr.buffer}
     async for message in socket:
         if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
@@ -81,11 +81,9 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, what: PodCommand) ->
         if channel == _STATUS:
             return _exit_code(data, what)
         if stream := streams.get(channel):
-            try:
+            with writing():
                 stream.write(data)
                 stream.flush()
-            except BrokenPipeError as error:
-                raise ReaderGoneError from error
     raise ConnectionFailedError(f"the connection to pod {what.pod} broke; the command may still run there")
 
 

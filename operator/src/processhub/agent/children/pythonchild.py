@@ -328,13 +328,10 @@ class ActorRun(RunHandle):
         head = f'{{"op":"{request.kind}","key":"{self.key}","call":{number},"headers":{headers}}}'
         self._runner.post(frame(head.encode(), body))
         if self._liveness is not None:
-            hangs = self._watch_handler(self._liveness.handler_seconds)
+            seconds = self._liveness.handler_seconds
+            message = f"it has handled one message for {seconds} s (liveness.handlerSeconds)"
+            hangs = self._loop.call_later(seconds, self.child.hangs, message)
             answer.add_done_callback(lambda _: hangs.cancel())
-
-    def _watch_handler(self, seconds: int) -> asyncio.TimerHandle:
-        """Start the timer of handlerSeconds."""
-        message = f"it has handled one message for {seconds} s (liveness.handlerSeconds)"
-        return self._loop.call_later(seconds, self.child.hangs, message)
 
     def answered(self, message: Message) -> None:
         """Complete a request that the actor has handled."""

@@ -53,5 +53,8 @@ class PeerLink(Protocol):
     async def answers(self, address: str) -> bool:
         """Whether the member at the address answers at all."""
 
+    def token(self) -> str:
+        """This member's own token, or "" if there is none."""
+
     async def close(self) -> None:
         """Close all connections."""

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import aiohttp
@@ -38,7 +37,8 @@ _NORMAL = 1000
 _CONNECT_SECONDS = 2.0
 _AGAIN_SECONDS = 0.1  # between two attempts to connect to a child that does not listen yet
 _CLOSE_SECONDS = 1.0  # within which the other end answers that a WebSocket is closed
-_NOT_RUN = (409, 503)  # another owner is looked for after these, if the answer is not the child's
+# Statuses of a member's own answers: after the first ones the request is routed again, the others refuse the token.
+_NOT_RUN, _REFUSED = (409, 426, 503), (401, 403)
 _HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"} | {
     "proxy-authenticate", "proxy-authorization"
 }  # fmt: skip
@@ -73,12 +73,19 @@ class Stream:
 
 
 class Streams:
-    """The streams that this member passes on, to its children and to other members."""
+    """The streams that this member passes on, to its children and to other members. ``token()`` is this member's."""
 
     def __init__(
-        self, env: Environment, router: Router, queue: RequestQueue, children: Mapping[str, Child], tls: MemberTls
+        self,
+        env: Environment,
+        router: Router,
+        queue: RequestQueue,
+        children: Mapping[str, Child],
+        tls: MemberTls,
+        token: Callable[[], str],
     ) -> None:
-        self._env, self._router, self._queue, self._children, self._tls = env, router, queue, children, tls
+        self._env, self._router, self._queue, self._children = env, router, queue, children
+        self._tls, self._token = tls, token
         self._open: dict[str, set[Stream]] = {}
         self._closing = asyncio.Event()
 
@@ -118,7 +125,7 @@ class Streams:
         if not owner.running or not owner.address:
             return None
         headers = _passed_on(request.headers)
-        headers["Authorization"] = f"Bearer {_token(self._env.token_file)}"
+        headers["Authorization"] = f"Bearer {self._token()}"
         headers[EPOCH_HEADER] = str(owner.epoch)
         url = URL(f"{self._tls.base(owner.address)}{request.rel_url.raw_path}{_query(request)}", encoded=True)
         async with _session() as session:
@@ -127,6 +134,12 @@ class Streams:
                 return await exchange.run()
             except aiohttp.ClientConnectorError as error:
                 raise UnreachableError(f"member {owner.member} can't be reached: {error}") from error
+            except Problem as problem:
+                if problem.status not in _REFUSED:
+                    raise
+                # This concerns members only. The caller has shown its own token before.
+                why = f"member {owner.member} does not take this member's token: {problem.detail}"
+                raise Problem(503, "no_owner", why) from problem
 
     async def _here(
         self, request: web.BaseRequest, child_id: str, path: str, epoch: int | None
@@ -262,6 +275,8 @@ class _Exchange:
             mine = error.headers is None or ANSWER_HEADER not in error.headers
             if mine and self._by_member and error.status in _NOT_RUN:
                 return None
+            if mine and self._by_member and error.status in _REFUSED:
+                raise Problem(error.status, "unauthorized", error.message) from error
             marks = {ANSWER_HEADER: "child"}
             return web.Response(status=error.status, headers=marks, text=f"no WebSocket: {error.message}")
         async with child:
@@ -331,10 +346,6 @@ async def _refuse(answer: aiohttp.ClientResponse) -> None:
     problem = read_problem(await answer.read())
     if answer.status not in _NOT_RUN:
         raise Problem(answer.status, problem.code or "bad_request", problem.detail)
-
-
-def _token(path: str) -> str:
-    return Path(path).read_text().strip()
 
 
 def _session(socket: str = "") -> aiohttp.ClientSession:

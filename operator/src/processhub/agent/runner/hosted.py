@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
 from processhub.agent.envfiles import read_value
-from processhub.agent.frames import ANSWER_MAX, STATE_IN_MESSAGE_MAX
+from processhub.agent.frames import ANSWER_MAX, STATE_IN_MESSAGE_MAX, Message
 from processhub.agent.runner.failures import print_trace, text_of
 from processhub.agent.runner.loop import ActorLoop
-from processhub.agent.runner.outgoing import Message, OutgoingRequests
+from processhub.agent.runner.outgoing import OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
 from processhub.jsontext import NotJsonError, json_text

@@ -23,10 +23,10 @@ import socket
 import sys
 import threading
 import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from processhub.actor import HubHandle
-from processhub.agent.frames import Inbox, frame, is_broken
+from processhub.agent.frames import Inbox, Message, frame, is_broken
 from processhub.agent.runner.hosted import Hosted
 from processhub.agent.runner.leader import Leader
 from processhub.agent.runner.output import ChildLines
@@ -35,7 +35,6 @@ from processhub.agent.runner.scheduler import Scheduler
 _GC_OBJECTS = 10_000  # new objects, after which garbage is looked for among them
 CHANNEL = 3  # the number of the descriptor of the agent's socket
 _TERM_GRACE = 3600.0  # the sender of SIGTERM also sends SIGKILL when the grace is over
-Message = dict[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 

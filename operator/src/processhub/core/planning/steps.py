@@ -112,13 +112,10 @@ class ChildSteps(PlanBuilder):
     # Steps for one child.
 
     def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> bool:
-        """Put the waiting entry on ``target``, and order the handover if the migration strategy has one.
+        """Put the waiting entry on ``target``. Once it is on record, the source gets its order.
 
         Returns False if the child was on ``target``, and its removal there is not acknowledged: by what that member
         keeps of its former stay it would start with a state that is older than the child (docs/protocol.md, rule 20).
-        The source's order and the waiting entry may be written in any order, because the state is not taken before the
-        waiting entry exists. If the source's entry changes for another reason in this plan, it gets the order in the
-        next round.
         """
         if child.id in self.changes.get(target, ()) or self.proofs.may_run(child.id, target):
             self.budget.put_off()
@@ -130,8 +127,6 @@ class ChildSteps(PlanBuilder):
             return True
         if end := self.end_of(child, there, ordered=self.snapshot.move_requests.get(child.id) == target):
             self.put(target, child.id, msgspec.structs.replace(entry, ended=end))
-        elif child.id not in self.changes.get(source, ()) and self.mode(child, source, target) is MigrationMode.HOT:
-            self._order(child, there, OnRecord(target, entry))
         return True
 
     def end_of(self, child: DesiredChild, place: OnRecord, *, ordered: bool = False) -> str:
