@@ -46,7 +46,8 @@ async def sync_static_children(round: Round) -> None:
     await _take_over(round)
     marked = [state.children[name].child for name in sorted(state.children.marked)]
     owned = [child for child in marked if child.metadata.controlled_by(hub.metadata.uid)]
-    desired = {entry.id: _spec(hub, entry) for entry in hub.spec.children if entry.id}
+    name = hub.metadata.name
+    desired = {entry.id: msgspec.structs.replace(entry, hub=name) for entry in hub.spec.children if entry.id}
     kept = {child.id: child for child in owned if child.id in desired}
     work = []
     for child_id, spec in desired.items():
@@ -122,10 +123,6 @@ def _taken(child: Child) -> NameConflictError:
     return NameConflictError(
         f"{title} has this id and was not made by the hub; delete it, or give the entry another id"
     )
-
-
-def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
-    return msgspec.structs.replace(entry, hub=hub.metadata.name)
 
 
 async def _create(round: Round, spec: ChildSpec) -> None:

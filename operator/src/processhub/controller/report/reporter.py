@@ -32,8 +32,9 @@ from processhub.controller.report.child import (
     life_of,
     of_hub,
 )
-from processhub.controller.report.childqueue import ChildKey, ChildStatuses
+from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.report.childset import child_set_status, refused_set_status, tallies
+from processhub.controller.report.deferredwrites import ChildKey
 from processhub.controller.report.eventrules import emit
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.hubprogress import Work
