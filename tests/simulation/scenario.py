@@ -69,6 +69,7 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
             await rest(world)
         if trace.violation is not None:
             break
+    world.server.forget()
     return world.network.requests
 
 
