@@ -376,7 +376,10 @@ class ChildSteps(PlanBuilder):
             return
         if source.entry.epoch > target.entry.epoch:
             # The move was given up, and the child has run on there. A state that the target has got is older than that.
-            self.put(target.member, child.id, self.assignment(child, wait=True))
+            if self.lost(source.member):
+                self.put(target.member, child.id, self.assignment(child, wait=True))
+            else:
+                self._give_up_move(child, source, target)
             return
         # An order that was given is completed: only then is there a state that could be lost.
         hot = goes_to(source) == target.member or self.mode(child, source.member, target.member) is MigrationMode.HOT
@@ -392,13 +395,16 @@ class ChildSteps(PlanBuilder):
             case Step.AGAIN:
                 self.put(target.member, child.id, self.assignment(child, wait=True))
             case Step.DEFER:
-                self.budget.moving -= 1
-                self.load[target.member] -= 1
-                self.put(target.member, child.id, None)
                 self.deferred.append(child.id)
-                if not child.bound:
-                    self.joining[target.member] = True  # the member draws the child again when it is no longer deferred
-                self._settle(child, source)
+                self._give_up_move(child, source, target)
+
+    def _give_up_move(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
+        self.budget.moving -= 1
+        self.load[target.member] -= 1
+        self.put(target.member, child.id, None)
+        if not child.bound:
+            self.joining[target.member] = True  # the member draws the child again when it is no longer deferred
+        self._settle(child, source)
 
     def _finish_move(self, child: DesiredChild, source: OnRecord, target: OnRecord) -> None:
         """Finish a committed move: the target may start; the source keeps its copy of the state while it is needed."""
