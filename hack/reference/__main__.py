@@ -62,9 +62,8 @@ def _client(package: object) -> str:
     )
     page.heading(
         "Errors",
-        "Each error is a `HubError`, and its message names the object and what to do. Import `HubError` from "
-        "`processhub`, the others from `processhub.client.errors`. Only after `OutcomeUnknown` and `Timeout` may a "
-        "failed request have run.",
+        "Each error is a `HubError`, and its message names the object and what to do. Import them from "
+        "`processhub`. Only after `OutcomeUnknown` and `Timeout` may a failed request have run.",
     )
     page.errors(("requesterrors", "client.errors"))
     return page.text()

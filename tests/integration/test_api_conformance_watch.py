@@ -159,9 +159,8 @@ async def test_a_watch_may_cover_all_namespaces(server: ApiServer) -> None:
     item = await server.create(LEASES, metadata={"labels": {"everywhere": "1"}})
     before = str(version(item) - 1)
     async with asyncio.timeout(20):
-        async for batch in server.client.watch(LEASES, None, before, labels="everywhere"):
-            assert [(event.type, event.object) for event in batch] == [("ADDED", item)]
-            break
+        first = await anext(aiter(server.client.watch(LEASES, None, before, labels="everywhere")))
+    assert [(event.type, event.object) for event in first] == [("ADDED", item)]
 
 
 async def test_a_watch_reports_an_object_that_is_no_longer_selected_as_deleted(server: ApiServer) -> None:

@@ -72,7 +72,7 @@ async def test_a_drain_names_the_children_that_cannot_move_and_stops_them_with_f
 
         out, err, code = await Cli(product, name)(f"drain {name}-1 --wait")
         assert code == 1
-        assert f"1 children can't leave {name}-1: bound (guided to it by its nodes); " in err
+        assert f"1 child can't leave {name}-1: bound (guided to it by its nodes); " in err
         assert hub.is_alive("bound")
 
         out, err, code = await Cli(product, name)(f"drain {name}-1 --force --wait")
@@ -101,7 +101,7 @@ async def test_a_forced_drain_stops_bound_copies_and_another_copy_becomes_active
     await eventually(both, "two copies")
     out, err, code = await Cli(product, name)(f"drain {first} --wait")
     assert code == 1
-    assert f"1 children can't leave {first}: bound-copies (guided to it by its nodes); " in err
+    assert f"1 child can't leave {first}: bound-copies (guided to it by its nodes); " in err
     assert await both()
 
     out, err, code = await Cli(product, name)(f"drain {first} --force --wait")

@@ -120,7 +120,7 @@ async def test_an_id_has_one_owner_which_other_sets_name(world: World) -> None:
     await child_set(world, replicas=3)
     both = await world.running(ids("set", 3))
     untouched(before, both, before)
-    message = "1 of 3 ids belong to others: set-1 (child/set-1); started when those are deleted"
+    message = "1 of 3 ids belongs to another: set-1 (child/set-1); started when that is deleted"
 
     async def counted() -> None:
         item = await told(world, "set", "Ready", "False", "AlreadyStarted", message)

@@ -147,7 +147,7 @@ async def test_a_guided_child_blocks_the_scale_down_of_its_member_until_it_is_fo
 
     blocked = await world.hub_condition("Balanced", "False", "Stranded")
     assert blocked.message == (
-        "hub-1 can't be emptied: 1 children are bound to it (bound); delete or rebind them, or annotate the hub with "
+        "hub-1 can't be emptied: 1 child is bound to it (bound); delete or rebind them, or annotate the hub with "
         "processhub.dev/force-scale-down=true"
     )
 
@@ -178,7 +178,7 @@ async def test_a_scale_down_to_zero_names_its_children_and_needs_force(world: Wo
 
     blocked = await world.hub_condition("Balanced", "False", "Stranded")
     assert blocked.message == (
-        "hub-0 can't be emptied: no member is left to take its 1 children (a); stop them with spec.suspend: true, or "
+        "hub-0 can't be emptied: no member is left to take its 1 child (a); stop them with spec.suspend: true, or "
         "annotate the hub with processhub.dev/force-scale-down=true"
     )
     untouched(before, await world.running(["a"]))

@@ -239,7 +239,7 @@ async def test_the_member_that_gets_the_request_starts_the_child_at_once_and_the
         assert (reply.status, reply.value["member"], reply.value["served"]) == (200, scene.asked.name, 1), reply
 
         assert (await scene.on_record())["name"] == scene.asked.name
-        assert await eventually(lambda: scene.events("Moved"), "the Event") == ["1 children on demand: moved"]
+        assert await eventually(lambda: scene.events("Moved"), "the Event") == ["1 child on demand: moved"]
         reply = await scene.call(scene.third, {})
         assert (reply.value["member"], reply.value["served"]) == (scene.asked.name, 2), reply
     finally:
@@ -276,7 +276,7 @@ async def test_nothing_is_started_while_a_request_may_still_be_running(scene: Sc
 
         assert reply.status == 200, reply
         (lost,) = await eventually(lambda: scene.events("MemberLost"), "the Event")
-        assert lost.endswith("1 children placed on others"), lost
+        assert lost.endswith("1 child placed on others"), lost
     finally:
         await faults.heal_node(scene.owner.node)
 

@@ -392,8 +392,13 @@ class Hands:
         self.world.edit(HUB, {"spec": {part: {field: self.rng.choice(values)}}})
 
     def _replace_hub(self) -> None:
-        """Delete the Hub with all that it owns, and soon create another with its name."""
-        if (hub := self.world.server.objects.get(HUB)) is None:
+        """Delete the Hub with all that it owns, and soon create another with its name.
+
+        Not while a pod runs that was deleted by force, or has lost its labels: nothing would show it to the next Hub,
+        and no end of what it runs is promised to that (docs/protocol.md, rules 14 and 23).
+        """
+        hub = self.world.server.objects.get(HUB)
+        if hub is None or self.pods.unmarked or any(pod.hidden for pod in self.world.running_pods):
             return
         body = {"metadata": {"name": HUB.name}, "spec": hub["spec"]}
         self.world.server_request("DELETE", HUB, {}, "user")

@@ -194,6 +194,12 @@ class Pod:
         if self.container.process.paused:
             self.container.process.resume(self.world.loop)
 
+    @property
+    def hidden(self) -> bool:
+        """Whether its object was deleted by force, or replaced."""
+        item = self.world.server.objects.get(self.key)
+        return item is None or item["metadata"]["uid"] != self.uid
+
     def _start(self, item: Json) -> Container:
         name = f"{self.key.name}/{self.uid.removeprefix('uid-')}.{self.restarts}"
         self.world.trace.note(name, "its container starts")
@@ -212,10 +218,10 @@ class Pod:
             await asyncio.sleep(_LOOK_SECONDS * rng.uniform(0.5, 1.5))
             if not self.reachable:
                 continue
-            item = world.server.objects.get(self.key)
-            if item is None or item["metadata"]["uid"] != self.uid:
+            if self.hidden:
                 await self._end_forced()
                 return
+            item = world.server.objects[self.key]
             if "deletionTimestamp" in item["metadata"] and self._terminating_until is None:
                 self._terminating_until = world.loop.time() + item["spec"]["terminationGracePeriodSeconds"]
                 self.container.terminate()

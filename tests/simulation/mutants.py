@@ -29,8 +29,8 @@ from processhub.cluster.informer import Informer
 from processhub.controller import engine, reconcile
 from processhub.controller.execute import executor, podchildren, slicewriter
 from processhub.controller.execute.moverequests import MoveRequests
-from processhub.controller.lead.election import Election
-from processhub.controller.lead.terms import TermsRaised
+from processhub.controller.lead.notedterm import Noted
+from processhub.controller.lead.takeover import TermsRaised
 from processhub.controller.observe import members, observation, views
 from processhub.controller.observe.memory import Epochs
 from processhub.controller.report.childqueue import ChildStatuses
@@ -73,12 +73,8 @@ async def _always(*_: object) -> bool:
     return True
 
 
-async def _unnoted(round: Round) -> Round:
+async def _unnoted(round: Round, _own: Noted) -> Round:
     return round
-
-
-async def _zero(*_: object) -> int:
-    return 0
 
 
 async def _nothing(*_: object) -> None: ...
@@ -388,9 +384,6 @@ RARE = {
         "an entry whose write was not answered may be on record (docs/protocol.md, rule 5)",
         Slices, "uncertain", lambda *_: frozenset(),
     ),
-    "term-from-nothing": Mutant(
-        "a new term is above that of all slices (docs/protocol.md, rule 1)", Election, "_highest_term", _zero
-    ),
     "closing-starts": Mutant(
         "nothing is started under a view that closes (docs/protocol.md, rule 27)",
         Activations, "_activation", _open_for_all,
@@ -442,6 +435,10 @@ RARE = {
     "pod-gone-unread": Mutant(
         "a Pod that has left the watch is read before it counts as gone (docs/protocol.md, rule 23)",
         Store, "_known_child_pod", _gone_from_the_watch,
+    ),
+    "pod-off-the-record": Mutant(
+        "an id stays on record while its Pod is there (docs/protocol.md, rule 30)",
+        reconcile, "with_pods", lambda _snapshot, plan, *_: plan,
     ),
     "registry-behind": Mutant(
         "a member starts nothing that it may not have read of others (docs/protocol.md, rule 27)",

@@ -6,6 +6,7 @@ A request that was sent continues by itself, whatever its sender does in the mea
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .kubelet import Container
 
 _SILENCE_SECONDS = 90.0  # after which a client ends a watch
+_LATE_SECONDS = 2.0  # until an answer that comes late
 _REFUSALS = {
     403: "Forbidden",
     409: "Conflict",
@@ -118,6 +120,8 @@ class Weather:
 
     def stall_of(self, name: str, url: str) -> asyncio.Event | None:
         """Return the stall that a watch waits for now."""
+        if not self.stalled:
+            return None
         parts = url.partition("?")[0].split("/")
         events = (
             event for (whose, plural), event in self.stalled.items() if name.startswith(whose) and plural in parts
@@ -199,11 +203,11 @@ class Network:
             self.kill(name)
         if fault in ("answer lost", "its sender is killed"):
             await self._fail(answer)
-        elif fault.startswith("answered "):
+        elif fault in ("answered 500", "answered 504"):
             code = int(fault.split()[1])
             self._settle(answer, *_refusal(code), {})
         else:
-            await self.travel()
+            await (asyncio.sleep(_LATE_SECONDS) if fault == "answered late" else self.travel())
             await wire.whole.wait()
             self._settle(answer, status, body, {})
 
@@ -333,8 +337,14 @@ class SimulatedClient(MemoryClient):
             while (event := network.weather.stall_of(self._name, url)) is not None:
                 await event.wait()
             await _arrives(self._wire)
-            network.sent(self._name, plural, _LINE.decode(line).object.metadata.version)
+            network.sent(self._name, plural, _version_of(line))
             yield line
+
+
+@functools.lru_cache(1000)
+def _version_of(line: bytes) -> str:
+    """Return the version in a watch's line. Most lines are sent on several watches."""
+    return _LINE.decode(line).object.metadata.version
 
 
 async def _arrives(wire: Wire) -> None:

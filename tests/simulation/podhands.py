@@ -12,7 +12,7 @@ from memoryrequests import Key
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER
 
 from .childpods import ChildPod
-from .naming import pod_workload
+from .naming import HUB, pod_workload
 from .world import World, add_condition
 
 if TYPE_CHECKING:
@@ -94,9 +94,22 @@ class PodHands:
         setattr(self._world.child_pods, fault, True)
         self._hands.after(2.0, 40.0, lambda: setattr(self._world.child_pods, fault, False))
 
+    @property
+    def unmarked(self) -> bool:
+        """Whether a Pod lacks a label by which operators find it, or is of a Hub that is gone."""
+        objects = self._world.server.objects
+        hub = objects[HUB]["metadata"]["uid"] if HUB in objects else None
+        labels = [objects[pod.key]["metadata"].get("labels", {}) for pod in self._world.child_pods.present]
+        return any(each.get(LABEL_HUB) != HUB.name or each.get(LABEL_HUB_UID) != hub for each in labels)
+
     def take_mark(self) -> None:
-        """Take a label off a Pod, or the annotation that says of which child it is."""
-        if (pod := self._pod()) is None:
+        """Take a label off a Pod, or the annotation that says of which child it is.
+
+        It is put back within moments, but not while no operator leads. If the Hub were replaced meanwhile, the next
+        leader would not find the Pod (docs/protocol.md, rule 23), so a Hub is not replaced then, and no mark is taken
+        while it is.
+        """
+        if (pod := self._pod()) is None or self.unmarked:
             return
         mark = self._hands.rng.choice((*_MARKS, ANNOTATION_CHILD_ID))
         place = "annotations" if mark == ANNOTATION_CHILD_ID else "labels"

@@ -12,6 +12,7 @@ from memoryrequests import Key
 
 from processhub.core.model.activation import View, chosen_member
 
+from .childpods import PodRun
 from .naming import HUB
 from .serving import Asked
 from .stories import Story, hub, tell
@@ -350,9 +351,77 @@ def test_an_ask_that_is_stored_late_does_not_stand_for_ever() -> None:
     tell(demand() | {"distribution": {"strategy": "LeastLoaded"}}, 0, story)
 
 
+def test_a_member_whose_lease_was_lost_keeps_nothing_under_a_view_that_closes() -> None:
+    """It was not asked when its view was closed, and the next view names another member for what it had started."""
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        child_id, weather = named_for(told, "hub-1"), told.world.network.weather
+        weather.refused["registryslices"] = 403
+        await told.answered(child_id, "hub-1")
+        process = told.pod("hub-1").container.process
+        process.pause()
+        weather.refused.clear()
+        await told.until(lambda: [each["name"] for each in told.order("hub-0").get("members", ())] == ["hub-0"])
+        weather.refused["registryslices"] = 403
+        await told.answered(child_id, "hub-0")
+
+        process.resume(told.world.loop)
+        await asyncio.sleep(5)
+
+    tell(demand(), 0, story)
+
+
 def named_for(told: Story, member: str) -> str:
     """An id that no object has, and for which the open view names this member."""
     order = told.order("hub-0")
     members = tuple((each["name"], each["weight"]) for each in order["members"])
     view = View(order["view"], order["strategy"], members)
     return next(name for name in map("d{}".format, range(12)) if chosen_member(view, name) == member)
+
+
+async def _ask_beside(told: Story, run: PodRun, members: tuple[str, ...], seconds: int) -> None:
+    """Ask for the id of a Pod at these members, and see that nothing of it runs beside the Pod."""
+    for _ in range(10 * seconds):
+        for member in members:
+            told.call(run.child_id, member)
+        await asyncio.sleep(0.1)
+        assert not run.runs or told.run(run.child_id) is run
+
+
+def test_a_request_starts_nothing_while_the_pod_of_its_id_is_there() -> None:
+    """Its member's agent had restarted, and started the id beside the Pod, which still ended: no slice named it."""
+
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        run = told.run("c0")
+        assert isinstance(run, PodRun)
+        before = told.pod(run.member).container
+        before.kill()
+        told.world.server_request("DELETE", CHILD, {}, "user")
+        await told.until(lambda: told.pod(run.member).container is not before)
+
+        await _ask_beside(told, run, ("hub-0", "hub-1"), 40)
+
+        assert not run.runs
+
+    tell(demand(), 6, story, pods=True)
+
+
+def test_a_pod_on_a_lost_node_keeps_no_other_id_from_being_started() -> None:
+    async def story(told: Story) -> None:
+        await told.until(told.view_is_open)
+        run = told.run("c0")
+        assert isinstance(run, PodRun)
+        told.pod(run.member).cut()
+        told.world.child_pods.lose(run.pod.node, reboots=False)
+        other = "hub-1" if run.member == "hub-0" else "hub-0"
+
+        await _ask_beside(told, run, (other,), 40)
+
+        assert run.runs
+        conditions = told.world.server.objects[CHILD]["status"]["conditions"]
+        assert any(run.pod.key.name in condition["message"] for condition in conditions)
+        await told.answered("d", other)
+
+    tell(demand() | {"migration": {"onRestart": "Move"}}, 6, story, pods=True)

@@ -119,3 +119,35 @@ def test_an_entry_that_was_refused_is_written_later() -> None:
         await told.until(lambda: told.run("new"), seconds=20)
 
     tell(hub(), 1, story)
+
+
+def test_an_agent_that_was_replaced_ends_its_children_when_it_sees_the_next_holder() -> None:
+    """Its pod was deleted by force while its node was cut off, and its kubelet does not know that yet."""
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        former = told.pod(run.member)
+        former.cut()
+        told.world.server.end(former.key, 0)
+        runs = told.world.checks.runs
+        await told.until(lambda: any(each.child_id == "c0" and each is not run for each in runs))
+        assert run in runs
+        former.wire.whole.set()
+
+        await told.until(lambda: run not in runs, seconds=10)
+
+    tell(hub(partitionTolerance={"strategy": "Divergence"}), 1, story)
+
+
+def test_an_answer_that_comes_late_replaces_nothing_that_was_seen_since() -> None:
+    """The answer to the write of an entry arrived after the report of what that had started."""
+
+    async def story(told: Story) -> None:
+        weather = told.world.network.weather
+        weather.next["operator-", "write of registryslices"] = "answered late"
+        declare(told)
+        await told.until(lambda: told.run("new"))
+        assert not weather.next
+
+    tell(hub(), 1, story)

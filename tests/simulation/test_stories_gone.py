@@ -8,7 +8,7 @@ import pytest
 from memoryrequests import Key
 
 from .hands import Hands
-from .naming import LEADER, NODES
+from .naming import HUB, LEADER, NODES
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
@@ -95,6 +95,22 @@ def test_a_member_without_children_counts_for_the_quorum_until_its_lease_is_read
     tell(hub(partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 2}), 1, story)
 
 
+@pytest.mark.parametrize("children", [1, 4])
+def test_a_member_whose_lease_cannot_be_read_counts_for_the_quorum(children: int) -> None:
+    """It was held, as nothing was known of it. The hub had too few live members then, and its children were stopped."""
+
+    async def story(told: Story) -> None:
+        runs = list(told.world.checks.runs)
+        weather = told.world.network.weather
+        weather.stall("operator-", "leases")
+        for member in ("hub-0", "hub-1"):
+            weather.rates["", f"read of hub.{member}"] = 1.0
+        await asyncio.sleep(2 * _LEASE_IS_OVER)
+        assert list(told.world.checks.runs) == runs
+
+    tell(hub(partitionTolerance={"strategy": "StaticQuorum", "quorumSize": 2}), children, story)
+
+
 def test_a_lease_that_is_deleted_while_its_watch_lags_is_no_proof_that_its_member_has_ended() -> None:
     """The operator had not seen the last renewals. It read that there was no Lease, and took the member for gone."""
 
@@ -138,3 +154,20 @@ def test_an_agent_without_its_lease_reports_no_end() -> None:
         await asyncio.sleep(2)
 
     tell(hub(), 4, story)
+
+
+def test_a_hub_that_is_created_again_starts_nothing_beside_a_member_of_the_former() -> None:
+    """The node of that member was cut off, so its Pod was still there. The next hub has no member of that name."""
+
+    async def story(told: Story) -> None:
+        server = told.world.server
+        assert told.running("hub-1")
+        told.pod("hub-1").cut()
+        spec = server.objects[HUB]["spec"] | {"members": {"replicas": 1}}
+        body = {"metadata": {"name": HUB.name}, "spec": spec}
+        told.world.server_request("DELETE", HUB, {}, "user")
+        await asyncio.sleep(1)
+        told.world.server_request("POST", HUB, body, "user")
+        await asyncio.sleep(_LEASE_IS_OVER)
+
+    tell(hub(timeouts={"leaseSeconds": 30, "stopSeconds": 2}), 4, story)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from . import test_stories, test_stories_demand, test_stories_fencing, test_stories_pods
+from . import test_stories, test_stories_demand, test_stories_fencing, test_stories_gone, test_stories_pods
 from .mutants import MUTANTS, RARE
 from .naming import pod_workload
 
@@ -18,7 +18,6 @@ LOST_NODE = test_stories_pods.test_a_child_whose_pod_is_on_a_lost_node_starts_no
 FOUND_BY: dict[str, Callable[[], None]] = {
     "term-unnoted": EPOCHS_RISE,
     "term-not-raised": EPOCHS_RISE,
-    "term-from-nothing": EPOCHS_RISE,
     "slices-unread": partial(PAUSED, "read"),
     "older-lists-believed": partial(PAUSED, "old"),
     "gone-unread": test_stories_fencing.test_a_member_whose_renewals_are_not_seen_is_not_gone,
@@ -36,10 +35,19 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     ),
     "left-at-once": test_stories_demand.test_a_child_that_still_ends_is_not_started_by_the_member_that_the_view_names,
     "placed-anywhere": test_stories_demand.test_a_declared_child_is_placed_elsewhere_only_when_the_view_is_closed,
+    "other-holder-ignored": (
+        test_stories_fencing.test_an_agent_that_was_replaced_ends_its_children_when_it_sees_the_next_holder
+    ),
+    "older-taken": test_stories_fencing.test_an_answer_that_comes_late_replaces_nothing_that_was_seen_since,
+    "leftovers-unseen": (
+        test_stories_gone.test_a_hub_that_is_created_again_starts_nothing_beside_a_member_of_the_former
+    ),
+    "closing-starts": (test_stories_demand.test_a_member_whose_lease_was_lost_keeps_nothing_under_a_view_that_closes),
     "pods-unseen": partial(LOST_NODE, "becomes a process"),
     "pod-kept": partial(
         test_stories_pods.test_an_edited_child_starts_when_the_pod_of_the_former_template_is_gone, pod_workload("v")
     ),
+    "pod-off-the-record": test_stories_demand.test_a_request_starts_nothing_while_the_pod_of_its_id_is_there,
     "pod-gone-unread": test_stories_pods.test_a_process_starts_only_when_the_pod_that_has_lost_its_labels_is_gone,
 }
 

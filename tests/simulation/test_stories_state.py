@@ -8,6 +8,7 @@ import pytest
 from memoryapi import Json
 from memoryrequests import Key
 
+from builders import reports_of
 from processhub.api.reasons import State
 
 from .machines import Run
@@ -146,5 +147,69 @@ def test_a_child_that_was_up_on_its_target_before_it_was_suspended_keeps_what_it
 
         await told.until(lambda: told.run("c0"))
         assert run_of(told).state == run.left
+
+    tell(HOT, 1, story)
+
+
+def test_a_child_runs_on_until_its_target_waits_for_it() -> None:
+    """The target's slice could not be written. The child left its state, and started again, in each round."""
+
+    async def story(told: Story) -> None:
+        run = run_of(told)
+        there = "hub-1" if run.member == "hub-0" else "hub-0"
+        told.world.network.weather.refused[f"hub.{there}.0"] = 403
+        move(told, there)
+        await asyncio.sleep(10)
+        assert told.run("c0") is run
+        assert not run.ending
+        told.world.network.weather.clear()
+        await told.until(lambda: told.running(there))
+
+    tell(HOT, 1, story)
+
+
+def got(told: Story, member: str) -> bool:
+    """Whether slice 0 of a member reports that the state of c0 has arrived."""
+    return " got=" in reports_of(told.world.server.get("registryslices", f"hub.{member}.0")).get("c0", "")
+
+
+def test_a_child_whose_source_is_lost_starts_with_the_state_that_its_target_has_got() -> None:
+    """The operator had not read that the target had got it, so the entry of the target named no state."""
+
+    async def story(told: Story) -> None:
+        run = run_of(told)
+        here, there = run.member, "hub-1" if run.member == "hub-0" else "hub-0"
+        move(told, there)
+        await told.until(lambda: (entry := told.entry_on(here, "c0")) and entry.to)
+        told.world.network.weather.stall("operator-", "registryslices")
+        await told.until(lambda: got(told, there), every=0.001)
+        told.pod(here).container.kill()
+
+        await told.until(lambda: told.run("c0"))
+        assert (run_of(told).member, run_of(told).state) == (there, run.left)
+
+    tell(hub(migration={"strategy": "HotSwap", "onRestart": "Move"}), 1, story)
+
+
+def test_a_child_that_ran_on_after_a_move_that_failed_does_not_get_the_state_that_its_target_had_got() -> None:
+    """The target's entry was still there, as it could not be written, when the source was lost."""
+
+    async def story(told: Story) -> None:
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
+        await told.until(lambda: told.running("hub-1") and told.running("hub-0") == 0)
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": None}}})
+        await told.until(lambda: told.run("c0") and not told.entry_on("hub-0", "c0"))
+        await asyncio.sleep(2)
+        weather, container = told.world.network.weather, told.pod("hub-1").container
+        weather.rates[container.process.name, "write of handovers"] = 1.0  # no receipt arrives
+        move(told, "hub-0")
+        await told.until(lambda: got(told, "hub-0"))
+        weather.refused["hub.hub-0.0"] = 403
+        await told.until(lambda: told.is_reported("hub-1", "c0", State.RUNNING), every=0.001)
+        container.kill()
+        await asyncio.sleep(2)
+        weather.clear()
+
+        await told.until(lambda: (run := told.run("c0")) and run.member == "hub-0")
 
     tell(HOT, 1, story)

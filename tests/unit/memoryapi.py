@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,10 +21,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import aiohttp
 import msgspec
-from memorypatches import Owners, PatchError, Shape, applied, copied, merged, patch_json, updated
+from memorypatches import Owners, PatchError, applied, copied, merged, patch_json, shape_of, updated
 from memorypods import complete_pod, pod_errors
 from memoryrequests import Key, Refused, check_selected, is_selected, status_of
-from memoryschemas import complete_object, errors, schema_of
+from memoryschemas import rules_of
 
 from processhub.cluster.client import APPLY_PATCH, JSON_PATCH, Client
 from processhub.cluster.config import Config
@@ -178,10 +179,10 @@ class MemoryApi:
         """Complete the object by its schema. Raises Refused if the schema rejects it."""
         if key.plural == "pods" and before is not None and (why := pod_errors(before, item)):
             raise Refused(422, "Invalid", f'Pod "{key.name}" is invalid: {why}')
-        if (schema := schema_of(key.plural)) is None:
+        if (rules := rules_of(key.plural)) is None:
             return
-        complete_object(schema, item)
-        if item != before and (found := list(errors(schema, item, before))):
+        rules.complete_object(item, before)
+        if item != before and (found := rules.errors(item, before)):
             raise Refused(422, "Invalid", f'{key.plural} "{key.name}" is invalid: {"; ".join(found)}')
 
     def _changed_by(self, key: Key, change: Callable[[Json], None]) -> tuple[Json, Owners | None]:
@@ -196,7 +197,7 @@ class MemoryApi:
         if writing is not None and writing.owners is not None:
             owners = writing.owners
         elif owners is not None and after != before:
-            owners = updated(before, after, Shape(schema_of(key.plural)), owners)
+            owners = updated(before, after, shape_of(key.plural), owners)
         if owners is not None and writing is not None and (after != before or owners != self._owners(key)):
             writing.sign(after["metadata"])
         if after == before:
@@ -287,7 +288,7 @@ class MemoryApi:
             raise Refused(403, "Forbidden", why)
         if dry:
             return self._new(key.plural, body, key.namespace)[1]
-        _, owners = applied({"metadata": {}}, body, Shape(schema_of(key.plural)), {}, (write.manager, ""))
+        _, owners = applied({"metadata": {}}, body, shape_of(key.plural), {}, (write.manager, ""))
         stored = self.create(key.plural, body, key.namespace)
         if write.content_type == APPLY_PATCH:
             write.owners = owners
@@ -340,7 +341,7 @@ class MemoryApi:
             self._check(key, body["metadata"] | ignored)
             given = {name: value for name, value in body.items() if (name == "status") == (part == "status")}
             given["metadata"] = {} if part else body["metadata"]
-            shape, who = Shape(schema_of(key.plural)), (write.manager, part)
+            shape, who = shape_of(key.plural), (write.manager, part)
             changed, write.owners = applied(before, given, shape, self._owners(key), who)
         else:
             self._check(key, body.get("metadata", {}) | ignored)
@@ -482,6 +483,7 @@ class MemoryClient(Client):
             yield line
 
 
+@functools.lru_cache(1000)
 def _parsed(url: str) -> tuple[Key, str, dict[str, str]]:
     """Return the key (its name "" for a collection, its namespace "" for all), the subresource and the query."""
     split = urlsplit(url)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
+from memoryschemas import schema_of
 
 Json = dict[str, Any]
 Path = tuple[Any, ...]  # names of fields, and the keys of a list's items
@@ -84,72 +87,96 @@ def _operate(place: Any, last: str, operation: Json) -> None:
             raise AssertionError(f"no part that is tested sends a JSON patch with {other}")
 
 
-class Shape(NamedTuple):
-    """How values are merged: by the schema of a custom resource, or by the name of a field of Kubernetes' own kinds."""
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """How a value is merged: by the schema of a custom resource, or by the name of a field of Kubernetes' own kinds."""
 
-    schema: Json | None
-    name: str = ""
+    keys: tuple[str, ...] = ()  # of the items of a list
+    is_set: bool = False
+    is_atomic: bool = False
+    fields: Mapping[str, Shape] = field(default_factory=dict)
+    other: Shape | None = None  # that of other fields; None: this one
+    item: Shape | None = None  # that of an item of a list; None: this one
 
-    def field(self, name: str) -> Shape:
+    def of(self, name: str) -> Shape:
         """The shape of a field."""
-        if self.schema is None or (name == "metadata" and not self.name):
-            return Shape(None, name)
-        known = _FIELDS.get((id(self.schema), name))
-        if known is None or known[0] is not self.schema:
-            inner = self.schema.get("properties", {}).get(name) or self.schema.get("additionalProperties")
-            known = self.schema, Shape(inner if isinstance(inner, dict) else {}, name)
-            if inner is self.schema.get("properties", {}).get(name):  # the names of other fields have no end
-                _FIELDS[id(self.schema), name] = known
-        return known[1]
+        return self.fields.get(name) or self.other or self
 
     def parts(self, value: Any) -> dict[Any, tuple[Any, Shape]] | None:
         """Return the parts with their own owners, by the last element of their paths; None: it is owned as a whole."""
         if isinstance(value, dict):
-            return None if self._is_atomic() else {name: (each, self.field(name)) for name, each in value.items()}
+            return None if self.is_atomic else {name: (each, self.of(name)) for name, each in value.items()}
         if not isinstance(value, list):
             return None
-        item = Shape(None if self.schema is None else self.schema.get("items", {}), "[]")
-        if self._is_set():
+        item = self.item or self
+        if self.is_set:
             return {("=", each): (each, item) for each in value}
-        keys = self._keys()
-        return {_key_of(each, keys): (each, item) for each in value} if keys else None
-
-    def _is_atomic(self) -> bool:
-        return self.name in _ATOMIC if self.schema is None else self.schema.get("x-kubernetes-map-type") == "atomic"
-
-    def _is_set(self) -> bool:
-        return self.name in _SETS if self.schema is None else self.schema.get("x-kubernetes-list-type") == "set"
-
-    def _keys(self) -> tuple[str, ...]:
-        return (
-            _KEYS.get(self.name, ()) if self.schema is None else (*self.schema.get("x-kubernetes-list-map-keys", ()),)
-        )
+        return {_key_of(each, self.keys): (each, item) for each in value} if self.keys else None
 
 
-_FIELDS: dict[tuple[int, str], tuple[Json, Shape]] = {}  # by the id of a schema and the name of a field
+_OWN_FIELDS: dict[str, Shape] = {}
+_OWN = Shape(fields=_OWN_FIELDS)
+_OWN_FIELDS |= {name: replace(_OWN, keys=keys, other=_OWN, item=_OWN) for name, keys in _KEYS.items()}
+_OWN_FIELDS |= {name: replace(_OWN, is_set=True, other=_OWN, item=_OWN) for name in _SETS}
+_OWN_FIELDS |= {name: replace(_OWN, is_atomic=True, other=_OWN, item=_OWN) for name in _ATOMIC}
+_UNKNOWN = Shape()
+
+
+@functools.cache
+def shape_of(plural: str) -> Shape:
+    """Return the shape of the objects of a kind."""
+    schema = schema_of(plural)
+    if schema is None:
+        return _OWN
+    shape = _shape(schema)
+    return replace(shape, fields={**shape.fields, "metadata": _OWN})
+
+
+def _shape(schema: Json) -> Shape:
+    others = schema.get("additionalProperties")
+    other = _shape(others) if isinstance(others, dict) else _UNKNOWN
+    return Shape(
+        keys=(*schema.get("x-kubernetes-list-map-keys", ()),),
+        is_set=schema.get("x-kubernetes-list-type") == "set",
+        is_atomic=schema.get("x-kubernetes-map-type") == "atomic",
+        fields={name: _shape(inner) if inner else other for name, inner in schema.get("properties", {}).items()},
+        other=other,
+        item=_shape(schema["items"]) if "items" in schema else _UNKNOWN,
+    )
 
 
 def _key_of(item: Json, keys: tuple[str, ...]) -> Path:
     return ("k", *(item.get(key, _KEY_DEFAULTS.get(key)) for key in keys))
 
 
-def _leaves(value: Any, shape: Shape, at: Path = ()) -> dict[Path, Any]:
-    """Return everything that has an owner, by path. An item of a list has one beside its fields; its value is None."""
-    parts = shape.parts(value)
-    if not parts:
-        return {at: value}
-    is_item = bool(at) and isinstance(at[-1], tuple) and at[-1][0] == "k"
-    found: dict[Path, Any] = {at: None} if is_item else {}
-    for name, (each, inner) in parts.items():
-        found |= _leaves(each, inner, (*at, name))
-    return found
+def _gather(value: Any, shape: Shape, at: Path, found: dict[Path, Any]) -> None:
+    """Find everything that has an owner, by path. An item of a list has one beside its fields; its value is None."""
+    if isinstance(value, dict):
+        if not value or shape.is_atomic:
+            found[at] = value
+        fields, other = shape.fields, shape.other or shape
+        for name, each in () if shape.is_atomic else value.items():
+            if isinstance(each, dict | list):
+                _gather(each, fields.get(name) or other, (*at, name), found)
+            else:
+                found[*at, name] = each
+    elif isinstance(value, list) and (parts := shape.parts(value)):
+        for name, (each, inner) in parts.items():
+            if name[0] == "k":
+                found[*at, name] = None
+            _gather(each, inner, (*at, name), found)
+    else:
+        found[at] = value
 
 
 def _owned(item: Json, shape: Shape) -> dict[Path, Any]:
     """Return the same for an object; only a part of its metadata has owners."""
     metadata = {name: item["metadata"][name] for name in _OWNED_METADATA if item["metadata"].get(name)}
     rest = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata")}
-    return _leaves(rest | ({"metadata": metadata} if metadata else {}), shape) if rest or metadata else {}
+    found: dict[Path, Any] = {}
+    if rest or metadata:
+        _gather(rest | ({"metadata": metadata} if metadata else {}), shape, (), found)
+    return found
 
 
 def updated(before: Json, after: Json, shape: Shape, owners: Owners) -> Owners:
@@ -169,9 +196,12 @@ def applied(before: Json, body: Json, shape: Shape, owners: Owners | None, who: 
     after: Json = _merged_by_keys(before, body, shape)
     given = _owned(body, shape)
     others = {each: paths for each, paths in owners.items() if each != who}
-    needed = {path[:length] for paths in (given, *others.values()) for path in paths for length in range(len(path) + 1)}
-    for path in sorted(owners.get(who, frozenset()) - needed, key=len):  # an item of a list before its fields
-        _remove(after, path, shape)
+    if left := owners.get(who, frozenset()) - given.keys():
+        needed = {
+            path[:length] for paths in (given, *others.values()) for path in paths for length in range(len(path) + 1)
+        }
+        for path in sorted(left - needed, key=len):  # an item of a list before its fields
+            _remove(after, path, shape)
     new = _owned(after, shape)
     taken = {path for path, value in given.items() if old.get(path) != value}
     kept = {each: frozenset(path for path in paths if path in new and path not in taken)
@@ -180,6 +210,8 @@ def applied(before: Json, body: Json, shape: Shape, owners: Owners | None, who: 
 
 
 def _merged_by_keys(before: Any, given: Any, shape: Shape) -> Any:
+    if not isinstance(given, dict | list):
+        return given
     parts, present = shape.parts(given), shape.parts(before)
     if parts is None or present is None or type(before) is not type(given):
         return copied(given)

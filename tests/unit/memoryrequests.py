@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from memoryschemas import can_select
@@ -28,11 +29,14 @@ class Refused(Exception):  # noqa: N818 it is a response
 
 def is_selected(item: Json, query: dict[str, str]) -> bool:
     """Return whether the selectors of a list or watch select the object."""
-    labels = item["metadata"].get("labels") or {}
-    fields = [term.partition("=") for term in query.get("fieldSelector", "").split(",") if term]
-    return all(_field(item, name) == value for name, _, value in fields) and all(
-        _has_label(labels, term) for term in query.get("labelSelector", "").split(",") if term
-    )
+    if fields := query.get("fieldSelector"):
+        for path, value in _fields(fields):
+            if _field(item, path) != value:
+                return False
+    if terms := query.get("labelSelector"):
+        labels = item["metadata"].get("labels") or {}
+        return all(_has_label(labels, term) for term in terms.split(",") if term)
+    return True
 
 
 def check_selected(key: Key, query: dict[str, str]) -> None:
@@ -53,8 +57,14 @@ def status_of(refused: Refused) -> Json:
     }
 
 
-def _field(item: Json, path: str) -> Any:
-    for part in path.split("."):
+@functools.cache
+def _fields(selector: str) -> list[tuple[list[str], str]]:
+    terms = [term.partition("=") for term in selector.split(",") if term]
+    return [(path.split("."), value) for path, _, value in terms]
+
+
+def _field(item: Json, path: list[str]) -> Any:
+    for part in path:
         item = item.get(part, {})
     return item or ""
 

@@ -10,13 +10,14 @@ import copy
 import functools
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 Json = dict[str, Any]
+Steps = tuple[str | int, ...]  # to a value, from the object
 ROOT = Path(__file__).resolve().parents[2]
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
@@ -39,7 +40,7 @@ _BOUNDS: dict[str, tuple[type | tuple[type, ...], Callable[[Any, Any], bool], Ca
 _SAME_FIELD = re.compile(
     r"has\(self\.(\w+)\) == has\(oldSelf\.\1\) && \(!has\(self\.\1\) \|\| self\.\1 == oldSelf\.\1\)"
 )
-_TRANSITIONS = {"self == oldSelf": operator.eq, "self >= oldSelf": operator.ge}
+_TRANSITIONS: dict[str, Callable[[Any, Any], bool]] = {"self == oldSelf": operator.eq, "self >= oldSelf": operator.ge}
 
 
 @functools.cache
@@ -56,6 +57,13 @@ def schema_of(plural: str) -> Json | None:
     return None if version is None else version["schema"]["openAPIV3Schema"]
 
 
+@functools.cache
+def rules_of(plural: str) -> Rules | None:
+    """Return the same, prepared to complete and check objects."""
+    schema = schema_of(plural)
+    return None if schema is None else Rules(schema)
+
+
 def can_select(plural: str, field: str) -> bool:
     """Return whether lists of the kind can be selected by the field; Kubernetes' own kinds are not checked."""
     version = _versions().get(plural)
@@ -64,73 +72,98 @@ def can_select(plural: str, field: str) -> bool:
     return f".{field}" in [each["jsonPath"] for each in version.get("selectableFields", ())]
 
 
-def complete(schema: Json, value: Any) -> None:
-    """Drop the fields that are not in the schema, and set defaults."""
-    if isinstance(value, list):
-        for item in value:
-            complete(schema.get("items", {}), item)
-    if not isinstance(value, dict):
-        return
-    fields, others = schema.get("properties", {}), schema.get("additionalProperties")
-    for name, inner in fields.items():
-        if value.get(name) is None and not inner.get("nullable"):
-            value.pop(name, None)
-        if "default" in inner and name not in value:
-            value[name] = copy.deepcopy(inner["default"])
-    for name in list(value):
-        if name in fields:
-            complete(fields[name], value[name])
-        elif isinstance(others, dict):
-            complete(others, value[name])
-        elif schema and not others and not schema.get("x-kubernetes-preserve-unknown-fields"):
+class Rules:
+    """A schema and those inside it, prepared once, because the simulator checks some thousand objects a second."""
+
+    def __init__(self, schema: Json) -> None:
+        self._kind = schema.get("type")
+        self._enum = schema.get("enum")
+        self._bounds = [(name, bound, *_BOUNDS[name]) for name, bound in schema.items() if name in _BOUNDS]
+        self._pattern = re.compile(schema["pattern"]) if "pattern" in schema else None
+        rules = [(_transition(rule["rule"]), rule["message"]) for rule in schema.get("x-kubernetes-validations", ())]
+        self._transitions = [(follows, message) for follows, message in rules if follows is not None]
+        self._required = schema.get("required", ())
+        self.fields = {name: Rules(inner) for name, inner in schema.get("properties", {}).items()}
+        self._items = Rules(schema["items"]) if "items" in schema else None
+        others = schema.get("additionalProperties")
+        self._others = Rules(others) if isinstance(others, dict) else None
+        self._drops_others = schema and not others and not schema.get("x-kubernetes-preserve-unknown-fields")
+        self._nullable = schema.get("nullable")
+        self._defaults = {
+            name: inner["default"] for name, inner in schema.get("properties", {}).items() if "default" in inner
+        }
+
+    def complete_object(self, item: Json, before: Json | None = None) -> None:
+        """Complete a whole object, whose metadata the CRD leaves to Kubernetes; ``before`` is the stored one."""
+        metadata = item.pop("metadata")
+        self.complete(item, before)
+        item["metadata"] = metadata
+
+    def complete(self, value: Any, before: Any = None) -> None:
+        """Drop the fields that are not in the schema, and set defaults. What is as before is complete."""
+        if isinstance(value, list):
+            for item in value if self._items is not None else ():
+                self._items.complete(item)
+        if not isinstance(value, dict):
+            return
+        fields, others = self.fields, self._others
+        for name in [name for name, each in value.items() if each is None and name in fields]:
+            if not fields[name]._nullable:
+                del value[name]
+        for name, default in self._defaults.items():
+            if name not in value:
+                value[name] = copy.deepcopy(default)
+        unknown, past = [], before if isinstance(before, dict) else {}
+        for name, each in value.items():
+            inner = fields.get(name, others)
+            if inner is None:
+                unknown.append(name)
+            elif isinstance(each, dict | list) and past.get(name) != each:
+                inner.complete(each, past.get(name))
+        for name in unknown if self._drops_others else ():
             del value[name]
 
-
-def complete_object(schema: Json, item: Json) -> None:
-    """Complete a whole object, whose metadata the CRD leaves to Kubernetes."""
-    metadata = item.pop("metadata")
-    complete(schema, item)
-    item["metadata"] = metadata
-
-
-def errors(schema: Json, value: Any, before: Any = None, path: str = "") -> Iterator[str]:
-    """Return the errors by the schema; ``before`` is the stored value."""
-    kind = schema.get("type")
-    if kind and not (isinstance(value, _TYPES[kind]) and (kind == "boolean") == isinstance(value, bool)):
-        yield f"{path}: Invalid value: must be of type {kind}"
-        return
-    if "enum" in schema and value not in schema["enum"]:
-        yield f"{path}: Unsupported value: {value!r}"
-    for name, bound in schema.items():
-        if name in _BOUNDS:
-            of, holds, measure = _BOUNDS[name]
+    def errors(self, value: Any, before: Any = None, path: Steps = ()) -> list[str]:
+        """Return the errors by the schema; ``before`` is the stored value."""
+        if (kind := self._kind) and not (
+            isinstance(value, _TYPES[kind]) and (kind == "boolean") == isinstance(value, bool)
+        ):
+            return [f"{_at(path)}: Invalid value: must be of type {kind}"]
+        found = []
+        if self._enum is not None and value not in self._enum:
+            found.append(f"{_at(path)}: Unsupported value: {value!r}")
+        for name, bound, of, holds, measure in self._bounds:
             if isinstance(value, of) and not holds(measure(value), bound):
-                yield f"{path}: Invalid value: {name} is {bound}"
-    if "pattern" in schema and isinstance(value, str) and not re.search(schema["pattern"], value):
-        yield f"{path}: Invalid value: does not match {schema['pattern']}"
-    for rule in schema.get("x-kubernetes-validations", ()) if before is not None else ():
-        if not _may_follow(rule["rule"], value, before):
-            yield f"{path}: Invalid value: {rule['message']}"
-    if isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from errors(schema.get("items", {}), item, None, f"{path}[{number}]")
-    elif isinstance(value, dict):
-        yield from _errors_of_fields(schema, value, before if isinstance(before, dict) else {}, path)
+                found.append(f"{_at(path)}: Invalid value: {name} is {bound}")
+        if self._pattern is not None and isinstance(value, str) and not self._pattern.search(value):
+            found.append(f"{_at(path)}: Invalid value: does not match {self._pattern.pattern}")
+        for follows, message in self._transitions if before is not None else ():
+            if not follows(value, before):
+                found.append(f"{_at(path)}: Invalid value: {message}")
+        if isinstance(value, dict):
+            found += self._errors_of_fields(value, before if isinstance(before, dict) else {}, path)
+        elif isinstance(value, list) and self._items is not None:
+            for number, item in enumerate(value):
+                found += self._items.errors(item, None, (*path, number))
+        return found
+
+    def _errors_of_fields(self, value: Json, before: Json, path: Steps) -> list[str]:
+        fields, others = self.fields, self._others
+        found = [f"{_at(path)}.{name}: Required value" for name in self._required if name not in value]
+        for name, each in value.items():
+            inner = fields.get(name, others)
+            if inner is not None and not (name in before and before[name] == each):  # it was checked when stored
+                found += inner.errors(each, before.get(name), (*path, name))
+        return found
 
 
-def _may_follow(rule: str, value: Any, before: Any) -> bool:
-    """Return whether a rule lets the value follow this one."""
+def _at(path: Steps) -> str:
+    """Return the path as the API server writes it."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def _transition(rule: str) -> Callable[[Any, Any], bool] | None:
+    """Return whether a rule lets a value follow another, or None for a rule that is not evaluated."""
     if match := _SAME_FIELD.fullmatch(rule):
-        return bool(value.get(match[1]) == before.get(match[1]))
-    return rule not in _TRANSITIONS or _TRANSITIONS[rule](value, before)
-
-
-def _errors_of_fields(schema: Json, value: Json, before: Json, path: str) -> Iterator[str]:
-    fields, others = schema.get("properties", {}), schema.get("additionalProperties")
-    for name in schema.get("required", ()):
-        if name not in value:
-            yield f"{path}.{name}: Required value"
-    for name, each in value.items():
-        inner = fields.get(name, others)
-        if isinstance(inner, dict) and not (name in before and before[name] == each):  # it was checked when stored
-            yield from errors(inner, each, before.get(name), f"{path}.{name}" if path else name)
+        return lambda value, before: bool(value.get(match[1]) == before.get(match[1]))
+    return _TRANSITIONS.get(rule)

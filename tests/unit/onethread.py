@@ -160,6 +160,9 @@ class NoPeers:
     async def answers(self, address: str) -> bool:
         return False
 
+    def token(self) -> str:
+        return ""
+
     async def close(self) -> None: ...
 
 

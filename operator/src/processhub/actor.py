@@ -46,8 +46,8 @@ class HubHandle:
     async def call(self, child_id: str, request: Any, *, timeout: float | None = None) -> Any:
         """Send another child a request; returns its answer. Both must fit JSON.
 
-        ``timeout`` (seconds) covers all waiting. Without it the hub's own limits apply. Raises HubError's subclasses of
-        processhub.requesterrors: OutcomeUnknown, NoOwner, ChildNotFound, Busy, Timeout, Partitioned. Raises
+        ``timeout`` (seconds) covers all waiting. Without it the hub's own limits apply. Raises OutcomeUnknown,
+        NoOwner, ChildNotFound, Busy, Timeout and Partitioned, which are imported from ``processhub``. Raises
         RuntimeError if an actor calls itself while it handles a message, and ValueError if the request does not fit
         JSON.
         """

@@ -61,10 +61,13 @@ def supervisor_of(
     handovers: Handovers | None = None,
     earlier: Report | None = None,
     restarts: RestartLog | None = None,
+    children: dict[str, Child] | None = None,
 ) -> Supervisor:
     """Return a supervisor without children. ``earlier`` are the reports of an earlier agent."""
     moves: Any = handovers or NoHandovers()
-    supervisor = Supervisor({}, launchers, AlwaysPermitted(), moves, lambda *_: earlier, restarts)  # type: ignore[arg-type]
+    supervisor = Supervisor(
+        {} if children is None else children, launchers, AlwaysPermitted(), moves, lambda *_: earlier, restarts
+    )  # type: ignore[arg-type]
     if handovers is not None:
         handovers.listen_to(supervisor.news)
     return supervisor
@@ -85,7 +88,7 @@ async def with_processes(
     watchdog, sink = WatchdogClient(process, None), LogSink(log)
     pythons = PythonStarter(env, watchdog, sink, None)  # type: ignore[arg-type]
     launchers: dict[type, Any] = {Exec: ExecStarter(env, watchdog, sink), Python: pythons}
-    handovers = Handovers(env, None, AloneMember()) if keeps_states else None  # type: ignore[arg-type]
+    handovers = Handovers(env, None, AloneMember(), {}) if keeps_states else None  # type: ignore[arg-type]
     yield supervisor_of(launchers, handovers), pythons
     watchdog.close()
     await asyncio.to_thread(process.process.wait, 40)

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from certified import authority, certify
@@ -20,8 +22,19 @@ from processhub.agent.env import PORT, Environment
 from processhub.agent.listeners import Signal
 from processhub.agent.peers import connections
 from processhub.agent.peers.client import Peers
-from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH, Line
-from processhub.agent.peers.link import UnreachableError
+from processhub.agent.peers.line import (
+    BODY_MAX,
+    MESSAGE_MAX,
+    PATH,
+    Ask,
+    ChildAnswer,
+    Go,
+    Line,
+    Message,
+    Part,
+    Turn,
+)
+from processhub.agent.peers.link import Forwarding, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import MovedError, Request, Response, WithdrawnError
@@ -157,7 +170,7 @@ class Asking:
         stands: Callable[[], bool] = lambda: True,
     ) -> asyncio.Task[Response | None]:
         return asyncio.get_running_loop().create_task(
-            self.peers.forward(OWNER, "a", request, seconds, changed or Signal(), stands)
+            self.peers.forward(Forwarding(OWNER, "a", request, seconds, changed or Signal(), stands))
         )
 
     async def call(self, body: bytes) -> bytes | None:
@@ -391,6 +404,31 @@ async def test_large_bodies_come_whole_and_others_pass_between_their_parts(owner
     with pytest.raises(Problem) as refused:
         await asking.forward(Request("call", large + b"1"))
     assert (refused.value.status, refused.value.kind) == (413, "bad_request")
+
+
+async def test_a_large_body_may_take_as_long_as_parts_of_it_come(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was given back after five seconds, and sent again from its beginning."""
+    monkeypatch.setattr(forwarded, "_PEER_SECONDS", 1.0)
+    decode = msgspec.msgpack.Decoder(list[Message]).decode
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://{ADDRESS}:{PORT}{PATH}", headers={"Authorization": "Bearer token"}) as socket,
+    ):
+
+        async def send(message: Message) -> None:
+            await socket.send_bytes(msgspec.msgpack.encode([message]))
+
+        await send(Ask(1, "a", 3, "call", "", {}, None, at_once=False))
+        assert decode(await socket.receive_bytes()) == [Turn(1)]
+        for _ in range(4):
+            await asyncio.sleep(0.4)  # together longer than the other member waits for the next part
+            await send(Part(1, b"part "))
+        await send(Go(1, b"last"))
+        (answer,) = decode(await socket.receive_bytes())
+
+    assert isinstance(answer, ChildAnswer)
+    assert answer.by_child
+    assert owner.ran == [b"part part part part last"]
 
 
 async def test_a_member_that_reads_slowly_gets_no_further_requests_in(

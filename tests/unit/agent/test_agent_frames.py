@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -77,3 +78,43 @@ def test_sending_to_a_closed_peer_is_no_error_and_closes_descriptors(pair) -> No
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(read_end)
     os.close(write_end)
+
+
+class ShortOfMemory:
+    """A socket for which the kernel has no memory at the first attempt to use it."""
+
+    def __init__(self, sock: socket.socket, number: int) -> None:
+        self._sock, self._numbers = sock, [number]
+
+    def send(self, data):
+        self._check()
+        return self._sock.send(data)
+
+    def sendmsg(self, data, rights):
+        self._check()
+        return self._sock.sendmsg(data, rights)
+
+    def recvmsg(self, *sizes):
+        self._check()
+        return self._sock.recvmsg(*sizes)
+
+    def _check(self) -> None:
+        if self._numbers:
+            raise OSError(self._numbers.pop(), "none left")
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS])
+@pytest.mark.parametrize("with_descriptor", [False, True])
+def test_a_message_for_which_the_kernel_has_no_memory_is_sent_later(
+    pair, number: int, *, with_descriptor: bool
+) -> None:
+    outbox, inbox = Outbox(ShortOfMemory(pair[0], number)), Inbox(ShortOfMemory(pair[1], number))
+
+    outbox.send({"n": 1}, (os.open(os.devnull, os.O_RDONLY),) if with_descriptor else ())
+
+    assert (outbox.pending, outbox.closed) == (True, False)
+    outbox.flush()
+    assert (inbox.read(), inbox.closed) == ([], False)
+    assert inbox.read() == [{"n": 1}]
+    for fd in inbox.take_fds(int(with_descriptor)):
+        os.close(fd)

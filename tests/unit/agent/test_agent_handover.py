@@ -14,10 +14,11 @@ import xxhash
 from memberparts import supervisor_of
 
 from builders import make_slice
+from processhub.agent.children.child import Child
 from processhub.agent.children.runs import ExitStatus
 from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.handover.transfer import Handovers
-from processhub.agent.peers.statesender import SMALL_MAX, Content, SmallState
+from processhub.agent.peers.statesender import SMALL_MAX, Batch, Content, SmallState
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import Python
 from processhub.api.reasons import Reason, State
@@ -78,16 +79,16 @@ class Agent:
 
     def __init__(self, folder: Path, registry: Registry) -> None:
         self.launcher = Launcher()
-        self.handovers = Handovers(Environment(folder), registry, Nobody())  # type: ignore[arg-type]
-        self.supervisor = supervisor_of({Python: self.launcher}, self.handovers)
+        children: dict[str, Child] = {}
+        self.handovers = Handovers(Environment(folder), registry, Nobody(), children)  # type: ignore[arg-type]
+        self.supervisor = supervisor_of({Python: self.launcher}, self.handovers, children=children)
 
     def set_desired(self, entry: Assignment) -> None:
         desired = DesiredRun(entry, WORKLOAD, "hub.hub-1.0", 1, startable=not entry.wait)
         self.supervisor.set_desired({"a": desired})
 
     def take(self, state: bytes, epoch: int = 7) -> None:
-        child = self.supervisor.children["a"]
-        receipt = self.handovers.take(child, SmallState("a", "u", epoch, _sum(state), state))
+        (receipt,) = self.handovers.take(Batch((SmallState("a", "u", epoch, _sum(state), state),)))
         assert receipt.status == 204, receipt.detail
 
     @property
@@ -224,7 +225,7 @@ async def test_a_state_received_after_the_restart_is_not_lost(tmp_path: Path) ->
 async def test_two_attempts_to_send_a_large_state_do_not_mix(tmp_path: Path) -> None:
     state, agent = b"1" * SMALL_MAX + b"2" * SMALL_MAX, Agent(tmp_path, Registry())
     agent.set_desired(WAITING)
-    child, rest = agent.supervisor.children["a"], asyncio.Event()
+    rest = asyncio.Event()
 
     async def first() -> AsyncIterator[bytes]:
         yield state[:SMALL_MAX]
@@ -238,7 +239,7 @@ async def test_two_attempts_to_send_a_large_state_do_not_mix(tmp_path: Path) -> 
         raise ConnectionResetError("the source has gone")
 
     def receive(body: AsyncIterator[bytes]) -> asyncio.Task[None]:
-        work = agent.handovers.receive(child, "u", WAITING.epoch, _sum(state), body)
+        work = agent.handovers.receive("a", "u", WAITING.epoch, _sum(state), body)
         return asyncio.get_running_loop().create_task(work)
 
     tries = [receive(first())]
@@ -284,8 +285,7 @@ async def test_a_state_that_cannot_be_written_again_stays_as_received(tmp_path: 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (STATE_IN_MESSAGE_MAX, hard))
     try:  # its source has not received the response
-        child = agent.supervisor.children["a"]
-        receipt = agent.handovers.take(child, SmallState("a", "u", WAITING.epoch, _sum(state), state))
+        (receipt,) = agent.handovers.take(Batch((SmallState("a", "u", WAITING.epoch, _sum(state), state),)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     agent.set_desired(committed(state))

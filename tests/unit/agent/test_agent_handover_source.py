@@ -20,6 +20,7 @@ from processhub.agent.handover.reports import report_received
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.peers.statesender import Batch, Content, Outgoing, Receipt
 from processhub.agent.registry.slicewatcher import DesiredRun
+from processhub.agent.request import Request
 from processhub.api.child import Python
 from processhub.api.reasons import Reason, State
 from processhub.api.slice import RegistrySlice, Settings
@@ -93,7 +94,7 @@ class Agent:
 
     def __init__(self, folder: Path) -> None:
         self.launcher, self.targets = Launcher(), Targets()
-        handovers = Handovers(Environment(folder), Registry(), self.targets)  # type: ignore[arg-type]
+        handovers = Handovers(Environment(folder), Registry(), self.targets, {})  # type: ignore[arg-type]
         self.supervisor = supervisor_of({Python: self.launcher}, handovers)
 
     def set_desired(self, epoch: int, to: str = "", **fields: Any) -> Child:
@@ -296,6 +297,24 @@ async def test_a_handover_ordered_anew_with_an_edit_begins_anew(tmp_path: Path) 
     await until(lambda: child.handover.sent)
 
     assert agent.targets.sent == [b"1", b"1"]
+
+
+async def test_a_child_that_answers_a_request_for_longer_than_its_move_may_take_stays_as_it_is(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    child = agent.set_desired(3)
+    child.running(7)
+    child.in_hand = Request("call", b"")
+    child.in_hand.handed_over.set()
+    agent.set_desired(3, to="hub-2:7")
+    await until(lambda: child.handover.leaving)
+
+    agent.set_desired(8, run=3)  # the move was given up
+    assert child.serving
+    child.at_rest()
+    await asyncio.sleep(0)
+
+    assert agent.launcher.paths == []
+    assert child.serving
 
 
 async def test_an_actor_that_leaves_no_state_in_time_is_stopped(tmp_path: Path) -> None:

@@ -111,6 +111,22 @@ async def test_an_ask_is_withdrawn_when_its_id_is_on_record(world: World) -> Non
     await end(task)
 
 
+@pytest.mark.parametrize("world", [msgspec.structs.replace(ON_DEMAND, suspended=True)], indirect=True)
+@pytest.mark.parametrize("order", [view(), closing(), None], ids=["open view", "closing view", "no view"])
+async def test_a_request_for_a_new_child_of_a_suspended_hub_is_answered_at_once(
+    world: World, order: Activation | None
+) -> None:
+    if order is not None:
+        world.put("hub-1", view=order)
+
+    with pytest.raises(Problem) as refused:
+        await asyncio.wait_for(call(world, MINE), 1)
+
+    assert (refused.value.status, refused.value.kind) == (503, "no_owner")
+    assert refused.value.detail == f"child '{MINE}' is not started, because spec.suspend of hub hub is true"
+    assert world.asks.ids == ()
+
+
 @pytest.mark.parametrize("world", [Settings(lease_seconds=1, request_seconds=1, on_demand=True)], indirect=True)
 async def test_a_request_that_waited_too_long_asks_no_more_and_says_what_it_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
@@ -317,6 +333,37 @@ async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(
     assert at_once[1] == 8, "connections are left for what the member has to read and write"
 
 
+async def test_the_name_of_a_child_that_is_sent_for_an_id_is_said_to_be_one(tmp_path: Path) -> None:
+    async def by_name(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        if name not in ("device-7", "stray"):
+            return web.json_response({"reason": "NotFound"}, status=404)
+        spec = {"hub": "hub", "id": "device/7"} if name == "device-7" else {"hub": "other"}
+        metadata = {"name": name, "namespace": "n", "uid": "u", "resourceVersion": "1"}
+        return web.json_response({"metadata": metadata, "spec": {**spec, "exec": {"command": ["x"]}}})
+
+    async def nothing(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
+
+    app = web.Application()
+    app.add_routes([web.get(f"{_API}/children/{{name}}", by_name)])
+    app.add_routes([web.get(f"{_API}/{kind}", nothing) for kind in ("children", "childsets")])
+    async with unplaced_ids(app, tmp_path) as unplaced:
+        said = []
+        for child_id in ("device-7", "stray", "nobody", "no/body"):
+            with Asks().ask(child_id) as ask, pytest.raises(Problem) as unknown:
+                await unplaced.expect(child_id, ask)
+            assert (unknown.value.status, unknown.value.kind) == (404, "not_found")
+            said.append(unknown.value.detail)
+
+    assert said == [
+        "hub hub has no child 'device-7'; child/device-7 has the id 'device/7'",
+        "hub hub has no child 'stray'; child/stray is of hub 'other'",
+        "hub hub has no child 'nobody'",
+        "hub hub has no child 'no/body'",
+    ]
+
+
 async def test_a_look_up_without_an_answer_holds_no_request_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,7 +416,7 @@ async def test_an_id_is_looked_up_again_where_the_api_server_is_busy(
 
 
 async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_path: Path) -> None:
-    condition = {"type": "Ready", "status": "False", "reason": "CapacityExceeded", "message": "1 of 2 children are …"}
+    condition = {"type": "Ready", "status": "False", "reason": "CapacityExceeded", "message": "1 of 2 children is …"}
     metadata = {"name": "many", "namespace": "n", "uid": "u", "resourceVersion": "1"}
     many = {"metadata": metadata, "spec": spec_of("childsets", "a"), "status": {"conditions": [condition]}}
 
@@ -380,7 +427,7 @@ async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_p
     app = web.Application()
     app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
     async with unplaced_ids(app, tmp_path) as unplaced:
-        assert await unplaced.why("a") == "CapacityExceeded, 1 of 2 children are …"
+        assert await unplaced.why("a") == "CapacityExceeded, 1 of 2 children is …"
 
 
 # By a view.

@@ -63,6 +63,9 @@ class Peers:
 
     async def send_states(self, *_: object) -> None: ...
 
+    def token(self) -> str:
+        return ""
+
 
 def parts_of(folder: Path, client: Client | None = None, port: int = 8080) -> tuple[Parts, Launcher, Lease]:
     env = Environment("h", "default", "uid", "h-0", "h-0", "p", "127.0.0.1", "node", run_dir=folder, port=port)

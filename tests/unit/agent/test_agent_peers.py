@@ -15,6 +15,7 @@ from builders import loopback
 from processhub.agent.env import PORT, Environment
 from processhub.agent.listeners import Signal
 from processhub.agent.peers.client import Peers
+from processhub.agent.peers.link import Forwarding
 from processhub.agent.peers.statesender import SMALL_MAX, Outgoing, Receipt
 from processhub.agent.problems import Problem, respond
 from processhub.agent.registry.lookup import RoutedCopy
@@ -68,7 +69,7 @@ async def test_a_request_that_its_member_did_not_pass_to_the_child_was_not_hande
 
     request, peers = Request("call", b"1"), peers_of(tmp_path)
     async with member(moved):
-        answer = await peers.forward(OWNER, "a", request, 40, Signal(), lambda: True)
+        answer = await peers.forward(Forwarding(OWNER, "a", request, 40, Signal(), lambda: True))
     await peers.close()
 
     assert answer is None
@@ -90,7 +91,7 @@ async def test_behind_a_proxy_that_buffers_bodies_the_outcome_of_a_lost_owners_r
     request, peers = Request("call", b"1"), peers_of(tmp_path)
     async with await asyncio.start_server(proxy, ADDRESS, PORT, reuse_address=True):
         with pytest.raises(Problem) as told:
-            await peers.forward(OWNER, "a", request, 40, Signal(), lambda: True)
+            await peers.forward(Forwarding(OWNER, "a", request, 40, Signal(), lambda: True))
     await peers.close()
 
     assert (told.value.status, told.value.kind) == (502, "outcome_unknown")
@@ -122,7 +123,9 @@ async def withdrawn(peers: Peers, turns: int) -> tuple[bytes | None, bool]:
         writer.close()
 
     async with await asyncio.start_server(serve, ADDRESS, PORT, reuse_address=True):
-        answer = await peers.forward(OWNER, "a", Request("call", b"1"), 40, changed, lambda: not lost.is_set())
+        answer = await peers.forward(
+            Forwarding(OWNER, "a", Request("call", b"1"), 40, changed, lambda: not lost.is_set())
+        )
     return answer and answer.body, got.is_set()
 
 

@@ -16,7 +16,7 @@ from certified import authority, certify
 from builders import loopback, make_slice
 from processhub.agent.env import PORT, Environment
 from processhub.agent.peers.client import Peers
-from processhub.agent.peers.link import UnreachableError
+from processhub.agent.peers.link import Forwarding, UnreachableError
 from processhub.agent.peers.statesender import Batch, SmallState
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
@@ -66,7 +66,7 @@ async def listening(tls: MemberTls) -> AsyncIterator[Listener]:
 
 async def ask(peers: Peers) -> str:
     """What the other member answered."""
-    answer = await peers.forward(OWNER, "a", Request("call", b"1"), 40, asyncio.Event(), lambda: True)
+    answer = await peers.forward(Forwarding(OWNER, "a", Request("call", b"1"), 40, asyncio.Event(), lambda: True))
     assert answer is not None
     return answer.body.decode()
 

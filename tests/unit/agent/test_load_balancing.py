@@ -13,7 +13,8 @@ from itertools import pairwise
 import pytest
 from planned_hub import PlannedHub, children_of, hub_spec
 
-from processhub.agent.children.usage import Meter, descendants, processes, rounded
+from processhub.agent.children.usage import Meter, processes, rounded
+from processhub.agent.watchdog.linux import below
 from processhub.api.usage import Usage, format_usage, parse_usage
 from processhub.core.strategies.cooldown import AFTER_SECONDS, BACK_SECONDS, REST_SECONDS, RebalanceCooldown
 
@@ -136,7 +137,7 @@ def test_the_meter_counts_all_processes_below_its_root_but_not_the_root() -> Non
 
     usage = meter.read(found, meter._at + 1)
 
-    assert sorted(descendants(found, 1)) == [2, 3]
+    assert below({pid: process[0] for pid, process in found.items()}, [1]) == [1, 2, 3]
     assert usage == Usage(cpu=600, memory=8, children=2)
     assert meter.read(found, meter._at + 1).cpu == 0
 

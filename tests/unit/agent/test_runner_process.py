@@ -147,6 +147,8 @@ class Fails(processhub.Actor):
     async def handle_call(self, request):
         if request == "answer":
             return Odd()
+        if request == "long answer":
+            return "a" * 5_000_000
         if request == "background":
             self.spawn(self.fail(NoText()))
         elif request == "no log":
@@ -494,6 +496,15 @@ async def test_the_text_of_a_wrong_answer_can_be_passed_on(runner: Runner) -> No
 
     answer = await until(lambda: runner.hear("answer", "1"), "the answer")
     assert answer["bad"] == "the answer of handle_call does not fit JSON: caf?"
+
+
+async def test_a_callers_agent_is_not_filled_with_an_answer_of_any_length(runner: Runner) -> None:
+    runner.start("1", "Fails")
+
+    runner.call("1", "long answer")
+
+    answer = await until(lambda: runner.hear("answer", "1"), "the answer")
+    assert answer["bad"] == "the answer of handle_call has 5000002 bytes, the limit is 4194304"
 
 
 @pytest.mark.parametrize("size", [10, 100_000])

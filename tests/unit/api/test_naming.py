@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from processhub.api.drained import format_drained, parse_drained
 from processhub.api.naming import (
     child_object_name,
     id_hash,
@@ -17,6 +16,7 @@ from processhub.api.naming import (
     member_ordinal,
     slice_name,
 )
+from processhub.api.switches import format_drained, parse_drained
 
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?\Z")

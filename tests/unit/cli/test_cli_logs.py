@@ -63,7 +63,7 @@ async def kubelet(request_timeout: float | None = None) -> AsyncIterator[tuple[K
 
 async def printed(capsys: pytest.CaptureFixture[str], session: Session, wanted: logs.Wanted, pod: str = "") -> str:
     begin = logs.begin_of(wanted, NOW)
-    log = logs._Log(session, "shop-0", pod, "a", Output.TABLE, logs._Seen(), begin, wanted.timestamps)
+    log = logs._Log(session, "shop-0", pod, "a", Output.TABLE, begin, wanted.timestamps)
     await logs._print(log, follow=wanted.follow, tail=wanted.tail)
     return capsys.readouterr().out
 

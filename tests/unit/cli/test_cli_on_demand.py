@@ -178,8 +178,14 @@ def test_for_an_id_that_nobody_has_asked_for_the_effect_of_a_request_is_explaine
         cluster.api.update(Key("hubs", "ns", "hub"), lambda hub: hub["spec"].update(suspend=True))
         await explain.explain("c", JSON)
         found = json.loads(printed.text())
-        assert found["why"] == ["a request waits, because spec.suspend of hub hub is true"]
+        assert found["why"] == ["a request is refused, because spec.suspend of hub hub is true"]
         assert found["wouldStartOn"] is None
+
+        def known() -> bool:
+            slices = [item for key, item in cluster.api.objects.items() if key.plural == "registryslices"]
+            return all(item["spec"]["settings"]["suspended"] for item in slices)
+
+        await cluster.until(known, "each member knows it")
 
     with_cluster(tmp_path, monkeypatch, test, **DEMAND)
 

@@ -305,9 +305,9 @@ def test_a_child_is_moved_and_a_member_is_drained_and_undrained(
         assert await explain.explain("0", JSON) == DONE
         (choice,) = [each for each in json.loads(printed.text())["candidates"] if each["member"] == there]
         assert (choice["drained"], choice["cap"]) == (True, 0), "it may take none"
-        assert await moves.undrain(there, HUB) == DONE
+        assert await moves.undrain(there, HUB, wait=True, timeout="60s") == DONE
         assert printed.text() == f"member/{there} takes children again\n"
-        assert await moves.undrain(there, JSON) == DONE
+        assert await moves.undrain(there, JSON, wait=False, timeout="60s") == DONE
         assert json.loads(printed.text()) == {"member": there, "drained": False, "changed": False}
 
     with_cluster(tmp_path, monkeypatch, test)
@@ -347,7 +347,7 @@ def test_a_drain_that_leaves_children_behind_fails_and_names_them(
         assert await moves.drain(member, JSON, force=False, wait=True, timeout="60s") == FAILED
 
         assert json.loads(printed.text())["stranded"] == ["bound"]
-        assert f"1 children can't leave {member}: bound (pinned); delete or rebind them" in printed.err
+        assert f"1 child can't leave {member}: bound (pinned); delete or rebind them" in printed.err
         assert cluster.runs_on()["bound"] == {member}
 
     with_cluster(tmp_path, monkeypatch, test)
@@ -388,6 +388,9 @@ def test_the_name_of_a_child_that_is_given_for_an_id_is_said_to_be_one(
         assert await stop.stop_children(["device-7"], HUB, wait=False, timeout="30s") == FAILED
         assert printed.text() == ""
         assert there in printed.err
+        assert await stop.await_children(["device-7"], HUB, timeout="30s") == FAILED
+        assert printed.text() == ""
+        assert "no child 'device-7' in hub hub; child/device-7 has the id 'device/7'" in printed.err
 
     with_cluster(tmp_path, monkeypatch, test)
 

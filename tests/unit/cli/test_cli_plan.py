@@ -156,8 +156,8 @@ def test_each_child_that_a_removal_strands_has_its_reason(tmp_path: Path, capsys
 
     everywhere = ("--remove", "my-hub-0", "--remove", "my-hub-1", "--remove", "my-hub-2")
     assert main(["plan", "-f", files(tmp_path, [{}]), *everywhere]) == 0
-    assert "1 children can't leave my-hub-" in (said := capsys.readouterr().err)
-    assert said.endswith(": child-0 (no other member is left to take it)\n")
+    assert "1 child can't leave my-hub-" in (said := capsys.readouterr().err)
+    assert said.endswith(": child-0 (no other member is left)\n")
 
 
 def test_every_child_of_a_removed_member_moves_to_the_others(
@@ -181,7 +181,7 @@ def test_a_child_that_would_be_rejected_is_named_and_the_exit_code_is_1(
 
     said = capsys.readouterr()
     assert "child child-0 would be refused: InvalidChildMapping" in said.err
-    assert "1 are placed; nothing was changed" in said.out
+    assert "1 is placed; nothing was changed" in said.out
 
 
 def test_a_guided_child_without_nodes_fails_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,13 +9,17 @@ import os
 import pty
 import signal
 import struct
+import sys
 import termios
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytest_asyncio
 from aiohttp import WSMsgType, web
 
+from processhub.cli.errors import CliError
 from processhub.cli.podexec import PodCommand, run_in_pod
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config
@@ -178,3 +182,19 @@ async def test_an_end_without_an_exit_code_is_a_failure(site: tuple[Server, Clie
 
     with pytest.raises(ConnectionFailedError, match=sentence):
         await run_in_pod(client, WHAT, stdin=False, terminal=False)
+
+
+async def test_output_for_which_the_disk_has_no_room_is_a_failure_that_says_so(
+    site: tuple[Server, Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = site
+
+    async def speak(socket: web.WebSocketResponse) -> None:
+        await socket.send_bytes(b"\x01out\n")
+
+    server.kubelet = speak
+
+    with Path("/dev/full").open("wb", buffering=0) as full:  # noqa: ASYNC230 a device
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=full))
+        with pytest.raises(CliError, match="the output can't be written: No space left on device"):
+            await run_in_pod(client, WHAT, stdin=False, terminal=False)

@@ -96,8 +96,8 @@ def test_a_request_is_refused_when_the_limit_or_the_share_of_the_member_is_reach
     no_share = seen(session_of(slice_of(CHOSEN, shared, reports=reported), demand={"max": 3}))
     elsewhere = seen(session_of(slice_of(OTHER, shared, reports=reported), slice_of(CHOSEN, shared), demand={"max": 3}))
 
-    assert "answered 429, because the hub has its 1 children on demand (spec.onDemand.max)" in full.says
-    assert f"answered 429, because {CHOSEN} has its 1 children on demand, its share of" in no_share.says
+    assert "answered 429, because the hub has its 1 child on demand (spec.onDemand.max)" in full.says
+    assert f"answered 429, because {CHOSEN} has its 1 child on demand, its share of" in no_share.says
     assert (full.member, no_share.member, elsewhere.member) == ("", "", CHOSEN)
 
 
@@ -120,12 +120,12 @@ def test_a_request_is_refused_by_a_member_that_has_as_many_children_as_it_may() 
     session.hub = msgspec.structs.replace(session.living_hub(), status=msgspec.structs.replace(status, members=full))
 
     assert seen(session) == Outlook(
-        f"a request is answered 429, because {CHOSEN} has its 1 children (spec.members.maxChildren)"
+        f"a request is answered 429, because {CHOSEN} has its 1 child (spec.members.maxChildren)"
     )
 
 
 def test_a_suspended_or_partitioned_hub_starts_nothing() -> None:
-    assert seen(session_of(suspend=True)).says == "a request waits, because spec.suspend of hub hub is true"
+    assert seen(session_of(suspend=True)).says == "a request is refused, because spec.suspend of hub hub is true"
     lost = seen(session_of(partitioned="1 of 3 members are live", partitionTolerance={"strategy": "MajorityQuorum"}))
     assert lost.says.startswith("a request is refused, because the hub has lost its quorum")
 

@@ -12,7 +12,7 @@ import virtualtime
 from memoryapi import Key
 from onethread import Cluster, running_hub
 
-from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES
+from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES, ANNOTATION_PAUSED
 from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, InvalidHook, NoChildren, Timeout
 from processhub.client.session import Session, find_hub
@@ -198,6 +198,52 @@ def test_a_drained_member_loses_the_children_that_can_move_and_gets_children_aft
         await cluster.until(lambda: any("hub-0" in places for places in cluster.runs_on().values()), "it takes some")
         with pytest.raises(HubError, match="has no member 'hub-9'"):
             await hub.drain("hub-9")
+
+    with_hub(tmp_path, test)
+
+
+def test_an_undrain_that_waits_returns_when_the_member_has_its_share(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
+        before = cluster.runs_on()
+        await hub.drain("hub-0", wait=True)
+
+        assert await hub.undrain("hub-0", wait=True)
+        assert cluster.runs_on() == before
+
+        await hub.drain("hub-0", wait=True)
+        assert await hub.undrain("hub-0")
+        assert not await hub.undrain("hub-0", wait=True), "it waits for the one before"
+        assert cluster.runs_on() == before
+
+    with_hub(tmp_path, test, distribution={"loadCapPercent": 1000})
+
+
+def test_a_drain_of_an_empty_member_waits_for_the_operator(tmp_path: Path) -> None:
+    """Until then a child may be placed on it."""
+
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        paused = {ANNOTATION_PAUSED: "true"}
+        key = Key("hubs", "ns", "hub")
+        cluster.api.update(key, lambda item: item["metadata"].setdefault("annotations", {}).update(paused))
+        with pytest.raises(Timeout, match="hub-0 is not drained within 20 s: no operator has acted on that yet"):
+            await hub.drain("hub-0", wait=True, timeout=20)
+
+        cluster.api.update(key, lambda item: item["metadata"]["annotations"].pop(ANNOTATION_PAUSED))
+        assert (await hub.drain("hub-0", wait=True)).left == ()
+
+    with_hub(tmp_path, test)
+
+
+def test_an_undrain_that_nothing_acts_on_times_out_and_says_why(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
+        await hub.drain("hub-0", wait=True)
+        paused = {ANNOTATION_PAUSED: "true"}
+        cluster.api.update(Key("hubs", "ns", "hub"), lambda item: item["metadata"]["annotations"].update(paused))
+
+        with pytest.raises(Timeout, match="its share of the children within 20 s: no operator has acted on that yet"):
+            await hub.undrain("hub-0", wait=True, timeout=20)
 
     with_hub(tmp_path, test)
 

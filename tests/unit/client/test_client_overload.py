@@ -15,9 +15,8 @@ from virtualtime import run
 
 from builders import make_client
 from processhub.client.errors import Unreachable
-from processhub.client.patientclient import PatientClient
 from processhub.client.session import connected, find_hub
-from processhub.client.writes import with_retries
+from processhub.client.writes import PatientClient, with_retries
 from processhub.cluster.errors import UnavailableError, api_error
 from processhub.cluster.kinds import HUBS
 

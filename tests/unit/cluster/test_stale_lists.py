@@ -13,7 +13,7 @@ from memoryapi import Key, MemoryApi, MemoryClient, Wire, old_list
 from processhub.agent.env import Environment
 from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.cluster.errors import StaleListError
-from processhub.controller.lead.terms import raise_terms
+from processhub.controller.lead.takeover import raise_terms
 from processhub.controller.store.informers import Store
 
 ENV = Environment("hub", "ns", "hub-uid", "hub-0", "hub-0", "pod-uid", "10.0.0.1", "node", run_dir=Path("unused"))

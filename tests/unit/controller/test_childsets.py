@@ -118,6 +118,19 @@ def test_scaling_keeps_what_was_expanded() -> None:
     assert {wanted.key for wanted in more.wanted.values()} == {child(name).key for name in more.wanted}
 
 
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_an_edit_that_changes_only_the_kind_of_a_value_is_a_new_template(value: bool | float) -> None:
+    def python(given: float) -> dict[str, Any]:
+        return {"python": {"target": "m:C", "args": {"n": given}}}
+
+    first = known_set(child_set(replicas=1, template=python(1)), None)
+
+    edited = known_set(child_set(replicas=1, template=python(value), generation=2), first)
+
+    assert edited.digest != first.digest
+    assert edited.wanted["x-0"].workload == edited.digest
+
+
 def test_the_fields_of_the_template_apply_to_each_child() -> None:
     template = {
         "exec": {"command": ["sleep"]},
@@ -300,7 +313,7 @@ def tally(running: int = 0, failed: int = 0, former: int = 0) -> Tally:
             tally(running=4),
             {"x-1": "child/x-1"},
             {},
-            ("False", "AlreadyStarted", "1 of 5 ids belong to others: x-1 (child/x-1); started when those are deleted"),
+            ("False", "AlreadyStarted", "1 of 5 ids belongs to another: x-1 (child/x-1); started when that is deleted"),
         ),
         (tally(running=5, former=2), {}, {}, ("False", "Updating", "2 of 5 children still run the former template")),
         (
@@ -317,7 +330,7 @@ def tally(running: int = 0, failed: int = 0, former: int = 0) -> Tally:
             tally(running=3),
             {},
             {"x-3": Unplaced(Reason.NO_MEMBERS, "no member"), "strange": Unplaced(Reason.WAITING, "no")},
-            ("False", "NoMembers", "1 of 5 children are not placed, such as x-3: no member"),
+            ("False", "NoMembers", "1 of 5 children is not placed, such as x-3: no member"),
         ),
     ],
 )
@@ -334,21 +347,29 @@ def test_the_condition_ready_says_why_children_do_not_run(
     assert status.observed_generation == 1
 
 
-@pytest.mark.parametrize("running", [3, 5])
-def test_a_set_whose_changed_template_a_hook_denies_waits_for_its_user(running: int) -> None:
-    """It is still running by its former template."""
+@pytest.mark.parametrize(
+    ("running", "former", "expected"),
+    [
+        (3, ["x-3"], ("False", "HookDenied", "1 of 5 children is refused, such as x-3: hook audit: no")),
+        (5, ["x-3"], ("True", "Started", "5 of 5 children running")),
+        (5, ["x-3", "x-4"], ("False", "Updating", "1 of 5 children still runs the former template")),
+    ],
+)
+def test_a_set_whose_changed_template_a_hook_denies_waits_for_its_user(
+    running: int, former: list[str], expected: tuple[str, str, str]
+) -> None:
+    """It is Ready if the children that keep the former template run and the others have the new one."""
+    counted = tally(running=running)
+    counted.former = set(former)
     unplaced = {"x-3": Unplaced(Reason.HOOK_DENIED, "hook audit: no")}
 
-    status = child_set_status(
-        SeenSet(known_set(child_set(replicas=5), None)), tally(running=running, former=2), unplaced, NOW
-    )
+    conditions = child_set_status(SeenSet(known_set(child_set(replicas=5), None)), counted, unplaced, NOW).conditions
 
-    for kind in ("Ready", "Stalled"):
-        found = find_condition(status.conditions, kind)
-        assert found is not None
-        assert found.reason == "HookDenied"
-        assert found.message == "1 of 5 children are refused, such as x-3: hook audit: no"
-    assert find_condition(status.conditions, "Reconciling") is None
+    assert (ready(conditions).status, ready(conditions).reason, ready(conditions).message) == expected
+    found = find_condition(conditions, "Stalled")
+    assert found is not None
+    assert (found.reason, found.message) == ("HookDenied", "1 of 5 children is refused, such as x-3: hook audit: no")
+    assert find_condition(conditions, "Reconciling") is None
 
 
 @pytest.mark.parametrize(("running", "expected"), [(5, ("True", "Started")), (4, ("False", "InvalidChildMapping"))])
@@ -424,7 +445,7 @@ def test_a_stopped_rollout_is_reported_and_the_remaining_children_stay_unchanged
 
     assert (condition.status, condition.reason) == ("False", "RolloutStopped")
     assert condition.message == (
-        "1 of 3 children fail with the changed template (maxFailed 10%): x-0 (Exited, exit code 9); 2 run on with the "
+        "1 of 3 children fails with the changed template (maxFailed 10%): x-0 (Exited, exit code 9); 2 run on with the "
         "former one; edit spec.template"
     )
     wanted = wanted_of(seen, HUB, {})

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from builders import make_slice
 from processhub.api.slice import Activation, RegistrySlice
-from processhub.controller.store.comingonrecord import only_comes_on_record
+from processhub.controller.store.slicechanges import only_comes_on_record
 from processhub.controller.store.slices import Slices
 from processhub.registry.grammar import Assignment, Report
 

@@ -168,7 +168,7 @@ async def test_the_children_of_a_set_are_announced_as_one_number() -> None:
     )
 
     assert placed == [("ChildSet", "Placed", "2 children: placed", "Normal")]
-    assert moved == [("ChildSet", "Moved", "1 children: moved", "Normal")]
+    assert moved == [("ChildSet", "Moved", "1 child: moved", "Normal")]
 
 
 async def test_a_rejected_child_is_announced_once_with_its_reason_and_a_suspended_one_is_not() -> None:
@@ -228,12 +228,12 @@ async def test_a_member_that_was_cut_off_is_announced_with_the_copies_that_it_en
     move = Move("a", "one", "two", "one is lost", lost=True)
     gone = make_member("one", phase=LOST, holder="pod/1")
     (lost,) = leader.round(leader.observation(gone), plan_of(moves=(move,)))
-    assert lost[2].endswith("; 1 children placed on others")
+    assert lost[2].endswith("; 1 child placed on others")
 
     waits = make_slice({"a": msgspec.structs.replace(ENTRY, wait=True)}, member="one")
     posted = leader.round(leader.observation(make_member("one", waits, holder=holder)))
 
-    message = "member one is back and ends its copies of 1 children, which are on record elsewhere: a"
+    message = "member one is back and ends its copies of 1 child, on record elsewhere: a"
     assert (("Hub", "Healed", message, "Normal") in posted) is healed
     assert ("Hub", "MemberJoined", "member one is there", "Normal") in posted
 

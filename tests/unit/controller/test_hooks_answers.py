@@ -10,7 +10,7 @@ import pytest
 
 from processhub.api.child import Child, Workload
 from processhub.api.hub import HubSpec
-from processhub.controller.hooks.verdicts import HookVerdict, as_recorded, changed_child, parse_answer
+from processhub.controller.hooks.verdicts import HookVerdict, changed_child, parse_answer
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.observe.admission import StartCandidate
 from processhub.core.acceptance import refuse_hub
@@ -127,7 +127,7 @@ def test_the_changes_of_a_hook_are_recorded_and_read_from_the_record() -> None:
     entry = parse_assignment(format_assignment(changed.entry(7)))
 
     assert entry.asked == attributes_digest(known(**EXEC).wanted)
-    assert as_recorded(known(**EXEC).wanted, entry) == changed
+    assert known(**EXEC).wanted.recorded(entry) == changed
     assert same_attributes(entry, changed)
     assert not same_attributes(entry, known(**EXEC).wanted)
 

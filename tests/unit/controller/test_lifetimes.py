@@ -12,7 +12,7 @@ from processhub.api.child import Child, ChildStatus
 from processhub.api.reasons import State
 from processhub.controller.execute.lifetimes import Lifetimes
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.report.firststart import first_started
+from processhub.controller.report.child import first_started
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.report.reporter import Reporter
 from processhub.controller.store.hubstate import HubState

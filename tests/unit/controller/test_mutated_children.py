@@ -1,4 +1,4 @@
-"""Static Children that a mutating webhook changes: they are written once for each entry of spec.children."""
+"""When a static Child is written: once for each entry of spec.children, also if a mutating webhook changes it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from memoryapi import Json, Key
 from onethread import Cluster, running_hub
 
 from kstatus import kstatus
+from processhub.api.child import Child, ChildSpec, Python
+from processhub.api.meta import ObjectMeta
+from processhub.controller.store.children import AdmittedSpec, is_carried_out
 
 CHILD, HUB = Key("children", "ns", "a"), Key("hubs", "ns", "hub")
 
@@ -19,6 +22,17 @@ CHILD, HUB = Key("children", "ns", "a"), Key("hubs", "ns", "hub")
 def writes(cluster: Cluster) -> int:
     """How many times the spec or metadata of the Child was written, by the requests for it."""
     return sum(method in ("POST", "PATCH") and key == CHILD for _, method, key, _ in cluster.api.writes)
+
+
+def test_an_edit_of_a_static_child_that_changes_only_the_kind_of_a_value_is_carried_out() -> None:
+    def spec(flag: object) -> ChildSpec:
+        return ChildSpec(hub="hub", python=Python(target="m:C", args={"flag": flag}))
+
+    present = Child(metadata=ObjectMeta(name="a"), spec=spec(1))
+    admitted = {"a": AdmittedSpec(spec(1), spec(1))}
+
+    assert is_carried_out(present, spec(1), admitted)
+    assert not is_carried_out(present, spec(True), admitted)
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["the same each time", "another text each time"])

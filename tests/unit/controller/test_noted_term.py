@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import virtualtime
-from memoryapi import Json, Key
+from a_round import a_round
+from memoryapi import Json, Key, MemoryApi, MemoryClient, Wire
 from memoryrequests import Refused
-from memoryschemas import schema_of
+from memoryschemas import rules_of
 from onethread import Cluster, running_hub
 
 from processhub.api.slice import EPOCHS_PER_TERM
+from processhub.cluster.kinds import HUBS
 from processhub.controller.errors import DeposedError
+from processhub.controller.lead.notedterm import Noted, note_term
+from processhub.controller.store.informers import Store
 from processhub.registry.grammar import parse_assignment
 
 HUB, LEADER = Key("hubs", "ns", "hub"), Key("leases", "ns", "processhub-operator")
@@ -79,6 +83,53 @@ def test_a_status_of_a_higher_term_ends_the_leader_and_the_next_one_is_above_it(
     virtualtime.run(main())
 
 
+def test_of_two_leaders_with_one_term_the_one_that_notes_it_second_ends(tmp_path: Path) -> None:
+    """The first one's Lease was deleted before it had noted its term, so the second one got the same.
+
+    Both gave the same epochs, and members believed both.
+    """
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+            spec = cluster.api.objects[HUB]["spec"]
+            cluster.api.create("hubs", {"metadata": {"name": "other"}, "spec": spec})
+            cluster.api.update(Key("hubs", "ns", "other"), lambda item: item.setdefault("status", {}).update(term=1))
+            await cluster.until(lambda: cluster.tasks["operator-0"].done(), "the leader ends")
+
+            error = cluster.tasks["operator-0"].exception()
+            assert isinstance(error, DeposedError)
+            assert str(error) == "leadership lost: another leader has written term 1 into the status of hub other"
+            await cluster.kill_replica("operator-0")
+            cluster.start_replica("operator-0")
+            await cluster.until(lambda: led(cluster) == noted(cluster) == 2, "the next term is above it")
+
+    virtualtime.run(main())
+
+
+@pytest.mark.parametrize("writes", ["term", "label"])
+def test_a_term_is_noted_only_over_what_the_leader_has_read(writes: str) -> None:
+    """Another leader's term may be newer than what the watch of Hubs has delivered. ``writes``: what has changed."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        client = MemoryClient(api, Wire())
+        api.create("hubs", {"metadata": {"name": "hub"}, "spec": {}})
+        seen = await client.get(HUBS, "ns", "hub")
+        if writes == "term":
+            api.update(HUB, lambda item: item.setdefault("status", {}).update(term=5))
+        else:
+            api.update(HUB, lambda item: item["metadata"].update(labels={"team": "a"}))
+        round, own = a_round(seen, client=client, store=Store(client, (), lambda _: None), term=5), Noted()
+
+        if writes == "term":
+            with pytest.raises(DeposedError, match="another leader has written term 5"):
+                await note_term(round, own)
+        else:
+            assert (await note_term(round, own)).hub.status.term == 5
+
+    virtualtime.run(main())
+
+
 def test_a_late_write_of_a_former_leader_does_not_lower_the_term(tmp_path: Path) -> None:
     async def main() -> None:
         async with running_hub(tmp_path) as cluster:
@@ -97,9 +148,9 @@ def test_a_late_write_of_a_former_leader_does_not_lower_the_term(tmp_path: Path)
 def test_with_a_crd_that_lacks_the_field_children_start_and_the_hub_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schema = schema_of("hubs")
-    assert schema is not None
-    monkeypatch.delitem(schema["properties"]["status"]["properties"], "term")
+    rules = rules_of("hubs")
+    assert rules is not None
+    monkeypatch.delitem(rules.fields["status"].fields, "term")
 
     async def main() -> None:
         async with running_hub(tmp_path) as cluster:

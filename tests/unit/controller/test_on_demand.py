@@ -85,6 +85,18 @@ def test_what_is_on_record_under_the_hubs_uid_is_wanted_with_the_hubs_workload()
     assert found.owner("a", "h") is site.hub
 
 
+def test_an_edit_that_changes_only_the_kind_of_a_value_is_a_new_template() -> None:
+    site = Demanded({"python": {"target": "m:C", "args": {"flag": 1}}})
+    site.has("a", workload=digest_of({"python": {"target": "m:C", "args": {"flag": 1}}}))
+    site.look()
+
+    site.hub = make_hub(spec={"onDemand": {"python": {"target": "m:C", "args": {"flag": True}}}}, uid="h")
+    demand = site.look().demand(site.hub)
+
+    assert demand is not None
+    assert demand.known.digest == digest_of({"python": {"target": "m:C", "args": {"flag": True}}})
+
+
 def test_an_ask_is_placed_from_the_member_that_was_asked() -> None:
     site = Demanded(distribution={"strategy": "Local"})
     site.asks = ("new", "line\nbreak", "x" * 254)

@@ -67,6 +67,7 @@ class Site:
         self.asked_by_kopf: list[tuple[str, str | None]] = []  # the path and the credentials of each request
         self.version = 10
         self.forbidden: set[str] = set()  # the namespaces in which the operator has no rights
+        self.lost_after = 0  # lists of slices, after which the namespace "gone" is forbidden; 0: never
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("User-Agent", "").startswith("kopf"):
@@ -100,6 +101,9 @@ class Site:
             self.refuse |= self.refuse_then
             return web.json_response(item)
         if request.method == "GET" and name == plural:
+            if plural == "registryslices" and self.lost_after:
+                self.lost_after -= 1
+                self.forbidden |= set() if self.lost_after else {"gone"}
             items = self.items.get(plural, [])
             return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
         return web.json_response({"kind": "Status", "message": "no such object"}, status=404)
@@ -178,6 +182,23 @@ async def test_a_namespace_that_is_gone_keeps_no_other_from_being_led(
     await engine.stop()
 
     assert "namespace gone" in str(engine.failure)
+
+
+@pytest.mark.parametrize("lists", [3, 4], ids=["before its slices are read", "before its Leases are read"])
+async def test_a_leader_that_loses_a_namespace_while_it_begins_makes_room_for_another(
+    site: tuple[Site, Client], lists: int
+) -> None:
+    """It read what is in that namespace again and again, and led no hub of any other."""
+    server, client = site
+    server.items["registryslices"] = [a_slice(TERM)]
+    server.lost_after = lists
+    settings = msgspec.structs.replace(SETTINGS, namespaces=("ns", "gone"))
+    engine = Engine(client, settings, TERM, HookReceivers())
+
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(DeposedError, match="namespace gone"):
+            await engine.start()
+    await engine.stop()
 
 
 async def test_a_watch_of_leases_that_works_again_restarts_no_clock_of_another_namespace(

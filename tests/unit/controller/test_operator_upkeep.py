@@ -17,7 +17,7 @@ from processhub.api.child import Child, ChildStatus
 from processhub.api.kubernetes import Pod
 from processhub.cluster.client import Client
 from processhub.controller.execute.callrights import BINDING, CallRights
-from processhub.controller.execute.memberlabels import label_pods
+from processhub.controller.execute.marks import label_pods
 from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.hubstate import HubKey

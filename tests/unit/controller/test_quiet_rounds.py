@@ -18,7 +18,7 @@ from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.api.slice import RegistrySlice
 from processhub.controller.memory import LastRound
 from processhub.controller.quietrounds import still_holds
-from processhub.controller.store.restarts import children_only_restart
+from processhub.controller.store.slicechanges import children_only_restart
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.registry.grammar import Assignment, Report, format_report

@@ -95,7 +95,7 @@ class Leader:
     async def round(self) -> None:
         self.server.made.clear()
         await self.reconciler.reconcile(KEY)
-        for task in list(self.reconciler.reporter._writer.hubs._tasks.values()):
+        for task in list(self.reconciler.reporter._hubs._tasks.values()):
             await task
 
     def can_t_be_read(self, generation: int, **metadata: Any) -> None:

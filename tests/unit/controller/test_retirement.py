@@ -7,8 +7,8 @@ from a_round import a_round
 from aiohttp import web
 
 from builders import client_of, make_hub, make_lease, make_member
+from processhub.controller.execute.memberleases import retire
 from processhub.controller.execute.memory import ExecuteMemory
-from processhub.controller.execute.retirement import retire
 from processhub.controller.store.hubstate import HubState
 from processhub.core.model.membership import Phase
 

@@ -122,6 +122,23 @@ def test_a_member_that_was_scaled_away_is_listed_until_it_has_ended_and_is_empty
     assert [listed.name for listed in status.members] == list(changes)
 
 
+def test_a_status_has_the_counts_of_a_hub_without_members_and_children() -> None:
+    """``kubectl wait --for=jsonpath='{.status.registrySize}'=0`` waits for ever for a field that is not there."""
+    quorum = Verdict(required=0, live=0, largest_seen=0, quorate=True, partitioned=False, reason="", why="")
+    work = Work(make_observation(members={}, quorum=quorum), Plan(entries={}, unplaced={}, next_epoch=6))
+
+    written = msgspec.to_builtins(hub_status(make_hub(), work, NOW))
+
+    assert {name: written.get(name) for name in ("replicas", "readyReplicas", "registrySize")} == {
+        "replicas": 0,
+        "readyReplicas": 0,
+        "registrySize": 0,
+    }
+    assert not {"replicas", "readyReplicas", "registrySize"} & msgspec.to_builtins(make_hub().status).keys(), (
+        "before the first round nothing is known"
+    )
+
+
 def hub_reported(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:
     """A status of 500 registry entries, some of which run."""
     registry = tuple(

@@ -9,8 +9,8 @@ from slicesite import HUB, Rounds, SliceSite, rounds_on, two_members
 
 from processhub.api.reasons import Reason
 from processhub.controller.execute import slicewriter
-from processhub.controller.lead import terms
-from processhub.controller.lead.terms import raise_terms
+from processhub.controller.lead import takeover
+from processhub.controller.lead.takeover import raise_terms
 from processhub.controller.observe.members import observe_members
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.slices import Creation
@@ -178,7 +178,7 @@ async def test_a_term_stored_without_a_response_must_still_be_acknowledged(way: 
 async def test_a_hub_whose_terms_cannot_be_raised_is_skipped_and_blocks_no_other(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terms, "_PATIENT_PASSES", 1)
+    monkeypatch.setattr(takeover, "_PATIENT_PASSES", 1)
     site = SliceSite()
     site.add("other.other-0.0", "other-0", hub="other")
     site.add("hub.hub-0.0", "hub-0")

@@ -96,7 +96,7 @@ def test_a_hub_that_can_be_served_is_accepted(spec: dict[str, Any]) -> None:
             TWO_COPIES,
             {**EXEC, "nodes": ["hub-0"]},
             Reason.CHILD_REPLICATION_MISMATCH,
-            "names 1 members, but the hub keeps 2 copies of a child; name exactly 2",
+            "names 1 member, but the hub keeps 2 copies of a child; name exactly 2",
         ),
         (TWO_COPIES, {**EXEC, "nodes": ["hub-0"] * 2}, Reason.INVALID_CHILD_MAPPING, "names a member twice"),
     ],

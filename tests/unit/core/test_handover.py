@@ -112,12 +112,10 @@ def test_a_target_that_is_to_return_the_child_has_taken_over() -> None:
     assert set(hub.record["a"]) == {target}
     assert not plan(hub.snapshot()).entries, "the source may still keep its copy, which is older than the child"
     hub.acknowledge(source)
+    hub.write(plan(hub.snapshot()))
     planned = plan(hub.snapshot())
-    assert set(planned.entries) == {source, target}
-
-    # The leader ends when it has written one of the two slices, and the target's agent restarts: it does not report
-    # any more that the child was up.
-    hub.write(msgspec.structs.replace(planned, entries={target: planned.entries[target]}))
+    assert set(planned.entries) == {target}
+    hub.write(planned)
     hub.acknowledge()
     hub.rest()
 
@@ -134,6 +132,7 @@ def begun_with_a_pod() -> tuple[PlannedHub, str, str]:
     hub.pods["a"] = one_pod(source, hub.record["a"][source].started_with)
     target = next(name for name in hub.members if name != source)
     hub.move_requests["a"] = target
+    hub.write(plan(hub.snapshot()))
     hub.write(plan(hub.snapshot()))
     assert hub.record["a"][source].to
     return hub, source, target
@@ -390,6 +389,24 @@ def test_if_the_source_is_lost_after_it_sent_the_state_the_target_has_the_child(
 
     assert hub.acting("a") == [target]
     assert hub.lost_states == []
+
+
+@pytest.mark.parametrize("phase", [Phase.LIVE, Phase.GONE])
+def test_a_target_that_waits_since_before_its_source_ran_on_waits_for_a_newer_state(phase: Phase) -> None:
+    """The move had failed, and the target's entry could not be removed."""
+    hub = HandingHub(3)
+    source, target = _sent(hub)
+    waited = hub.record["a"][target].epoch
+    ran_on = hub.record["a"][source]
+    hub.record["a"][source] = msgspec.structs.replace(ran_on, to="", epoch=waited + 1, run=ran_on.epoch)
+    hub.next_epoch = waited + 2
+    hub.change(source, phase=phase)
+
+    entry = plan(hub.snapshot()).entries[target]["a"]
+
+    assert entry is not None
+    assert entry.wait
+    assert entry.epoch > waited + 1
 
 
 def test_a_child_that_refuses_to_move_stays_and_is_not_asked_again_for_a_while() -> None:

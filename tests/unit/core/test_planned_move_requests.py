@@ -167,7 +167,8 @@ def test_the_requests_are_found_in_one_pass_over_the_children() -> None:
     hub.want(child(f"c{number}") for number in range(500))
     hub.rest()
     hub.move_requests = {id_: "hub-0" if "hub-0" not in places else "hub-1" for id_, places in hub.record.items()}
-    planner = SingleCopyPlanner(hub.snapshot(budget=0), strategy_of("ConsistentHashing"), migration_of("ColdSwap"))
+    strategy, migration = strategy_of("ConsistentHashing"), migration_of("ColdSwap")
+    planner = SingleCopyPlanner(hub.snapshot(budget=0), strategy, migration, None)
     planner.follow_children()
     planner.movable = Counted(planner.movable)
 
@@ -182,7 +183,7 @@ def test_a_full_member_gets_no_requested_child() -> None:
     hub.rest()
     hub.move_requests = {"a": other(hub)}
 
-    assert plan(hub.snapshot()).move_results == {"a": f"{other(hub)} has its 1 children (spec.members.maxChildren)"}
+    assert plan(hub.snapshot()).move_results == {"a": f"{other(hub)} has its 1 child (spec.members.maxChildren)"}
 
 
 # drains by force

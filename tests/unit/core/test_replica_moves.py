@@ -310,4 +310,4 @@ def test_a_full_member_gets_no_copy_on_request() -> None:
 
     hub.move_requests = {"a": target}
     assert hub.step().empty
-    assert hub.answers == {"a": f"{target} has its 1 children (spec.members.maxChildren)"}
+    assert hub.answers == {"a": f"{target} has its 1 child (spec.members.maxChildren)"}

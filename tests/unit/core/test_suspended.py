@@ -291,6 +291,30 @@ def test_a_child_suspended_during_a_move_stays_where_it_was() -> None:
     assert {id_: list(hub.record[id_]) for id_ in moving} == {id_: [before[id_]] for id_ in moving}
 
 
+def test_a_child_resumed_before_its_move_was_undone_stays_where_it_was() -> None:
+    """The entry of the target could not be removed in between."""
+    hub = placed(20)
+    before = hub.where()
+    moved = sorted(id_ for id_, member in before.items() if member == max(hub.members))
+    hub.move_requests = dict.fromkeys(moved, min(hub.members))
+    hub.write(plan(hub.snapshot()))
+    hub.move_requests = {}
+    assert all(len(hub.record[id_]) == 2 for id_ in moved)
+
+    suspend(hub)
+    planned = plan(hub.snapshot())
+    kept = {
+        member: {id_: entry for id_, entry in changes.items() if entry} for member, changes in planned.entries.items()
+    }
+    hub.write(msgspec.structs.replace(planned, entries=kept))
+    hub.acknowledge()
+    hub.record = {id_: dict(sorted(places.items())) for id_, places in hub.record.items()}
+    resume(hub)
+    hub.rest()
+
+    assert hub.where() == before
+
+
 def test_a_child_suspended_without_a_quorum_has_stopped_when_the_quorum_returns() -> None:
     hub = placed(3)
     before = hub.where()

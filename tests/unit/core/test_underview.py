@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from planned_hub import child, hub_spec
 
 from processhub.api.hub import Members, OnDemand
 from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
-from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.underview import NotClosed, Restricted, all_stay, under_view, with_recorded
+from processhub.core.model.snapshot import ChildPod, HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.underview import NotClosed, Restricted, all_stay, under_view, with_pods, with_recorded
 from processhub.registry.grammar import NOBODY, Assignment
 
 VIEW = View(5, "ConsistentHashing", (("m0", 1), ("m1", 1)))
@@ -161,6 +162,55 @@ def test_what_a_member_started_is_recorded_as_it_runs_where_no_other_has_it() ->
 
     assert with_recorded(nothing, {"m0": {"a": run}}, {}).entries == {"m0": {"a": run}}
     assert with_recorded(nothing, {"m0": {"a": run}}, {"a": (OnRecord("m1", entry(250)),)}) == nothing
+
+
+KEPT = entry(50, uid=NOBODY, wait=True)
+
+
+@pytest.mark.parametrize(
+    ("state", "record", "changes", "kept"),
+    [
+        pytest.param(OPEN, {OTHER: entry(50)}, {OTHER: None}, {OTHER: (NOBODY, 300)}, id="it leaves"),
+        pytest.param(OPEN, {OTHER: entry(50)}, {}, {}, id="it stays"),
+        pytest.param(OPEN, {OTHER: entry(50)}, {OTHER: None, CHOSEN: entry(301)}, None, id="it moves"),
+        pytest.param(OPEN, {OTHER: KEPT}, {OTHER: None}, {}, id="it is kept already"),
+        pytest.param(OPEN, {}, {}, {CHOSEN: (NOBODY, 300)}, id="it was on no record"),
+        pytest.param(None, {"z": KEPT}, {"z": None}, {"m0": (NOBODY, 300)}, id="its member is drained"),
+        pytest.param(None, {"z": KEPT, "m0": KEPT}, {"z": None, "m0": None}, {"z": None}, id="it is kept elsewhere"),
+        pytest.param(None, {}, {}, {"m0": (NOBODY, 300)}, id="no view is open"),
+        pytest.param(None, {"lost": entry(50)}, {"lost": None}, {"lost": None, "m0": (NOBODY, 300)}, id="it is lost"),
+    ],
+)
+def test_an_id_stays_on_record_while_a_pod_of_it_is_there(
+    state: NotClosed | None,
+    record: dict[str, Assignment],
+    changes: dict[str, Assignment | None],
+    kept: dict[str, tuple[str, int] | None] | None,
+) -> None:
+    """``kept``: uid and epoch of the entries that are written then; None: what was planned."""
+    snapshot = HubSnapshot(
+        spec=hub_spec(),
+        members=(
+            MemberView(name="m0"),
+            MemberView(name="m1"),
+            MemberView(name="lost", phase=Phase.GONE),
+            MemberView(name="z", draining=True),
+        ),
+        children={},
+        record={"a": tuple(OnRecord(member, placed) for member, placed in record.items())} if record else {},
+        next_epoch=200,
+        pods={"a": (ChildPod("m0", "pod p", "50"),)},
+    )
+    plan = Plan(entries={member: {"a": changed} for member, changed in changes.items()}, unplaced={}, next_epoch=300)
+
+    found = with_pods(snapshot, plan, state, "w")
+
+    written = {member: changed["a"] for member, changed in found.entries.items() if "a" in changed}
+    if kept is None:
+        assert written == changes
+    else:
+        assert {member: new and (new.uid, new.epoch) for member, new in written.items()} == kept
+        assert all(new is None or new.wait for new in written.values())
 
 
 def test_all_stay_on_record_that_are_moved_or_restarted() -> None:

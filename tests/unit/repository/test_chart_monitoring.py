@@ -47,7 +47,7 @@ def exported() -> Iterator[dict[str, set[str]]]:
         for sample in family.samples
         if sample.name.startswith("processhub_")
     }
-    of_operator.HUBS.stop()
+    of_operator.HUBS.follow(tuple)
     of_operator.forget(("ns", "h"))
 
 
@@ -135,7 +135,7 @@ def test_the_operators_metrics_equal_the_statuses(exported: dict[str, set[str]])
     assert (value("members"), value("members_ready")) == (3, 2)
     assert [value("children_in_state", state=state) for state in ("running", "pending", "failed")] == [0, 4, 1]
 
-    of_operator.HUBS.stop()
+    of_operator.HUBS.follow(tuple)
 
     assert value("members") is None, "another replica leads"
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
+from processhub.agent.listeners import Listeners
 from processhub.agent.parts import Surroundings, build_parts
-from processhub.agent.tasks import Tasks
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import REWOUND_SECONDS
 
@@ -31,11 +33,11 @@ class Agent:
         self._exit: asyncio.Future[int] = self._loop.create_future()
         self._ending: asyncio.Task[None] | None = None
         self._rewound = False
-        self._tasks = Tasks()
+        self._tasks = _Tasks()
         self._parts = build_parts(around, self._tasks.begin)
         self._tasks.failed.listen(self._part_failed)
         around.watchdog.lost.listen(self._watchdog_lost)
-        around.lease.taken.listen(self._lease_taken)
+        around.lease.taken.listen(lambda session: self._tasks.begin(self._serve_session(session)))
         around.lease.other_holder.listen(self._other_holder)
         around.lease.rewound.listen(self._begin_anew)
         self._parts.slices.rewound.listen(self._begin_anew)
@@ -73,9 +75,6 @@ class Agent:
             await slices.informer.synced.wait()
             await asyncio.sleep(0.02)
         self._around.lease.start()
-
-    def _lease_taken(self, session: int) -> None:
-        self._tasks.begin(self._serve_session(session))
 
     async def _serve_session(self, session: int) -> None:
         """Read the slices once more after the Lease was taken, and only then permit starts."""
@@ -162,3 +161,27 @@ class Agent:
         # Requests that other members' children work on are still answered here. A caller that waits for an owner is
         # sent to another member.
         await parts.server.finish(min(supervisor.settings.request_seconds, _FINISH_SECONDS))
+
+
+class _Tasks:
+    """Tasks that run until the agent ends. ``failed`` notifies of an error that ended one of them."""
+
+    def __init__(self) -> None:
+        self.failed: Listeners[BaseException] = Listeners()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run the coroutine as a task."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        """Cancel all tasks."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed.notify(error)

@@ -17,6 +17,7 @@ outbox grows.
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import socket
@@ -38,7 +39,15 @@ _MAX_FDS = 16
 _JOIN_MAX = 64 * 1024  # bytes of frames that are sent together
 # The largest state, in bytes, that is sent in a message and kept in memory. Larger states are in files.
 STATE_IN_MESSAGE_MAX = 8 * 1024
+ANSWER_MAX = 4 * 1024 * 1024  # bytes of a child's answer, which the agent keeps in memory
+# The socket is full or empty; the kernel has no memory for the message, or too many descriptors are under way.
+_LATER = (errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def is_broken(error: OSError) -> bool:
+    """Whether the connection is broken, after an error of sending or receiving; otherwise the same works later."""
+    return error.errno not in _LATER
 
 
 def frame(message: bytes, payload: bytes | None = None) -> bytes:
@@ -71,10 +80,8 @@ class Inbox:
                 data, ancillary, _, _ = self._sock.recvmsg(
                     _CHUNK, socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
                 )
-            except (BlockingIOError, InterruptedError):
-                break
-            except OSError:
-                self.closed = True
+            except OSError as error:
+                self.closed = is_broken(error)
                 break
             for level, kind, payload in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -154,9 +161,9 @@ class Outbox:
                 else:
                     data = self._joined()
                     sent = self._sock.send(memoryview(data)[self._offset :])
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
+            except OSError as error:
+                if not is_broken(error):
+                    return
                 self.closed = True
                 sent = len(data) - self._offset
             if self._offset == 0:

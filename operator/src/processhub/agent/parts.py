@@ -15,7 +15,6 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.launchers import Begin, LauncherFactory, Launchers
 from processhub.agent.children.restartlog import RestartLog
 from processhub.agent.env import Environment
-from processhub.agent.handover.inbox import HandoverInbox
 from processhub.agent.handover.transfer import Handovers
 from processhub.agent.health import Health
 from processhub.agent.lease.keeper import LeaseKeeper
@@ -138,14 +137,14 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
     children: dict[str, Child] = {}
     slices = SliceWatcher(around.client, around.env, around.lease.identity)
     permit = Permit(around.lease, slices)
-    handovers = Handovers(around.env, slices, around.peers)
+    handovers = Handovers(around.env, slices, around.peers, children)
     requests = _build_requests(around, slices, permit, children)
     launchers = around.launchers(requests.router.ask, begin)
     earlier = EarlierReports(slices, around.lease.identity)
     supervisor = Supervisor(
         children, launchers.by_workload, permit, handovers, earlier.of, RestartLog(around.env.child_dir)
     )
-    inbox, health = HandoverInbox(handovers, children), Health(around.lease, slices, permit, supervisor, around.tls)
+    health = Health(around.lease, slices, permit, supervisor, around.tls)
     parts = Parts(
         slices=slices,
         permit=permit,
@@ -162,8 +161,8 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
                 slices,
                 requests.router,
                 Access(around.env, around.client),
-                inbox.receive,
-                inbox.take,
+                handovers.receive,
+                handovers.take,
                 metrics,
                 health.healthy,
                 health.ready,
@@ -172,8 +171,7 @@ def build_parts(around: Surroundings, begin: Begin) -> Parts:
             )
         ),
     )
-    _connect(parts, around.lease)
-    _connect_tls(parts, around.tls)
+    _connect(parts, around.lease, around.tls)
     _observe(parts, around)
     return parts
 
@@ -187,7 +185,7 @@ def _build_requests(
     activations, asks = Activations(env, around.lease.identity, slices, children, permit.may_take_over), Asks()
     unplaced = UnplacedIds(env, around.client, slices, activations)
     router = Router(env, slices, children, queue, peers, unplaced, takeover, activations, asks)
-    streams = Streams(env, router, queue, children, around.tls)
+    streams = Streams(env, router, queue, children, around.tls, peers.token)
     return RequestParts(queue, takeover, activations, asks, router, streams)
 
 
@@ -213,7 +211,7 @@ def _build_reporter(
     )
 
 
-def _connect(parts: Parts, lease: LeaseKeeper) -> None:
+def _connect(parts: Parts, lease: LeaseKeeper, tls: MemberTls) -> None:
     """Add the listeners by which each part notifies those that were built after it."""
     slices, supervisor, requests = parts.slices, parts.supervisor, parts.requests
 
@@ -222,6 +220,8 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
             # Children of that slice which are still ending are reported in slice 0, which the operator writes next.
             supervisor.slice_gone(name, slices.first_slice)
         parts.reporter.slice_changed(item, name, supervisor.children.values())
+        if item is not None and name == slices.first_slice:
+            tls.take(item.spec.tls)
 
     slices.settings_changed.listen(supervisor.apply)
     slices.settings_changed.listen(lease.apply)
@@ -232,6 +232,7 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     slices.registry_changed.listen(requests.activations.registry_changed)
     slices.registry_changed.listen(parts.handovers.registry_changed)
     slices.registry_changed.listen(requests.router.watch.changed)
+    slices.registry_changed.listen(tls.registry_changed)  # which members accept TLS
     slices.read_on.listen(requests.router.watch.look_again)
     slices.read_on.listen(parts.reporter.look_again)
     requests.asks.changed.listen(lambda urgent: parts.reporter.asks_changed(slices.first_slice, urgent))
@@ -244,18 +245,6 @@ def _connect(parts: Parts, lease: LeaseKeeper) -> None:
     supervisor.news.gone.listen(requests.activations.count.gone)
     parts.handovers.listen_to(supervisor.news)
     parts.meter.measured.listen(lease.set_usage)
-
-
-def _connect_tls(parts: Parts, tls: MemberTls) -> None:
-    """Add the listeners by which the member gets its certificate, and learns which members accept TLS."""
-    slices = parts.slices
-
-    def own_slice_changed(item: RegistrySlice | None, name: str) -> None:
-        if item is not None and name == slices.first_slice:
-            tls.take(item.spec.tls)
-
-    slices.own_changed.listen(own_slice_changed)
-    slices.registry_changed.listen(tls.registry_changed)
     tls.changed.listen(lambda: parts.reporter.member_changed(slices.first_slice))
 
 

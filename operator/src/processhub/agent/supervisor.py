@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhost import ChildNews
@@ -84,7 +83,7 @@ class Supervisor:
                 if report := self._earlier(child_id, desired):
                     child.adopt(report)
                     if self._restarts is not None:
-                        child.history.backoff.restore(self._restarts.times(child_id, desired, self._loop.time()))
+                        child.history.backoff.times += self._restarts.times(child_id, desired, self._loop.time())
             child.set_desired(desired)
 
     def adopt_last_reports(self) -> None:
@@ -184,7 +183,7 @@ class Supervisor:
 
     def launch(self, child: Child, desired: DesiredRun) -> RunHandle:
         """Start the child with the launcher for its kind of workload."""
-        state = self._handovers.state_for(child.id, desired)
+        state = self._handovers.state_for(child, desired)
         launcher = self._launchers.get(type(desired.workload))
         if launcher is not None:
             try:
@@ -222,25 +221,14 @@ def _log_restart(child: Child) -> None:
     log.info("restarting: %s", child.status.last_exit, extra={"child": child.id})
 
 
-class _Nothing:
+class _Nothing(RunHandle):
     """The run of a child that can't be started. The child's end is reported at once."""
-
-    takes_early = False
 
     def stop(self, grace: float) -> None:
         """Do nothing: the run ends by itself."""
 
-    def desired_again(self) -> None:
-        """Do nothing: the run ends by itself."""
-
     def give_up(self) -> None:
         """Do nothing: the run ends by itself."""
-
-    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Do nothing: the run has no state."""
-
-    def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Do nothing: no process runs."""
 
     async def request(self, request: Request) -> Response:
         """Raise AssertionError: no process runs, so no request is handed over."""

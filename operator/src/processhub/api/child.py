@@ -128,3 +128,12 @@ class Child(Wire, frozen=True, kw_only=True, omit_defaults=False):
     def id(self) -> str:
         """The child's id in its hub: spec.id, else the object's name."""
         return self.spec.id or self.metadata.name
+
+    def known_as(self, hub: str) -> str:
+        """What the object is to somebody who gives its name for an id of this hub, as a clause; "" if that is its id.
+
+        kubectl shows names, which need not be ids, and shows the Children of a misspelt hub like all others.
+        """
+        if self.spec.hub != hub:
+            return f"child/{self.metadata.name} is of hub {self.spec.hub!r}"
+        return f"child/{self.metadata.name} has the id {self.id!r}" if self.id != self.metadata.name else ""

@@ -16,8 +16,10 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from processhub.api.meta import shortened
+
 _MOST_EARLIER = 20
-_REFUSAL_LENGTH = 200
+REFUSAL_LENGTH = 200  # of a refusal, which may quote text of any length
 _REFUSAL_LENGTH_AT_LEAST = 20
 _REFUSALS_LENGTH = 100_000  # of the 262,144 bytes that all annotations of an object may have
 
@@ -52,11 +54,6 @@ def format_orders(orders: Mapping[str, str] | Mapping[str, int]) -> str | None:
     return msgspec.json.encode(dict(orders)).decode() if orders else None
 
 
-def shortened(refusal: str, length: int = _REFUSAL_LENGTH) -> str:
-    """The sentence, cut to at most ``length`` characters. It may quote text of any length."""
-    return refusal if len(refusal) <= length else refusal[: length - 1] + "…"
-
-
 def latest(earlier: Mapping[str, str], refused: Mapping[str, str]) -> dict[str, str]:
     """The refusals to keep: all new ones, for which a client may wait, and the last of the ``earlier`` ones.
 
@@ -65,5 +62,5 @@ def latest(earlier: Mapping[str, str], refused: Mapping[str, str]) -> dict[str, 
     room = max(0, _MOST_EARLIER - len(refused))
     kept = {**dict(list(earlier.items())[max(0, len(earlier) - room) :]), **refused}
     share = _REFUSALS_LENGTH // max(1, len(kept))
-    length = min(_REFUSAL_LENGTH, max(_REFUSAL_LENGTH_AT_LEAST, share))
+    length = min(REFUSAL_LENGTH, max(_REFUSAL_LENGTH_AT_LEAST, share))
     return {child_id: shortened(why, length) for child_id, why in kept.items()}

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import msgspec
 
 from processhub.api.child import ChildSpec, Workload
-from processhub.api.drained import parse_drained
 from processhub.api.hooks import Hook
 from processhub.api.meta import Condition, ObjectMeta, Wire, find_condition
 from processhub.api.naming import ANNOTATION_DRAINED
 from processhub.api.reasons import Reason
+from processhub.api.switches import parse_drained
 
 AGENT_PORT = 8080  # of a member, unless members.port names another
 
@@ -172,6 +172,7 @@ class MemberStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
     node: str = ""
     ready: bool = False
     message: str = ""
+    drained: bool = False
     weight: int = 1
     children: int = 0
     cpu: str = ""
@@ -243,20 +244,20 @@ class TlsStatus(Wire, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class HubStatus(Wire, frozen=True, kw_only=True):
-    """The status of a Hub, which the operator writes."""
+    """The status of a Hub, which the operator writes. A count is None before the first round, and then a number."""
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: int = -1
     term: int = 0
-    replicas: int = 0
-    ready_replicas: int = 0
+    replicas: int | None = None
+    ready_replicas: int | None = None
     selector: str = ""
     summary: Summary | None = None
     members: tuple[MemberStatus, ...] = ()
     children: ChildCounts | None = None
     quorum: Quorum | None = None
     registry: tuple[RegistryEntry, ...] = ()
-    registry_size: int = 0
+    registry_size: int | None = None
     hooks: HookStatus | None = None
     tls: TlsStatus | None = None
 

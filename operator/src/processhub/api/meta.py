@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 GROUP = "processhub.dev"
@@ -93,19 +95,24 @@ def find_condition(conditions: tuple[Condition, ...], kind: str) -> Condition | 
     return next((condition for condition in conditions if condition.type == kind), None)
 
 
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning if it is longer than ``length`` characters."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def brief(text: str, most: int) -> str:
     """The beginning of a text, at most ``most`` bytes of UTF-8. A lone surrogate becomes a question mark."""
     return text[:most].encode(errors="replace")[:most].decode(errors="ignore")
 
 
-def merge_conditions(old: tuple[Condition, ...], new: tuple[Condition, ...], now: str) -> tuple[Condition, ...]:
+def merge_conditions(old: tuple[Condition, ...], new: Iterable[Condition | None], now: str) -> tuple[Condition, ...]:
     """Merge conditions: lastTransitionTime is kept if the status did not change, else set to ``now`` (RFC 3339).
 
-    A message that is longer than the schema allows is cut. Otherwise the API server would reject the whole status at
-    every attempt.
+    None stands for a condition that does not hold. A message that is longer than the schema allows is cut. Else the API
+    server would reject the whole status at every attempt.
     """
     merged = []
-    for condition in new:
+    for condition in filter(None, new):
         before = find_condition(old, condition.type)
         kept = before is not None and before.status == condition.status and before.last_transition_time
         merged.append(

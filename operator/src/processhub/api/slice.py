@@ -30,7 +30,8 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
     ``fence`` is true with a quorum strategy. ``redundancy_signal`` says for which roles a child is signalled.
     ``max_children``: how many children a member may have. ``on_demand`` says whether a first request starts a child,
     and ``on_demand_max`` how many such children there may be (0: no limit). ``partitioned``: the hub has lost its
-    quorum, and the member runs nothing, whatever its entries say. ``handover_seconds`` limits a handover of state; 0 if
+    quorum, and the member runs nothing, whatever its entries say. ``suspended``: the hub's spec.suspend is true, and no
+    request starts a child. ``handover_seconds`` limits a handover of state; 0 if
     there is none (ColdSwap). ``on_owner_lost_local``: the hub's onDemand.onOwnerLost is Local.
     """
 
@@ -42,6 +43,7 @@ class Settings(Wire, frozen=True, kw_only=True, omit_defaults=False):
     restarts_window_seconds: int = 60
     fence: bool = False
     partitioned: bool = False
+    suspended: bool = False
     redundancy_signal: str = "None"
     max_children: int = 10_000
     on_demand: bool = False

@@ -1,11 +1,14 @@
-"""Annotations of a Hub that are switches: ``true`` is on, ``false`` or nothing is off, spelled as YAML allows."""
+"""Annotations of a Hub that are switches, and the one with the members to be emptied, ``processhub.dev/drained``.
+
+Of a switch ``true`` is on, and ``false`` or nothing is off, spelled as YAML allows. The members to be emptied are names
+separated by commas: ``my-hub-1,my-hub-2=force``. With ``=force``, guided and pinned children are stopped there too.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 
-from processhub.api.drained import unknown_ways
 from processhub.api.naming import (
     ANNOTATION_DRAINED,
     ANNOTATION_FORCE_SCALE_DOWN,
@@ -31,6 +34,7 @@ _DOMAIN = "processhub.dev/"
 _NAMED = 5  # Unknown annotations of which there is a sentence.
 _SWITCHES = (ANNOTATION_PAUSED, ANNOTATION_FORCE_SCALE_DOWN)
 _SHOWN = 100  # Characters of a value that a message shows.
+_FORCE = "force"
 _ON, _OFF = ("true", "True", "TRUE"), ("false", "False", "FALSE", "")  # Argo CD's script has the first ones too.
 
 
@@ -49,13 +53,30 @@ def why_ignored(annotations: Mapping[str, str]) -> tuple[str, ...]:
         for name in _SWITCHES
         if annotations.get(name, "") not in (*_ON, *_OFF)
     )
+    drained = _parts(annotations.get(ANNOTATION_DRAINED, ""))
+    ways = {member: way for member, way in drained if way not in ("", _FORCE)}
     drains = (
         f"the annotation {ANNOTATION_DRAINED} has {f'{member}={way}'[:_SHOWN]!r}, by which the member is drained"
         f" without force: write {member[:_SHOWN]}=force, or the name alone"
-        for member, way in unknown_ways(annotations.get(ANNOTATION_DRAINED, "")).items()
+        for member, way in ways.items()
     )
     unknown = sorted(name for name in annotations if name.startswith(_DOMAIN) and name not in _OF_HUBS)
     return (*switches, *drains, *(_unknown(name) for name in unknown[:_NAMED]))
+
+
+def parse_drained(text: str) -> dict[str, bool]:
+    """Parse the annotation of the members to be emptied; returns member → whether by force."""
+    return {name: how == _FORCE for name, how in _parts(text)}
+
+
+def format_drained(drained: Mapping[str, bool]) -> str:
+    """The value of that annotation, ordered by name."""
+    return ",".join(f"{name}={_FORCE}" if force else name for name, force in sorted(drained.items()))
+
+
+def _parts(text: str) -> list[tuple[str, str]]:
+    parts = (part.strip().partition("=") for part in text.split(",") if part.strip())
+    return [(name.strip(), how.strip().lower()) for name, _, how in parts]
 
 
 def _unknown(name: str) -> str:

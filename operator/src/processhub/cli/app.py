@@ -16,6 +16,7 @@ from processhub.cli.options import (
     OnFailureOption,
     Shell,
     TimeoutOption,
+    Verb,
     WaitOption,
     WatchOption,
     Work,
@@ -46,13 +47,14 @@ class CommandLine:
 command_line = CommandLine()
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a verb, whose help ends with where the other options are."""
-    return app.command(name, epilog=MORE_OPTIONS)
+def verb(
+    name: str | None = None, *, group: typer.Typer = app, output: Output = Output.TABLE
+) -> Callable[[Verb], Callable[..., None]]:
+    """Make a function a verb with the options of all, whose help ends with where the other options are."""
+    return lambda work: group.command(name, epilog=MORE_OPTIONS)(on_hub(output)(work))
 
 
-@command()
-@on_hub()
+@verb()
 def start(
     target: Target,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID…", help="Ids to start.", show_default=False)] = None,
@@ -89,8 +91,7 @@ def start(
     return start_children(order, target, on_failure=on_failure.value, wait=wait, timeout=timeout)
 
 
-@command()
-@on_hub()
+@verb()
 def stop(target: Target, ids: IdsArgument, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
     """Stop children; with --wait, until their processes have ended.
 
@@ -101,8 +102,7 @@ def stop(target: Target, ids: IdsArgument, *, wait: WaitOption = False, timeout:
     return stop_children(ids, target, wait=wait, timeout=timeout)
 
 
-@command("await")
-@on_hub()
+@verb("await")
 def await_(target: Target, ids: IdsArgument, *, timeout: TimeoutOption = "30s") -> Work:
     """Wait until children run."""
     from processhub.cli.stop import await_children
@@ -110,8 +110,7 @@ def await_(target: Target, ids: IdsArgument, *, timeout: TimeoutOption = "30s") 
     return await_children(ids, target, timeout=timeout)
 
 
-@command("list")
-@on_hub()
+@verb("list")
 def list_(
     target: Target,
     *,
@@ -135,8 +134,7 @@ def list_(
     return list_children(target, Selection(member, tuple(tag or ()), everywhere, watch))
 
 
-@command()
-@on_hub()
+@verb()
 def where(target: Target, child: IdArgument) -> Work:
     """Show where a child runs: member, pod, Kubernetes node, pid."""
     from processhub.cli import show
@@ -144,8 +142,7 @@ def where(target: Target, child: IdArgument) -> Work:
     return show.where(child, target)
 
 
-@command()
-@on_hub()
+@verb()
 def lookup(target: Target, child: IdArgument) -> Work:
     """Show a child's spec and its copies."""
     from processhub.cli import show
@@ -153,8 +150,7 @@ def lookup(target: Target, child: IdArgument) -> Work:
     return show.lookup(child, target)
 
 
-@command()
-@on_hub()
+@verb()
 def status(target: Target, *, everywhere: EverywhereOption = False, watch: WatchOption = False) -> Work:
     """Show how the hub does: its conditions, its members, and the children that do not run."""
     from processhub.cli.status import status as show_status
@@ -162,8 +158,7 @@ def status(target: Target, *, everywhere: EverywhereOption = False, watch: Watch
     return show_status(target, everywhere=everywhere, watch=watch)
 
 
-@command()
-@on_hub()
+@verb()
 def ui(
     target: Target,
     *,
@@ -176,8 +171,7 @@ def ui(
     return serve(target, everywhere=everywhere, port=port)
 
 
-@command()
-@on_hub()
+@verb()
 def members(target: Target, *, everywhere: EverywhereOption = False, watch: WatchOption = False) -> Work:
     """List the hub's members. READY says Drained of a member that takes no children until it is undrained."""
     from processhub.cli.status import members as list_members
@@ -185,8 +179,7 @@ def members(target: Target, *, everywhere: EverywhereOption = False, watch: Watc
     return list_members(target, everywhere=everywhere, watch=watch)
 
 
-@command()
-@on_hub(output=Output.JSON)
+@verb(output=Output.JSON)
 def dump(target: Target) -> Work:
     """Print the whole registry."""
     from processhub.cli.listing import dump as print_registry
@@ -194,8 +187,7 @@ def dump(target: Target) -> Work:
     return print_registry(target)
 
 
-@command()
-@on_hub()
+@verb()
 def explain(target: Target, child: IdArgument) -> Work:
     """Explain why a child is where it is: candidates, scores, cap, pin, conditions, history.
 
@@ -206,8 +198,7 @@ def explain(target: Target, child: IdArgument) -> Work:
     return explain_child(child, target)
 
 
-@command()
-@on_hub()
+@verb()
 def plan(
     target: Target,
     *,
@@ -224,8 +215,7 @@ def plan(
     return plan_changes(target, add=add, remove=tuple(remove or ()), files=tuple(file or ()))
 
 
-@command()
-@on_hub()
+@verb()
 def logs(
     target: Target,
     child: IdArgument,
@@ -246,8 +236,7 @@ def logs(
     return print_logs(child, target, Wanted(follow, tail, since, timestamps))
 
 
-@command("exec")
-@on_hub()
+@verb("exec")
 def exec_(
     target: Target,
     child: IdArgument,
@@ -265,8 +254,7 @@ def exec_(
     return execute(child, command_line.words, target, stdin=stdin, terminal=terminal)
 
 
-@command()
-@on_hub()
+@verb()
 def call(
     target: Target,
     child: IdArgument,
@@ -280,8 +268,7 @@ def call(
     return ask.call(child, request, target, timeout=timeout)
 
 
-@command()
-@on_hub()
+@verb()
 def cast(
     target: Target,
     child: IdArgument,
@@ -296,8 +283,7 @@ def cast(
     return ask.cast(child, message, target, everywhere=everywhere, timeout=timeout)
 
 
-@command()
-@on_hub()
+@verb()
 def drain(
     target: Target,
     member: MemberArgument,
@@ -314,17 +300,17 @@ def drain(
     return moves.drain(member, target, force=force, wait=wait, timeout=timeout)
 
 
-@command()
-@on_hub()
-def undrain(target: Target, member: MemberArgument) -> Work:
+@verb()
+def undrain(
+    target: Target, member: MemberArgument, *, wait: WaitOption = False, timeout: TimeoutOption = "60s"
+) -> Work:
     """Allow a drained member to take children again, like a member that joins."""
     from processhub.cli import moves
 
-    return moves.undrain(member, target)
+    return moves.undrain(member, target, wait=wait, timeout=timeout)
 
 
-@command()
-@on_hub()
+@verb()
 def move(
     target: Target,
     child: IdArgument,
@@ -343,8 +329,7 @@ def move(
     return moves.move(child, member, target, wait=wait, timeout=timeout)
 
 
-@command()
-@on_hub()
+@verb()
 def top(target: Target, *, everywhere: EverywhereOption = False) -> Work:
     """Show the CPU and memory that members' children use, and the children with the most restarts."""
     from processhub.cli.top import top as show_top
@@ -355,8 +340,7 @@ def top(target: Target, *, everywhere: EverywhereOption = False) -> Work:
 app.add_typer(quorum, name="quorum")
 
 
-@quorum.command(epilog=MORE_OPTIONS)
-@on_hub()
+@verb(group=quorum)
 def reset(target: Target, *, wait: WaitOption = False, timeout: TimeoutOption = "30s") -> Work:
     """Make the number of members that are live now the hub's size. The others count as gone for good."""
     from processhub.cli.quorum import reset as reset_quorum
@@ -364,8 +348,7 @@ def reset(target: Target, *, wait: WaitOption = False, timeout: TimeoutOption = 
     return reset_quorum(target, wait=wait, timeout=timeout)
 
 
-@command()
-@on_hub()
+@verb()
 def version(
     target: Target,
     *,

@@ -19,6 +19,7 @@ from processhub.client.hub import Hub
 from processhub.client.session import Session
 from processhub.client.waiting import why_not_running
 from processhub.cluster.errors import ApiError
+from processhub.cluster.tasks import cancel_all
 
 _PATIENCE_SECONDS = 0.5  # how long an answer may take before the reason is looked for
 
@@ -82,8 +83,7 @@ async def _telling_why(session: Session, child_id: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+        await cancel_all([telling])
 
 
 def _json(text: str) -> Any:

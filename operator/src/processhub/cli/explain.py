@@ -13,6 +13,7 @@ from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.movednodes import moved_nodes
 from processhub.api.naming import ANNOTATION_NODES
+from processhub.cli.conditions import print_conditions
 from processhub.cli.demandplace import by_choice, how_started, when_it_ends
 from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
@@ -20,13 +21,13 @@ from processhub.cli.output import out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.status import ready_of
 from processhub.cli.target import opened, warn_of_unready
-from processhub.client.childsets import find_owner
 from processhub.client.demand import Outlook, outlook
 from processhub.client.records import Record
-from processhub.client.resolve import find_children, named_like, no_child
+from processhub.client.resolve import find_children, find_owner, named_like, no_child
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError
 from processhub.cluster.kinds import untyped
+from processhub.core.listing import counted
 from processhub.core.model.placement import Candidate, child_key, load_caps, rank
 from processhub.core.model.snapshot import DesiredChild
 from processhub.core.strategies import MemberSlot, PlacementView
@@ -186,7 +187,7 @@ def _by_hash(here: str, choices: list[Choice]) -> str:
     names = [choice.member for choice in choices if choice.weight > 0]
     place = names.index(here) + 1 if here in names else 0
     if place == 1:
-        return f"{here} has the highest score of the {len(names)} members"
+        return f"{here} has the highest score of the {counted(len(names), 'member', 'members')}"
     if place:
         return _later_choice(here, names[: place - 1])
     return f"{here} is not a member any more; the child moves when it is proven to have ended there"
@@ -311,7 +312,8 @@ def _print(found: Explanation) -> None:
     if record:
         node = record.nodes[0]
         pid = f", pid {node.pid}" if node.pid else ""
-        out(f"Member:    {node.name} ({node.state}{pid}, epoch {node.epoch}, {node.restarts} restarts)")
+        restarts = counted(node.restarts, "restart", "restarts")
+        out(f"Member:    {node.name} ({node.state}{pid}, epoch {node.epoch}, {restarts})")
     else:
         out("Member:    none")
     if record and len(record.nodes) > 1:
@@ -328,15 +330,7 @@ def _print(found: Explanation) -> None:
         out(f"{'Why:' if not index else '':<11}{sentence}")
     out("\nCandidates, by score:")
     table(("MEMBER", "READY", "WEIGHT", "SCORE", "CHILDREN", "CAP"), map(_choice_row, found.choices))
-    if child and child.status.conditions:
-        out("\nConditions:")
-        table(
-            ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE"),
-            (
-                (item.type, item.status, item.reason, age(item.last_transition_time, now), item.message)
-                for item in child.status.conditions
-            ),
-        )
+    print_conditions(child.status.conditions if child else (), now)
     if found.events:
         out("\nHistory:")
         table(("AGE", "REASON", "MESSAGE"), ((age(time, now), reason, text) for time, reason, text in found.events))

@@ -14,7 +14,7 @@ from processhub.cli.durations import age
 from processhub.cli.errors import DONE, CliError
 from processhub.cli.objectnames import ObjectNames
 from processhub.cli.output import Columns, in_order, out, say, structured
-from processhub.cli.scope import Scope, opened_scope, plain_place, say_unplaced
+from processhub.cli.scope import Scope, opened_scope, say_unplaced
 from processhub.cli.shared import Output, Target
 from processhub.cli.show import ON_DEMAND, entry
 from processhub.cli.target import opened, warn_of_unready
@@ -44,7 +44,7 @@ async def list_children(target: Target, chosen: Selection | None = None) -> int:
     async with opened_scope(target, everywhere=chosen.everywhere, members=members) as scope:
         _check_member(scope, chosen.member)
         on_demand = any(session.living_hub().spec.on_demand is not None for session in scope.sessions)
-        printer, names = _Printer(target.output, chosen, on_demand=on_demand), ObjectNames()
+        printer, names = _Printer(target.output, scope, watch=chosen.watch, on_demand=on_demand), ObjectNames()
         found = [(session, listed) for session in scope.sessions if (listed := copies(session, chosen))]
         if target.output is Output.NAME:
             await printer.names(found, names)
@@ -93,12 +93,11 @@ def copies(session: Session, chosen: Selection, ids: Collection[str] | None = No
 class _Printer:
     """Prints copies as rows or as data, and knows which it has printed."""
 
-    def __init__(self, output: Output, chosen: Selection, *, on_demand: bool) -> None:
+    def __init__(self, output: Output, scope: Scope, *, watch: bool, on_demand: bool) -> None:
         """``on_demand``: whether requests start children of these hubs, so that a column says which."""
-        self._output, self._everywhere, self._watch = output, chosen.everywhere, chosen.watch
+        self._output, self._scope, self._watch = output, scope, watch
         self._on_demand = on_demand
-        place = ("NAMESPACE", "HUB") if chosen.everywhere else ()
-        header = (*place, "ID", "MEMBER", "ROLE", "STATE", "PID", "RESTARTS", "REASON", "UPTIME")
+        header = (*scope.header, "ID", "MEMBER", "ROLE", "STATE", "PID", "RESTARTS", "REASON", "UPTIME")
         self._columns = Columns((*header, ON_DEMAND) if on_demand else header)
         self._shown: dict[tuple[str, str, str], dict[str, Node]] = {}  # by namespace, hub and id, then by member
 
@@ -107,7 +106,7 @@ class _Printer:
         now = datetime.now(UTC)
         rows = []
         for session, listed in found:
-            place = (session.namespace, session.name) if self._everywhere else ()
+            place = self._scope.place(session)
             for child_id, nodes in listed:
                 self._note(session, child_id, nodes)
                 record = session.registry.records.get(child_id)
@@ -155,9 +154,8 @@ class _Printer:
         self._note(session, child_id, nodes)
 
     def _plain(self, session: Session, child_id: str, nodes: list[Node]) -> dict[str, Any]:
-        place = plain_place(session, self._everywhere)
         self._note(session, child_id, nodes)
-        return {**place, **entry(child_id, nodes, session)}
+        return {**self._scope.plain_place(session), **entry(child_id, nodes, session)}
 
     def _note(self, session: Session, child_id: str, nodes: list[Node]) -> None:
         if nodes:

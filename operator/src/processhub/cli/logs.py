@@ -61,7 +61,7 @@ async def logs(child_id: str, target: Target, wanted: Wanted) -> int:
         own = workload.template["spec"]["containers"][0]["name"] if workload is not None else ""
         if not pod:
             raise CliError(f"child {child_id!r} is on {node.name}, which has no pod now; try again later")
-        log = _Log(session, pod, own, child_id, target.output, _Seen(), begin, wanted.timestamps)
+        log = _Log(session, pod, own, child_id, target.output, begin, wanted.timestamps)
         try:
             await _print(log, follow=wanted.follow, tail=wanted.tail)
         except NotFoundError:
@@ -80,34 +80,27 @@ def _say_what_is_missing(log: _Log, node: Node) -> int:
     The kubelet keeps only the newest part of a container's log, which all children of a member share. A quiet child's
     lines go when a loud one writes. A log that still has the agent's first line is whole.
     """
-    rotated = bool(node.started_at and log.seen.begins > node.started_at and not log.seen.whole)
+    rotated = bool(node.started_at and log.begins > node.started_at and not log.whole)
     begins = (
-        f"the log of pod {log.pod} begins at {log.seen.begins[:19]}Z, but child {log.child_id!r} was started at"
+        f"the log of pod {log.pod} begins at {log.begins[:19]}Z, but child {log.child_id!r} was started at"
         f" {node.started_at}: the kubelet keeps only the newest lines of all children"
     )
-    if rotated and not log.seen.lines:
+    if rotated and not log.lines:
         say(f"error: {begins}, and none is of this one; a collector of logs keeps all")
         return FAILED
     if rotated:
         say(f"warning: {begins}")
-    elif not log.seen.lines:
+    elif not log.lines:
         say(f"child {log.child_id!r} has printed nothing on {node.name} so far")
     return DONE
 
 
 @dataclass
-class _Seen:
-    """The log as it was read: the time of its first line, whether it is whole, and the number of the child's lines."""
-
-    begins: str = ""
-    whole: bool = False
-    lines: int = 0
-
-
-class _Log(NamedTuple):
+class _Log:
     """The log that contains a child's lines. ``container`` is empty for a member's log, which children share.
 
-    ``begin``: older lines are left out. ``timestamps``: each line has its time.
+    ``since``: older lines are left out. ``timestamps``: each line has its time. The last three fields are known when it
+    was read: the time of its first line, whether it is whole, and the number of the child's lines.
     """
 
     session: Session
@@ -115,21 +108,23 @@ class _Log(NamedTuple):
     container: str
     child_id: str
     output: Output
-    seen: _Seen
-    begin: datetime | None
+    since: datetime | None
     timestamps: bool
+    begins: str = ""
+    whole: bool = False
+    lines: int = 0
 
     @property
     def query(self) -> dict[str, str]:
         """The options by which the API server chooses the lines of a Pod that has its log for itself."""
         if not self.container:
             return {}
-        begin = {} if self.begin is None else {"sinceTime": f"{self.begin:%Y-%m-%dT%H:%M:%S.%fZ}"}
-        return begin | ({"timestamps": "true"} if self.timestamps else {})
+        since = {} if self.since is None else {"sinceTime": f"{self.since:%Y-%m-%dT%H:%M:%S.%fZ}"}
+        return since | ({"timestamps": "true"} if self.timestamps else {})
 
     def has(self, line: _LogLine) -> bool:
         """Whether the line of a member's log is new enough. Its time is by the clock of the member's node."""
-        return self.begin is None or datetime.fromisoformat(line.time) >= self.begin
+        return self.since is None or datetime.fromisoformat(line.time) >= self.since
 
 
 async def _print(log: _Log, *, follow: bool, tail: int | None) -> None:
@@ -162,10 +157,10 @@ async def _own_lines(log: _Log, *, follow: bool) -> AsyncIterator[str]:
             line = _decoder.decode(raw)
         except msgspec.DecodeError:
             continue  # not one of the agent's lines
-        if not log.seen.begins:
-            log.seen.begins, log.seen.whole = line.time, line.begin
+        if not log.begins:
+            log.begins, log.whole = line.time, line.begin
         if line.child == log.child_id and line.stream and line.hub in ("", session.name):
-            log.seen.lines += 1
+            log.lines += 1
             if not log.has(line):
                 continue
             text = f"{line.time} {line.message}" if log.timestamps else line.message

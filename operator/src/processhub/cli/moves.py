@@ -12,7 +12,7 @@ from processhub.cli.show import object_of, pod_of
 from processhub.cli.target import opened
 from processhub.client.errors import HubError
 from processhub.client.hub import Hub
-from processhub.core.listing import by_reason
+from processhub.core.listing import by_reason, counted
 from processhub.core.model.plan import STRANDED_ALONE
 
 
@@ -30,17 +30,19 @@ async def drain(member: str, target: Target, *, force: bool, wait: bool, timeout
     if result.stranded:
         remedy = "delete or rebind them" if set(result.reasons.values()) - {STRANDED_ALONE} else "add a member"
         say(
-            f"error: {len(result.stranded)} children can't leave {member}: {by_reason(result.reasons)}; "
+            f"error: {counted(len(result.stranded), 'child', 'children')} can't leave {member}: "
+            f"{by_reason(result.reasons)}; "
             f"{remedy}, or stop them there with --force"
         )
         return FAILED
     return DONE
 
 
-async def undrain(member: str, target: Target) -> int:
+async def undrain(member: str, target: Target, *, wait: bool, timeout: str) -> int:
     """Allow a member to take children again; returns the exit code."""
-    async with opened(target, members=(member,)) as session:
-        changed = await Hub.attached(session).undrain(member)
+    limit = seconds(timeout)
+    async with opened(target, members=(member,), follow=wait) as session:
+        changed = await Hub.attached(session).undrain(member, wait=wait, timeout=limit)
         if target.output in (Output.JSON, Output.YAML):
             structured({"member": member, "drained": False, "changed": changed}, target.output)
         elif target.output is Output.NAME:

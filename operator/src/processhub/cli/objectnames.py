@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from processhub.api.naming import child_object_name
-from processhub.client.childsets import list_sets
-from processhub.client.resolve import list_children
+from processhub.client.resolve import list_children, list_sets
 from processhub.client.session import Session, translated
 
 

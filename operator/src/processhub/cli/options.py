@@ -32,25 +32,19 @@ class OnFailureOption(StrEnum):
     ROLLBACK = "rollback"
 
 
-def _child_ids(context: typer.Context, incomplete: str) -> list[str]:
-    from processhub.cli.candidates import child_ids
+def _completing(what: str) -> Callable[[typer.Context, str], list[str]]:
+    """The function of this name in ``cli/candidates.py``, which is loaded when it is called."""
 
-    return child_ids(context, incomplete)
+    def complete(context: typer.Context, incomplete: str) -> list[str]:
+        from processhub.cli import candidates
 
+        found: list[str] = getattr(candidates, what)(context, incomplete)
+        return found
 
-def member_names(context: typer.Context, incomplete: str) -> list[str]:
-    """The members that a word may be completed to."""
-    from processhub.cli.candidates import member_names as found
-
-    return found(context, incomplete)
-
-
-def _hub_names(context: typer.Context, incomplete: str) -> list[str]:
-    from processhub.cli.candidates import hub_names
-
-    return hub_names(context, incomplete)
+    return complete
 
 
+_child_ids, member_names = _completing("child_ids"), _completing("member_names")
 IdsArgument = Annotated[
     list[str], typer.Argument(metavar="ID…", help="Ids of children.", show_default=False, autocompletion=_child_ids)
 ]
@@ -79,7 +73,7 @@ def on_hub(output: Output = Output.TABLE) -> Callable[[Verb], Callable[..., None
     shared = dict(signature(Target, eval_str=True).parameters)
     shared["output"] = shared["output"].replace(default=output)
     _, hub = get_args(shared["hub"].annotation)
-    hub.autocompletion = _hub_names
+    hub.autocompletion = _completing("hub_names")
 
     def command_of(verb: Verb) -> Callable[..., None]:
         @wraps(verb)

@@ -6,7 +6,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from processhub.api.naming import child_object_name, natural_order
@@ -26,8 +27,15 @@ def say(text: str) -> None:
 
 def out(text: str) -> None:
     """Print one or more lines to stdout. Raises ReaderGoneError, CliError."""
-    try:
+    with writing():
         print(text, flush=True)  # noqa: T201 the command line's result
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Raise ReaderGoneError or CliError for output that can't be written."""
+    try:
+        yield
     except BrokenPipeError as error:
         # An error of its own, because typer handles a BrokenPipeError as a failure of the command.
         raise ReaderGoneError from error

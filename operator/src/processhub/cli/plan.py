@@ -15,7 +15,7 @@ from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
 from processhub.client.errors import ChildError, InvalidChild
 from processhub.client.specs import check_mapping, parse_child
-from processhub.core.listing import by_reason
+from processhub.core.listing import by_reason, counted
 
 
 async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tuple[str, ...]) -> int:
@@ -29,8 +29,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
             snapshot = at_rest(snapshot)
     else:
         from processhub.cli.target import opened
-        from processhub.client.childsets import list_sets
-        from processhub.client.resolve import list_children
+        from processhub.client.resolve import list_children, list_sets
         from processhub.client.session import translated
 
         async with opened(target, members=remove) as session:
@@ -118,8 +117,9 @@ def _print(found: Forecast) -> None:
         ((name, str(found.before.get(name, 0)), str(count)) for name, count in in_order(found.after)),
     )
     share = f" ({100 * len(found.moves) / found.children:.1f} %)" if found.children else ""
-    moved = f"{len(found.moves)} of {found.children} children move{share}"
-    out(f"\n{moved}, {len(found.placed)} are placed; nothing was changed")
+    children = counted(found.children, "child", "children")
+    moved = f"{counted(len(found.moves), 'moves', 'move', of=children)}{share}"
+    out(f"\n{moved}, {counted(len(found.placed), 'is', 'are')} placed; nothing was changed")
     for member, ids in in_order(found.stranded):
         reasons = {child_id: found.why_stranded[child_id] for child_id in sorted(ids, key=natural_order)}
-        say(f"warning: {len(ids)} children can't leave {member}: {by_reason(reasons)}")
+        say(f"warning: {counted(len(ids), 'child', 'children')} can't leave {member}: {by_reason(reasons)}")

@@ -19,10 +19,11 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 
-from processhub.cli.errors import ReaderGoneError
+from processhub.cli.output import writing
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConnectionFailedError
 from processhub.cluster.kinds import PODS
+from processhub.cluster.tasks import cancel_all
 
 _STDIN, _STDOUT, _STDERR, _STATUS, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _CHUNK = 32 * 1024
@@ -67,13 +68,11 @@ async def run_in_pod(client: Client, what: PodCommand, *, stdin: bool, terminal:
         try:
             return await _receive(socket, what)
         finally:
-            if sending is not None:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
+            await cancel_all([sending] if sending is not None else [])
 
 
 async def _receive(socket: aiohttp.ClientWebSocketResponse, what: PodCommand) -> int:
-    """Print what arrives until the command ends; returns its exit code. Raises ConnectionFailedError."""
+    """Print what arrives until the command ends; returns its exit code. Raises ConnectionFailedError, CliError."""
     streams = {_STDOUT: sys.stdout.buffer, _STDERR: sys.stderr.buffer}
     async for message in socket:
         if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
@@ -82,11 +81,9 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse, what: PodCommand) ->
         if channel == _STATUS:
             return _exit_code(data, what)
         if stream := streams.get(channel):
-            try:
+            with writing():
                 stream.write(data)
                 stream.flush()
-            except BrokenPipeError as error:
-                raise ReaderGoneError from error
     raise ConnectionFailedError(f"the connection to pod {what.pod} broke; the command may still run there")
 
 

@@ -18,6 +18,7 @@ from processhub.client.errors import Timeout
 from processhub.client.session import Session, translated
 from processhub.client.writes import with_retries
 from processhub.cluster.kinds import HUBS
+from processhub.core.listing import counted
 
 _LOOK_SECONDS = 0.1
 _REMEMBERING = ("MajorityQuorum", "DynamicQuorum")
@@ -44,8 +45,7 @@ async def reset(target: Target, *, wait: bool, timeout: str) -> int:
         out(f"{name} quorum reset" if done else f"{name} quorum reset ordered")
         if done:
             quorum = _quorum(done)
-            live, required = quorum["live"], quorum["required"]
-            out(f"{live} {'member is' if live == 1 else 'members are'} live, {required} needed")
+            out(f"{counted(quorum['live'], 'member is', 'members are')} live, {quorum['required']} needed")
     else:
         structured({"hub": session.name, "quorum": _quorum(done) if done else None}, target.output)
     return DONE

@@ -18,6 +18,7 @@ from processhub.client.session import Session, list_hubs, translated
 from processhub.cluster.client import Client
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
+from processhub.cluster.tasks import cancel_all
 
 _Key = tuple[str, str]  # namespace, name
 
@@ -43,6 +44,19 @@ class Scope:
         """The hubs in words."""
         place = f"namespace {self.namespace}" if self.namespace else "all namespaces"
         return f"hub {self._name} in {place}" if self._name else f"hubs in {place}"
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The columns that say of which hub a row is, where those of all namespaces are shown."""
+        return ("NAMESPACE", "HUB") if self.namespace is None else ()
+
+    def place(self, session: Session) -> tuple[str, ...]:
+        """The cells of these columns."""
+        return (session.namespace, session.name) if self.namespace is None else ()
+
+    def plain_place(self, session: Session) -> dict[str, str]:
+        """The same as JSON and YAML show it."""
+        return {"namespace": session.namespace, "hub": session.name} if self.namespace is None else {}
 
     @property
     def sessions(self) -> list[Session]:
@@ -76,9 +90,7 @@ class Scope:
                     await next(task for task in running if task.done())  # raises what ended it
                 yield await change
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await cancel_all(running)
 
     @property
     def _labels(self) -> str:
@@ -146,11 +158,6 @@ async def opened_scope(target: Target, *, everywhere: bool, members: tuple[str, 
 def members_of(session: Session) -> list[MemberStatus]:
     """The members of the hub's status, by name."""
     return sorted(session.living_hub().status.members, key=lambda member: natural_order(member.name))
-
-
-def plain_place(session: Session, everywhere: bool) -> dict[str, str]:
-    """The namespace and the name of the hub, as JSON and YAML show them where all hubs are listed; else nothing."""
-    return {"namespace": session.namespace, "hub": session.name} if everywhere else {}
 
 
 def say_unplaced(session: Session) -> None:

@@ -17,9 +17,8 @@ from processhub.cli.errors import DONE, CliError
 from processhub.cli.output import out, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened, warn_of_unready
-from processhub.client.childsets import find_owner, list_sets, owner_among
 from processhub.client.records import Node, Record
-from processhub.client.resolve import find_children, no_child
+from processhub.client.resolve import find_children, find_owner, list_sets, no_child, owner_among
 from processhub.client.session import Session, translated
 from processhub.cluster.errors import ForbiddenError, NotFoundError
 from processhub.cluster.kinds import PODS

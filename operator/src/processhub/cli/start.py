@@ -18,7 +18,7 @@ from processhub.client.errors import ChildError, ClientReason
 from processhub.client.hub import Hub
 from processhub.client.results import Result
 from processhub.client.session import Session
-from processhub.core.listing import listed
+from processhub.core.listing import counted, listed
 
 _NONE: Mapping[str, str] = {}
 
@@ -112,7 +112,7 @@ def report(result: Result, output: Output, *, wait: bool, objects: Mapping[str, 
             out(known if output is Output.NAME else f"{words} {f'running on {places}' if places else 'created'}")
     failures(result.errors, "started")
     if result.rollback is not None:
-        say(f"rolled back: {len(result.rollback.removed)} children removed again")
+        say(f"rolled back: {counted(len(result.rollback.removed), 'child', 'children')} removed again")
         for child_id, error in in_order(result.rollback.left):
             say(f"error: child {child_id} could not be removed: {error}")
     return code_of(result.errors)

@@ -13,25 +13,27 @@ from processhub.api.hub import MemberStatus
 from processhub.api.meta import find_condition
 from processhub.api.naming import natural_order
 from processhub.api.reasons import State
-from processhub.cli.conditions import first_against
-from processhub.cli.durations import age
+from processhub.cli.conditions import first_against, print_conditions
 from processhub.cli.errors import DONE
 from processhub.cli.output import Columns, out, say, structured, table
-from processhub.cli.scope import Scope, members_of, opened_scope, plain_place, say_unplaced
+from processhub.cli.scope import Scope, members_of, opened_scope, say_unplaced
 from processhub.cli.shared import Output, Target
 from processhub.client.records import Node
 from processhub.client.session import Session
 
 _NAMED = 20  # children that do not run are listed up to this number
+_MEMBER = ("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN")
 _Row = tuple[str, ...]
 
 
 async def status(target: Target, *, everywhere: bool, watch: bool) -> int:
     """Print the hub's conditions, members and what does not run; with -A or --watch a row for each hub."""
     async with opened_scope(target, everywhere=everywhere) as scope:
-        place = ("NAMESPACE", "HUB") if everywhere else ("HUB",)
-        header = (*place, "READY", "MEMBERS", "CHILDREN", "REASON", "MESSAGE")
-        rows = _Rows(header, lambda session: {(*_place(session, everywhere), *_summary(session)): _name(session)})
+        header = (*(scope.header or ("HUB",)), "READY", "MEMBERS", "CHILDREN", "REASON", "MESSAGE")
+        rows = _Rows(
+            header,
+            lambda session: {(*(scope.place(session) or (session.name,)), *_summary(session)): f"hub/{session.name}"},
+        )
         if target.output in (Output.JSON, Output.YAML):
             found = [plain_status(session) for session in scope.sessions]
             for plain in found if watch or not everywhere else [found]:
@@ -50,14 +52,10 @@ async def status(target: Target, *, everywhere: bool, watch: bool) -> int:
 async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
     """Print the hub's members as its status has them; returns the exit code."""
     async with opened_scope(target, everywhere=everywhere) as scope:
-        header = ("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN")
         rows = _Rows(
-            ("NAMESPACE", "HUB", *header) if everywhere else header,
+            (*scope.header, *_MEMBER),
             lambda session: {
-                (
-                    *(_place(session, everywhere) if everywhere else ()),
-                    *_member_row(session, member),
-                ): f"pod/{member.pod or member.name}"
+                (*scope.place(session), *_member_row(session, member)): f"pod/{member.pod or member.name}"
                 for member in members_of(session)
             },
         )
@@ -68,11 +66,11 @@ async def members(target: Target, *, everywhere: bool, watch: bool) -> int:
         elif target.output is Output.NAME:
             rows.print_names(scope.sessions)
         else:
-            each = [_plain_members(session, everywhere) for session in scope.sessions]
+            each = [_plain_members(scope, session) for session in scope.sessions]
             for plain in each if watch else [list(chain.from_iterable(each))]:
                 structured(plain, target.output)
         if watch:
-            await rows.follow(scope, target.output, lambda session: _plain_members(session, everywhere))
+            await rows.follow(scope, target.output, lambda session: _plain_members(scope, session))
     return DONE
 
 
@@ -116,14 +114,6 @@ class _Rows:
         return {row: name for row, name in rows.items() if row not in before}
 
 
-def _name(session: Session) -> str:
-    return f"hub/{session.name}"
-
-
-def _place(session: Session, everywhere: bool) -> _Row:
-    return (session.namespace, session.name) if everywhere else (session.name,)
-
-
 def _summary(session: Session) -> _Row:
     """The readiness, members, children and the first reason that is against it."""
     status = session.living_hub().status
@@ -159,9 +149,8 @@ def _member_row(session: Session, member: MemberStatus) -> _Row:
     return (member.name, ready, member.node, member.pod_ip, str(member.weight), str(member.children))
 
 
-def _plain_members(session: Session, everywhere: bool) -> list[dict[str, Any]]:
-    place = plain_place(session, everywhere)
-    drained = session.living_hub().drained
+def _plain_members(scope: Scope, session: Session) -> list[dict[str, Any]]:
+    place, drained = scope.plain_place(session), session.living_hub().drained
     return [
         {**place, **msgspec.to_builtins(member), "drained": member.name in drained} for member in members_of(session)
     ]
@@ -211,19 +200,10 @@ def _print(session: Session) -> None:
     quorum = hub.status.quorum
     if quorum and quorum.required:
         out(f"Quorum:     {quorum.live} live, {quorum.required} needed")
-    now = datetime.now(UTC)
-    if hub.status.conditions:
-        out("\nConditions:")
-        table(
-            ("TYPE", "STATUS", "REASON", "AGE", "MESSAGE"),
-            (
-                (item.type, item.status, item.reason, age(item.last_transition_time, now), item.message)
-                for item in hub.status.conditions
-            ),
-        )
+    print_conditions(hub.status.conditions, datetime.now(UTC))
     if listed := members_of(session):
         out("\nMembers:")
-        table(("NAME", "READY", "NODE", "IP", "WEIGHT", "CHILDREN"), (_member_row(session, each) for each in listed))
+        table(_MEMBER, (_member_row(session, each) for each in listed))
         _explain_unready(session)
     if idle := _not_running(session):
         out("\nChildren that do not run:")

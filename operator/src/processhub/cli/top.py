@@ -11,7 +11,7 @@ from processhub.api.hub import MemberStatus
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE
 from processhub.cli.output import out, say, structured, table
-from processhub.cli.scope import members_of, opened_scope, plain_place
+from processhub.cli.scope import Scope, members_of, opened_scope
 from processhub.cli.shared import Output, Target
 from processhub.client.session import Session
 
@@ -27,9 +27,9 @@ async def top(target: Target, *, everywhere: bool) -> int:
                 for member in members_of(session):
                     out(f"pod/{member.pod or member.name}")
         elif target.output is Output.TABLE:
-            _print(scope.sessions, everywhere=everywhere)
+            _print(scope)
         else:
-            found = [_plain(session, everywhere) for session in scope.sessions]
+            found = [_plain(scope, session) for session in scope.sessions]
             structured(found if everywhere else found[0], target.output)
     return DONE
 
@@ -46,34 +46,30 @@ def most_restarts(sessions: Iterable[Session]) -> list[tuple[Session, dict[str, 
     return sorted(copies, key=lambda copy: (-copy[1]["restarts"], natural_order(copy[1]["id"])))[:_CHILDREN]
 
 
-def _print(sessions: list[Session], *, everywhere: bool) -> None:
-    place = ("NAMESPACE", "HUB") if everywhere else ()
-    rows = [(*_place(session, everywhere), *_row(member)) for session in sessions for member in members_of(session)]
+def _print(scope: Scope) -> None:
+    sessions = scope.sessions
+    rows = [(*scope.place(session), *_row(member)) for session in sessions for member in members_of(session)]
     for session in sessions:
         if not session.living_hub().status.members:
             say(f"hub {session.name} has no members yet")
     if rows:
-        table((*place, "MEMBER", "READY", "CHILDREN", "CPU", "MEMORY"), rows)
+        table((*scope.header, "MEMBER", "READY", "CHILDREN", "CPU", "MEMORY"), rows)
     if restarted := most_restarts(sessions):
         out("")
         table(
-            (*place, "CHILD", "MEMBER", "STATE", "RESTARTS"),
-            ((*_place(session, everywhere), *map(str, one.values())) for session, one in restarted),
+            (*scope.header, "CHILD", "MEMBER", "STATE", "RESTARTS"),
+            ((*scope.place(session), *map(str, one.values())) for session, one in restarted),
         )
 
 
-def _plain(session: Session, everywhere: bool) -> dict[str, Any]:
+def _plain(scope: Scope, session: Session) -> dict[str, Any]:
     return {
-        **plain_place(session, everywhere),
+        **scope.plain_place(session),
         "members": [
             {field: msgspec.to_builtins(getattr(member, field)) for field in _FIELDS} for member in members_of(session)
         ],
         "restarts": [one for _, one in most_restarts([session])],
     }
-
-
-def _place(session: Session, everywhere: bool) -> tuple[str, ...]:
-    return (session.namespace, session.name) if everywhere else ()
 
 
 def _row(member: MemberStatus) -> tuple[str, str, str, str, str]:

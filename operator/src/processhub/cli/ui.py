@@ -56,10 +56,7 @@ def shown(scope: Scope, wanted: str) -> list[dict[str, Any]]:
 def _application(scope: Scope) -> web.Application:
     async def hubs(request: web.Request) -> web.Response:
         wanted = request.query.get("filter", "")
-        return web.Response(
-            body=msgspec.json.encode(shown(scope, wanted)),
-            content_type="application/json",
-        )
+        return web.Response(body=msgspec.json.encode(shown(scope, wanted)), content_type="application/json")
 
     app = web.Application(middlewares=[_only_here])
     app.add_routes(

@@ -9,19 +9,12 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
 from processhub.client import moves
-from processhub.client.errors import (
-    ChildrenFailed,
-    HubError,
-    Partitioned,
-    Timeout,
-    names,
-)
+from processhub.client.errors import ChildrenFailed, HubError, Partitioned, Timeout, names
 from processhub.client.hooks import cancel, parse_hooks, register
 from processhub.client.moves import DrainResult
 from processhub.client.records import Processes, Spec
@@ -76,9 +69,7 @@ class AsyncHub:
         self._attach(session)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close_requests()
         self._session_or_none = None
         await self._stack.aclose()
@@ -332,13 +323,14 @@ class AsyncHub:
         with translated(f"member {member} of hub {self.name} can't be drained"):
             return await moves.drain(self._session, member, force=force, wait=wait, timeout=timeout)
 
-    async def undrain(self, member: str) -> bool:
+    async def undrain(self, member: str, *, wait: bool = False, timeout: float = 60) -> bool:
         """Allow a drained member to take children again, like a member that joins; returns False if it was not drained.
 
-        Raises HubError if there is no such member, HubNotFound, Unreachable.
+        With ``wait`` the call returns when its share of the children has been moved to it. Raises HubError if there is
+        no such member, Timeout, HubNotFound, Unreachable.
         """
         with translated(f"member {member} of hub {self.name} can't be undrained"):
-            return await moves.undrain(self._session, member)
+            return await moves.undrain(self._session, member, wait=wait, timeout=timeout)
 
     async def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
         """Move a child to a member; with ``wait`` return when it runs there.

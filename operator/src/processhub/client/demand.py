@@ -7,6 +7,7 @@ import msgspec
 from processhub.api.hub import Hub, OnDemand
 from processhub.api.slice import Activation
 from processhub.client.session import Session
+from processhub.core.listing import counted
 from processhub.core.model.activation import View, ViewPhase, chosen_member, home_of
 
 
@@ -29,14 +30,15 @@ def outlook(session: Session, child_id: str) -> Outlook | None:
     if template is None:
         return None
     if hub.spec.suspend:
-        return Outlook(f"a request waits, because spec.suspend of hub {session.name} is true")
+        return Outlook(f"a request is refused, because spec.suspend of hub {session.name} is true")
     if hub.partitioned:
         return Outlook(f"a request is refused, because the hub has lost its quorum: {hub.partitioned}")
     if waiting := sorted(name for name, ids in session.registry.asks.items() if child_id in ids):
         return Outlook(f"requests wait for it ({', '.join(waiting)}); the operator has not placed it yet", asked=True)
     if template.max is not None and _count(session) >= template.max:
         return Outlook(
-            f"a request is answered 429, because the hub has its {template.max} children on demand (spec.onDemand.max)"
+            f"a request is answered 429, because the hub has its {counted(template.max, 'child', 'children')} on "
+            "demand (spec.onDemand.max)"
         )
     return _by_view(session, child_id, template) or Outlook(_by_operator(hub))
 
@@ -76,15 +78,16 @@ def _by_view(session: Session, child_id: str, template: OnDemand) -> Outlook | N
         return Outlook(f"a request waits for {whose}, which is not ready{why}")
     if known is not None and known.children >= (limit := session.living_hub().spec.members.max_children):
         return Outlook(
-            f"a request is answered 429, because {chosen} has its {limit} children (spec.members.maxChildren)"
+            f"a request is answered 429, because {chosen} has its {counted(limit, 'child', 'children')} "
+            "(spec.members.maxChildren)"
         )
     most, share = orders[chosen].most, orders[chosen].share
     if most and _count(session, chosen) >= share:
         if most - _count(session) >= len(View.ordered(newest).starting):
             return Outlook(f"a request waits until the next view is open, because {chosen} has used its share up")
         return Outlook(
-            f"a request is answered 429, because {chosen} has its {share} children on demand, its share of "
-            f"spec.onDemand.max ({template.max})"
+            f"a request is answered 429, because {chosen} has its {counted(share, 'child', 'children')} on demand, its "
+            f"share of spec.onDemand.max ({template.max})"
         )
     return Outlook(f"a request would start it on {whose}", chosen)
 

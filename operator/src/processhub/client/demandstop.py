@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
@@ -15,6 +14,7 @@ from processhub.client.errors import ChildError, ClientReason, HubError
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError, ForbiddenError
 from processhub.cluster.kinds import HUBS
+from processhub.cluster.tasks import wait_for_event
 
 log = logging.getLogger(__name__)
 _LONGEST = 100_000  # of the 262,144 bytes that all annotations of an object may have
@@ -67,9 +67,7 @@ class DemandStop:
                 while pending := self._pending():
                     await self._order_again(pending)
                     changed.clear()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_LOOK_SECONDS):
-                            await changed.wait()
+                    await wait_for_event(changed, _LOOK_SECONDS)
         except TimeoutError:
             said = "its end is ordered, but it had not ended within the timeout"
             self._fail(self._pending(), ClientReason.TIMEOUT, said)

@@ -20,6 +20,7 @@ from processhub.api.hub import MemberStatus
 from processhub.client.portforward import PortForward
 from processhub.client.session import Session
 from processhub.cluster.errors import ApiError, reason_of
+from processhub.cluster.tasks import cancel_all
 
 _SERVICE_PORT = 8080
 _CONNECT_SECONDS = 1.0
@@ -112,10 +113,7 @@ class MemberEndpoints:
 
     async def close(self) -> None:
         """Close the port-forwards that were opened."""
-        opening = list(self._opening.values())
-        for task in opening:
-            task.cancel()
-        await asyncio.gather(*opening, return_exceptions=True)
+        await cancel_all(self._opening.values())
         for forward in (*self._forwards.values(), *self._retired):
             await forward.close()
         self._forwards.clear()

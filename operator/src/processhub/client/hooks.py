@@ -80,8 +80,7 @@ async def register(session: Session, hooks: tuple[Hook, ...]) -> None:
     rejected = {hook.name: hook.message for hook in (hub.status.hooks or HookStatus()).rejected}
     if refused := [rejected[hook.name] for hook in hooks if hook.name in rejected]:
         await _edit(
-            session,
-            lambda _, present: msgspec.structs.replace(present, registered=_without(present.registered, ours)),
+            session, lambda _, present: msgspec.structs.replace(present, registered=_without(present.registered, ours))
         )
         raise InvalidHook(f"not registered: {'; '.join(refused)}")
 

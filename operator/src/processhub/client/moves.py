@@ -7,22 +7,25 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from processhub.api.drained import format_drained
 from processhub.api.hub import Hub, MemberStatus
+from processhub.api.meta import find_condition
 from processhub.api.naming import ANNOTATION_DRAINED
-from processhub.api.reasons import Role
+from processhub.api.reasons import GroupReason, Role, State
+from processhub.api.switches import format_drained
 from processhub.client.annotations import Annotations, change_annotations
-from processhub.client.childsets import find_owner, list_sets
 from processhub.client.errors import HubError, Partitioned, Timeout, names
 from processhub.client.orders import OnChild, OnHub, OnSet
 from processhub.client.records import Record
-from processhub.client.resolve import find_children, list_children, no_child
+from processhub.client.resolve import find_children, find_owner, list_children, list_sets, no_child
 from processhub.client.session import Session
+from processhub.cluster.informer import version_of
 from processhub.cluster.kinds import HUBS
+from processhub.core.listing import counted
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED
 
-_LOOK_SECONDS = 0.3  # between reads of the Child while its move is awaited
-
+_LOOK_SECONDS = 0.3  # between reads of the Child while its move is awaited, or looks at the Hub
+_NOT_SEEN = "no operator has acted on that yet"
+_NOT_UP = (State.PENDING, State.STARTING)
 
 Order = OnChild | OnHub | OnSet
 
@@ -46,20 +49,27 @@ async def drain(session: Session, member: str, *, force: bool, wait: bool, timeo
     # Read first: a call that fails, as for who may not list Children, must not leave the member drained.
     reasons = {} if force else await _bound_on(session, member)
     await _order(session, lambda drained: {**drained, member: force or drained.get(member, False)})
-    stranded = tuple(reasons)
+    stranded, deadline = tuple(reasons), asyncio.get_running_loop().time() + timeout
     if wait:
-        await _until(session, lambda: set(session.registry.on_member(member)) <= set(stranded), timeout)
+        # A member that is empty could still be given a child until then.
+        if why := await _poll(lambda: _missing_of_drain(session, member), deadline):
+            raise Timeout(f"member {member} is not drained within {timeout:g} s: {why}")
+        left_seconds = deadline - asyncio.get_running_loop().time()
+        await _until(session, lambda: set(session.registry.on_member(member)) <= set(stranded), left_seconds)
     left = tuple(sorted(session.registry.on_member(member)))
     if wait and set(left) - set(stranded):
         raise Timeout(f"member {member} is not empty within {timeout:g} s; there are still {names(left)}", left)
     return DrainResult(member=member, left=left, stranded=stranded, reasons=reasons)
 
 
-async def undrain(session: Session, member: str) -> bool:
-    """Allow the member to take children again; returns False if it was not drained. Raises ApiError."""
+async def undrain(session: Session, member: str, *, wait: bool, timeout: float) -> bool:
+    """Allow the member to take children again; returns False if it was not drained. Raises ApiError, Timeout."""
     if member not in session.living_hub().drained:
         known_member(session.living_hub(), member)
-    return await _order(session, lambda drained: {name: force for name, force in drained.items() if name != member})
+    changed = await _order(session, lambda drained: {name: force for name, force in drained.items() if name != member})
+    if wait:
+        await _has_its_share(session, member, timeout)
+    return changed
 
 
 async def move_child(session: Session, child_id: str, member: str, *, wait: bool, timeout: float) -> None:
@@ -133,7 +143,9 @@ def _check(hub: Hub, order: Order, record: Record | None, name: str, *, guided: 
         return
     if member.children >= hub.spec.members.max_children:
         limit = hub.spec.members.max_children
-        raise HubError(f"member {name} has its {limit} children (spec.members.maxChildren of the hub)")
+        raise HubError(
+            f"member {name} has its {counted(limit, 'child', 'children')} (spec.members.maxChildren of the hub)"
+        )
     if order.spec.pinned and not guided:
         raise HubError(f"child {order.id!r} is pinned; set its spec.pinned to false first")
 
@@ -172,6 +184,43 @@ async def _bound_on(session: Session, member: str) -> dict[str, str]:
         if (spec := specs.get(child_id)) is not None and (spec.pinned or (guided and spec.nodes)):
             reasons[child_id] = STRANDED_PINNED if spec.pinned else STRANDED_GUIDED
     return {child_id: reasons[child_id] for child_id in sorted(reasons)}
+
+
+def _missing_of_drain(session: Session, member: str) -> str:
+    return "" if known_member(session.living_hub(), member).drained else _NOT_SEEN
+
+
+async def _has_its_share(session: Session, member: str, timeout: float) -> None:
+    """Wait until nothing is left to be moved to the member, and what is there has started. Raises HubError, Timeout."""
+    edited = version_of(session.living_hub().metadata.resource_version)
+
+    def starting(child_id: str) -> bool:
+        record = session.registry.records.get(child_id)
+        return record is None or record.locked or any(node.state in _NOT_UP for node in record.nodes)
+
+    def missing() -> str:
+        hub = session.living_hub()
+        status, balanced = known_member(hub, member), find_condition(hub.status.conditions, "Balanced")
+        if status.drained or version_of(hub.metadata.resource_version) < edited:
+            return _NOT_SEEN
+        if not status.ready:
+            return f"it is not ready{status.message and ': '}{status.message}"
+        if balanced is not None and balanced.reason == GroupReason.REBALANCING:
+            return balanced.message
+        waiting = [child_id for child_id in session.registry.on_member(member) if starting(child_id)]
+        return f"{names(waiting)} not started yet" if waiting else ""
+
+    if why := await _poll(missing, asyncio.get_running_loop().time() + timeout):
+        raise Timeout(f"member {member} does not have its share of the children within {timeout:g} s: {why}")
+
+
+async def _poll(missing: Callable[[], str], deadline: float) -> str:
+    """Return when nothing is missing, or what is missing at the deadline (of the loop's clock)."""
+    while True:
+        what = missing()
+        if not what or asyncio.get_running_loop().time() >= deadline:
+            return what
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _moved(session: Session, order: Order, member: str, timeout: float, *, ordered: bool) -> None:

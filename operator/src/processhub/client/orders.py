@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Generic
+from typing import Generic
 
 import msgspec
 
@@ -50,20 +50,18 @@ class OnChild:
 
     async def give(self, member: str) -> None:
         """Order the child to be moved to ``member``. Raises ApiError."""
-        await self._patch({"metadata": {"annotations": {ANNOTATION_MOVE_TO: member, ANNOTATION_MOVE_REFUSED: None}}})
+        await self._annotate({ANNOTATION_MOVE_TO: member, ANNOTATION_MOVE_REFUSED: None})
 
     async def map_to(self, nodes: tuple[str, ...]) -> None:
         """Have these members run the child until its spec.nodes are edited. Raises ApiError."""
         # An earlier refusal would look like the answer to this order, so it is removed.
-        annotations = {
-            ANNOTATION_NODES: format_moved_nodes(nodes, self._child.spec.nodes),
-            ANNOTATION_MOVE_REFUSED: None,
-        }
-        await self._patch({"metadata": {"annotations": annotations}})
+        await self._annotate(
+            {ANNOTATION_NODES: format_moved_nodes(nodes, self._child.spec.nodes), ANNOTATION_MOVE_REFUSED: None}
+        )
 
-    async def _patch(self, patch: dict[str, Any]) -> None:
+    async def _annotate(self, annotations: Annotations) -> None:
         metadata = self._child.metadata
-        patch.setdefault("metadata", {})["uid"] = metadata.uid
+        patch = {"metadata": {"uid": metadata.uid, "annotations": annotations}}
         await with_retries(lambda: self._session.client.patch(CHILDREN, metadata.namespace, metadata.name, patch))
 
     async def outcome(self) -> Outcome:

@@ -14,6 +14,7 @@ import aiohttp
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import PODS
+from processhub.cluster.tasks import cancel_all
 
 _PROTOCOL = "v4.channel.k8s.io"
 _DATA, _ERROR = 0, 1  # channels: the first byte of each message
@@ -50,9 +51,7 @@ class PortForward:
     async def close(self) -> None:
         """Close the port and all connections through it."""
         self.retire()
-        for link in list(self._links):
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        await cancel_all(self._links)
 
     def _socket(self) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
         return self._client.websocket(self._path, {"ports": str(self._port)}, _PROTOCOL)

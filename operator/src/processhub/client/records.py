@@ -173,7 +173,9 @@ def record_of(copies: Sequence[SliceCopy]) -> Record | None:
         uid=uid,
         spec=spec,
         nodes=nodes,
-        processes=Processes((node.name, node.pid) for node in nodes if node.pid or (in_pod and _runs(node))),
+        processes=Processes(
+            (node.name, node.pid) for node in nodes if node.pid or (in_pod and node.state == State.RUNNING)
+        ),
         pid=next((node.pid for node in nodes if node.pid and node.role == Role.ACTIVE), None),
         alive=nodes[0].role == Role.ACTIVE and nodes[0].state == State.RUNNING,
         running=all(node.state == State.RUNNING for node in nodes if not node.waiting or node.asleep),
@@ -182,10 +184,6 @@ def record_of(copies: Sequence[SliceCopy]) -> Record | None:
         on_record=on_record,
         epoch=newest,
     )
-
-
-def _runs(node: Node) -> bool:
-    return node.state == State.RUNNING
 
 
 def _registry_order(node: Node) -> tuple[bool, bool, bool, str]:

@@ -1,17 +1,19 @@
-"""Finds the Child object of an id, whatever its name."""
+"""Finds the object of an id: its Child, whatever its name, or the ChildSet that it belongs to without a Child."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.naming import child_object_name
 from processhub.client.demand import outlook
+from processhub.client.errors import ChildError, ClientReason
 from processhub.client.session import Session
 from processhub.client.writes import each, with_retries
 from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import NotFoundError
-from processhub.cluster.kinds import CHILDREN
+from processhub.cluster.kinds import CHILD_SETS, CHILDREN
 
 _FEW = 100
 
@@ -68,19 +70,48 @@ async def no_child(session: Session, child_id: str) -> str:
 
 
 async def named_like(session: Session, child_id: str) -> str:
-    """What the Child object is whose name was given for an id, as a clause; "" if there is none. Raises ApiError.
-
-    kubectl shows names, which need not be ids, and shows the Children of a misspelt hub like all others.
-    """
+    """What the Child object is whose name was given for an id, as a clause; "" if there is none. Raises ApiError."""
     if child_object_name(child_id) != child_id:
         return ""
     try:
-        child = await session.client.get(CHILDREN, session.namespace, child_id)
+        return (await session.client.get(CHILDREN, session.namespace, child_id)).known_as(session.name)
     except NotFoundError:
         return ""
-    if child.spec.hub != session.name:
-        return f"child/{child_id} is of hub {child.spec.hub!r}"
-    return f"child/{child_id} has the id {child.id!r}" if child.id != child_id else ""
+
+
+async def list_sets(session: Session) -> list[ChildSet]:
+    """The hub's ChildSets, the oldest first. Raises ApiError."""
+    items, _ = await session.client.list(CHILD_SETS, session.namespace, fields=f"spec.hub={session.name}")
+    return sorted(
+        (item for item in items if not isinstance(item, Undecodable)),
+        key=lambda item: (item.metadata.creation_timestamp or "", item.metadata.uid),
+    )
+
+
+def owner_among(sets: Iterable[ChildSet], session: Session, child_id: str) -> ChildSet | None:
+    """The ChildSet that the child belongs to, or None.
+
+    An id on record belongs to the object with the uid on record, any other id to the first set that contains it.
+    """
+    record = session.registry.records.get(child_id)
+    if record is not None:
+        return next((item for item in sets if item.metadata.uid == record.uid), None)
+    return next((item for item in sets if item.has(child_id)), None)
+
+
+async def find_owner(session: Session, child_id: str) -> ChildSet | None:
+    """The ChildSet that the child belongs to, or None. Raises ApiError."""
+    return owner_among(await list_sets(session), session, child_id)
+
+
+def not_stopped(owner: ChildSet) -> ChildError:
+    """The error for stopping a single child of a set, with what to do instead."""
+    name = owner.metadata.name
+    if owner.spec.replicas is None:
+        instead = "remove it from its spec.ids"
+    else:
+        instead = f"scale it down (kubectl scale childset/{name} --replicas=N)"
+    return ChildError(ClientReason.CHILD_SET, f"belongs to childset/{name}; {instead}, or delete the ChildSet")
 
 
 def _owner(session: Session, child_id: str, children: list[Child]) -> Child:

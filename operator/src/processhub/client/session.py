@@ -6,23 +6,24 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from processhub.api.hub import Hub
 from processhub.api.naming import LABEL_HUB
 from processhub.api.slice import RegistrySlice
 from processhub.client.errors import HubError, HubNotFound, Timeout, Unreachable
-from processhub.client.patientclient import PatientClient
 from processhub.client.records import Record
 from processhub.client.registry import Registry
+from processhub.client.writes import PatientClient
 from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError, Overrides
 from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError, NotFoundError, UnreadableError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import HUBS, SLICES
+from processhub.cluster.tasks import cancel_all
 
 _SYNC_SECONDS = 30.0
 _AFTER_FAULT_SECONDS = 1.0
@@ -66,9 +67,7 @@ class Session:
 
     async def close(self) -> None:
         """End the watches."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
         self._tasks.clear()
 
     def living_hub(self) -> Hub:
@@ -154,18 +153,13 @@ async def list_hubs(client: Client, namespace: str | None) -> list[Hub]:
     return sorted((item for item in items if isinstance(item, Hub)), key=lambda hub: hub.metadata.name)
 
 
-class translated:  # noqa: N801 reads as a word in `with translated("…")`
-    """Turns the API's errors inside the block into Unreachable, with ``what`` (a clause) in front."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ApiError):
-            raise unreachable(self._what, error) from error
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn the API's errors inside the block into Unreachable, with ``what`` (a clause) in front."""
+    try:
+        yield
+    except ApiError as error:
+        raise unreachable(what, error) from error
 
 
 def unreachable(what: str, error: ApiError) -> HubError:

@@ -20,6 +20,7 @@ from processhub.client.errors import (
     NoChildren,
     names,
 )
+from processhub.core.listing import counted
 
 ChildLike = Mapping[str, Any] | ChildSpec
 
@@ -145,7 +146,7 @@ def check_mapping(specs: Mapping[str, ChildSpec], hub: Hub) -> tuple[dict[str, C
     if strategy == "Guided" and (missing := tuple(child_id for child_id, spec in specs.items() if not spec.nodes)):
         raise MissingChildMapping(
             f"hub {hub.metadata.name} is Guided, and these children have no nodes: {names(missing)}; "
-            f"name {factor} member(s) for each, in child_mapping or nodes",
+            f"name {counted(factor, 'member', 'members')} for each, in child_mapping or nodes",
             missing,
         )
     good: dict[str, ChildSpec] = {}
@@ -159,7 +160,8 @@ def check_mapping(specs: Mapping[str, ChildSpec], hub: Hub) -> tuple[dict[str, C
         elif spec.nodes and len(spec.nodes) != factor:
             errors[child_id] = ChildError(
                 Reason.CHILD_REPLICATION_MISMATCH,
-                f"{len(spec.nodes)} nodes are given, but hub {hub.metadata.name} keeps {factor} copies; name {factor}",
+                f"{counted(len(spec.nodes), 'node is', 'nodes are')} given, but hub {hub.metadata.name} keeps "
+                f"{counted(factor, 'copy', 'copies')}; name {factor}",
             )
         else:
             good[child_id] = spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -13,11 +13,10 @@ from processhub.api.child import Child, ChildSpec
 from processhub.api.meta import API_VERSION
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_START, child_object_names
 from processhub.api.reasons import Reason
-from processhub.client.childsets import list_sets, owner_among
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Processes
 from processhub.client.removal import Removal
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, list_sets, owner_among
 from processhub.client.results import Result, Rollback
 from processhub.client.session import Session
 from processhub.client.waiting import Start
@@ -120,7 +119,7 @@ class StartCall:
         """Remove everything that this call created, and nothing else, and wait until it has ended."""
         unknown = await self._find_created()
         removal = Removal(self._session)
-        await removal.delete({child_id: (self._name_of(child_id), uid) for child_id, uid in self.created.items()})
+        await removal.delete({child_id: (self.result.objects[child_id], uid) for child_id, uid in self.created.items()})
         await removal.wait(asyncio.get_running_loop().time() + _ROLLBACK_SECONDS)
         before = self.result.rollback
         self.result.started.clear()
@@ -163,7 +162,9 @@ class StartCall:
     async def _create_as(self, child_id: str, name: str) -> bool:
         """Create the child under this name; False if another child has the name."""
         session, spec = self._session, self._specs[child_id]
-        body = manifest(name, spec, {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark})
+        annotations = {ANNOTATION_CHILD_ID: child_id, ANNOTATION_START: self._mark}
+        metadata = {"name": name, "annotations": annotations}
+        body = {"apiVersion": API_VERSION, "kind": "Child", "metadata": metadata, "spec": spec}
         try:
             child = await with_retries(lambda: session.client.create(CHILDREN, session.namespace, body))
         except AlreadyExistsError:
@@ -204,10 +205,6 @@ class StartCall:
             self._exists(child_id, existing)
         return True
 
-    def _name_of(self, child_id: str) -> str:
-        """The name of the object that this call has created, or tried to create."""
-        return self.result.objects[child_id]
-
     def _exists(self, child_id: str, existing: Child) -> None:
         name, same = existing.metadata.name, _same(existing, self._specs[child_id])
         self.result.objects[child_id] = name
@@ -215,9 +212,7 @@ class StartCall:
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} is being deleted; try again when it is gone")
         elif self._check_existing:
             self._fail(
-                child_id,
-                Reason.ALREADY_STARTED,
-                f"child/{name} exists already; stop it first, or take another id",
+                child_id, Reason.ALREADY_STARTED, f"child/{name} exists already; stop it first, or take another id"
             )
         elif not same:
             self._fail(child_id, Reason.ALREADY_STARTED, f"child/{name} exists with another spec; edit or stop that")
@@ -238,10 +233,9 @@ class StartCall:
         unknown: dict[str, ChildError] = {}
 
         async def look(child_id: str) -> None:
+            name = self.result.objects[child_id]  # of the object that this call has tried to create
             try:
-                child = await with_retries(
-                    lambda: self._session.client.get(CHILDREN, self._session.namespace, self._name_of(child_id))
-                )
+                child = await with_retries(lambda: self._session.client.get(CHILDREN, self._session.namespace, name))
             except NotFoundError:
                 return
             except ApiError as error:
@@ -254,16 +248,6 @@ class StartCall:
         await each(tuple(self._unconfirmed), look)
         self._unconfirmed = set(unknown)
         return unknown
-
-
-def manifest(name: str, spec: ChildSpec, annotations: dict[str, str]) -> dict[str, Any]:
-    """The Child object to create for this spec, with this name."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "Child",
-        "metadata": {"name": name, "annotations": annotations},
-        "spec": spec,
-    }
 
 
 def _same(existing: Child, spec: ChildSpec) -> bool:

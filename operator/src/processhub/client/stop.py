@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Collection, Iterable
 
 from processhub.api.naming import child_object_name
-from processhub.client.childsets import list_sets, not_stopped, owner_among
 from processhub.client.demandstop import DemandStop
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.removal import Removal
-from processhub.client.resolve import find_children, no_child
+from processhub.client.resolve import find_children, list_sets, no_child, not_stopped, owner_among
 from processhub.client.results import StopResult
 from processhub.client.session import Session
 from processhub.client.specs import checked_ids

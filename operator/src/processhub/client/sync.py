@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
 from processhub.client.asynchub import AsyncHub
@@ -88,9 +87,7 @@ class SyncHub:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -202,9 +199,9 @@ class SyncHub:
         """See ``Hub.drain``."""
         return self._run(self._hub.drain(member, force=force, wait=wait, timeout=timeout))
 
-    def undrain(self, member: str) -> bool:
+    def undrain(self, member: str, *, wait: bool = False, timeout: float = 60) -> bool:
         """See ``Hub.undrain``."""
-        return self._run(self._hub.undrain(member))
+        return self._run(self._hub.undrain(member, wait=wait, timeout=timeout))
 
     def migrate_child(self, child_id: str, member: str, *, wait: bool = False, timeout: float = 30) -> None:
         """See ``Hub.migrate_child``."""

@@ -8,20 +8,23 @@ waits end before that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.meta import find_condition
 from processhub.api.reasons import Reason, State
-from processhub.client.childsets import find_owner
 from processhub.client.demand import outlook
 from processhub.client.errors import ChildError, ClientReason
 from processhub.client.records import Node, Processes, Record
-from processhub.client.resolve import find_children
+from processhub.client.resolve import find_children, find_owner, named_like
 from processhub.client.session import Session
+from processhub.client.writes import each
+from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN
+from processhub.cluster.tasks import cancel_all
 
 _QUIET_SECONDS = 0.3
 _QUIET_SECONDS_EACH = 0.0002  # for each child: listing many of them loads the API server while they start
@@ -99,8 +102,7 @@ class Start:
         finally:
             unlisten()
             if following:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
+                await cancel_all([following])
 
     def late(self) -> dict[str, ChildError]:
         """An error with reason Timeout for each pending id, with its hint if there is one."""
@@ -140,12 +142,10 @@ class Start:
         try:
             await informer.synced.wait()
             await sets.synced.wait()
-            self._fail_unclaimed()
+            await self._fail_unclaimed()
             await asyncio.gather(*running)
         finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await cancel_all(running)
 
     def _child_changed(self, old: Child | None, new: Child | None) -> None:
         child = new or old
@@ -178,8 +178,15 @@ class Start:
                 self.hints[child_id] = ChildError(ready.reason, f"childset/{new.metadata.name}: {ready.message}")
         self._progress.set()
 
-    def _fail_unclaimed(self) -> None:
+    async def _fail_unclaimed(self) -> None:
         """Fail the ids for which there is no object, because they will never run."""
+        named: dict[str, str] = {}
+
+        async def look(child_id: str) -> None:
+            with contextlib.suppress(ApiError):
+                named[child_id] = await named_like(self._session, child_id)
+
+        await each(tuple(self._unclaimed & self.pending.keys()), look)
         hub = self._session.hub
         static = {spec.id for spec in hub.spec.children} if hub else set()
         for child_id in self._unclaimed & self.pending.keys():
@@ -189,7 +196,8 @@ class Start:
             if found is not None and found.asked:
                 self.hints[child_id] = ChildError(Reason.WAITING, found.says)
                 continue
-            what = found.says if found is not None else "start it first"
+            known = (named.get(child_id, ""), found.says if found is not None else "")
+            what = "; ".join(filter(None, known)) or "start it first"
             text = f"no child {child_id!r} in hub {self._session.name}; {what}"
             self.failed[child_id] = ChildError(ClientReason.NOT_FOUND, text)
             self._done(child_id)

@@ -1,21 +1,31 @@
-"""Many requests at once: a bounded number in flight, with retries while the API server can't answer them."""
+"""Requests that are sent again while the API server can't answer them, and many at once, a bounded number in flight."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
+from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConnectionFailedError, UnavailableError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 IN_FLIGHT = 32
-TOO_MANY_REQUESTS = 429
+_TOO_MANY_REQUESTS = 429
 _ATTEMPTS = 8
 _BACKOFF_MAX_SECONDS = 5.0
+
+
+class PatientClient(Client):
+    """The API client of users: after a 429, which says that nothing was done, it waits as kubectl does."""
+
+    async def _request(self, method: str, path: str, **options: Any) -> bytes:
+        send = partial(super()._request, method, path, **options)
+        return await retried(send, lambda error: error.status == _TOO_MANY_REQUESTS)
 
 
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
@@ -58,7 +68,7 @@ async def with_retries(request: Callable[[], Awaitable[R]], *, reads: bool = Fal
 
     def failed(error: ApiError) -> bool:
         if isinstance(error, UnavailableError):
-            return error.status != TOO_MANY_REQUESTS
+            return error.status != _TOO_MANY_REQUESTS
         return reads and isinstance(error, ConnectionFailedError)
 
     return await retried(request, failed)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlencode
 
@@ -15,15 +14,10 @@ import msgspec
 
 from processhub.cluster.config import Config, ConfigError, Overrides
 from processhub.cluster.decoding import Decoding, Undecodable, WatchEvent
-from processhub.cluster.errors import (
-    ConnectionFailedError,
-    ForbiddenError,
-    InvalidError,
-    reason_of,
-)
+from processhub.cluster.errors import ConnectionFailedError, ForbiddenError, InvalidError, reason_of
 from processhub.cluster.kinds import Kind
 from processhub.cluster.kubeconfig import read_config
-from processhub.cluster.sending import Answer, Sending, new_session, opened, raise_for_status, shake_hands
+from processhub.cluster.sending import Answer, new_session, opened, raise_for_status, sending, shake_hands
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -91,9 +85,7 @@ class Client:
         self._session, self._streams = new_session(_CONNECTIONS), new_session()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -124,15 +116,9 @@ class Client:
         """
         items: list[T | Undecodable] = []
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
+        path, accept = kind.path(namespace), _accept(kind, "PartialObjectMetadataList")
         while True:
-            body = await self._request(
-                "GET",
-                kind.path(namespace),
-                query=query,
-                timeout=LIST_SECONDS,
-                silence=silence,
-                accept=_accept(kind, "PartialObjectMetadataList"),
-            )
+            body = await self._request("GET", path, query=query, timeout=LIST_SECONDS, silence=silence, accept=accept)
             page, metadata = self._decoding.page(kind, body)
             items += page
             if not metadata.next_token:
@@ -155,13 +141,7 @@ class Client:
         return self._decoding.metadata(kind, body).resource_version
 
     async def watch(
-        self,
-        kind: Kind[T],
-        namespace: str | None,
-        resource_version: str,
-        *,
-        labels: str = "",
-        fields: str = "",
+        self, kind: Kind[T], namespace: str | None, resource_version: str, *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[Sequence[WatchEvent]]:
         """Yield events after ``resource_version``, in batches that arrived together, until the server ends the watch.
 
@@ -245,11 +225,7 @@ class Client:
         """Apply an object by force: this manager then owns its fields. Returns the object as it is, or would be."""
         query = {"fieldManager": manager, "force": "true"} | ({"dryRun": "All"} if dry_run else {})
         answer = await self._request(
-            "PATCH",
-            kind.path(namespace, name, subresource),
-            query=query,
-            body=body,
-            content_type=APPLY_PATCH,
+            "PATCH", kind.path(namespace, name, subresource), query=query, body=body, content_type=APPLY_PATCH
         )
         return self._decoding.one(kind, answer)
 
@@ -262,14 +238,13 @@ class Client:
         uid: str | None = None,
         resource_version: str | None = None,
         grace_period_seconds: int | None = None,
-        propagation: str = "Background",
     ) -> None:
         """Delete an object, under the given preconditions. Raises NotFoundError, ConflictError."""
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         options: dict[str, Any] = {
             "kind": "DeleteOptions",
             "apiVersion": "v1",
-            "propagationPolicy": propagation,
+            "propagationPolicy": "Background",
             "preconditions": {key: value for key, value in preconditions.items() if value},
         }
         if grace_period_seconds is not None:
@@ -378,7 +353,7 @@ class Client:
         given = {key: value for key, value in (query or {}).items() if value}
         url = self.config.host + path + ("?" + urlencode(given) if given else "")
         session = self._streams if "watch" in given else self._session
-        return Sending(opened(session), self.config, method, url, payload, content_type, timeout, accept)
+        return sending(opened(session), self.config, method, url, payload, content_type, timeout, accept)
 
 
 def _accept(kind: Kind[Any], shape: str) -> str:

@@ -14,12 +14,11 @@ import msgspec
 class ApiError(Exception):
     """The API server answered with an error; ``status`` is the HTTP code, ``reason`` the Status object's reason."""
 
-    def __init__(self, status: int, reason: str, message: str, details: dict[str, Any] | None = None) -> None:
+    def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
         self.message = message
-        self.details = details or {}
 
     @property
     def outcome_unknown(self) -> bool:
@@ -118,17 +117,17 @@ def api_error(status: int, body: bytes, retry_after: str | None = None) -> ApiEr
     reason = str(answer.get("reason", ""))
     message = str(answer.get("message", "")) or body[:300].decode(errors="replace") or f"HTTP {status}"
     details = answer.get("details")
-    details = details if isinstance(details, dict) else {}
+    causes = details.get("causes", ()) if isinstance(details, dict) else ()
     kind = _BY_STATUS.get(status)
     if message.startswith(_NOT_OF_THE_SCHEMA):
         kind = InvalidError
     elif reason == "AlreadyExists":
         kind = AlreadyExistsError
-    elif any(cause.get("reason") == "NamespaceTerminating" for cause in details.get("causes", ())):
+    elif any(cause.get("reason") == "NamespaceTerminating" for cause in causes):
         kind = NamespaceTerminatingError
     elif kind is None:
         kind = UnavailableError if status >= 500 else ApiError
-    error = kind(status, reason, message, details)
+    error = kind(status, reason, message)
     if isinstance(error, UnavailableError) and retry_after and retry_after.isdecimal():
         error.retry_after = float(retry_after)
     return error

@@ -143,17 +143,16 @@ class ExecPlugin:
             raise ConfigError(f"{self._what} gave neither a token nor a client certificate")
         if bool(status.client_certificate_data) != bool(status.client_key_data):
             raise ConfigError(f"{self._what} gave a client certificate without its key, or a key alone")
+        expires = status.expiration_timestamp
         try:
-            until = (
-                datetime.fromisoformat(status.expiration_timestamp).timestamp() if status.expiration_timestamp else None
-            )
+            until = datetime.fromisoformat(expires).timestamp() if expires else float("inf")
         except ValueError as error:
             raise ConfigError(f"{self._what} gave an expirationTimestamp that is no RFC 3339 time") from error
         return Credential(
             status.token or "",
             (status.client_certificate_data or "").encode(),
             (status.client_key_data or "").encode(),
-            float("inf") if until is None else until,
+            until,
         )
 
 

@@ -63,9 +63,7 @@ async def read_config(
     else:
         config = await _of_files(named, files, context, given)
     return dataclasses.replace(
-        config,
-        impersonation=given.impersonation or config.impersonation,
-        request_timeout=given.request_timeout,
+        config, impersonation=given.impersonation or config.impersonation, request_timeout=given.request_timeout
     )
 
 

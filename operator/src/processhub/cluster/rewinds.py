@@ -97,15 +97,11 @@ def contradicts(known: Any, now: Any) -> bool:
     return same and not isinstance(now, Undecodable) and bool(known.spec != now.spec)
 
 
-def differences(before: object, now: object, raw: object) -> Iterator[tuple[str, bool]]:
+def differences(before: object, now: object, raw: object, path: str = "") -> Iterator[tuple[str, bool]]:
     """The fields of two specs that differ, as dotted paths, each with whether ``raw``, the JSON of ``now``, lacks it.
 
-    A field with a default is never absent from an object if the CRD has the field.
+    A field with a default is never absent from an object if the CRD has the field. ``path`` is that of the specs.
     """
-    yield from _differences(before, now, raw, "")
-
-
-def _differences(before: object, now: object, raw: object, path: str) -> Iterator[tuple[str, bool]]:
     if before == now:
         return
     if isinstance(before, msgspec.Struct) and type(before) is type(now):
@@ -113,10 +109,10 @@ def _differences(before: object, now: object, raw: object, path: str) -> Iterato
             name = field.encode_name
             inner = raw.get(name, _ABSENT) if isinstance(raw, dict) else _ABSENT
             where = f"{path}.{name}" if path else name
-            yield from _differences(getattr(before, field.name), getattr(now, field.name), inner, where)
+            yield from differences(getattr(before, field.name), getattr(now, field.name), inner, where)
     elif isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now):
         parts = raw if isinstance(raw, list) and len(raw) == len(now) else [_ABSENT] * len(now)
         for was, item, inner in zip(before, now, parts, strict=True):
-            yield from _differences(was, item, inner, f"{path}[]")
+            yield from differences(was, item, inner, f"{path}[]")
     else:
         yield path, raw is _ABSENT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from types import TracebackType
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import aiohttp
@@ -59,50 +59,33 @@ def opened(session: aiohttp.ClientSession | None) -> aiohttp.ClientSession:
     return session
 
 
-class Sending:
-    """One request as an async context manager: it authenticates, sends, and yields the answer."""
-
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        config: Config,
-        method: str,
-        url: str,
-        payload: bytes | None,
-        content_type: str | None,
-        timeout: aiohttp.ClientTimeout,
-        accept: str,
-    ) -> None:
-        self._session, self._config = session, config
-        self._method, self._url, self._payload = method, url, payload
-        self._content_type, self._timeout, self._accept = content_type, timeout, accept
-        self._answer: aiohttp.ClientResponse | None = None
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        headers = await _headers(self._config)
-        headers["Accept"] = self._accept
-        if self._method != "GET":
-            # The answer to a write repeats what was written. To compress it costs more than to send it.
-            headers["Accept-Encoding"] = "identity"
-        if self._content_type and self._payload is not None:
-            headers["Content-Type"] = self._content_type
-        self._answer = await self._session.request(
-            self._method,
-            self._url,
-            data=self._payload,
-            headers=headers,
-            **self._config.connection,
-            timeout=self._timeout,
-        )
-        return self._answer
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._answer is not None:
-            if error is not None:
-                self._answer.close()
-            self._answer.release()
+@asynccontextmanager
+async def sending(
+    session: aiohttp.ClientSession,
+    config: Config,
+    method: str,
+    url: str,
+    payload: bytes | None,
+    content_type: str | None,
+    timeout: aiohttp.ClientTimeout,
+    accept: str,
+) -> AsyncIterator[Answer]:
+    """Authenticate and send one request; yields the answer. An error in the block breaks the connection."""
+    headers = await _headers(config)
+    headers["Accept"] = accept
+    if method != "GET":
+        # The answer to a write repeats what was written. To compress it costs more than to send it.
+        headers["Accept-Encoding"] = "identity"
+    if content_type and payload is not None:
+        headers["Content-Type"] = content_type
+    answer = await session.request(method, url, data=payload, headers=headers, **config.connection, timeout=timeout)
+    try:
+        yield answer
+    except BaseException:
+        answer.close()
+        raise
+    finally:
+        answer.release()
 
 
 async def raise_for_status(answer: Answer) -> None:

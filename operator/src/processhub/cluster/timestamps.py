@@ -10,12 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-
-def _system_clock() -> datetime:
-    return datetime.now(UTC)
-
-
-_clock: ContextVar[Callable[[], datetime]] = ContextVar("clock", default=_system_clock)
+_clock: ContextVar[Callable[[], datetime]] = ContextVar("clock", default=lambda: datetime.now(UTC))
 
 
 def use_clock(clock: Callable[[], datetime]) -> None:

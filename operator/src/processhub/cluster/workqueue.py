@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 from processhub.cluster.errors import ApiError
+from processhub.cluster.tasks import cancel_all
 
 K = TypeVar("K", bound=Hashable)
 log = logging.getLogger(__name__)
@@ -61,10 +62,7 @@ class WorkQueue(Generic[K]):
     async def close(self) -> None:
         """Cancel all work, wait until it has ended, and start none any more."""
         self._closed = True
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(self._tasks.values())
         self._tasks.clear()
         self._added.clear()
 

@@ -1,10 +1,10 @@
-"""Running several coroutines as one step, and cancelling tasks."""
+"""Running several coroutines as one step."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -22,11 +22,3 @@ async def gather_all(*work: Awaitable[T]) -> list[T]:
             raise outcome
         results.append(outcome)
     return results
-
-
-async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks, and wait until all of them have ended in whatever way."""
-    ending = list(tasks)
-    for task in ending:
-        task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)

@@ -11,14 +11,14 @@ import msgspec
 
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
+from processhub.cluster.tasks import cancel_all
 from processhub.cluster.workqueue import WorkQueue
 from processhub.controller import metrics
 from processhub.controller.authority import keeper_of
-from processhub.controller.concurrency import cancel_all
 from processhub.controller.errors import DeposedError
 from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.lead.prerequisites import served_namespaces
-from processhub.controller.lead.terms import raise_terms
+from processhub.controller.lead.takeover import raise_terms
 from processhub.controller.reconcile import Reconciler
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.hubstate import HubKey
@@ -72,10 +72,6 @@ class Engine:
         """Give up, because nothing that this leader knows of generations, reports and Leases can be relied on."""
         self.give_up(DeposedError("etcd was restored to an earlier time: another leader begins"))
 
-    def answered(self, sent: float) -> None:
-        """Note that the API server took a write that was sent at this time of the loop."""
-        self.store.answered(sent)
-
     async def start(self) -> None:
         """Sync the informers, raise the terms, and start the queue."""
         self.store.start()
@@ -102,7 +98,7 @@ class Engine:
             self._tasks.append(asyncio.create_task(self._keeper.run(), name="authority"))
         if self._unserved:
             self._tasks.append(asyncio.create_task(self._look_for_namespaces(), name="namespaces"))
-        self.answered(asyncio.get_running_loop().time())
+        self.store.answered(asyncio.get_running_loop().time())
         self._reconciler = reconciler
         self._queue = WorkQueue(self._work)
         metrics.TERM.set(self._term)
@@ -143,7 +139,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Stop all work. No write follows."""
-        metrics.HUBS.stop()
+        metrics.HUBS.follow(tuple)
         if self._queue is not None:
             await self._queue.close()
         # Hooks get seconds for queued events. The other writes must have ended before: this replica may be deposed.

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from processhub.cluster.errors import ApiError, ForbiddenError
+
 
 class DeposedError(Exception):
     """This leader must stop: a slice has a higher term, or what it knows of the cluster does not hold any more."""
+
+
+def check_not_lost(namespace: str | None, error: ApiError) -> None:
+    """Raise DeposedError if a list was refused in a namespace of its own: the next leader begins without that one."""
+    if namespace is not None and isinstance(error, ForbiddenError):
+        raise DeposedError(f"namespace {namespace} can't be served any more: another leader begins") from error
 
 
 class UnauthorizedError(Exception):

@@ -10,17 +10,12 @@ import msgspec
 from processhub.api.hooks import Hook
 from processhub.api.hub import HookStatus, Hub, HubSpec, RejectedHook
 from processhub.api.reasons import Reason
-from processhub.api.registeredhooks import (
-    RegisteredHooks,
-    RegisteredHooksError,
-    observed_mark,
-    parse_registered_hooks,
-)
-from processhub.controller.hooks.hubhooks import Hooks
+from processhub.api.registeredhooks import RegisteredHooks, RegisteredHooksError, observed_mark, parse_registered_hooks
+from processhub.controller.hooks.hubhooks import Receivers
 from processhub.controller.memory import HubMemory
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
-from processhub.core.acceptance import Refusal, refuse_hub, refuse_registered_hook
+from processhub.core.acceptance import Refusal, invalid, refuse_hub, refuse_registered_hook
 from processhub.extensions import OwnStrategies
 
 REGISTERED_MAX = 64  # Hooks that clients may register in one hub, as many as spec.hooks may have.
@@ -30,8 +25,8 @@ _NAME_MAX, _MESSAGE_MAX = 63, 1024  # Characters, by the schema of status.hooks.
 class HubAcceptance:
     """The check of all Hubs against the strategies and hook handlers that this operator has."""
 
-    def __init__(self, store: Store, custom: OwnStrategies, hooks: Hooks) -> None:
-        self._store, self._custom, self._hooks = store, custom, hooks
+    def __init__(self, store: Store, custom: OwnStrategies, receivers: Receivers) -> None:
+        self._store, self._custom, self._receivers = store, custom, receivers
 
     def admit(self, hub: Hub, state: HubState, memory: HubMemory) -> Hub | Refusal:
         """The Hub with the spec to reconcile it by, or the refusal.
@@ -90,15 +85,14 @@ class HubAcceptance:
             return f"hook {hook.name!r}: the hub has {REGISTERED_MAX} registered hooks already; cancel one"
         if why := refuse_registered_hook(hook):
             return f"hook {hook.name!r}: {why}"
-        refusal = self._hooks.refusal(HubSpec(hooks=(hook,)))
+        refusal = self._receivers.refusal(HubSpec(hooks=(hook,)))
         return refusal.message.removeprefix("spec.hooks ") if refusal else ""
 
     def refusal_of_spec(self, hub: Hub) -> Refusal | None:
         """Why the Hub's spec is not accepted; None if it is."""
         custom, spec = self._custom, hub.spec
-        refusal = refuse_hub(
-            spec, custom.distribution, custom.redundancy, custom.partition, custom.migration
-        ) or self._hooks.refusal(spec)
+        refusal = refuse_hub(spec, custom.distribution, custom.redundancy, custom.partition, custom.migration)
+        refusal = refusal or self._receivers.refusal(spec)
         if refusal is None or refusal.reason is not Reason.UNKNOWN_STRATEGY:
             return refusal
         names = (
@@ -114,7 +108,7 @@ class HubAcceptance:
 
     def _refusal(self, hub: Hub, state: HubState) -> Refusal | None:
         if broken := self._store.broken_hubs.get(hub.metadata.key):
-            return Refusal(Reason.INVALID, f"the hub can't be read: {broken[1]}")
+            return invalid(f"the hub can't be read: {broken[1]}")
         if refusal := self.refusal_of_spec(hub):
             return refusal
         return _of_earlier_hub(state)

@@ -16,7 +16,7 @@ from processhub.cluster.config import ConfigError
 from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.logs import configure_logging
-from processhub.controller.concurrency import cancel_all
+from processhub.cluster.tasks import cancel_all
 from processhub.controller.errors import DeposedError, UnauthorizedError
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.kopfhost import KopfHost

@@ -8,6 +8,7 @@ import msgspec
 
 from processhub.api.hub import Hub, HubSpec
 from processhub.controller.execute.memory import ExecuteMemory
+from processhub.controller.lead.notedterm import Noted
 from processhub.controller.observe.memory import ObserveMemory
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
@@ -41,6 +42,7 @@ class HubMemory:
 
     def __init__(self, uid: str, term: int, used_epochs: int = 0) -> None:
         self.uid = uid
+        self.noted = Noted()
         self.accepted: Hub | None = None  # As it was when its spec was last accepted.
         self.refused_edit: Refusal | None = None  # Why the present spec is not accepted.
         # A spec, the mark of the Hub's annotation of hooks, and the spec with the hooks of both.

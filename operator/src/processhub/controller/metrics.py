@@ -28,12 +28,8 @@ class HubStatuses(Collector):
         self._hubs: Callable[[], Iterable[Hub]] = tuple
 
     def follow(self, hubs: Callable[[], Iterable[Hub]]) -> None:
-        """Report the Hubs that the function returns, from now on."""
+        """Report the Hubs that the function returns, from now on; with ``tuple``, none."""
         self._hubs = hubs
-
-    def stop(self) -> None:
-        """Report no Hubs any more."""
-        self._hubs = tuple
 
     def collect(self) -> Iterable[Metric]:
         """One series for each figure of each Hub."""
@@ -55,8 +51,8 @@ class HubStatuses(Collector):
             key = list(hub.metadata.key)
             for condition in hub.status.conditions:
                 conditions.add_metric([*key, condition.type, condition.reason], float(condition.status == "True"))
-            pods.add_metric(key, hub.status.replicas)
-            ready.add_metric(key, hub.status.ready_replicas)
+            pods.add_metric(key, hub.status.replicas or 0)
+            ready.add_metric(key, hub.status.ready_replicas or 0)
             if (counts := hub.status.children) is not None:
                 for state in ("running", "pending", "failed"):
                     children.add_metric([*key, state], getattr(counts, state))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,15 @@ from processhub.controller.errors import DeposedError
 from processhub.controller.execute.callrights import CallRights, used_accounts, wanted_accounts
 from processhub.controller.execute.earlierhubs import remove_leftovers
 from processhub.controller.execute.endedorders import (
+    end_quorum_reset,
     remove_ended_cancellations,
     remove_ended_moves,
     remove_ended_stops,
 )
 from processhub.controller.execute.executor import Executor, confirm_gone, workload_texts
 from processhub.controller.execute.lifetimes import Lifetimes
-from processhub.controller.execute.memberlabels import label_pods
-from processhub.controller.execute.memberleases import make_leases
+from processhub.controller.execute.marks import label_pods, put_marks_back
+from processhub.controller.execute.memberleases import make_leases, retire
 from processhub.controller.execute.membertls import HubTls, renew_certificates
 from processhub.controller.execute.membertroubles import member_troubles
 from processhub.controller.execute.memberworkload import keep_last_members, keep_members, replicas_of
@@ -33,9 +35,6 @@ from processhub.controller.execute.moverequests import MoveRequests
 from processhub.controller.execute.podchildren import PodChildren
 from processhub.controller.execute.podends import delete_all
 from processhub.controller.execute.podtemplates import ask_about_templates, take_verdicts
-from processhub.controller.execute.quorumreset import end_quorum_reset
-from processhub.controller.execute.registrymarks import put_marks_back
-from processhub.controller.execute.retirement import retire
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.execute.staticchildren import sync_static_children
 from processhub.controller.hooks.hubhooks import Hooks, Receivers
@@ -50,7 +49,7 @@ from processhub.controller.observe.facts import counts_for_quorum, learn, may_ru
 from processhub.controller.observe.lookagain import judge_again, look_again
 from processhub.controller.observe.members import Member, proven_members
 from processhub.controller.observe.observation import Observation, observe
-from processhub.controller.observe.views import ViewOrders, must_close, orders_for, template_workload
+from processhub.controller.observe.views import ViewOrders, has_views, must_close, orders_for
 from processhub.controller.quietrounds import is_at_rest, next_plan, still_holds
 from processhub.controller.report.eventrules import emit_changed_pods, emit_strategy_failure
 from processhub.controller.report.pauses import Pauses
@@ -60,12 +59,12 @@ from processhub.controller.report.waiting import with_troubles
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Requeue, Round, begin_round
 from processhub.controller.settings import OperatorSettings
-from processhub.controller.store.hubstate import HubKey
+from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
 from processhub.core.acceptance import Refusal, unreadable
 from processhub.core.model.plan import Plan
 from processhub.core.planning.planner import plan as make_plan
-from processhub.core.planning.underview import under_view, with_recorded
+from processhub.core.planning.underview import under_view, with_pods, with_recorded
 from processhub.core.strategies import strategy_of
 from processhub.core.strategies.migration import migration_of
 from processhub.extensions import own_strategies
@@ -107,7 +106,7 @@ class Reconciler:
             client, settings.namespaces, partial(wanted_accounts, store), partial(used_accounts, store)
         )
         self.hooks = Hooks(self.events, receivers, term, settings.pod_name, store.hubs.values(), wake)
-        self._acceptance = HubAcceptance(store, self._custom, self.hooks)
+        self._acceptance = HubAcceptance(store, self._custom, receivers)
         self.crds = InstalledCRDs(client, store.wake_all)
         self.reporter = Reporter(
             client, store, report_again or wake, self._acceptance.refusal_of_spec, lambda: self.crds.outdated
@@ -151,35 +150,24 @@ class Reconciler:
         if memory.observe.epochs.used_up:
             name = "/".join(round.hub.metadata.key)
             raise DeposedError(f"hub {name} has used the epochs of term {self._term}: another leader begins")
-        round = await note_term(round)
+        round = await note_term(round, memory.noted)
         admitted = self._acceptance.admit(round.hub, round.state, memory)
         if isinstance(admitted, Refusal):
             await self._refuse(round, memory, admitted)
             return
         # Changes from here on may be missing in this round's observation. They are reported after the next round.
-        changed, round.state.dirty = round.state.dirty, set()
-        round.state.plan_due = False
-        try:
-            with metrics.ROUND_SECONDS.time():
-                await self._round(msgspec.structs.replace(round, hub=admitted, changed=changed), memory)
-        except BaseException:
-            round.state.dirty |= changed
-            round.state.plan_due = True
-            raise
+        with _changes_of(round.state) as changed, metrics.ROUND_SECONDS.time():
+            round.state.plan_due = False
+            await self._round(msgspec.structs.replace(round, hub=admitted, changed=changed), memory)
 
     def _report_quietly(
         self, round: Round, memory: HubMemory, last: LastRound, members: dict[str, Member]
     ) -> float | None:
         """Report the restarts that have followed the last round; returns the seconds until the next round."""
-        changed, round.state.dirty = round.state.dirty, set()
         hub = msgspec.structs.replace(round.hub, spec=last.hub.spec)
-        round = msgspec.structs.replace(round, hub=hub, changed=changed)
-        try:
+        with _changes_of(round.state) as changed:
+            round = msgspec.structs.replace(round, hub=hub, changed=changed)
             self._report(round, memory, last.observation, last.plan, last.refusal, members)
-        except BaseException:
-            round.state.dirty |= changed
-            round.state.plan_due = True
-            raise
         round.again_in(last.due - round.now())
         judge_again(round, members.values())
         return round.requeue.after
@@ -194,7 +182,7 @@ class Reconciler:
         round.state.dirty |= round.state.children.by_id.keys()  # Their statuses change when the Hub is accepted.
         await keep_last_members(round, memory.execute)
         if self._keeper is not None:
-            members = members_now(round, memory.observe, memory.execute.template.last_good)
+            members = self._members(round, memory)
             memory.report.tls = await renew_certificates(round, memory.execute, self._keeper, members)
         self.reporter.refuse(round, memory.report, refusal)
         if refusal.reason is Reason.NAME_CONFLICT:
@@ -328,11 +316,11 @@ class Reconciler:
             made = make_plan(observation.snapshot, strategy, migration, memory.steady)
             plan = self.hooks.before_execution(hub, observation, made)
         views, snapshot = facts.views, observation.snapshot
+        if snapshot.pods and facts.demand is not None and has_views(hub):
+            plan = with_pods(snapshot, plan, views.not_closed, facts.demand.digest)
         left = under_view(snapshot, plan, views.not_closed)
         plan = with_recorded(left.plan, views.recorded, snapshot.record)
-        observation = msgspec.structs.replace(
-            observation, workloads={**observation.workloads, **views.workloads, **template_workload(hub)}
-        )
+        observation = msgspec.structs.replace(observation, workloads={**observation.workloads, **views.workloads})
         orders = orders_for(
             hub,
             members,
@@ -383,3 +371,15 @@ class Reconciler:
             if state.empty:
                 self._store.forget(key)
         return requeue.after
+
+
+@contextmanager
+def _changes_of(state: HubState) -> Iterator[set[str]]:
+    """The ids of the children that have changed. If the round fails, the next one takes them again, and plans."""
+    changed, state.dirty = state.dirty, set()
+    try:
+        yield changed
+    except BaseException:
+        state.dirty |= changed
+        state.plan_due = True
+        raise

@@ -80,7 +80,7 @@ class Replica:
         metrics.LEADER.set(1)
         leadership, ended = self._around.leadership, asyncio.Event()
         work = asyncio.create_task(self._around.host.run(engine, ended), name="host")
-        hold = asyncio.create_task(leadership.hold(engine.answered), name="lease")
+        hold = asyncio.create_task(leadership.hold(engine.store.answered), name="lease")
         signalled = asyncio.create_task(stop.wait(), name="signal")
         stopped = asyncio.create_task(engine.stopped.wait(), name="stopped")  # kopf has signal handlers of its own
         over = asyncio.create_task(engine.over.wait(), name="over")

@@ -17,9 +17,9 @@ from processhub.cluster.client import Client
 from processhub.cluster.config import ConfigError
 from processhub.cluster.errors import ApiError, NotFoundError
 from processhub.cluster.kinds import LEASES, untyped
+from processhub.controller.lead.election import LEASE_NAME
 from processhub.controller.lead.prerequisites import PLURALS
 
-LEADER_LEASE = "processhub-operator"
 TIMEOUT_SECONDS = 60.0  # an operator that was just installed must start and take the Lease first
 _INTERVAL_SECONDS = 1.0
 _CRDS = untyped("apiextensions.k8s.io/v1", "customresourcedefinitions", namespaced=False)
@@ -61,9 +61,9 @@ class Check:
             if not any(entry["type"] == "Established" and entry["status"] == "True" for entry in conditions):
                 raise NotReadyError(f"the CRD {plural}.{GROUP} is not served yet")
         try:
-            lease = await self._client.get(LEASES, self._namespace, LEADER_LEASE)
+            lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError as error:
-            where = f"{self._namespace}/{LEADER_LEASE}"
+            where = f"{self._namespace}/{LEASE_NAME}"
             raise NotReadyError(f"there is no Lease {where}: no operator has started yet") from error
         before, self._before = self._before, lease
         return f"{leader_of(lease, before)} leads and {len(PLURALS)} CRDs are served"

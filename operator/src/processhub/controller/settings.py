@@ -17,14 +17,6 @@ class SettingsError(Exception):
     """A variable is missing or has a wrong form. The message names it."""
 
 
-def _resources() -> dict[str, Any]:
-    return {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
-
-
-def _pod_security_context() -> dict[str, Any]:
-    return {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-
-
 class MemberDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """The chart's value ``members.defaults``, which applies to all members. The fields of a Hub override it.
 
@@ -32,8 +24,12 @@ class MemberDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True, re
     """
 
     image: str = ""
-    resources: dict[str, Any] = msgspec.field(default_factory=_resources)
-    pod_security_context: dict[str, Any] = msgspec.field(default_factory=_pod_security_context)
+    resources: dict[str, Any] = msgspec.field(
+        default_factory=lambda: {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+    )
+    pod_security_context: dict[str, Any] = msgspec.field(
+        default_factory=lambda: {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    )
     template: dict[str, Any] = {}
 
 

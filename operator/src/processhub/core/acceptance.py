@@ -10,7 +10,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.hooks import Hook
 from processhub.api.hub import HubSpec, OnDemand
 from processhub.api.reasons import Reason
-from processhub.core.listing import MemberNames
+from processhub.core.listing import MemberNames, counted
 from processhub.core.model.podshape import wrong_shape
 from processhub.core.strategies import BUILT_IN
 from processhub.core.strategies.migration import BUILT_IN as WAYS
@@ -34,6 +34,11 @@ class Refusal(msgspec.Struct, frozen=True):
 
     reason: Reason
     message: str
+
+
+def invalid(message: str) -> Refusal:
+    """The refusal of an object that is not valid. The message names the field and what to write."""
+    return Refusal(Reason.INVALID, message)
 
 
 HubCheck = Callable[[HubSpec], Refusal | None]
@@ -67,7 +72,7 @@ def refuse_child(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
 
 def unreadable(error: str) -> Refusal:
     """The refusal of an object whose present version can't be read."""
-    return Refusal(Reason.INVALID, f"this version of it can't be read: {error}"[:1000])
+    return invalid(f"this version of it can't be read: {error}"[:1000])
 
 
 def spec_on_demand(template: OnDemand) -> ChildSpec:
@@ -98,16 +103,14 @@ def _known(field: str, strategy: str, built_in: tuple[str, ...], own: Collection
 def _redundancy(spec: HubSpec) -> Refusal | None:
     redundancy, strategy = spec.redundancy, spec.distribution.strategy
     if strategy == "Guided" and redundancy.strategy not in REDUNDANCIES:
-        return Refusal(
-            Reason.INVALID,
+        return invalid(
             f"spec.redundancy.strategy {redundancy.strategy} can't be combined with the distribution strategy Guided, "
-            "where each child names its members; use Replication with a replicationFactor",
+            "where each child names its members; use Replication with a replicationFactor"
         )
     if strategy == "Guided" and redundancy.strategy == "Replication" and redundancy.replication_factor == "ClusterSize":
-        return Refusal(
-            Reason.INVALID,
+        return invalid(
             "spec.redundancy.replicationFactor ClusterSize can't be combined with the distribution strategy Guided, "
-            "where each child names its members; give a number, or use the strategy ForEach",
+            "where each child names its members; give a number, or use the strategy ForEach"
         )
     return None
 
@@ -115,14 +118,12 @@ def _redundancy(spec: HubSpec) -> Refusal | None:
 def _partitions(spec: HubSpec) -> Refusal | None:
     tolerance, field = spec.partition_tolerance, "spec.partitionTolerance"
     if tolerance.strategy == "StaticQuorum" and (tolerance.quorum_size or 0) < 1:
-        return Refusal(Reason.INVALID, f"{field}.strategy StaticQuorum needs quorumSize, for example quorumSize: 2")
+        return invalid(f"{field}.strategy StaticQuorum needs quorumSize, for example quorumSize: 2")
     if tolerance.strategy == "DynamicQuorum":
         if not 1 <= tolerance.quorum_percent <= 100:
-            return Refusal(Reason.INVALID, f"{field}.quorumPercent is {tolerance.quorum_percent}; write 1 to 100")
+            return invalid(f"{field}.quorumPercent is {tolerance.quorum_percent}; write 1 to 100")
         if tolerance.threshold_seconds < 1:
-            return Refusal(
-                Reason.INVALID, f"{field}.thresholdSeconds is {tolerance.threshold_seconds}; write 1 or more"
-            )
+            return invalid(f"{field}.thresholdSeconds is {tolerance.threshold_seconds}; write 1 or more")
     return None
 
 
@@ -131,18 +132,16 @@ def _on_demand(spec: HubSpec) -> Refusal | None:
     if template is None:
         return None
     if spec.distribution.strategy == "Guided":
-        return Refusal(
-            Reason.INVALID,
+        return invalid(
             "spec.onDemand: a Guided hub places a child where its spec.nodes say, and what a request starts has none;"
-            " leave onDemand out, or use another distribution strategy",
+            " leave onDemand out, or use another distribution strategy"
         )
     if template.on_owner_lost == "Local" and spec.partition_tolerance.strategy != "Divergence":
-        return Refusal(
-            Reason.INVALID,
-            "spec.onDemand.onOwnerLost Local needs partitionTolerance.strategy Divergence; write Wait, or leave it out",
+        return invalid(
+            "spec.onDemand.onOwnerLost Local needs partitionTolerance.strategy Divergence; write Wait, or leave it out"
         )
     if template.exec is None and template.python is None and template.pod is None:
-        return Refusal(Reason.INVALID, "spec.onDemand names no workload; give one of exec, python or pod")
+        return invalid("spec.onDemand names no workload; give one of exec, python or pod")
     refusal = _pod(spec_on_demand(template), spec)
     return refusal and of_demand(refusal)
 
@@ -152,10 +151,10 @@ def _hooks(spec: HubSpec) -> Refusal | None:
     names: set[str] = set()
     for hook in spec.hooks:
         if hook.name in names:
-            return Refusal(Reason.INVALID, f"spec.hooks names {hook.name!r} twice; give each hook a name of its own")
+            return invalid(f"spec.hooks names {hook.name!r} twice; give each hook a name of its own")
         names.add(hook.name)
         if why := _unfit_hook(hook):
-            return Refusal(Reason.INVALID, f"spec.hooks {hook.name!r}: {why}")
+            return invalid(f"spec.hooks {hook.name!r}: {why}")
     return None
 
 
@@ -181,21 +180,20 @@ def _static_children(spec: HubSpec) -> Refusal | None:
     for child in spec.children:
         for field, value in (("ttlSeconds", child.ttl_seconds), ("idleSeconds", child.idle_seconds)):
             if value is not None:
-                return Refusal(
-                    Reason.INVALID,
+                return invalid(
                     f"spec.children {child.id!r}: {field}: the hub would start it again at once; leave it out, or"
-                    " create a Child of its own",
+                    " create a Child of its own"
                 )
         if not child.id:
-            return Refusal(Reason.INVALID, "an entry of spec.children has no id; each static child needs one")
+            return invalid("an entry of spec.children has no id; each static child needs one")
         if child.hub:
-            return Refusal(Reason.INVALID, f"spec.children {child.id!r}: leave hub out, it is this hub")
+            return invalid(f"spec.children {child.id!r}: leave hub out, it is this hub")
     return None
 
 
 def _workload(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     if spec.exec is None and spec.python is None and spec.pod is None:
-        return Refusal(Reason.INVALID, "spec names no workload; give one of exec, python or pod")
+        return invalid("spec names no workload; give one of exec, python or pod")
     return None
 
 
@@ -207,21 +205,19 @@ def _pod(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     pod = spec.pod.template.get("spec")
     containers = pod.get("containers") if isinstance(pod, dict) else None
     if not isinstance(pod, dict) or not isinstance(containers, list) or not containers:
-        return Refusal(Reason.INVALID, f"{field} has no spec.containers; give at least one container with an image")
+        return invalid(f"{field} has no spec.containers; give at least one container with an image")
     if why := wrong_shape(spec.pod.template, field):
-        return Refusal(Reason.INVALID, why)
+        return invalid(why)
     if pod.get("nodeName"):
-        return Refusal(
-            Reason.INVALID,
+        return invalid(
             f"{field}.spec.nodeName: a pod child runs on its member's node; leave nodeName out (spec.nodes of a Guided "
-            "hub chooses the member)",
+            "hub chooses the member)"
         )
     allowed = _POD_RESTARTS[spec.restart_policy]
     if (pod.get("restartPolicy") or allowed[0]) not in allowed:
-        return Refusal(
-            Reason.INVALID,
+        return invalid(
             f"{field}.spec.restartPolicy {pod['restartPolicy']} contradicts the child's restartPolicy "
-            f"{spec.restart_policy}; leave it out or use {' or '.join(allowed)}",
+            f"{spec.restart_policy}; leave it out or use {' or '.join(allowed)}"
         )
     return None
 
@@ -246,8 +242,8 @@ def _mapping(spec: ChildSpec, hub: HubSpec) -> Refusal | None:
     if len(spec.nodes) != copies:
         return Refusal(
             Reason.CHILD_REPLICATION_MISMATCH,
-            f"spec.nodes names {len(spec.nodes)} members, but the hub keeps {copies} "
-            f"{'copy' if copies == 1 else 'copies'} of a child; name exactly {copies}",
+            f"spec.nodes names {counted(len(spec.nodes), 'member', 'members')}, but the hub keeps "
+            f"{copies} {'copy' if copies == 1 else 'copies'} of a child; name exactly {copies}",
         )
     if len(set(spec.nodes)) < len(spec.nodes):
         return Refusal(
@@ -261,10 +257,9 @@ def refuse_size(workload: str) -> Refusal | None:
     size = len(workload.encode())
     if size <= MAX_WORKLOAD_BYTES:
         return None
-    return Refusal(
-        Reason.INVALID,
+    return invalid(
         f"the workload has {size} bytes of JSON, the limit is {MAX_WORKLOAD_BYTES}; "
-        "keep large data in a ConfigMap or a volume of the members",
+        "keep large data in a ConfigMap or a volume of the members"
     )
 
 
@@ -289,11 +284,5 @@ def unknown_origin(spec: ChildSpec, hub: HubSpec, members: Collection[str]) -> s
     return f"spec.origin names {spec.origin!r}, and the hub has no such member now: the hash decides"
 
 
-_HUB_CHECKS: tuple[HubCheck, ...] = (
-    _redundancy,
-    _partitions,
-    _on_demand,
-    _hooks,
-    _static_children,
-)
+_HUB_CHECKS: tuple[HubCheck, ...] = (_redundancy, _partitions, _on_demand, _hooks, _static_children)
 _CHILD_CHECKS: tuple[ChildCheck, ...] = (_workload, _pod, _mapping)

@@ -1,4 +1,4 @@
-"""Lists of names in messages: the first names, and the number of the others."""
+"""Lists of names in messages: the first names, and the number of the others; and numbers of things."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def listed(names: Collection[str], most: int = NAMED) -> str:
     """The first ``most`` names in the given order, and how many others there are."""
     text = ", ".join(islice(names, most))
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def counted(number: int, one: str, many: str, of: str = "") -> str:
+    """The number, and the words for one or for several: ``1 child is``, ``3 children are``, ``1 of 3 children is``."""
+    return f"{number}{of and f' of {of}'} {one if number == 1 else many}"
 
 
 def by_reason(reasons: Mapping[str, str]) -> str:

@@ -26,7 +26,7 @@ from typing import TypeVar
 
 import msgspec
 
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import CRASH_ROUND, WAITED_FOR, Reason, State
 from processhub.registry.grammar import (
     NOBODY,
     Assignment,
@@ -63,6 +63,24 @@ def is_current(entry: Assignment, report: Report | None) -> bool:
 def has_ended(report: Report) -> bool:
     """Whether the member does not start the incarnation again: it has finished, or exceeded the limit of restarts."""
     return report.state == State.STOPPED or report.reason == Reason.RESTARTS_EXCEEDED
+
+
+def only_restarts(before: Report, after: Report) -> bool:
+    """Whether an incarnation has only moved on in its loop of failing, waiting and starting again."""
+    return (
+        before.state in CRASH_ROUND
+        and after.state in CRASH_ROUND
+        and before.reason not in WAITED_FOR
+        and after.reason not in WAITED_FOR
+        and _lasting(before) == _lasting(after)
+    )
+
+
+def _lasting(report: Report) -> Report:
+    """The report without the fields that each round of a crash loop changes."""
+    return msgspec.structs.replace(
+        report, state="", pid=0, restarts=0, started_at="", reason="", last_exit="", message=""
+    )
 
 
 AnyCopy = TypeVar("AnyCopy", bound="Copy")

@@ -45,7 +45,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
 from typing import TypeAlias
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -189,12 +188,6 @@ def _cut(encoded: str, most: int) -> str:
     if most <= 0:
         return ""
     return _encode(unquote_to_bytes(re.sub("%.?$", "", encoded[:most])).decode(errors="ignore"))
-
-
-def _options(fields: list[str]) -> Iterator[tuple[str, str]]:
-    for field in fields:
-        name, _, value = field.partition("=")
-        yield name, value
 
 
 def format_assignment(entry: Assignment) -> str:
@@ -411,7 +404,7 @@ def parse_report(text: str) -> Report:
     fields = text.split(" ")
     try:
         uid, epoch, role, state, pid, restarts, started_at = fields[:7]
-        options = dict(_options(fields[7:])) if len(fields) > 7 else {}
+        options = dict(field.partition("=")[::2] for field in fields[7:]) if len(fields) > 7 else {}
         return Report(
             uid=uid,
             epoch=int(epoch),

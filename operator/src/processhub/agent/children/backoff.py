@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from processhub.agent.children.runs import ExitStatus
 from processhub.api.reasons import RestartPolicy, State
@@ -13,6 +13,7 @@ _MIN_SECONDS, _MAX_SECONDS = 0.1, 30.0
 _STEADY_SECONDS = 10.0  # After a run of this length the next restart is immediate again.
 
 
+@dataclass(eq=False, slots=True)
 class Backoff:
     """The restarts of one incarnation of a child.
 
@@ -23,20 +24,8 @@ class Backoff:
         waits     0 s  0.1 s  0.2 s  0.4 s  …   30 s
     """
 
-    __slots__ = ("_delay", "_times")
-
-    def __init__(self) -> None:
-        self._delay = 0.0
-        self._times: deque[float] = deque()  # when each restart within the limit's window happened
-
-    @property
-    def times(self) -> list[float]:
-        """When the restarts within the limit's window happened."""
-        return list(self._times)
-
-    def restore(self, times: Iterable[float]) -> None:
-        """Count restarts that an earlier agent of this pod made."""
-        self._times.extend(times)
+    times: deque[float] = field(default_factory=deque)  # when each restart within the limit's window happened
+    _delay: float = 0.0
 
     def ran(self, seconds: float) -> None:
         """Record how many seconds the run that ended was up."""
@@ -50,11 +39,11 @@ class Backoff:
         """
         if not limit:
             return True
-        while self._times and now - self._times[0] > window:
-            self._times.popleft()
-        if len(self._times) >= limit:
+        while self.times and now - self.times[0] > window:
+            self.times.popleft()
+        if len(self.times) >= limit:
             return False
-        self._times.append(now)
+        self.times.append(now)
         return True
 
     def next_delay(self) -> float:
@@ -64,18 +53,16 @@ class Backoff:
         return delay
 
 
+@dataclass(eq=False, slots=True)
 class RunHistory:
     """The earlier runs of one incarnation of a child, and the time since when its present process is up."""
 
-    __slots__ = ("backoff", "interrupted", "restarts", "tried", "up_since", "was_up")
-
-    def __init__(self) -> None:
-        self.backoff = Backoff()
-        self.restarts = 0
-        self.up_since = 0.0  # when the present process came up, by the loop's clock; 0: no process is up
-        self.tried = False  # this agent has started it before
-        self.interrupted = False  # an earlier agent of this member was running it
-        self.was_up = False  # and had reported it Running
+    backoff: Backoff = field(default_factory=Backoff)
+    restarts: int = 0
+    up_since: float = 0.0  # when the present process came up, by the loop's clock; 0: no process is up
+    tried: bool = False  # this agent has started it before
+    interrupted: bool = False  # an earlier agent of this member was running it
+    was_up: bool = False  # and had reported it Running
 
     def adopt(self, report: Report) -> None:
         """Continue the history that an earlier agent has reported."""

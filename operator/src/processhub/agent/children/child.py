@@ -18,12 +18,10 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from processhub.agent.children.attempt import Attempt
 from processhub.agent.children.backoff import RunHistory, rests
 from processhub.agent.children.childhost import ChildHost
-from processhub.agent.children.handoverstate import HandoverState
+from processhub.agent.children.childstate import Attempt, HandoverState, RunStatus
 from processhub.agent.children.runs import ExitStatus, Limits, RunHandle
-from processhub.agent.children.runstatus import RunStatus
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.agent.request import Request
 from processhub.api.child import PodWorkload
@@ -128,8 +126,7 @@ class Child:
         elif desired.assignment.uid != before.assignment.uid:
             self._host.news.adopted.notify(self, before.assignment.uid)
         if attempt is not None and attempt.run is not None:
-            if desired is None or before is None or not desired.same_run(before):
-                self.handover.received = ""
+            self.handover.received = self.handover.received_for(desired, before)
             if desired is None or not desired.same_run(attempt.desired):
                 if desired is not None and self._may_leave_state and desired.continues(attempt.desired):
                     self._host.news.replaced.notify(self)
@@ -153,23 +150,24 @@ class Child:
         else:
             if before is not None and not desired.same_run(before):
                 self._cancel_timer()
-                self._fresh(self.status.started_at if desired.has_state_of(before) else "")
+                started_at = self.status.started_at if desired.has_state_of(before) else ""
+                self._fresh(started_at, self.handover.received_for(desired, before))
                 before = None
             self._follow_handover(before)
             self.changed(urgent=False)
             self.advance()
 
     def _follow_handover(self, before: DesiredRun | None) -> None:
-        """Begin the handover that the entry orders, or restart a child whose handover was called off.
-
-        ``before`` is the same incarnation as it was desired before, or None.
-        """
+        """Begin the handover that the entry orders. ``before``: the same incarnation as desired before, or None."""
         assert self.desired is not None
-        order = self.desired.assignment.to
+        order, attempt = self.desired.assignment.to, self._attempt
         if order != (before.assignment.to if before is not None else ""):
             self.handover.forget_order()
             if order:
                 self._host.news.handover_ordered.notify(self, self.desired)
+            elif self.handover.leaving and attempt is not None and attempt.held_back is not None:
+                attempt.held_back = None  # it still answers a request, and was not asked to leave
+                self.stays()
 
     def quiesce(self, path: Path, *, ask: bool) -> None:
         """End the child for a handover, with its state at ``path`` or in its exit status.
@@ -410,7 +408,7 @@ class Child:
         limit, window = self.limits.restarts_max, self.limits.restarts_window
         delay = self.history.next_delay(self._loop.time(), limit, window, own=not exit_status.by_other)
         if delay is None:
-            text = f"more than {limit} restarts in {window:g} s, the last one: {cause}"
+            text = f"more than {limit} restart{'s' if limit > 1 else ''} in {window:g} s, the last one: {cause}"
             text = f"{text}; it starts again when its spec changes"[:MESSAGE_MAX]
             self.status.show(State.FAILED, Reason.RESTARTS_EXCEEDED, text)
             self.given_up = True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from processhub.agent.frames import ANSWER_MAX
 from processhub.agent.request import OutcomeUnknownError, Request, Response
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 2.0
 _AGAIN_MIN, _AGAIN_MAX = 0.02, 0.5  # seconds between two attempts to connect
-_ANSWER_MAX = 4 * 1024 * 1024
 _asked: ContextVar[Request] = ContextVar("request")  # the request that this task sends
 
 
@@ -67,11 +67,7 @@ class ChildHttp:
         _asked.set(request)
         while True:
             try:
-                async with session.post(
-                    f"{base}/{request.kind}",
-                    headers=headers,
-                    allow_redirects=False,
-                ) as answer:
+                async with session.post(f"{base}/{request.kind}", headers=headers, allow_redirects=False) as answer:
                     content = await _bounded(answer)
                     # Bytes that are no UTF-8 can't be passed on to another member.
                     kind = answer.headers.get("Content-Type", "").encode(errors="ignore").decode()
@@ -105,6 +101,6 @@ async def _bounded(answer: aiohttp.ClientResponse) -> bytes:
     content = bytearray()
     async for chunk in answer.content.iter_chunked(65536):
         content += chunk
-        if len(content) > _ANSWER_MAX:
-            raise OutcomeUnknownError(f"its answer has more than {_ANSWER_MAX} bytes")
+        if len(content) > ANSWER_MAX:
+            raise OutcomeUnknownError(f"its answer has more than {ANSWER_MAX} bytes")
     return bytes(content)

@@ -69,10 +69,6 @@ class ExecStarter:
                 return
         self._flying -= 1
 
-    def close(self, http: ChildHttp) -> None:
-        """Break the connections to a child that has ended. A process outside its group may still hold them open."""
-        self.keep(http.close())
-
     def keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine to its end."""
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -101,10 +97,8 @@ class ExecStarter:
         """Prepare for the agent's shutdown. Exec children need nothing: each of them is stopped."""
 
 
-class ExecRun:
-    """The run of one incarnation of an exec child."""
-
-    takes_early = False
+class ExecRun(RunHandle):
+    """The run of one incarnation of an exec child. An order to stop is carried out at once, and not taken back."""
 
     def __init__(
         self, starter: ExecStarter, child: Child, desired: DesiredRun, workload: Exec, state: Content | None
@@ -138,9 +132,6 @@ class ExecRun:
             asyncio.get_running_loop().call_soon(
                 self._child.ended, ExitStatus(Reason.EXITED, "stopped before it was started")
             )
-
-    def desired_again(self) -> None:
-        """Do nothing: the order to stop has been carried out."""
 
     def give_up(self) -> None:
         """Send SIGKILL to the process group."""
@@ -300,8 +291,8 @@ class ExecRun:
             self._probe.end()
         for output in self._outputs:
             output.finish()
-        if self._http is not None:
-            self._starter.close(self._http)
+        if self._http is not None:  # a process outside its group may still hold its connections open
+            self._starter.keep(self._http.close())
         self._child.ended(exit_status)
 
     def _pipes(self) -> dict[int, int]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.childhttp import ChildHttp
@@ -46,11 +45,7 @@ class PodStarter:
 
     def __init__(self, env: Environment, client: Client, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._env, self._begin = env, begin
-        labels = {
-            LABEL_HUB: label_value(env.hub),
-            LABEL_HUB_UID: env.hub_uid,
-            LABEL_MEMBER: label_value(env.member),
-        }
+        labels = {LABEL_HUB: label_value(env.hub), LABEL_HUB_UID: env.hub_uid, LABEL_MEMBER: label_value(env.member)}
         selector = ",".join([*(f"{key}={value}" for key, value in labels.items()), LABEL_CHILD])
         self._informer: Informer[Pod] = Informer(
             client, PODS, self._changed, namespace=env.namespace, labels=selector, on_reconnect=self._listed
@@ -114,10 +109,11 @@ class PodStarter:
             run.look()
 
 
-class PodRun:
-    """The run of one incarnation of a pod child, as this agent follows it."""
+class PodRun(RunHandle):
+    """The run of one incarnation of a pod child, as this agent follows it.
 
-    takes_early = False
+    A Pod keeps its state itself, and the operator sets its annotations when its role changes.
+    """
 
     def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
@@ -142,12 +138,6 @@ class PodRun:
     def give_up(self) -> None:
         """Stop the run. The start of a Pod has no time limit of its own."""
         self.stop(0)
-
-    def hand_over(self, path: Path, grace: float, *, ask: bool) -> None:
-        """Do nothing: a Pod keeps its state itself."""
-
-    def role(self, role: str, epoch: int, *, notify: bool) -> None:
-        """Do nothing: the operator sets the Pod's annotations."""
 
     async def request(self, request: Request) -> Response:
         """POST the request to the Pod's port."""
@@ -232,27 +222,22 @@ class PodRun:
         self._child.ended(exit_status)
 
 
-class Hindrance(NamedTuple):
-    """The state, reason and message of a child whose Pod is not Ready."""
+def hindrance(pod: Pod) -> tuple[State, Reason, str]:
+    """The state, reason and message of a child whose Pod has not ended and is not Ready.
 
-    state: State
-    reason: Reason
-    message: str
-
-
-def hindrance(pod: Pod) -> Hindrance:
-    """Why a Pod that has not ended is not Ready: the first container that fails, else what the Pod waits for."""
+    They are of the first container that fails, else of what the Pod waits for.
+    """
     name = pod.metadata.name
     if (stuck := stuck_container(pod)) is not None:
         text, last = f"pod {name}, container {stuck.name}: {waits_for(stuck)}", stuck.last_state.terminated
         if last is not None:  # while it backs off, the reason of its last exit is kept
-            return Hindrance(State.FAILED, _cause(last), f"{exit_text(stuck.name, last)}; {text}")
-        return Hindrance(State.FAILED, Reason.BACK_OFF, text)
+            return State.FAILED, _cause(last), f"{exit_text(stuck.name, last)}; {text}"
+        return State.FAILED, Reason.BACK_OFF, text
     if pod.metadata.deletion_timestamp is not None:
-        return Hindrance(State.STARTING, Reason.RESTARTING, f"pod {name} is being deleted; a new one follows")
+        return State.STARTING, Reason.RESTARTING, f"pod {name} is being deleted; a new one follows"
     if not _is_gated(pod) and (message := unscheduled(pod)) is not None:
-        return Hindrance(State.STARTING, Reason.PENDING, f"pod {name} has no node yet: {message}")
-    return Hindrance(State.STARTING, Reason.STARTING, f"pod {name} is not Ready yet{_restarted(pod)}")
+        return State.STARTING, Reason.PENDING, f"pod {name} has no node yet: {message}"
+    return State.STARTING, Reason.STARTING, f"pod {name} is not Ready yet{_restarted(pod)}"
 
 
 def _is_gated(pod: Pod) -> bool:

@@ -232,8 +232,8 @@ class ModuleRunner(RunnerProcess):
             self.kill()
 
 
-class ActorRun:
-    """The run of one incarnation of a Python child."""
+class ActorRun(RunHandle):
+    """The run of one incarnation of a Python child. An order to stop is carried out at once, and not taken back."""
 
     def __init__(
         self, runner: ModuleRunner, key: str, child: Child, desired: DesiredRun, workload: Python, state: Content | None
@@ -276,9 +276,6 @@ class ActorRun:
         """Take the state that the actor left, in the message or in its file. The actor then ends by itself."""
         self._state = state
         self._later(self.grace, lambda: self._overdue(self.grace))
-
-    def desired_again(self) -> None:
-        """Do nothing: the order to stop has been carried out."""
 
     def give_up(self) -> None:
         """Cancel the actor. If it is blocked and others run beside it, it is left alone."""
@@ -331,13 +328,10 @@ class ActorRun:
         head = f'{{"op":"{request.kind}","key":"{self.key}","call":{number},"headers":{headers}}}'
         self._runner.post(frame(head.encode(), body))
         if self._liveness is not None:
-            hangs = self._watch_handler(self._liveness.handler_seconds)
+            seconds = self._liveness.handler_seconds
+            message = f"it has handled one message for {seconds} s (liveness.handlerSeconds)"
+            hangs = self._loop.call_later(seconds, self.child.hangs, message)
             answer.add_done_callback(lambda _: hangs.cancel())
-
-    def _watch_handler(self, seconds: int) -> asyncio.TimerHandle:
-        """Start the timer of handlerSeconds."""
-        message = f"it has handled one message for {seconds} s (liveness.handlerSeconds)"
-        return self._loop.call_later(seconds, self.child.hangs, message)
 
     def answered(self, message: Message) -> None:
         """Complete a request that the actor has handled."""

@@ -47,9 +47,8 @@ class RestartLog:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             scratch = folder / f"{_NAME}.new"
-            scratch.write_bytes(
-                msgspec.json.encode(_Restarts(entry.uid, entry.started_with, child.history.backoff.times))
-            )
+            times = list(child.history.backoff.times)
+            scratch.write_bytes(msgspec.json.encode(_Restarts(entry.uid, entry.started_with, times)))
             scratch.replace(folder / _NAME)
         except OSError as error:
             log.warning("its restarts can't be kept: %s", error, extra={"child": child.id})

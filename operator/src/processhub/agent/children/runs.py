@@ -35,17 +35,22 @@ def out_of_memory(memory: tuple[int, int]) -> str:
 
 
 class RunHandle(Protocol):
-    """The handle of a started incarnation, for all kinds of workload."""
+    """The handle of a started incarnation, for all kinds of workload.
+
+    A kind may leave out the orders that end with ``return``: they do nothing then.
+    """
 
     @property
     def takes_early(self) -> bool:
         """Whether a request may be handed over before the child is up. It begins when the child is, or never."""
+        return False
 
     def stop(self, grace: float) -> None:
         """Ask the run to end; kill it after ``grace`` seconds. A later call may shorten the grace."""
 
     def desired_again(self) -> None:
         """Take back the order to stop, where nothing has followed from it. Otherwise another start follows the end."""
+        return
 
     def give_up(self) -> None:
         """End this run, because its start took too long. No other run may be disturbed."""
@@ -55,9 +60,11 @@ class RunHandle(Protocol):
 
         The state is then at ``path``, or in the exit status.
         """
+        return
 
     def role(self, role: str, epoch: int, *, notify: bool) -> None:
         """Set the role and the epoch; ``notify``: the hub's redundancySignal asks for a signal to the child."""
+        return
 
     def request(self, request: Request) -> Awaitable[Response]:
         """Hand over a request when the child can take it, and return the answer.

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from processhub.agent.listeners import Listeners
-from processhub.agent.watchdog.linux import boottime
+from processhub.agent.watchdog.linux import all_pids, below, boottime
 from processhub.api.usage import Usage
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -62,12 +62,13 @@ class Meter:
 
     def read(self, found: dict[int, Process], now: float) -> Usage:
         """The usage since the previous reading; ``found`` is every process by pid, ``now`` the time in seconds."""
-        below, spare = descendants(found, self._root), self._spare()
-        ticks = {(pid, found[pid][1]): found[pid][2] for pid in below}
+        _, *pids = below({pid: process[0] for pid, process in found.items()}, (self._root,))
+        spare = self._spare()
+        ticks = {(pid, found[pid][1]): found[pid][2] for pid in pids}
         used = sum(max(0, value - self._before.get(key, 0)) for key, value in ticks.items() if key[0] != spare)
         seconds = max(0.001, now - self._at)
         self._before, self._at = ticks, now
-        memory = sum(found[pid][3] for pid in below if pid != spare) * _PAGE / 2**20
+        memory = sum(found[pid][3] for pid in pids if pid != spare) * _PAGE / 2**20
         return Usage(
             cpu=rounded(1000 * used / _TICKS / seconds, _STEP_CPU),
             memory=rounded(memory, _STEP_MEMORY),
@@ -78,30 +79,14 @@ class Meter:
 def processes() -> dict[int, Process]:
     """All processes that /proc shows, by pid. Raises OSError if they can't be read now."""
     found = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 thousands of names: a Path for each would cost more than the rest
-        if not name.isdecimal():
-            continue
+    for pid in all_pids():
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
+            with open(f"/proc/{pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue  # it ended meanwhile, or is another user's
-        found[int(name)] = (int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]), int(fields[21]))
+        found[pid] = (int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]), int(fields[21]))
     return found
-
-
-def descendants(found: dict[int, Process], root: int) -> list[int]:
-    """The pids of all processes below ``root``, without ``root`` itself."""
-    children: dict[int, list[int]] = {}
-    for pid, process in found.items():
-        children.setdefault(process[0], []).append(pid)
-    below: list[int] = []
-    waiting = [root]
-    while waiting:
-        mine = children.get(waiting.pop(), [])
-        below += mine
-        waiting += mine
-    return below
 
 
 def rounded(value: float, step: int) -> int:

@@ -13,7 +13,6 @@ import msgspec
 
 from processhub.agent.peers.statesender import Content
 from processhub.api.naming import id_hash
-from processhub.registry.grammar import Assignment
 
 
 class HeldState(msgspec.Struct, frozen=True):
@@ -34,17 +33,13 @@ class HeldStates:
         self._folder = folder
         self._tries = 0
 
-    def has_left(self, child_id: str, uid: str) -> bool:
-        """Whether a state is here that the child left and has not been started with since."""
-        held = self.left.get(child_id)
-        return held is not None and held.uid == uid
-
-    def for_entry(self, child_id: str, entry: Assignment) -> HeldState | None:
-        """The state that is here for a start by this entry, or None."""
+    def find(self, child_id: str, uid: str, checksum: str) -> HeldState | None:
+        """The state that is here for the object with this uid: the one with this checksum, or what it left; or None."""
         got = self.received.get(child_id)
-        if got is not None and entry.state and (got.uid, got.checksum) == (entry.uid, entry.state):
+        if got is not None and checksum and (got.uid, got.checksum) == (uid, checksum):
             return got
-        return self.left[child_id] if self.has_left(child_id, entry.uid) else None
+        left = self.left.get(child_id)
+        return left if left is not None and left.uid == uid else None
 
     def receive(self, child_id: str, held: HeldState) -> None:
         """Keep a state that came from another member, instead of the one that came before."""

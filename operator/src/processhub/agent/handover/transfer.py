@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 import xxhash
@@ -29,7 +29,7 @@ from processhub.agent.frames import STATE_IN_MESSAGE_MAX
 from processhub.agent.handover.heldstates import HeldState, HeldStates
 from processhub.agent.handover.reports import report_kept, report_lost, report_received, report_sent
 from processhub.agent.peers.link import PeerLink
-from processhub.agent.peers.statesender import SMALL_MAX, Content, Outgoing, Receipt, SmallState, StateSender
+from processhub.agent.peers.statesender import SMALL_MAX, Batch, Content, Outgoing, Receipt, SmallState, StateSender
 from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
@@ -52,10 +52,10 @@ class HandoverRefusedError(Exception):
 
 
 class Handovers:
-    """The handovers of this member, both as source and as target."""
+    """The handovers of this member, both as source and as target. ``children`` are its children, by id."""
 
-    def __init__(self, env: Environment, slices: SliceWatcher, peers: PeerLink) -> None:
-        self._env, self._slices = env, slices
+    def __init__(self, env: Environment, slices: SliceWatcher, peers: PeerLink, children: Mapping[str, Child]) -> None:
+        self._env, self._slices, self._children = env, slices, children
         self._states = HeldStates(env.run_dir / "handover")
         # By id, for children that are to end: "", or why there is no state.
         self._ends: dict[str, asyncio.Future[str]] = {}
@@ -153,7 +153,7 @@ class Handovers:
                 if why:
                     report_kept(child, why)
                     return
-                held = self._states.for_entry(child.id, desired.assignment)
+                held = self._held(child, desired.assignment)
                 assert held is not None
                 checksum = await self._send(child.id, order, held)
             report_sent(child, checksum)
@@ -171,7 +171,7 @@ class Handovers:
         """Wait until the child has ended; returns "" if its state is here, else why there is none."""
 
         def has_state() -> bool:
-            return self._states.for_entry(child.id, desired.assignment) is not None
+            return self._held(child, desired.assignment) is not None
 
         # The child may be starting with a state that it left here or that came with it, or be ending without having
         # been up with it.
@@ -215,18 +215,15 @@ class Handovers:
 
     # The target's side.
 
-    async def receive(
-        self, child: Child | None, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]
-    ) -> None:
-        """Receive the state for a waiting entry.
+    async def receive(self, child_id: str, uid: str, epoch: int, checksum: str, body: AsyncIterator[bytes]) -> None:
+        """Receive the state for a waiting entry as a stream.
 
         Raises Problem: 409 if no such entry waits (yet), 400 if the checksum is wrong, 413 if the state is too large.
         """
-        if not self._waits(child, uid, epoch):
+        if (child := self._waiting(child_id, uid, epoch)) is None:
             raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member}")
-        assert child is not None
         digest, size = xxhash.xxh3_128(), 0
-        with self._states.receiving(child.id, epoch) as (path, scratch):
+        with self._states.receiving(child_id, epoch) as (path, scratch):
             with scratch.open("wb") as file:
                 async for chunk in body:
                     size += len(chunk)
@@ -236,17 +233,22 @@ class Handovers:
                     file.write(chunk)
             if digest.hexdigest() != checksum:
                 raise Problem(400, "bad_request", "the state is not what its checksum says")
-            if not self._waits(child, uid, epoch):
+            if self._waiting(child_id, uid, epoch) is not child:
                 raise Problem(409, "stale_epoch", f"no entry of epoch {epoch} waits on {self._env.member} any more")
             scratch.replace(path)
-        self._states.receive(child.id, HeldState(uid, path, checksum))
+        self._states.receive(child_id, HeldState(uid, path, checksum))
         report_received(child, checksum)
 
-    def take(self, child: Child | None, state: SmallState) -> Receipt:
-        """Receive a small state for a waiting entry; returns the receipt."""
-        if not self._waits(child, state.uid, state.epoch):
+    def take(self, batch: Batch) -> tuple[Receipt, ...]:
+        """Receive a batch of small states; returns a receipt for each, in order."""
+        receipts = tuple(map(self._take, batch.states))
+        self._more_until = self._loop.time() + _MORE_SECONDS if batch.more else 0.0
+        return receipts
+
+    def _take(self, state: SmallState) -> Receipt:
+        """Receive a small state for a waiting entry."""
+        if (child := self._waiting(state.id, state.uid, state.epoch)) is None:
             return Receipt(409, f"no entry of epoch {state.epoch} waits on {self._env.member}")
-        assert child is not None
         if xxhash.xxh3_128_hexdigest(state.state) != state.checksum:
             return Receipt(400, "the state is not what its checksum says")
         content: Content = state.state
@@ -261,26 +263,31 @@ class Handovers:
         report_received(child, state.checksum)
         return Receipt(204)
 
-    def expect(self, more: bool) -> None:
-        """Record whether the source that just sent states will send others soon."""
-        self._more_until = self._loop.time() + _MORE_SECONDS if more else 0.0
-
-    def _waits(self, child: Child | None, uid: str, epoch: int) -> bool:
-        desired = child.desired if child is not None else None
-        if desired is None or not desired.assignment.wait:
-            return False
-        return (desired.assignment.uid, desired.assignment.epoch) == (uid, epoch)
+    def _waiting(self, child_id: str, uid: str, epoch: int) -> Child | None:
+        """The child, if an entry of this uid and epoch waits here."""
+        child = self._children.get(child_id)
+        entry = child.desired.assignment if child is not None and child.desired is not None else None
+        if entry is None or not entry.wait or (entry.uid, entry.epoch) != (uid, epoch):
+            return None
+        return child
 
     # Both sides: the start of the child.
 
-    def state_for(self, child_id: str, desired: DesiredRun) -> Content | None:
+    def state_for(self, child: Child, desired: DesiredRun) -> Content | None:
         """The state to start the child with, or None to start it without one."""
-        held = self._states.for_entry(child_id, desired.assignment)
+        held = self._held(child, desired.assignment)
         if held is None:
             return None
         if held.checksum:
-            self._starting.add(child_id)
+            self._starting.add(child.id)
         return held.content
+
+    def _held(self, child: Child, entry: Assignment) -> HeldState | None:
+        """The state that is here for a start by this entry, or None.
+
+        An entry that names none follows a waiting one whose source was lost: what arrived for that one counts.
+        """
+        return self._states.find(child.id, entry.uid, entry.state or child.handover.received)
 
     def lacks(self, child: Child) -> bool:
         """Whether the child needs a state that is not on this member, while the source that has it is on record.
@@ -289,9 +296,9 @@ class Handovers:
         """
         desired = child.desired
         entry = desired.assignment if desired is not None else None
-        if entry is None or not entry.state or self._states.for_entry(child.id, entry) is not None:
+        if entry is None or not entry.state or self._held(child, entry) is not None:
             return False
-        if self._source(child.id, entry) is None:
+        if self._sent_for(child.id, entry) is None:
             return False
         self._doubtful[child.id] = child
         return True
@@ -316,14 +323,13 @@ class Handovers:
             if entry is None or not entry.wait or child.id in self._states.received:
                 del self._doubtful[child.id]
                 child.advance()  # if the start is refused again, the child is recorded again
-            elif (source := self._source(child.id, entry)) is not None and source.sent_for == entry.epoch:
+            elif self._sent_for(child.id, entry) == entry.epoch:
                 del self._doubtful[child.id]
                 report_lost(child)
 
-    def _source(self, child_id: str, entry: Assignment) -> lookup.StateSource | None:
-        """The member on record whose entry orders a handover of the child to this member."""
-        sources = lookup.state_sources(self._slices.registry(), child_id, self._env.member)
-        return next((source for source in sources if source.uid == entry.uid), None)
+    def _sent_for(self, child_id: str, entry: Assignment) -> int | None:
+        """For which entry the state was sent here; None if no entry on record orders a handover to this member."""
+        return lookup.sent_for(self._slices.registry(), child_id, entry.uid, self._env.member)
 
     def started(self, child: Child, *_: object) -> None:
         """Discard the state of a child that runs now. After a crash it starts without that state."""

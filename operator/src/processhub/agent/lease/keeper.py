@@ -29,6 +29,7 @@ from processhub.api.slice import Settings
 from processhub.api.usage import Usage
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
+from processhub.cluster.tasks import wait_for_event
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.3  # how often a Lease is read that another holder has or that does not exist yet
@@ -157,9 +158,7 @@ class LeaseKeeper:
 
     async def _rest(self, seconds: float) -> None:
         self._hurry.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._hurry.wait()
+        await wait_for_event(self._hurry, seconds)
         self._beat = self._clock()
 
     async def _take(self, client: Client) -> None:

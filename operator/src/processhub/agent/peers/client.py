@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,13 +27,11 @@ import msgspec
 from yarl import URL
 
 from processhub.agent.env import Environment
-from processhub.agent.listeners import Signal
 from processhub.agent.peers.connections import PeerConnections, Way
 from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH
-from processhub.agent.peers.link import UnreachableError
+from processhub.agent.peers.link import Forwarding, UnreachableError
 from processhub.agent.peers.statesender import Batch, Outgoing, Receipt
 from processhub.agent.problems import Problem
-from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request, Response
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, read_problem
@@ -84,34 +81,24 @@ class Peers:
         await self._connections.close()
         await self._session.close()
 
-    async def forward(
-        self,
-        owner: RoutedCopy,
-        child_id: str,
-        request: Request,
-        seconds: float,
-        changed: Signal,
-        stands: Callable[[], bool],
-    ) -> Response | None:
+    async def forward(self, what: Forwarding) -> Response | None:
         """Send the request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
-        ``seconds`` limits the time from when the child may have the request. ``changed`` is set when the registry has
-        changed; ``stands()`` then says whether the owner is still the owner. Raises Problem, and UnreachableError if it
-        was not sent because the owner can't be reached.
+        Raises Problem, and UnreachableError if it was not sent because the owner can't be reached.
         """
-        if len(await request.content()) > BODY_MAX:
+        if len(await what.request.content()) > BODY_MAX:
             raise Problem(413, "bad_request", f"the request has more than {BODY_MAX} bytes")
-        connection = await self._connections.to(owner, changed, stands)
+        connection = await self._connections.to(what)
         if connection is True:
-            return await self._forward_by_http(owner, child_id, request, seconds, changed, stands)
+            return await self._forward_by_http(what)
         if connection is False:
             return None
-        answer = await connection.ask(owner, child_id, request, seconds + _ANSWER_MARGIN, changed, stands)
+        answer = await connection.ask(what, what.seconds + _ANSWER_MARGIN)
         if answer is None:
             return None
         if answer.by_child:
             return Response(answer.status, answer.body, answer.content_type)
-        return _not_answered(owner, request, answer.status, answer.body, answer.retry_after)
+        return _not_answered(what, answer.status, answer.body, answer.retry_after)
 
     def _way(self, address: str) -> Way:
         base = self._tls.base(address)
@@ -132,19 +119,11 @@ class Peers:
             raise
         return made
 
-    async def _forward_by_http(
-        self,
-        owner: RoutedCopy,
-        child_id: str,
-        request: Request,
-        seconds: float,
-        changed: Signal,
-        stands: Callable[[], bool],
-    ) -> Response | None:
+    async def _forward_by_http(self, what: Forwarding) -> Response | None:
         """Forward a request to a member of an earlier version."""
-        loop = asyncio.get_running_loop()
+        loop, request, changed = asyncio.get_running_loop(), what.request, what.changed
         attempt = _Attempt(request)
-        post = loop.create_task(self._post(owner, child_id, attempt))
+        post = loop.create_task(self._post(what, attempt))
         sent = loop.create_task(request.handed_over.wait())
         news = loop.create_task(changed.wait())
         try:
@@ -153,12 +132,12 @@ class Peers:
                 if news.done():
                     changed.clear()
                     news = loop.create_task(changed.wait())
-                    if not stands() and not request.begun:
+                    if not what.stands() and not request.begun:
                         # aiohttp sends the body in a task of its own, which a cancellation reaches only later.
                         attempt.withdrawn = True
                         post.cancel()
                         break
-            await asyncio.wait((post,), timeout=seconds + _ANSWER_MARGIN if request.begun else None)
+            await asyncio.wait((post,), timeout=what.seconds + _ANSWER_MARGIN if request.begun else None)
             if post.done() and not post.cancelled():
                 return post.result()
         finally:
@@ -168,14 +147,14 @@ class Peers:
             with contextlib.suppress(asyncio.CancelledError, Problem, UnreachableError):
                 await post
         if request.begun:
-            raise Problem(502, "outcome_unknown", f"member {owner.member} has not answered for child {child_id!r}")
+            text = f"member {what.owner.member} has not answered for child {what.child_id!r}"
+            raise Problem(502, "outcome_unknown", text)
         return None
 
-    async def _post(self, owner: RoutedCopy, child_id: str, attempt: _Attempt) -> Response | None:
-        request = attempt.request
+    async def _post(self, what: Forwarding, attempt: _Attempt) -> Response | None:
+        owner, request = what.owner, what.request
         url = URL(
-            f"{self._tls.base(owner.address)}/v1/children/{quote(child_id, safe='')}/{request.kind}",
-            encoded=True,
+            f"{self._tls.base(owner.address)}/v1/children/{quote(what.child_id, safe='')}/{request.kind}", encoded=True
         )
         headers = {
             "Authorization": f"Bearer {self.token()}",
@@ -196,7 +175,7 @@ class Peers:
                 body = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if request.begun:
-                text = f"the connection to member {owner.member} broke while child {child_id!r} was asked"
+                text = f"the connection to member {owner.member} broke while child {what.child_id!r} was asked"
                 raise Problem(502, "outcome_unknown", f"{text}: {error or type(error).__name__}") from error
             why = tls_failure(error, self._tls.server_name) or error or type(error).__name__
             raise UnreachableError(
@@ -205,7 +184,7 @@ class Peers:
         if ANSWER_HEADER in answer.headers:
             return Response(answer.status, body, answer.headers.get("Content-Type", ""))
         retry_after = answer.headers.get("Retry-After", "")
-        return _not_answered(owner, request, answer.status, body, int(retry_after) if retry_after.isdigit() else 0)
+        return _not_answered(what, answer.status, body, int(retry_after) if retry_after.isdigit() else 0)
 
     async def send_state(self, address: str, state: Outgoing) -> Receipt:
         """Send a child's large state as a stream, for the entry that waits on the member at the address."""
@@ -266,13 +245,14 @@ class Peers:
         return self._token
 
 
-def _not_answered(owner: RoutedCopy, request: Request, status: int, body: bytes, retry_after: int) -> Response | None:
+def _not_answered(what: Forwarding, status: int, body: bytes, retry_after: int) -> Response | None:
     """None if the request waits for the next owner. Raises the owner's Problem otherwise."""
     problem = read_problem(body)
     if problem.code in _ELSEWHERE:
         # The owner had the body, but its child did not: the request waits for the next owner as before.
-        request.handed_over.clear()
+        what.request.handed_over.clear()
         return None
+    owner = what.owner
     detail = problem.detail or f"member {owner.member} answered with status {status}"
     if status in (401, 403):
         # This concerns members only. The caller has shown its own token before.

@@ -29,10 +29,9 @@ from processhub.agent.peers.line import (
     Turn,
     Waits,
 )
-from processhub.agent.peers.link import UnreachableError
+from processhub.agent.peers.link import Forwarding, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
-from processhub.agent.request import Request
 
 # An owner that was heard from within this time may run a request at once. One that was not may be cut off, and requests
 # that may have run there can't go to the next owner.
@@ -48,16 +47,10 @@ class _Call:
     __slots__ = ("answered", "child_id", "deadline", "number", "parts", "request", "seconds", "stands")
 
     def __init__(
-        self,
-        number: int,
-        child_id: str,
-        request: Request,
-        answered: asyncio.Future[ChildAnswer | None],
-        seconds: float,
-        stands: Callable[[], bool],
+        self, number: int, what: Forwarding, answered: asyncio.Future[ChildAnswer | None], seconds: float
     ) -> None:
-        self.number, self.child_id, self.request, self.answered = number, child_id, request, answered
-        self.seconds, self.stands = seconds, stands
+        self.number, self.answered, self.seconds = number, answered, seconds
+        self.child_id, self.request, self.stands = what.child_id, what.request, what.stands
         self.deadline = 0.0  # the loop's time by which the owner must have answered, once the request may run
         self.parts: list[bytes] = []
 
@@ -100,29 +93,22 @@ class PeerConnection:
         """Whether requests can be sent."""
         return not self._line.closed
 
-    async def ask(
-        self,
-        owner: RoutedCopy,
-        child_id: str,
-        request: Request,
-        seconds: float,
-        changed: Signal,
-        stands: Callable[[], bool],
-    ) -> ChildAnswer | None:
+    async def ask(self, what: Forwarding, seconds: float) -> ChildAnswer | None:
         """Send the request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
         ``seconds`` limits the time from when it may run. Raises Problem, and UnreachableError if the connection broke
         before it could run.
         """
-        if self._line.full and not await still(self._loop.create_task(self._line.room()), changed, stands):
+        changed = what.changed
+        if self._line.full and not await _still(self._loop.create_task(self._line.room()), what):
             return None
         if self._line.closed:
-            raise UnreachableError(f"the connection to member {owner.member} is closed")
-        call = _Call(next(self._numbers), child_id, request, self._loop.create_future(), seconds, stands)
+            raise UnreachableError(f"the connection to member {what.owner.member} is closed")
+        call = _Call(next(self._numbers), what, self._loop.create_future(), seconds)
         self._calls[call.number] = call
         changed.heard = lambda: self._look(call, changed)
         try:
-            self._send_ask(call, owner)
+            self._send_ask(call, what.owner)
             if changed.is_set():
                 self._look(call, changed)
             return await call.answered
@@ -284,11 +270,12 @@ class PeerConnections:
         self._old: dict[str, float] = {}  # by URL: the loop's time until which a member gets requests by HTTP alone
         self._loop = asyncio.get_running_loop()
 
-    async def to(self, owner: RoutedCopy, changed: Signal, stands: Callable[[], bool]) -> PeerConnection | bool:
+    async def to(self, what: Forwarding) -> PeerConnection | bool:
         """The connection to the owner; True where it takes none; False if it is not the owner any more.
 
         Raises UnreachableError.
         """
+        owner = what.owner
         known, way = self._open.get(owner.address), self._way(owner.address)
         if known is not None and known.usable and known.way == way:
             return known
@@ -298,7 +285,7 @@ class PeerConnections:
         if opening is None:
             opening = self._opening[owner.address] = self._loop.create_task(self._open_to(owner, way))
             opening.add_done_callback(lambda task: self._opened(owner.address, task))
-        if not await still(opening, changed, stands):
+        if not await _still(opening, what):
             return False
         return opening.result() or True
 
@@ -345,9 +332,9 @@ class PeerConnections:
             del self._open[address]
 
 
-async def still(waiting: asyncio.Task[object], changed: Signal, stands: Callable[[], bool]) -> bool:
+async def _still(waiting: asyncio.Task[object], what: Forwarding) -> bool:
     """Wait for the task, and return True; return False as soon as the owner is not the owner any more."""
-    loop = asyncio.get_running_loop()
+    loop, changed = asyncio.get_running_loop(), what.changed
     while not waiting.done():
         news = loop.create_task(changed.wait())
         try:
@@ -356,6 +343,6 @@ async def still(waiting: asyncio.Task[object], changed: Signal, stands: Callable
             news.cancel()
         if changed.is_set() and not waiting.done():
             changed.clear()
-            if not stands():
+            if not what.stands():
                 return False
     return True

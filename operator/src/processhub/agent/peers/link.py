@@ -1,8 +1,9 @@
-"""The requests of an agent to other members, as a protocol."""
+"""The requests of an agent to other members, and the protocol of what sends them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from processhub.agent.listeners import Signal
@@ -15,18 +16,26 @@ class UnreachableError(Exception):
     """A member did not accept the connection. Nothing was sent. The message is a sentence that names the member."""
 
 
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """A request on its way to the child's owner, another member.
+
+    ``seconds`` limits the time from when the child may have the request. ``changed`` is set when the registry has
+    changed; ``stands()`` then says whether the owner is still the owner.
+    """
+
+    owner: RoutedCopy
+    child_id: str
+    request: Request
+    seconds: float
+    changed: Signal
+    stands: Callable[[], bool]
+
+
 class PeerLink(Protocol):
     """The other members of the hub."""
 
-    async def forward(
-        self,
-        owner: RoutedCopy,
-        child_id: str,
-        request: Request,
-        seconds: float,
-        changed: Signal,
-        stands: Callable[[], bool],
-    ) -> Response | None:
+    async def forward(self, what: Forwarding) -> Response | None:
         """Send a request to the owner; returns its answer, or None if it was not sent and must be routed again.
 
         Raises Problem, and UnreachableError if it was not sent because the owner can't be reached.
@@ -43,6 +52,9 @@ class PeerLink(Protocol):
 
     async def answers(self, address: str) -> bool:
         """Whether the member at the address answers at all."""
+
+    def token(self) -> str:
+        """This member's own token, or "" if there is none."""
 
     async def close(self) -> None:
         """Close all connections."""

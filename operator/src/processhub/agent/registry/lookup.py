@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -37,27 +37,24 @@ class RoutedCopy(msgspec.Struct, frozen=True):
     running: bool
 
 
-class StateSource(msgspec.Struct, frozen=True):
-    """A copy that is to hand its state over; ``sent_for``: the epoch of the waiting entry it was sent to, or 0."""
+def sent_for(slices: Iterable[RegistrySlice], child_id: str, uid: str, target: str) -> int | None:
+    """The epoch of the entry on the member ``target`` for which the child's state was sent there; 0: for none yet.
 
-    uid: str
-    sent_for: int = 0
-
-
-def state_sources(slices: Iterable[RegistrySlice], child_id: str, target: str) -> Iterator[StateSource]:
-    """The copies that are to hand the child's state over to the member ``target``."""
+    None if no copy of this uid is to hand its state over to that member.
+    """
     for item in slices:
         text = item.spec.entries.get(child_id)
         if not text or not hands_over(text):
             continue
         with contextlib.suppress(EntryError):
             entry = parse_assignment(text)
-            if not entry.to or HandoverOrder.parse(entry.to).member != target:
+            if entry.uid != uid or not entry.to or HandoverOrder.parse(entry.to).member != target:
                 continue
             given = None
             with contextlib.suppress(EntryError):
                 given = Given.parse(parse_report(item.status.reports.get(child_id, "")).gave)
-            yield StateSource(entry.uid, given.epoch if given else 0)
+            return given.epoch if given else 0
+    return None
 
 
 def copies(slices: Iterable[RegistrySlice], child_id: str) -> list[RoutedCopy]:

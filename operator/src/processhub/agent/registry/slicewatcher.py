@@ -56,6 +56,11 @@ class DesiredRun:
         mine, theirs = self.assignment, other.assignment
         return bool(mine.state) and (mine.uid, mine.state) == (theirs.uid, theirs.state)
 
+    def begins(self, other: DesiredRun) -> bool:
+        """Whether this one starts what has waited by ``other``, without a state that this entry names."""
+        mine, theirs = self.assignment, other.assignment
+        return theirs.wait and not mine.wait and not mine.state and mine.uid == theirs.uid
+
     def continues(self, other: DesiredRun) -> bool:
         """Whether the next run of an edited or suspended child may take up the state of a run for ``other``."""
         mine, theirs = self.assignment, other.assignment

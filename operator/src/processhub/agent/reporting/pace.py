@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from processhub.agent.reporting.noise import NoiseBudget
+from processhub.cluster.tasks import wait_for_event
 from processhub.cluster.tokenbucket import TokenBucket
 
 _BURST, _PER_SECOND = 10, 1.0  # writes at once, and writes a second after that
@@ -86,7 +86,7 @@ class Pace:
             now = loop.time()
             # Changes that wait for the budget are written together, so that a quick child has no advantage.
             if not self._pressing.is_set() and (rest := self._budget.wait(now)) > 0:
-                await _up_to(rest, self._pressing)
+                await wait_for_event(self._pressing, rest)
                 continue
             tokens = self._bucket.wait(now)
             if self._awaited.is_set():
@@ -96,14 +96,14 @@ class Pace:
                 many = self._last + _LINGER_MANY if self._gap >= _GATHER_SECONDS else 0.0
                 rest = max(rest, self._since + _LINGER_SECONDS - now, many - now)
                 if rest > 0:
-                    await _up_to(rest, self._urgent)
+                    await wait_for_event(self._urgent, rest)
                     continue
             if rest <= 0 and not self._awaited.is_set() and self._busy() and now < self._since + _BUSY_MAX:
                 rest = _LOOK_SECONDS
             if rest <= 0:
                 break
             if tokens > 0 and not self._awaited.is_set():
-                await _up_to(rest, self._awaited)
+                await wait_for_event(self._awaited, rest)
             else:
                 await asyncio.sleep(rest)
         await asyncio.sleep(0)  # changes that the same event made are written with it
@@ -121,10 +121,3 @@ class Pace:
     def end(self) -> None:
         """Record that the write has succeeded. After a slow write the pause is longer: the server is busy."""
         self._gap = max(self._gap, min(asyncio.get_running_loop().time() - self._last, _GATHER_MAX))
-
-
-async def _up_to(seconds: float, event: asyncio.Event) -> None:
-    """Wait for the event, for ``seconds`` at most."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()

@@ -10,7 +10,7 @@ from processhub.agent.reporting.noise import FEW
 from processhub.agent.reporting.statusfit import fit
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice, SliceStatus, stored_bytes
-from processhub.registry.crashloops import only_restarts
+from processhub.registry.copies import only_restarts
 from processhub.registry.grammar import parse_report, same_incarnation, shorten_report
 
 _MANY = 8  # starts at once that are reported together

@@ -22,6 +22,7 @@ from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.demandcount import DemandCount
 from processhub.api.reasons import Role
 from processhub.api.slice import Activation, RegistrySlice
+from processhub.core.listing import counted
 from processhub.core.model.activation import View, ViewPhase, chosen_member
 from processhub.registry.grammar import EntryError, parse_assignment
 from processhub.registry.workloads import decode_workload
@@ -122,7 +123,8 @@ class Activations:
             return
         if no_share:
             raise full(child_id, f"member {self._env.member} has its share, {order.share},")
-        said = f"child {child_id!r} does not exist, and member {self._env.member} has its {most} children"
+        all_of_it = counted(most, "child", "children")
+        said = f"child {child_id!r} does not exist, and member {self._env.member} has its {all_of_it}"
         raise Problem(429, "busy", f"{said} (spec.members.maxChildren)", _RETRY_AFTER)
 
     def why(self, child_id: str) -> str:
@@ -164,7 +166,7 @@ class Activations:
     def _routing_view(self) -> View | None:
         """The newest view, if no slice says that it closes; None also where the hub starts no children on demand."""
         settings = self._slices.settings
-        if settings.partitioned or not settings.on_demand:
+        if settings.partitioned or settings.suspended or not settings.on_demand:
             return None
         if not self._looked:
             self._looked = True
@@ -235,9 +237,7 @@ class Activations:
             return None
         self._used += 1
         made = dataclasses.replace(
-            template,
-            assignment=msgspec.structs.replace(template.assignment, epoch=self._used),
-            term=item.spec.term,
+            template, assignment=msgspec.structs.replace(template.assignment, epoch=self._used), term=item.spec.term
         )
         log.debug("started by itself, epoch %d", self._used, extra={"child": child_id})
         self._slices.make(child_id, made)

@@ -7,7 +7,6 @@ and promises nothing: it may be lost, or repeated.
 from __future__ import annotations
 
 from collections import Counter
-from types import TracebackType
 
 from processhub.agent.listeners import Listeners
 from processhub.api.slice import MAX_ASKS
@@ -58,7 +57,7 @@ class RequestedId:
     def __enter__(self) -> RequestedId:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.withdraw()
 
     def make(self) -> None:

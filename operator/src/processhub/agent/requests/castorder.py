@@ -19,7 +19,7 @@ from collections.abc import Callable
 import msgspec
 
 from processhub.agent.listeners import Signal
-from processhub.agent.peers.link import PeerLink, UnreachableError
+from processhub.agent.peers.link import Forwarding, PeerLink, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.request import Request
@@ -93,6 +93,7 @@ class CastOrder:
             asked.cancel()
 
     async def _ask(self, child_id: str, former: RoutedCopy, seconds: float) -> None:
-        question = msgspec.structs.replace(former, epoch=OF_NO_RUN)
+        owner = msgspec.structs.replace(former, epoch=OF_NO_RUN)
+        question = Forwarding(owner, child_id, Request("cast", b"null"), seconds, Signal(), lambda: True)
         with contextlib.suppress(Problem, UnreachableError):
-            await self._peers.forward(question, child_id, Request("cast", b"null"), seconds, Signal(), lambda: True)
+            await self._peers.forward(question)

@@ -24,18 +24,20 @@ from processhub.agent.request import Request, Response
 
 log = logging.getLogger(__name__)
 _CHECK_SECONDS = 10.0  # between two checks of the token that the connection was opened with
-_PEER_SECONDS = 5.0  # time in which a member sends the Go when its request's turn has come
+# Time in which a member sends the Go when its request's turn has come, or the next part of a large body before that.
+_PEER_SECONDS = 5.0
 Serve = Callable[[str, int, Request], Awaitable[Response]]  # id, epoch, request → the child's answer; raises Problem
 
 
 class _Forwarded:
     """A request of the other member."""
 
-    __slots__ = ("ask", "go", "parts", "request", "size", "task", "waits")
+    __slots__ = ("ask", "go", "limit", "parts", "request", "size", "task", "waits")
 
     def __init__(self, ask: Ask, request: Request) -> None:
         self.ask, self.request = ask, request
         self.go: asyncio.Future[bytes] | None = None  # gets the rest of the body
+        self.limit: asyncio.Timeout | None = None
         self.parts: list[bytes] = []
         self.size = 0
         self.waits = False  # it was to be handed over at once, and is after a Go alone now
@@ -101,6 +103,8 @@ class ForwardingSession:
         if isinstance(message, Drop):
             forwarded.withdraw()
         elif isinstance(message, Part):
+            if forwarded.limit is not None and not forwarded.limit.expired():
+                forwarded.limit.reschedule(self._loop.time() + _PEER_SECONDS)
             forwarded.size += len(message.body)
             if forwarded.size <= BODY_MAX:
                 forwarded.parts.append(message.body)
@@ -120,8 +124,11 @@ class ForwardingSession:
         """Have the other member decide that the request may run; returns its body. Raises OSError if it does not."""
         forwarded.go = self._loop.create_future()
         self._line.send(Turn(forwarded.ask.number))
-        async with asyncio.timeout(_PEER_SECONDS):
-            rest = await forwarded.go
+        try:
+            async with asyncio.timeout(_PEER_SECONDS) as forwarded.limit:
+                rest = await forwarded.go
+        finally:
+            forwarded.limit = None
         if forwarded.ask.body is not None:
             return forwarded.ask.body
         if forwarded.size + len(rest) > BODY_MAX:

@@ -13,7 +13,7 @@ from processhub.agent.requests.activation import Activations, full
 from processhub.agent.requests.asks import RequestedId
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
-from processhub.api.naming import child_object_names
+from processhub.api.naming import child_object_name, child_object_names
 from processhub.cluster.client import Client
 from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError, InvalidError, NotFoundError, UnavailableError
@@ -45,6 +45,10 @@ class UnplacedIds:
             ask.withdraw()
             await self._look_up(child_id)
             return
+        if self._slices.settings.suspended:
+            ask.withdraw()
+            said = f"child {child_id!r} is not started, because spec.suspend of hub {self._env.hub} is true"
+            raise Problem(503, "no_owner", said)
         try:
             self._check_room(child_id)
         except Problem:
@@ -105,7 +109,8 @@ class UnplacedIds:
 
     async def _find(self, child_id: str) -> None:
         if await self._read(child_id) is None:
-            raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}")
+            named = await self._named(child_id)
+            raise Problem(404, "not_found", f"hub {self._env.hub} has no child {child_id!r}{named and '; '}{named}")
         now = asyncio.get_running_loop().time()
         for known in [known for known, at in self._found.items() if at < now - _LOOKED_SECONDS]:
             del self._found[known]
@@ -127,6 +132,16 @@ class UnplacedIds:
         except TimeoutError:
             pass
         raise Problem(503, "not_ready", f"child {child_id!r} can't be looked up: {why}")
+
+    async def _named(self, child_id: str) -> str:
+        """What the Child is whose name was given for an id, as a clause; "" if there is none, or it can't be read."""
+        if child_object_name(child_id) != child_id:
+            return ""
+        try:
+            async with self._reading, asyncio.timeout(_WHY_SECONDS):
+                return (await self._client.get(CHILDREN, self._env.namespace, child_id)).known_as(self._env.hub)
+        except (ApiError, TimeoutError):
+            return ""
 
     async def _get(self, child_id: str) -> Child | None:
         """The Child, if its name is one that the product gives."""

@@ -14,6 +14,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from processhub.agent.children.child import Child
 from processhub.agent.children.runs import RunHandle
@@ -29,6 +30,7 @@ _LOG_SECONDS = 10.0  # between two log lines about the failed casts of one child
 _AFTERMATH_SECONDS = 0.25  # how long to pause after a broken connection, which often means that the child has ended
 
 
+@dataclass(eq=False, slots=True)
 class _Entry:
     """A request in the queue.
 
@@ -36,19 +38,12 @@ class _Entry:
     before its turn, ``failed(child_id, why)`` reports why it was not handled.
     """
 
-    __slots__ = ("arrived", "child_id", "failed", "future", "moved", "request")
-
-    def __init__(
-        self,
-        child_id: str,
-        request: Request,
-        future: asyncio.Future[Response],
-        arrived: float,
-        moved: Callable[[], None] | None,
-        failed: Callable[[str, str], None],
-    ) -> None:
-        self.child_id, self.request, self.future, self.arrived = child_id, request, future, arrived
-        self.moved, self.failed = moved, failed
+    child_id: str
+    request: Request
+    future: asyncio.Future[Response]
+    arrived: float
+    moved: Callable[[], None] | None
+    failed: Callable[[str, str], None]
 
     def answer(self, answer: Response) -> None:
         if self.future.done():
@@ -101,12 +96,9 @@ class RequestQueue:
     """
 
     def __init__(
-        self,
-        child_of: Callable[[str], Child | None],
-        may_serve: Callable[[], bool],
-        settings: Callable[[], Settings],
+        self, child_of: Callable[[str], Child | None], may_serve: Callable[[], bool], settings: Callable[[], Settings]
     ) -> None:
-        self._child_of, self._may_serve, self._settings = child_of, may_serve, settings
+        self._child_of, self.may_serve, self._settings = child_of, may_serve, settings
         self._queues: dict[str, _ChildQueue] = {}
         self._idle: dict[str, asyncio.TimerHandle] = {}  # by id: when a child with idleSeconds is checked for idleness
         self.casts_failed = 0  # casts that were accepted and not handled
@@ -142,10 +134,6 @@ class RequestQueue:
             entries = [*queue.waiting, *([queue.current] if queue.current is not None else [])]
             if waiting := [entry.future for entry in entries if entry.moved is not None and not entry.future.done()]:
                 await asyncio.wait(waiting)
-
-    def may_serve(self) -> bool:
-        """Whether the member may serve at all now."""
-        return self._may_serve()
 
     @contextlib.contextmanager
     def streaming(self, child: Child) -> Iterator[None]:
@@ -287,7 +275,7 @@ class RequestQueue:
             return
         child = self._child_of(child_id)
         run = child.run if child is not None else None
-        if child is None or run is None or not self._may_serve():
+        if child is None or run is None or not self.may_serve():
             return
         if not child.serving and not (_takes_first(child, run) and queue.waiting[0].request.body is not None):
             return

@@ -18,7 +18,7 @@ import msgspec
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.listeners import Signal
-from processhub.agent.peers.link import PeerLink, UnreachableError
+from processhub.agent.peers.link import Forwarding, PeerLink, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry import lookup
 from processhub.agent.registry.childwatch import RegistryWatch
@@ -33,6 +33,7 @@ from processhub.agent.requests.ondemand import UnplacedIds
 from processhub.agent.requests.queue import RequestQueue
 from processhub.api.naming import is_child_id
 from processhub.api.reasons import Role, State
+from processhub.cluster.tasks import wait_for_event
 
 _AGAIN_SECONDS = 0.25  # between two checks of the registry while nothing in it changes
 _HELD_SECONDS = 0.5  # time that a request spent at an owner does not count as waiting if it was longer than this
@@ -154,9 +155,7 @@ class Router:
                 left = deadline - self._loop.time()
                 if left <= 0:
                     raise await self._too_late(child_id, unreached)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left if pause is None else min(pause, left)):
-                        await changed.wait()
+                await wait_for_event(changed, left if pause is None else min(pause, left))
 
     async def _serve_here(self, child_id: str, request: Request) -> Response | None:
         """Serve the request if the only copy is this member's; None if it has to be routed.
@@ -257,9 +256,7 @@ class Router:
                 if left <= 0 or self._leaving:
                     return BY_VIEW
                 put_off()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await changed.wait()
+                await wait_for_event(changed, left)
 
     async def ask(self, operation: str, child_id: str, body: bytes, to: str) -> dict[str, Any]:
         """Send the request (JSON) of an actor here, or look something up for it: ``where``, ``tagged`` or ``members``.
@@ -351,7 +348,7 @@ class Router:
         seconds = self._slices.settings.request_seconds
         watching = self._loop.create_task(self._takeover.watch(owner, changed)) if self._takeover.offered else None
         try:
-            return await self._peers.forward(owner, child_id, request, seconds, changed, stands)
+            return await self._peers.forward(Forwarding(owner, child_id, request, seconds, changed, stands))
         except Problem as problem:
             if problem.status in (502, 504) and self._takeover.offered:
                 self._takeover.unsettled(child_id, owner)

@@ -30,7 +30,7 @@ from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
 from processhub.agent.requests.routes import Routes
-from processhub.agent.requests.streams import Streams
+from processhub.agent.requests.streams import Streams, send_continue
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, PASSED_HEADERS
 
@@ -144,7 +144,7 @@ class Server:
             await self._access.check(request.headers.get("Authorization"), members_only=members_only)
         handler = self._routes.find(request.method, path)
         if handler not in (self._request, self._stream):  # which do that when the request's turn has come
-            await _continue(request)
+            await send_continue(request)
         return await handler(request)
 
     async def _healthz(self, _: web.BaseRequest) -> web.Response:
@@ -250,7 +250,7 @@ class Server:
             answer = await self._router.serve_forwarded(child_id, int(routed_by), forwarded)
         else:
             with self._held(request):
-                await _continue(request)
+                await send_continue(request)
                 own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
                 if to == "all":
                     return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
@@ -356,13 +356,6 @@ def _passed_on(request: web.BaseRequest) -> dict[str, str]:
     return found
 
 
-async def _continue(request: web.BaseRequest) -> None:
-    """Send "100 Continue" to a caller that waits for it before it sends the body."""
-    if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # these bytes are not part of the answer
-
-
 async def _body(request: web.BaseRequest) -> bytes:
     """The body of a request. Most bodies have come with the headers, and are not waited for."""
     if request.content.is_eof():
@@ -376,7 +369,7 @@ async def _fetch(request: web.BaseRequest) -> bytes:
     """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
     try:
         async with asyncio.timeout(_PEER_SECONDS):
-            await _continue(request)
+            await send_continue(request)
             return await request.read()
     except web.RequestPayloadError as error:
         raise OSError(str(error)) from error

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import aiohttp
@@ -38,7 +37,8 @@ _NORMAL = 1000
 _CONNECT_SECONDS = 2.0
 _AGAIN_SECONDS = 0.1  # between two attempts to connect to a child that does not listen yet
 _CLOSE_SECONDS = 1.0  # within which the other end answers that a WebSocket is closed
-_NOT_RUN = (409, 503)  # another owner is looked for after these, if the answer is not the child's
+# Statuses of a member's own answers: after the first ones the request is routed again, the others refuse the token.
+_NOT_RUN, _REFUSED = (409, 426, 503), (401, 403)
 _HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"} | {
     "proxy-authenticate", "proxy-authorization"
 }  # fmt: skip
@@ -73,12 +73,19 @@ class Stream:
 
 
 class Streams:
-    """The streams that this member passes on, to its children and to other members."""
+    """The streams that this member passes on, to its children and to other members. ``token()`` is this member's."""
 
     def __init__(
-        self, env: Environment, router: Router, queue: RequestQueue, children: Mapping[str, Child], tls: MemberTls
+        self,
+        env: Environment,
+        router: Router,
+        queue: RequestQueue,
+        children: Mapping[str, Child],
+        tls: MemberTls,
+        token: Callable[[], str],
     ) -> None:
-        self._env, self._router, self._queue, self._children, self._tls = env, router, queue, children, tls
+        self._env, self._router, self._queue, self._children = env, router, queue, children
+        self._tls, self._token = tls, token
         self._open: dict[str, set[Stream]] = {}
         self._closing = asyncio.Event()
 
@@ -118,15 +125,21 @@ class Streams:
         if not owner.running or not owner.address:
             return None
         headers = _passed_on(request.headers)
-        headers["Authorization"] = f"Bearer {_token(self._env.token_file)}"
+        headers["Authorization"] = f"Bearer {self._token()}"
         headers[EPOCH_HEADER] = str(owner.epoch)
         url = URL(f"{self._tls.base(owner.address)}{request.rel_url.raw_path}{_query(request)}", encoded=True)
         async with _session() as session:
             try:
                 exchange = _Exchange(request, session, url, headers, self._tls.verification(), self._closing)
-                return await exchange.run(by_member=True)
+                return await exchange.run()
             except aiohttp.ClientConnectorError as error:
                 raise UnreachableError(f"member {owner.member} can't be reached: {error}") from error
+            except Problem as problem:
+                if problem.status not in _REFUSED:
+                    raise
+                # This concerns members only. The caller has shown its own token before.
+                why = f"member {owner.member} does not take this member's token: {problem.detail}"
+                raise Problem(503, "no_owner", why) from problem
 
     async def _here(
         self, request: web.BaseRequest, child_id: str, path: str, epoch: int | None
@@ -186,15 +199,16 @@ class _Exchange:
     ) -> None:
         self._request, self._session, self._url, self._headers = request, session, url, headers
         self._verification, self._ended = verification, ended
+        self._by_member = EPOCH_HEADER in headers  # it goes to another member, not to the child itself
         self._answer: web.StreamResponse | None = None
 
-    async def run(self, *, by_member: bool = False) -> web.StreamResponse | None:
+    async def run(self) -> web.StreamResponse | None:
         """Pass the request on, and the answer back. None if a member has answered that it is not the owner.
 
         Raises Problem, and aiohttp.ClientConnectorError if there was no connection.
         """
         upgrade = self._request.headers.get("Upgrade", "").lower() == "websocket"
-        work = asyncio.ensure_future(self._websocket() if upgrade else self._plain(by_member))
+        work = asyncio.ensure_future(self._websocket() if upgrade else self._plain())
         over = asyncio.ensure_future(self._ended.wait())
         try:
             await asyncio.wait((work, over), return_when=asyncio.FIRST_COMPLETED)
@@ -218,15 +232,15 @@ class _Exchange:
             self._request.transport.close()
         return self._answer
 
-    async def _plain(self, by_member: bool) -> web.StreamResponse | None:
+    async def _plain(self) -> web.StreamResponse | None:
         request = self._request
         more: dict[str, Any] = dict(self._verification)
         if request.body_exists:
-            more |= {"data": self._body(), "expect100": by_member}
+            more |= {"data": self._body(), "expect100": self._by_member}
         async with self._session.request(
             request.method, self._url, headers=self._headers, allow_redirects=False, **more
         ) as answer:
-            if by_member and ANSWER_HEADER not in answer.headers:
+            if self._by_member and ANSWER_HEADER not in answer.headers:
                 await _refuse(answer)
                 return None
             made = web.StreamResponse(status=answer.status, reason=answer.reason, headers=_passed_on(answer.headers))
@@ -240,9 +254,7 @@ class _Exchange:
 
     async def _body(self) -> Any:
         """The caller's body. It is sent when the child, or its member, takes it."""
-        if self._request.headers.get("Expect", "").lower() == "100-continue":
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request.writer.output_size = 0  # these bytes are not part of the answer
+        await send_continue(self._request)
         async for chunk in self._request.content.iter_any():
             yield chunk
 
@@ -261,8 +273,10 @@ class _Exchange:
             )
         except aiohttp.WSServerHandshakeError as error:
             mine = error.headers is None or ANSWER_HEADER not in error.headers
-            if mine and EPOCH_HEADER in self._headers and error.status in _NOT_RUN:
+            if mine and self._by_member and error.status in _NOT_RUN:
                 return None
+            if mine and self._by_member and error.status in _REFUSED:
+                raise Problem(error.status, "unauthorized", error.message) from error
             marks = {ANSWER_HEADER: "child"}
             return web.Response(status=error.status, headers=marks, text=f"no WebSocket: {error.message}")
         async with child:
@@ -320,15 +334,18 @@ async def _pump(
     return RESTARTS, b"the connection to the child broke; connect again"
 
 
+async def send_continue(request: web.BaseRequest) -> None:
+    """Send "100 Continue" to a caller that waits for it before it sends the body."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # these bytes are not part of the answer
+
+
 async def _refuse(answer: aiohttp.ClientResponse) -> None:
     """Raise the Problem of a member that has not asked the child, unless another owner is to be looked for."""
     problem = read_problem(await answer.read())
     if answer.status not in _NOT_RUN:
         raise Problem(answer.status, problem.code or "bad_request", problem.detail)
-
-
-def _token(path: str) -> str:
-    return Path(path).read_text().strip()
 
 
 def _session(socket: str = "") -> aiohttp.ClientSession:

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from processhub.actor import Actor, HubHandle
 from processhub.agent.envfiles import read_value
-from processhub.agent.frames import STATE_IN_MESSAGE_MAX
+from processhub.agent.frames import ANSWER_MAX, STATE_IN_MESSAGE_MAX, Message
 from processhub.agent.runner.failures import print_trace, text_of
 from processhub.agent.runner.loop import ActorLoop
-from processhub.agent.runner.outgoing import Message, OutgoingRequests
+from processhub.agent.runner.outgoing import OutgoingRequests
 from processhub.agent.runner.output import CURRENT, ChildLines
 from processhub.agent.runner.scheduler import Scheduler, Strand
 from processhub.jsontext import NotJsonError, json_text
@@ -142,13 +142,13 @@ class Hosted(Strand):
             try:
                 kind = load(self._order["target"])
             except TargetError as error:
-                self._ended("ImportError", "not started", str(error))
+                self._end = ("ImportError", "not started", str(error))
                 self.end()
                 return
             finally:
                 CURRENT.reset(token)
             self._context = contextvars.copy_context()
-        loop.unawaited = self._background_failed
+        loop.unawaited = self.failed
         self._task = self._new_task(loop, kind)
         self._task.add_done_callback(self._task_over)
         self.attend()
@@ -254,12 +254,9 @@ class Hosted(Strand):
         if "env" in self._order:
             files = {name: read_value(name, path) for name, path in self._order["env_files"].items()}
             actor.env = {**self._order["env"], **files}
-        actor._crash = self._background_failed
+        actor._crash = self.failed
         actor.__init__()  # type: ignore[misc]  # called after the fields are set, so that it can use them
         return actor
-
-    def _send(self, message: Message) -> None:
-        self._host.send(message)
 
     async def _ask(self, operation: str, child_id: str, value: Any, to: str) -> Any:
         return await self._outgoing().ask(operation, child_id, value, to)
@@ -294,8 +291,6 @@ class Hosted(Strand):
             operation = message["op"]
             if operation in ("call", "cast"):
                 await self._handle(actor, operation, message)
-            elif operation == "info":
-                await actor.handle_info(message["value"])
             elif operation == "handover":
                 await self._hand_over(actor, message)
             elif operation == "role":
@@ -312,7 +307,7 @@ class Hosted(Strand):
         try:
             request = json.loads(message["payload"].decode())
         except (ValueError, RecursionError) as error:
-            self._send({**answer, "bad": f"the request can't be decoded: {error}"})
+            self._host.send({**answer, "bad": f"the request can't be decoded: {error}"})
             return
         actor.headers = headers = message.get("headers", {})
         actor.idempotency_key = headers.get("idempotency-key", "")
@@ -327,15 +322,20 @@ class Hosted(Strand):
             else:
                 await actor.handle_cast(request)
         except MethodError as error:
-            self._send({**answer, "bad": text_of(error), "status": 400})
+            self._host.send({**answer, "bad": text_of(error), "status": 400})
             return
         finally:
             requests.handling = None
         try:
-            answer["payload"] = json_text(value, default=str).encode()
+            payload = json_text(value, default=str).encode()
         except NotJsonError as error:
             answer["bad"] = f"the answer of handle_call does not fit JSON: {text_of(error)}"
-        self._send(answer)
+        else:
+            if len(payload) <= ANSWER_MAX:
+                answer["payload"] = payload
+            else:
+                answer["bad"] = f"the answer of handle_call has {len(payload)} bytes, the limit is {ANSWER_MAX}"
+        self._host.send(answer)
 
     async def _hand_over(self, actor: Actor, message: Message) -> None:
         """Send the state to the agent, or write it to a file as a whole if it is large, and end the actor.
@@ -343,14 +343,14 @@ class Hosted(Strand):
         With ``ask`` in the message, this is done only if the actor agrees.
         """
         if message["ask"] and not await self._agrees(actor, float(message["patience"])):
-            self._send({"ev": "kept", "key": self.key, "order": message["order"]})
+            self._host.send({"ev": "kept", "key": self.key, "order": message["order"]})
             return
         state = json.dumps(await actor.prepare_handover(), separators=(",", ":"))
         handed: Message = {"ev": "handed", "key": self.key}
         # The length is in bytes too, because json.dumps writes ASCII.
         if len(state) <= STATE_IN_MESSAGE_MAX or not _write(message["path"], state):
             handed["payload"] = state.encode()
-        self._send(handed)
+        self._host.send(handed)
         if self._stop is None:
             self._stop = (float(message["grace"]), "stop")
             self._stop_requested()
@@ -383,25 +383,18 @@ class Hosted(Strand):
 
     def _crashed(self, error: BaseException) -> None:
         text = f"{type(error).__name__}: {text_of(error)}".rstrip(": ")[:300]
-        self._ended("Exited", text, "")
+        self._end = ("Exited", text, "")
         print_trace(error)
         if self._actor is not None and self._goes_on():
-            self._send({"ev": "crashed", "key": self.key, "text": text})  # the end may take long, or never come
+            self._host.send({"ev": "crashed", "key": self.key, "text": text})  # the end may take long, or never come
 
     def _goes_on(self) -> bool:
         """Whether anything of the actor still runs beside the code that has failed."""
         handling = self._requests is not None and self._requests.handling is not None
         return handling or (self.loop is not None and self.loop.has_more)
 
-    def _ended(self, reason: str, text: str, message: str) -> None:
-        self._end = (reason, text, message)
-
     def failed(self, error: BaseException) -> None:
-        """Treat an error that left the loop, such as SystemExit in a task, as a crash, and clean up."""
-        self._background_failed(error)
-
-    def _background_failed(self, error: BaseException) -> None:
-        """Treat the failure of a task that nobody awaits as a crash, and clean up."""
+        """Treat the failure of a task that nobody awaits as a crash, and clean up; also SystemExit in any task."""
         if not self._cleaning and self._end is _STOPPED:
             self._crashed(error)
             self._cancel()
@@ -413,7 +406,7 @@ class Hosted(Strand):
                 stream.forget(self._child)
         self._host.over(self.key)
         reason, text, message = self._end
-        self._send({"ev": "ended", "key": self.key, "reason": reason, "text": text, "message": message})
+        self._host.send({"ev": "ended", "key": self.key, "reason": reason, "text": text, "message": message})
 
 
 def _holders(loop: asyncio.AbstractEventLoop) -> tuple[int, int]:

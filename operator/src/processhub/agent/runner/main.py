@@ -2,8 +2,8 @@
 
 Agent and runner exchange these messages (frames.py). The JSON of a user is the payload of its message:
 
-- from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, ``info``, and
-  ``asked`` (the answer to ``ask``)
+- from the agent: ``hub`` (first), ``start``, ``stop``, ``role``, ``handover``, ``call``, ``cast``, and ``asked`` (the
+  answer to ``ask``)
 - to the agent: ``ready``, ``running`` (of one or more actors), ``answer`` (to a call or cast), ``ask`` (a request to
   another child), ``unask`` (its answer is not needed any more), ``handed`` and ``kept`` (to a handover), ``crashed``,
   ``ended``
@@ -23,10 +23,10 @@ import socket
 import sys
 import threading
 import traceback
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from processhub.actor import HubHandle
-from processhub.agent.frames import Inbox, frame
+from processhub.agent.frames import Inbox, Message, frame, is_broken
 from processhub.agent.runner.hosted import Hosted
 from processhub.agent.runner.leader import Leader
 from processhub.agent.runner.output import ChildLines
@@ -35,7 +35,6 @@ from processhub.agent.runner.scheduler import Scheduler
 _GC_OBJECTS = 10_000  # new objects, after which garbage is looked for among them
 CHANNEL = 3  # the number of the descriptor of the agent's socket
 _TERM_GRACE = 3600.0  # the sender of SIGTERM also sends SIGKILL when the grace is over
-Message = dict[str, Any]
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
@@ -109,7 +108,7 @@ class Runner:
             if found is None:
                 return  # it ended meanwhile, which was reported to the agent
             if operation == "stop":
-                found.stop(message["grace"], message.get("reason", "stop"))
+                found.stop(message["grace"], "stop")
             elif operation == "asked":
                 found.answered(message)
             else:
@@ -170,10 +169,10 @@ class Runner:
                 self._out.clear()
             try:
                 self._begun = self._begun[self._sock.send(self._begun) :]
-            except BlockingIOError:
+            except OSError as error:
+                if is_broken(error):
+                    os._exit(0)  # the agent has ended
                 return False
-            except OSError:
-                os._exit(0)  # the agent has ended
         return True
 
     def _send_rest(self) -> None:

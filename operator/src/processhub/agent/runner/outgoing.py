@@ -9,10 +9,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from processhub.agent.frames import Message
 from processhub.jsontext import json_text
 from processhub.requesterrors import request_error
-
-Message = dict[str, Any]
 
 
 class OutgoingRequests:

@@ -76,8 +76,7 @@ class WatchdogProcess:
         )
         its.close()
         os.close(feed_end)
-        for sock in (mine,):
-            sock.setblocking(False)
+        mine.setblocking(False)
         os.set_blocking(feed, False)
         self.socket = mine
         self.feed = Feed(feed)
@@ -144,9 +143,7 @@ class WatchdogClient:
 
     def _send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         self._outbox.send(message, fds)
-        if self._outbox.closed:
-            return
-        if self._outbox.pending and not self._writing:
+        if self._outbox.pending and not self._writing and not self._outbox.closed:
             self._writing = True
             self._loop.add_writer(self._socket.fileno(), self._write)
 

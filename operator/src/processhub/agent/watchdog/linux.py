@@ -8,7 +8,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -79,35 +79,37 @@ def own_children(skip: Container[int]) -> dict[int, str]:
             return {pid: _stat(pid)[0] for pid in map(int, file.read().split()) if pid not in skip}
     except FileNotFoundError:
         pass
-    found = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process would be too slow
-        if name.isdecimal() and (pid := int(name)) not in skip:
-            state, parent = _stat(pid)
-            if parent == me:
-                found[pid] = state
+    found = ((pid, _stat(pid)) for pid in all_pids() if pid not in skip)
+    return {pid: state for pid, (state, parent) in found if parent == me}
+
+
+def all_pids() -> list[int]:
+    """The number of each process that /proc shows. Raises OSError, as where no descriptors are left."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 a Path for each would be slow
+
+
+def below(parents: Mapping[int, int], roots: Iterable[int]) -> list[int]:
+    """The ``roots`` and all that is below them, parents first; ``parents`` has the parent of each process, by pid."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    found = list(roots)
+    for pid in found:  # which grows meanwhile
+        found += children.get(pid, ())
     return found
 
 
 def descendants(roots: Iterable[int]) -> list[int]:
     """All live processes in and below ``roots``, whatever their session or group, parents first."""
-    below: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 a Path for each process would be too slow
-        if name.isdecimal():
-            below.setdefault(_stat(int(name))[1], []).append(int(name))
-    found, todo = [], list(roots)
-    while todo:
-        pid = todo.pop(0)
-        found.append(pid)
-        todo.extend(below.get(pid, ()))
-    return found
+    return below({pid: _stat(pid)[1] for pid in all_pids()}, roots)
 
 
 def resident_pages(roots: Iterable[int]) -> dict[int, int]:
     """The pages in memory of each of these processes and all that is below it."""
     found = {}
-    for name in os.listdir("/proc"):  # noqa: PTH208 as above
-        if name.isdecimal() and (fields := _fields(int(name))):
-            found[int(name)] = int(fields[_PARENT]), int(fields[_RESIDENT])
+    for pid in all_pids():
+        if fields := _fields(pid):
+            found[pid] = int(fields[_PARENT]), int(fields[_RESIDENT])
     sums = dict.fromkeys(roots, 0)
     for pid, (_, pages) in found.items():
         above = pid

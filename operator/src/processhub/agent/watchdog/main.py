@@ -263,7 +263,7 @@ class Watchdog:
             process = self._by_pid.pop(ended.si_pid, None)
             if process is not None:
                 # While it is a zombie its number can't be reused, so the group is certainly its own.
-                process.kill()
+                process.signal(signal.SIGKILL)
                 if process.report >= 0:
                     self._launched(process.report)
             _, status = os.waitpid(ended.si_pid, 0)

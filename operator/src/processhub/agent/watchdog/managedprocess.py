@@ -43,10 +43,6 @@ class ManagedProcess:
                 return False
         return True
 
-    def kill(self) -> bool:
-        """Send SIGKILL to the process group; return whether the kernel allowed it."""
-        return self.signal(signal.SIGKILL)
-
     def group_gone(self) -> bool:
         """Whether no process of the group is left. Call this only after the main process is reaped."""
         try:

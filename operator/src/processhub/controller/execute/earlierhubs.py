@@ -22,16 +22,14 @@ from processhub.api.hub import Hub
 from processhub.api.meta import GROUP, ObjectMeta, OwnerReference
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
 from processhub.cluster.errors import ConflictError, NotFoundError
-from processhub.cluster.kinds import HUBS, LEASES, PODS, SLICES, Kind, metadata_of
+from processhub.cluster.kinds import HUBS, LEASES, PODS, SLICES, Kind
 from processhub.controller.errors import DeposedError, NameConflictError
 from processhub.controller.objects.owned import owner_reference
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.leases import hub_of_lease, over_in
+from processhub.controller.store.ownedwatch import OWNED_KINDS
 
-WORKLOADS = {
-    "StatefulSet": metadata_of("apps/v1", "statefulsets"),
-    "DaemonSet": metadata_of("apps/v1", "daemonsets"),
-}
+WORKLOADS = {name: OWNED_KINDS[name] for name in ("StatefulSet", "DaemonSet")}
 _LOOK_AGAIN_SECONDS = 1.0
 T = TypeVar("T")
 Marks = Mapping[str, str]

@@ -1,30 +1,28 @@
 """Orders that have no effect any more, and are removed from their annotations.
 
 An edit of the spec ends moves by nodes and cancelled hooks: it can be undone without the order coming back. An order to
-stop a child on demand ends with that run.
+stop a child on demand ends with that run, and one to reset the quorum with its report.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 
-from processhub.api.child import Child
 from processhub.api.grouporders import GroupOrderError, format_orders, parse_stop_orders
 from processhub.api.hub import Hub
 from processhub.api.movednodes import problem_of
-from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES, ANNOTATION_STOP
+from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES, ANNOTATION_QUORUM_RESET, ANNOTATION_STOP
 from processhub.api.reasons import EventReason
 from processhub.api.registeredhooks import RegisteredHooksError, format_registered_hooks, parse_registered_hooks
-from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
-from processhub.cluster.kinds import CHILDREN, HUBS, Kind
+from processhub.controller.execute.annotations import Ordered, write_annotations
+from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.rounds.round import Round
 
-Ordered = TypeVar("Ordered", Child, Hub)
+_UNREPORTED_SECONDS = 0.5  # Until the round that looks whether the Hub's status has a reset of the quorum.
 log = logging.getLogger(__name__)
 
 
@@ -34,7 +32,7 @@ async def remove_ended_moves(round: Round) -> None:
     for name in sorted(children.ended_moves):
         child = children[name].child
         what = f"annotation {ANNOTATION_NODES} of child/{name}, which its spec.nodes has ended, can't be removed"
-        done = await round.steps.take(what, partial(_replace, round, CHILDREN, child, ANNOTATION_NODES), about=child)
+        done = await round.steps.take(what, partial(_replace, round, child, ANNOTATION_NODES), about=child)
         if done and (problem := problem_of(child)):
             round.events.about_child(round.hub, child, EventReason.MOVE_REFUSED, problem, warning=True)
 
@@ -53,7 +51,7 @@ async def remove_ended_cancellations(round: Round, accepted: Hub | None) -> None
     if left != hooks:
         what = f"the cancelled hooks that spec.hooks has ended can't be removed from annotation {ANNOTATION_HOOKS}"
         text = format_registered_hooks(left)
-        await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_HOOKS, text))
+        await round.steps.take(what, partial(_replace, round, hub, ANNOTATION_HOOKS, text))
 
 
 async def remove_ended_stops(round: Round) -> None:
@@ -68,7 +66,7 @@ async def remove_ended_stops(round: Round) -> None:
     try:
         orders = parse_stop_orders(hub.metadata.annotations[ANNOTATION_STOP])
     except GroupOrderError as error:
-        if await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_STOP)):
+        if await round.steps.take(what, partial(_replace, round, hub, ANNOTATION_STOP)):
             round.events.about_hub(hub, EventReason.REJECTED, f"{ANNOTATION_STOP} is not read: {error}", warning=True)
         return
     slices, uncertain = round.state.slices, round.state.slices.uncertain()
@@ -85,20 +83,23 @@ async def remove_ended_stops(round: Round) -> None:
     }
     if left != orders:
         text = format_orders(left)
-        await round.steps.take(what, partial(_replace, round, HUBS, hub, ANNOTATION_STOP, text))
+        await round.steps.take(what, partial(_replace, round, hub, ANNOTATION_STOP, text))
 
 
-async def _replace(round: Round, kind: Kind[Ordered], item: Ordered, annotation: str, text: str | None = None) -> None:
-    """Write the annotation, or remove it, if it is still as it was read."""
-    metadata, path = item.metadata, "/metadata/annotations/" + annotation.replace("/", "~1")
-    patch = [
-        {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
-        {"op": "test", "path": path, "value": metadata.annotations[annotation]},
-        {"op": "remove", "path": path} if text is None else {"op": "replace", "path": path, "value": text},
-    ]
-    try:
-        stored = await round.client.patch(kind, *metadata.key, patch, content_type=JSON_PATCH)
-    except (NotFoundError, ConflictError, InvalidError) as error:
-        log.info("%s of %s %s was changed meanwhile: %s", annotation, item.kind, metadata.name, error.message)
+async def end_quorum_reset(round: Round, quorum: QuorumWatch | None) -> None:
+    """Remove the order to reset the hub's quorum once the reset is in the Hub's status."""
+    if not round.hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET):
         return
-    round.store.put(kind.plural, stored)
+    if quorum is not None and quorum.reset_done(round.hub):
+        what = "the order to reset the quorum can't be taken off"
+        await round.steps.take(what, partial(_replace, round, round.hub, ANNOTATION_QUORUM_RESET))
+    else:
+        round.again_in(_UNREPORTED_SECONDS)
+
+
+async def _replace(round: Round, item: Ordered, annotation: str, text: str | None = None) -> None:
+    """Write the annotation, or remove it, if it is still as it was read."""
+    try:
+        await write_annotations(round, item, annotation, {annotation: text})
+    except (NotFoundError, ConflictError, InvalidError) as error:
+        log.info("%s of %s %s was changed meanwhile: %s", annotation, item.kind, item.metadata.name, error.message)

@@ -152,9 +152,7 @@ async def _is_as_judged(round: Round, member: Member, name: str) -> bool:
         labels = {LABEL_HUB: hub, LABEL_HUB_UID: round.hub.metadata.uid}
         patch = {"metadata": {"labels": labels, "annotations": {LABEL_MEMBER: member.name}}}
         lease = await round.steps.attempt(
-            f"lease {name} can't get its labels back",
-            lambda: round.client.patch(LEASES, namespace, name, patch),
-            lease,
+            f"lease {name} can't get its labels back", lambda: round.client.patch(LEASES, namespace, name, patch), lease
         )
     # The next judgement must use what was read, also if the label could not be put back.
     round.state.put_lease(lease, round.now())

@@ -40,6 +40,9 @@ class GroupTemplates:
 
     def __init__(self, round: Round, checks: TemplateChecks) -> None:
         self._round, self._checks = round, checks
+        self._on_demand: list[_Group] = []
+        if (demand := round.hub.spec.on_demand) is not None and demand.pod is not None:
+            self._on_demand.append(_Group(round.hub, spec_on_demand(demand), encode_workload(demand)[0]))
 
     def edited(self) -> list[EditedTemplate]:
         """The templates that are not checked yet, or were rejected some time ago."""
@@ -73,8 +76,7 @@ class GroupTemplates:
 
     def _groups(self) -> Iterator[_Group]:
         hub, state = self._round.hub, self._round.state
-        if hub.spec.on_demand is not None and hub.spec.on_demand.pod is not None:
-            yield _Group(hub, spec_on_demand(hub.spec.on_demand), encode_workload(hub.spec.on_demand)[0])
+        yield from self._on_demand
         for name, refusal in list(state.sets.refusals(hub.spec).items()):  # A verdict takes one of them away.
             known = state.sets[name]
             is_own = refusal is None or refusal == state.sets.rejected.get(known.metadata.uid)

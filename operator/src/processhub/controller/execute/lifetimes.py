@@ -16,8 +16,7 @@ from processhub.cluster.timestamps import unix_time, utc_now
 from processhub.controller.concurrency import gather_all
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.observe.observation import Observation
-from processhub.controller.report.child import MemberCopy, copies_by_id
-from processhub.controller.report.firststart import first_started
+from processhub.controller.report.child import MemberCopy, copies_by_id, first_started
 from processhub.controller.report.memory import ReportMemory
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.children import KnownChild

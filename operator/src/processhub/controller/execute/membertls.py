@@ -19,7 +19,7 @@ import msgspec
 
 from processhub.api.hub import TlsStatus
 from processhub.api.naming import headless_service, server_name
-from processhub.api.slice import RegistrySlice, SliceTls
+from processhub.api.slice import SliceTls
 from processhub.cluster.timestamps import utc_now
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
@@ -54,7 +54,7 @@ class HubTls:
             return SliceTls()
         if keeper.state is None:
             # What is on record stays while the authority can't be read, and holds for members that join.
-            return present if _first(member) is not None else self._on_record()
+            return present if member.first is not None else self._on_record()
         return SliceTls(
             authorities=keeper.trusted, certificate=self._certificate(keeper, member), required=self.required
         )
@@ -70,10 +70,10 @@ class HubTls:
         """The member's certificate: the present one, or a new one if there is a request that it is not good for."""
         from processhub.controller.authority.certificates import CertificateProblem, Names, good_for, sign
 
-        first, state, present = _first(member), keeper.state, _of(member).certificate
+        first, state, present = member.first, keeper.state, _of(member).certificate
         if first is None or state is None:
             return present
-        status = first.status
+        status = first.present.status
         if not status.tls.request or status.holder != member.holder:
             return present
         hub, namespace = self._round.hub.metadata.name, self._round.hub.metadata.namespace
@@ -106,7 +106,8 @@ class HubTls:
         if self._problems:
             message = "; ".join(f"member {name}: {why}" for name, why in sorted(self._problems.items())[:4])
         elif self._without and not self.required and not message:
-            message = f"not required yet: {listed(self._without)} does not accept TLS yet"
+            do = "does" if len(self._without) == 1 else "do"
+            message = f"not required yet: {listed(self._without)} {do} not accept TLS yet"
         return TlsStatus(
             required=self.required or (keeper.state is None and hub.status.tls is not None and hub.status.tls.required),
             server_name=server_name(hub.metadata.name, hub.metadata.namespace),
@@ -122,29 +123,22 @@ async def renew_certificates(
     tls = HubTls(round, keeper, members)
     writer = SliceWriter(round, memory, fingerprint="", partitioned=False, tls=tls.of)
     for member in members.values():
-        first = _first(member)
-        if first is not None and first.spec.term == round.term:
+        if member.first is not None and member.first.present.spec.term == round.term:
             what = f"the certificate of member {member.name} can't be written"
             await round.steps.take(what, partial(writer.write_tls, member))
     return tls.status
 
 
-def _first(member: Member) -> RegistrySlice | None:
-    """Slice 0 of the member."""
-    return next((known.present for known in member.slices[:1] if known.index == 0), None)
-
-
 def _of(member: Member) -> SliceTls:
-    first = _first(member)
-    return first.spec.tls if first is not None else SliceTls()
+    return member.first.present.spec.tls if member.first is not None else SliceTls()
 
 
 def _runs_without(member: Member) -> bool:
     """Whether the member has an agent that does not accept TLS. Before its first report it counts as one that does."""
-    first = _first(member)
-    if member.phase is Phase.GONE or first is None:
+    if member.phase is Phase.GONE or member.first is None:
         return False
-    return bool(first.status.holder) and not first.status.tls.offered
+    status = member.first.present.status
+    return bool(status.holder) and not status.tls.offered
 
 
 def _pod_names(member: Member, hub: str, namespace: str) -> tuple[str, ...]:

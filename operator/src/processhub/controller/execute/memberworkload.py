@@ -28,7 +28,7 @@ from processhub.controller.observe.observation import Observation
 from processhub.controller.rounds.round import Round
 from processhub.controller.rounds.steps import Steps
 from processhub.controller.settings import OperatorSettings
-from processhub.core.acceptance import Refusal
+from processhub.core.acceptance import Refusal, invalid
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
@@ -57,12 +57,12 @@ async def keep_members(
     if conflict is not None:
         return Refusal(Reason.NAME_CONFLICT, str(conflict))
     failure = round.steps.failure(_TEMPLATE)
-    return Refusal(Reason.INVALID, failure.sentence) if failure and failure.reason == Reason.INVALID else None
+    return invalid(failure.sentence) if failure and failure.reason == Reason.INVALID else None
 
 
 async def keep_last_members(round: Round, memory: ExecuteMemory) -> None:
     """Keep the owned objects as they were last applied, while the Hub is not accepted."""
-    _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep_last())
+    _note_refused(round.steps, await OwnedObjects(round, memory.owned).keep(memory.owned.manifests))
 
 
 async def _former_accounts(round: Round, before: frozenset[str]) -> frozenset[str]:

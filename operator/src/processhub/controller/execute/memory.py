@@ -73,9 +73,7 @@ class ExecuteMemory:
         self.template = CheckedTemplate()
         self.looks: Looks = {}
         self.former_accounts: frozenset[str] = frozenset()  # As they were last read.
-        self.unconfirmed_slices: set[str] = (
-            set()
-        )  # Names of slices whose creation was not answered; they are not deleted.
+        self.unconfirmed_slices: set[str] = set()  # Names. Their creation was not answered; they are not deleted.
         self.deleted_at: dict[str, float] = {}  # Uid of a Child whose lifetime is over → when its deletion was sent.
         # By id and member: the epoch, the time of the next try, and why the Pod was refused.
         self.refused_pods: dict[tuple[str, str], tuple[int, float, Reason, str]] = {}

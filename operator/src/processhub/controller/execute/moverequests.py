@@ -10,22 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
 
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
-from processhub.api.grouporders import GroupOrderError, format_orders, latest, parse_move_orders, shortened
+from processhub.api.grouporders import REFUSAL_LENGTH, GroupOrderError, format_orders, latest, parse_move_orders
 from processhub.api.hub import Hub
+from processhub.api.meta import shortened
 from processhub.api.naming import ANNOTATION_MOVE_REFUSED, ANNOTATION_MOVE_TO
 from processhub.api.reasons import EventReason
-from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
-from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, Kind
+from processhub.controller.execute.annotations import Ordered, write_annotations
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.setmoverequests import AppliedMoves, refusal_of_id
 from processhub.controller.rounds.round import Round
 
-Ordered = TypeVar("Ordered", Child, ChildSet, Hub)
 _SET_SECONDS = 1.0  # Between writes that remove some of a ChildSet's requests.
 log = logging.getLogger(__name__)
 
@@ -57,8 +55,8 @@ class MoveRequests:
             await self._record_set(hub, lambda _: none, results, now)
 
     async def _record_child(self, child: Child, member: str, refusal: str) -> None:
-        answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}")} if refusal else {}
-        if await self._change(CHILDREN, child, member, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
+        answer = {ANNOTATION_MOVE_REFUSED: shortened(f"{member}: {refusal}", REFUSAL_LENGTH)} if refusal else {}
+        if await self._change(child, {ANNOTATION_MOVE_TO: None, **answer}) and refusal:
             self._emit(child, f"not moved to {member}: {refusal}")
 
     async def _record_set(
@@ -71,7 +69,7 @@ class MoveRequests:
         try:
             orders = parse_move_orders(text)
         except GroupOrderError as error:
-            if await self._change_set(item, text, {ANNOTATION_MOVE_TO: None}):
+            if await self._change(item, {ANNOTATION_MOVE_TO: None}):
                 self._emit(item, f"{ANNOTATION_MOVE_TO} is not read: {error}")
             return
         uid = item.metadata.uid
@@ -98,60 +96,30 @@ class MoveRequests:
         changed = {ANNOTATION_MOVE_TO: format_orders(left)}
         if others != before or refused:
             changed[ANNOTATION_MOVE_REFUSED] = format_orders(latest(others, refused))
-        if await self._change_set(item, text, changed):
+        if await self._change(item, changed):
             for child_id, why in refused.items():
                 self._emit(item, f"child {child_id!r} is not moved to {why}")
             self._applied_moves[uid] = AppliedMoves(now)
 
-    async def _change_set(self, item: ChildSet | Hub, order: str, annotations: Mapping[str, str | None]) -> bool:
-        if isinstance(item, ChildSet):
-            return await self._change(CHILD_SETS, item, order, annotations)
-        return await self._change(HUBS, item, order, annotations)
-
-    def _emit(self, item: Child | ChildSet | Hub, message: str) -> None:
+    def _emit(self, item: Ordered, message: str) -> None:
         self._round.events.about_child(self._round.hub, item, EventReason.MOVE_REFUSED, message, warning=True)
 
-    async def _change(
-        self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
-    ) -> bool:
-        """Write these annotations (None removes one) if the request is still ``order``; returns whether it is done."""
+    async def _change(self, item: Ordered, annotations: Mapping[str, str | None]) -> bool:
+        """Write these annotations (None removes one) if the request is still there; returns whether it is done."""
         what = f"the order on {item.kind.lower()}/{item.metadata.name} can't be answered"
-        return await self._round.steps.take(what, lambda: self._write(kind, item, order, annotations), about=item)
+        return await self._round.steps.take(what, lambda: self._write(item, annotations), about=item)
 
-    async def _write(
-        self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
-    ) -> None:
+    async def _write(self, item: Ordered, annotations: Mapping[str, str | None]) -> None:
         metadata = item.metadata
         try:
             try:
-                await self._patch(kind, item, order, annotations)
+                await write_annotations(self._round, item, ANNOTATION_MOVE_TO, annotations)
             except InvalidError as error:
                 if annotations.get(ANNOTATION_MOVE_REFUSED) is None:
                     raise
                 # A failed test gets a 422 like an invalid object does, but it fails again.
                 bare = {ANNOTATION_MOVE_TO: annotations[ANNOTATION_MOVE_TO], ANNOTATION_MOVE_REFUSED: None}
-                await self._patch(kind, item, order, bare)
+                await write_annotations(self._round, item, ANNOTATION_MOVE_TO, bare)
                 log.warning("the order on %s %s is off without an answer: %s", item.kind, metadata.name, error.message)
         except (NotFoundError, ConflictError, InvalidError) as error:
             log.info("the order on %s %s was changed meanwhile: %s", item.kind, metadata.name, error.message)
-
-    async def _patch(
-        self, kind: Kind[Ordered], item: Ordered, order: str, annotations: Mapping[str, str | None]
-    ) -> None:
-        metadata = item.metadata
-        patch: list[dict[str, Any]] = [
-            {"op": "test", "path": "/metadata/uid", "value": item.metadata.uid},
-            {"op": "test", "path": _path(ANNOTATION_MOVE_TO), "value": order},
-        ]
-        for name, value in annotations.items():
-            if value is not None:
-                patch.append({"op": "add", "path": _path(name), "value": value})
-            elif name in metadata.annotations:
-                patch.append({"op": "remove", "path": _path(name)})
-        stored = await self._round.client.patch(kind, metadata.namespace, metadata.name, patch, content_type=JSON_PATCH)
-        self._round.store.put(kind.plural, stored)
-
-
-def _path(annotation: str) -> str:
-    """The JSON Pointer of an annotation."""
-    return "/metadata/annotations/" + annotation.replace("~", "~0").replace("/", "~1")

@@ -128,10 +128,6 @@ class OwnedObjects:
                     break
         return refusals
 
-    async def keep_last(self) -> dict[str, Refused]:
-        """Keep the manifests of the latest round, while the Hub is refused. The result is that of ``keep``."""
-        return await self.keep(self._memory.manifests)
-
     def left_over(self, kind: str, name: str) -> str:
         """The uid of an object of the hub that is not wanted any more; empty if there is none.
 

@@ -23,6 +23,7 @@ from processhub.api.naming import (
     child_object_names,
     id_hash,
 )
+from processhub.cluster.client import JSON_PATCH
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import CHILDREN
 from processhub.controller.concurrency import gather_all
@@ -45,7 +46,8 @@ async def sync_static_children(round: Round) -> None:
     await _take_over(round)
     marked = [state.children[name].child for name in sorted(state.children.marked)]
     owned = [child for child in marked if child.metadata.controlled_by(hub.metadata.uid)]
-    desired = {entry.id: _spec(hub, entry) for entry in hub.spec.children if entry.id}
+    name = hub.metadata.name
+    desired = {entry.id: msgspec.structs.replace(entry, hub=name) for entry in hub.spec.children if entry.id}
     kept = {child.id: child for child in owned if child.id in desired}
     work = []
     for child_id, spec in desired.items():
@@ -123,10 +125,6 @@ def _taken(child: Child) -> NameConflictError:
     )
 
 
-def _spec(hub: Hub, entry: ChildSpec) -> ChildSpec:
-    return msgspec.structs.replace(entry, hub=hub.metadata.name)
-
-
 async def _create(round: Round, spec: ChildSpec) -> None:
     """Create the static child, under its second name if another child has the first. Raises NameConflictError."""
     namespace, names = round.hub.metadata.namespace, child_object_names(round.hub.metadata.name, spec.id)
@@ -179,7 +177,7 @@ async def _replace(round: Round, child: Child, spec: ChildSpec) -> None:
                 {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
                 {"op": "replace", "path": "/spec", "value": spec},
             ],
-            content_type="application/json-patch+json",
+            content_type=JSON_PATCH,
         )
         _take_stored(round, stored, spec)
     except (NotFoundError, ConflictError) as error:

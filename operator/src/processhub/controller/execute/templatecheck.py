@@ -17,7 +17,7 @@ from processhub.cluster.kinds import PODS
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.childpod import PodPlace, child_pod
 from processhub.controller.rounds.round import Round
-from processhub.core.acceptance import Refusal
+from processhub.core.acceptance import Refusal, invalid
 from processhub.registry.grammar import Assignment
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ async def _check(round: Round, template: EditedTemplate, memory: ExecuteMemory) 
     try:
         manifest = child_pod(round.hub, template.owner, place, template.workload, tls=memory.tls_required)
     except (AttributeError, TypeError) as error:  # The schema allows any object as a template.
-        return Refusal(Reason.INVALID, f"spec.pod.template is not a PodTemplateSpec: {error}")
+        return invalid(f"spec.pod.template is not a PodTemplateSpec: {error}")
     metadata = manifest["metadata"]
     metadata["generateName"] = f"{metadata.pop('name')}-"  # Its own name is that of the Pod that runs.
     try:
@@ -98,7 +98,7 @@ async def _check(round: Round, template: EditedTemplate, memory: ExecuteMemory) 
     except (ForbiddenError, InvalidError) as error:
         if _QUOTA_USED_UP in error.message or isinstance(error, NamespaceTerminatingError):
             return None
-        return Refusal(Reason.INVALID, f"the pod of the edited template is refused: {error.message}"[:1000])
+        return invalid(f"the pod of the edited template is refused: {error.message}"[:1000])
     except ApiError as error:
         return Refusal(Reason.WAITING, f"the edited template is not checked yet: {error.message}"[:1000])
     return None

@@ -23,6 +23,7 @@ from processhub.controller.hooks.hubevent import CloudEventText, Delivery, HubEv
 from processhub.controller.hooks.silence import Silence
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.rounds.events import EventRecorder
+from processhub.core.listing import counted
 
 QUEUE = 20_000  # the most events of one hub that wait
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between the attempts for one event
@@ -110,7 +111,8 @@ class HookDispatcher:
                 await self._deliver(self._queue[0])
                 self._queue.popleft()
                 if self._dropped and len(self._queue) < QUEUE // 2:
-                    message = f"{self._dropped} events were dropped: the hooks accept them too slowly"
+                    dropped = counted(self._dropped, "event was", "events were")
+                    message = f"{dropped} dropped: the hooks accept them too slowly"
                     self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
                     self._dropped = 0
             self._arrived.clear()
@@ -175,6 +177,7 @@ class HookDispatcher:
         now = asyncio.get_running_loop().time()
         if now - failing.announced_at < ANNOUNCE_SECONDS:
             return
-        message = f"hook {hook.name} missed {failing.unannounced} {hook.event} events: {failing.why}"
+        missed = counted(failing.unannounced, f"{hook.event} event", f"{hook.event} events")
+        message = f"hook {hook.name} missed {missed}: {failing.why}"
         self._events.about_hub(self._hub, EventReason.HOOK_FAILED, message, warning=True)
         failing.unannounced, failing.announced_at = 0, now

@@ -19,11 +19,10 @@ from typing import Any
 
 from processhub.api.hooks import PythonHandler
 from processhub.api.hub import HubSpec
-from processhub.api.reasons import Reason
 from processhub.controller.hooks.hubevent import CloudEventText
 from processhub.controller.hooks.webhook import HookError
 from processhub.controller.store.hubstate import HubKey
-from processhub.core.acceptance import Refusal
+from processhub.core.acceptance import Refusal, invalid
 from processhub.extensions import HOOKS, Handler, hook_handlers
 
 LEFT_BEHIND = 8  # the most calls of one hub that may keep running after their time
@@ -45,7 +44,7 @@ class Handlers:
         """The refusal for the first hook whose handler can't be used; None if all can."""
         for hook in spec.hooks:
             if hook.python is not None and (why := self._unusable(hook.python.handler)):
-                return Refusal(Reason.INVALID, f"spec.hooks {hook.name!r}: python.handler {hook.python.handler!r}{why}")
+                return invalid(f"spec.hooks {hook.name!r}: python.handler {hook.python.handler!r}{why}")
         return None
 
     def _unusable(self, name: str) -> str:

@@ -85,10 +85,6 @@ class Hooks:
         self._taken_over = {hub.metadata.uid for hub in hubs if hub.status.conditions}
         self._closing: set[asyncio.Task[None]] = set()
 
-    def refusal(self, spec: HubSpec) -> Refusal | None:
-        """Why a hub with these hooks is not accepted, None if it is."""
-        return self.receivers.refusal(spec)
-
     def admission(self, hub: Hub, state: HubState) -> StartAdmission | None:
         """The admission of starts of the hub's children; None if no hook has to be asked."""
         key = hub.metadata.key

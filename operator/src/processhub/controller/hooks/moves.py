@@ -16,17 +16,15 @@ AGAIN_SECONDS = 15.0  # time between a denial and the next question
 
 
 class MoveAdmission:
-    """The admission of one hub's moves. ``post`` queues events for the hub's hooks, ``wake`` requeues the hub."""
+    """The admission of one hub's moves. ``open``: they may begin now.
+
+    ``post`` queues events for the hub's hooks, ``wake`` requeues the hub.
+    """
 
     def __init__(self, asker: Asker, post: Callable[[list[HubEvent]], None], wake: Callable[[], None]) -> None:
         self._asker, self._post, self._wake = asker, post, wake
         self._task: asyncio.Task[None] | None = None
-        self._allowed = False
-
-    @property
-    def open(self) -> bool:
-        """Whether moves may begin now."""
-        return self._allowed
+        self.open = False
 
     def follow(self, plan: Plan, members: Iterable[Member]) -> None:
         """Take a round's plan: ask the hooks if moves are due. Their permission ends with the last of the moves."""
@@ -34,7 +32,7 @@ class MoveAdmission:
         if not pending and not plan.moving:
             self.reset()
             return
-        if self._allowed or self._task is not None or not pending:
+        if self.open or self._task is not None or not pending:
             return
         named = list(members)
         data = {
@@ -46,7 +44,7 @@ class MoveAdmission:
 
     def reset(self) -> None:
         """Discard the permission and the question: the next moves are a new question."""
-        self._allowed = False
+        self.open = False
         self.close()
 
     def close(self) -> None:
@@ -67,5 +65,5 @@ class MoveAdmission:
             details = {"count": data["pending"], "reason": "HookDenied", "message": reason}
             self._post([HubEvent(HookEvent.MIGRATION_DEFERRED, "", details)])
             await asyncio.sleep(AGAIN_SECONDS)
-        self._allowed, self._task = True, None
+        self.open, self._task = True, None
         self._wake()

@@ -15,7 +15,7 @@ import msgspec
 from processhub.api.hooks import Hook, HookEvent, in_order
 from processhub.api.reasons import Reason, Role
 from processhub.controller.hooks.asking import Asker, Unanswered
-from processhub.controller.hooks.verdicts import HookVerdict, as_recorded, changed_child
+from processhub.controller.hooks.verdicts import HookVerdict, changed_child
 from processhub.controller.observe.admission import StartCandidate
 from processhub.controller.observe.ownership import is_asleep
 from processhub.controller.store.hubstate import HubState
@@ -77,7 +77,7 @@ class StartAdmission:
             if not entry.asked and not resumes and entry.workload == wanted.workload and same_attributes(entry, wanted):
                 return wanted
             if entry.asked and entry.asked == self._digest(wanted):
-                return as_recorded(wanted, entry)
+                return wanted.recorded(entry)
         if not self._hooks:
             return wanted
         answer = self._answer(candidate)

@@ -23,7 +23,6 @@ from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.observe.admission import StartCandidate
 from processhub.core.acceptance import refuse_size
 from processhub.core.model.snapshot import DesiredChild, attributes_digest, frozen_metadata
-from processhub.registry.grammar import Assignment
 from processhub.registry.workloads import encode_workload
 
 MAX_TAGS, MAX_METADATA, MAX_ENV, MAX_KEY, MAX_VALUE = 32, 32, 256, 128, 1024  # the same limits as in the Child's schema
@@ -120,18 +119,6 @@ def _with_env(workload: Workload, env: dict[str, str]) -> Workload:
     merged = {**given, **{name: ChildEnvVar(name=name, value=value) for name, value in env.items()}}
     changed = msgspec.structs.replace(changed, env=tuple(merged.values()))
     return Workload(exec=changed) if isinstance(changed, Exec) else Workload(python=changed)
-
-
-def as_recorded(wanted: DesiredChild, entry: Assignment) -> DesiredChild:
-    """The child with the data of its entry."""
-    return msgspec.structs.replace(
-        wanted,
-        workload=entry.workload,
-        restart_policy=entry.restart_policy,
-        tags=entry.tags,
-        metadata=entry.metadata,
-        asked=entry.asked,
-    )
 
 
 def _check(tags: tuple[str, ...], metadata: Mapping[str, str], env: Mapping[str, str]) -> None:

@@ -163,19 +163,13 @@ class Election:
         )
         try:
             described = msgspec.json.encode(self._process).decode()
+            marks = {ANNOTATION_TERM: str(self.term), ANNOTATION_LEADER: described}
             if lease is None:
-                annotations = {ANNOTATION_TERM: str(self.term), ANNOTATION_LEADER: described}
-                metadata = ObjectMeta(name=LEASE_NAME, annotations=annotations, owner_references=self._owners)
+                metadata = ObjectMeta(name=LEASE_NAME, annotations=marks, owner_references=self._owners)
                 self._lease = await self._client.create(LEASES, self._namespace, Lease(metadata=metadata, spec=spec))
             else:
-                annotations = {
-                    **lease.metadata.annotations,
-                    ANNOTATION_TERM: str(self.term),
-                    ANNOTATION_LEADER: described,
-                }
-                metadata = msgspec.structs.replace(
-                    lease.metadata, annotations=annotations, owner_references=self._owners
-                )
+                marks = lease.metadata.annotations | marks
+                metadata = msgspec.structs.replace(lease.metadata, annotations=marks, owner_references=self._owners)
                 await self._write(Lease(metadata=metadata, spec=spec))
         except (AlreadyExistsError, ConflictError):
             self._holder.alive()
@@ -233,7 +227,8 @@ class Election:
             lease = await self._client.get(LEASES, self._namespace, LEASE_NAME)
         except NotFoundError:
             return False
-        if self._lease is not None and _version(lease) < _version(self._lease):
+        version, held = version_of(lease.metadata.resource_version), self._lease
+        if held is not None and version < version_of(held.metadata.resource_version):
             log.error("the leader Lease is older than it was written: was etcd restored from a backup?")
             await self._keep_term(lease)
             return False
@@ -261,7 +256,3 @@ def _term_of(lease: Lease) -> int:
     text = lease.metadata.annotations.get(ANNOTATION_TERM, "")
     term = int(text) if text.isdecimal() and len(text) <= len(str(TERM_MAX)) else 0
     return term if term <= TERM_MAX else 0
-
-
-def _version(lease: Lease) -> int:
-    return version_of(lease.metadata.resource_version)

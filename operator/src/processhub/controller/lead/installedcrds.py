@@ -74,10 +74,9 @@ class InstalledCRDs:
             self._lacking[name] = f"the CRD {name} in this cluster lacks {listed(fields, _NAMED)}"
         else:
             self._lacking.pop(name, None)
-        found = "; ".join(sentence for _, sentence in sorted(self._lacking.items()))
-        outdated = f"{found}; the API server drops these fields; apply the CRDs of this operator's version" * bool(
-            found
-        )
+        outdated = "; ".join(sentence for _, sentence in sorted(self._lacking.items()))
+        if outdated:
+            outdated += "; the API server drops these fields; apply the CRDs of this operator's version"
         if outdated == self.outdated:
             return
         self.outdated = outdated

@@ -19,11 +19,7 @@ TOKEN_VOLUME: dict[str, Any] = {
         "sources": [{"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}}]
     },
 }
-TOKEN_MOUNT: dict[str, Any] = {
-    "name": "processhub-token",
-    "mountPath": "/var/run/secrets/processhub",
-    "readOnly": True,
-}
+TOKEN_MOUNT: dict[str, Any] = {"name": "processhub-token", "mountPath": "/var/run/secrets/processhub", "readOnly": True}
 
 
 def selector_labels(hub: Hub) -> dict[str, str]:

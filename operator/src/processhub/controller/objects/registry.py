@@ -7,14 +7,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease, LeaseSpec
 from processhub.api.meta import ObjectMeta, OwnerReference
-from processhub.api.naming import (
-    ANNOTATION_MODE,
-    LABEL_HUB_UID,
-    LABEL_MEMBER,
-    label_value,
-    lease_name,
-    slice_name,
-)
+from processhub.api.naming import ANNOTATION_MODE, LABEL_HUB_UID, LABEL_MEMBER, label_value, lease_name, slice_name
 from processhub.api.slice import RegistrySlice, Settings, SliceSpec
 from processhub.controller.objects.owned import owner_reference, selector_labels
 
@@ -34,6 +27,7 @@ def slice_settings(hub: Hub, *, partitioned: bool) -> Settings:
         redundancy_signal=hub.spec.redundancy.redundancy_signal,
         fence=hub.spec.partition_tolerance.strategy != "Divergence",
         partitioned=partitioned,
+        suspended=hub.spec.suspend,
         max_children=hub.spec.members.max_children,
         on_demand=on_demand is not None,
         on_demand_max=(on_demand.max or 0) if on_demand else 0,

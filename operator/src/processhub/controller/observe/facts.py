@@ -189,7 +189,7 @@ def _take_proofs(member: Member, state: HubState, settling: Settling) -> None:
         settling.ended.discard(member.name)
     for known in member.slices:
         known.prove(member.holder)
-    first = next((known for known in member.slices if known.index == 0), None)
+    first = member.first
     if first is None and member.holder and member.name not in settling.confirmed:
         # Slice 0 is there before a member runs anything: somebody deleted it while no operator led.
         settling.bare.add(member.name)

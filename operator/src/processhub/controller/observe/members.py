@@ -11,13 +11,7 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Lease, Pod
-from processhub.api.naming import (
-    ANNOTATION_JOINING,
-    ANNOTATION_LOAD,
-    ANNOTATION_SETTLED,
-    LABEL_MEMBER,
-    member_ordinal,
-)
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_LOAD, ANNOTATION_SETTLED, LABEL_MEMBER, member_ordinal
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.nodefit import has_pod
@@ -44,6 +38,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     lease: KnownLease | None
     slices: tuple[KnownSlice, ...]
     judgement: Judgement
+    unread: bool = False  # It is held because its Lease was not read since it seems gone.
     zone: str = ""
 
     @property
@@ -71,6 +66,11 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def seems_ended(self) -> bool:
         """Whether the planner takes all that an earlier leader had on this member for ended."""
         return self.phase is Phase.GONE or self.judgement.restarting
+
+    @property
+    def first(self) -> KnownSlice | None:
+        """The member's slice 0, None if it has none."""
+        return self.slices[0] if self.slices and self.slices[0].index == 0 else None
 
     @property
     def joining(self) -> bool:
@@ -247,7 +247,7 @@ def _held(member: Member, recheck_seconds: float | None = None) -> Member:
         judgement = msgspec.structs.replace(
             judgement, recheck_seconds=recheck_seconds, why="its Lease was not read since it seems gone"
         )
-    return msgspec.structs.replace(member, judgement=judgement)
+    return msgspec.structs.replace(member, judgement=judgement, unread=True)
 
 
 def member_of(lease: Lease) -> str:

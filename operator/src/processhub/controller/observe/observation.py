@@ -43,14 +43,7 @@ from processhub.core.listing import MemberNames
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.quorum import Verdict
-from processhub.core.model.snapshot import (
-    ChildPod,
-    Claim,
-    DesiredChild,
-    HubSnapshot,
-    MemberView,
-    OnRecord,
-)
+from processhub.core.model.snapshot import ChildPod, Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.registry.copies import is_current
 from processhub.registry.grammar import Assignment, Report, format_end
 

@@ -192,7 +192,7 @@ def _asked(
 
     found: dict[str, str] = {}
     for name, member in members.items():
-        first = next((known for known in member.slices if known.index == 0), None)
+        first = member.first
         if first is None or member.phase is not Phase.LIVE or first.present.status.holder != member.holder:
             continue
         for child_id in first.present.status.asks:

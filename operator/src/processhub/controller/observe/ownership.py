@@ -120,11 +120,7 @@ def winner_of(candidates: Sequence[KnownChild | KnownSet], places: tuple[OnRecor
     uids = {place.entry.uid for place in places}
     return min(
         candidates,
-        key=lambda known: (
-            known.metadata.uid not in uids,
-            known.metadata.creation_timestamp or "",
-            known.metadata.uid,
-        ),
+        key=lambda known: (known.metadata.uid not in uids, known.metadata.creation_timestamp or "", known.metadata.uid),
     )
 
 
@@ -145,18 +141,9 @@ def as_on_record(
     if not own:
         return None
     own.sort(key=lambda place: (place.entry.role != Role.ACTIVE, -place.entry.epoch))
-    place = own[0]
-    return msgspec.structs.replace(
-        wanted,
-        refused=True,
-        suspended=suspend and is_asleep(own),
-        workload=place.entry.workload,
-        restart_policy=place.entry.restart_policy,
-        nodes=_nodes_on_record(own) if guided else (),
-        tags=place.entry.tags,
-        metadata=place.entry.metadata,
-        asked=place.entry.asked,
-    )
+    nodes = _nodes_on_record(own) if guided else ()
+    suspended = suspend and is_asleep(own)
+    return msgspec.structs.replace(wanted.recorded(own[0].entry), refused=True, suspended=suspended, nodes=nodes)
 
 
 def is_asleep(own: Sequence[OnRecord]) -> bool:

@@ -44,7 +44,10 @@ class QuorumWatch:
     ) -> Verdict:
         """Judge the quorum at ``now`` (monotonic seconds). ``custom`` is the requirement of a custom strategy."""
         spec = hub.spec.partition_tolerance
-        live = self.live = {name for name, member in members.items() if member.phase is Phase.LIVE}
+        # A member whose Lease can't be read counts as it did: nothing is known of it.
+        unread = {name for name, member in members.items() if member.unread}
+        live = {name for name, member in members.items() if member.phase is Phase.LIVE} | (self.live & unread)
+        self.live = live
         renewing = {name for name in live if (lease := members[name].lease) is not None and lease.renewing}
         counted = renewing if self.partitioned else live
         if (order := hub.metadata.annotations.get(ANNOTATION_QUORUM_RESET, "")) and order != self._reset:

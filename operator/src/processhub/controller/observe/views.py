@@ -24,6 +24,7 @@ from processhub.core.model.activation import (
     ViewPhase,
     current_view,
     is_closed,
+    is_closing,
     shares,
     view_step,
 )
@@ -74,45 +75,38 @@ def look_at_views(members: Mapping[str, Member], settled: frozenset[str]) -> Vie
     standings = {
         name: _standing(member)
         for name, member in members.items()
-        if _first(member) is not None or member.phase is not Phase.GONE
+        if member.first is not None or member.phase is not Phase.GONE
     }
     current = current_view(standings)
+    orders = _orders_of(current, members) if current is not None else {}
     if current is None or is_closed(current, standings):
         not_closed = None
     else:
-        blocks = {
-            name: order.first_epoch
-            for name, member in members.items()
-            if (order := _order(member)) is not None and order.view == current.number
-        }
-        closing = any(
-            standing.view == current and standing.phase is ViewPhase.CLOSING for standing in standings.values()
-        )
-        not_closed = NotClosed(current, not closing, blocks)
+        blocks = {name: order.first_epoch for name, order in orders.items()}
+        not_closed = NotClosed(current, not is_closing(current, standings), blocks)
     recorded: dict[str, dict[str, Assignment]] = {}
     workloads: dict[str, str] = {}
-    for name, member in members.items():
-        order = _order(member)
-        if order is None or current is None or order.view != current.number or name not in settled:
-            continue
-        if found := _started(member, order):
+    for name, order in orders.items():
+        if name in settled and (found := _started(members[name], order)):
             recorded[name] = found
             workloads.update({entry.workload: order.workload for entry in found.values()})
     unread = frozenset(child_id for member in members.values() for child_id in _unread(member))
     return ViewFacts(standings, not_closed, recorded, workloads, unread)
 
 
-def _first(member: Member) -> KnownSlice | None:
-    return next((known for known in member.slices if known.index == 0), None)
-
-
 def _order(member: Member) -> Activation | None:
-    first = _first(member)
-    return first.present.spec.order if first is not None else None
+    """What slice 0 of the member says of views."""
+    return member.first.present.spec.order if member.first is not None else None
+
+
+def _orders_of(view: View, members: Mapping[str, Member]) -> dict[str, Activation]:
+    """What slice 0 of each member says of this view. Those that say nothing of it are left out."""
+    orders = ((name, _order(member)) for name, member in members.items())
+    return {name: order for name, order in orders if order is not None and order.view == view.number}
 
 
 def _standing(member: Member) -> Standing:
-    order, first = _order(member), _first(member)
+    order, first = _order(member), member.first
     present = member.holder if member.phase is Phase.LIVE else ""
     answered = first is not None and member.phase is not Phase.GONE and first.acknowledged_by(member.holder)
     gone = member.phase is Phase.GONE
@@ -139,7 +133,7 @@ def _digest(entry: str, workload: str, most: int) -> str:
 
 def _started(member: Member, order: Activation) -> dict[str, Assignment]:
     """The entries of what the member reports to have started under the view, and has no entry for."""
-    first = _first(member)
+    first = member.first
     if first is None or member.phase is Phase.GONE or first.present.status.holder != member.holder:
         return {}
     if order.phase == ViewPhase.CLOSING and not first.acknowledged_by(member.holder):
@@ -166,7 +160,7 @@ def _started(member: Member, order: Activation) -> dict[str, Assignment]:
 
 def _unread(member: Member) -> set[str]:
     """The ids on record that the member still reports as started by itself."""
-    first = _first(member)
+    first = member.first
     if first is None:
         return set()
     own = {child_id: report for child_id, report in member.reports_in(first).items() if report.view}
@@ -207,11 +201,7 @@ def _template(hub: Hub) -> tuple[str, str]:
     assert template is not None
     digest, workload = encode_workload(template)
     entry = Assignment(
-        uid=hub.metadata.uid,
-        epoch=0,
-        workload=digest,
-        idle_seconds=template.idle_seconds or 0,
-        on_demand=True,
+        uid=hub.metadata.uid, epoch=0, workload=digest, idle_seconds=template.idle_seconds or 0, on_demand=True
     )
     return format_assignment(entry), workload
 
@@ -257,17 +247,14 @@ def must_close(facts: ViewFacts, members: Mapping[str, Member], slices: Slices) 
 
 
 def _share_is_used_up(view: View, members: Mapping[str, Member], facts: ViewFacts) -> bool:
-    orders = {name: order for name, member in members.items() if (order := _order(member)) is not None}
-    limit = max((order.most for order in orders.values() if order.view == view.number), default=0)
+    orders = _orders_of(view, members)
+    limit = max((order.most for order in orders.values()), default=0)
     if not limit:
         return False
     counts = _counts(members)
     for name, found in facts.recorded.items():
         counts[name] = counts.get(name, 0) + len(found)
-    used_up = any(
-        name in orders and orders[name].view == view.number and counts.get(name, 0) >= orders[name].share
-        for name in view.starting
-    )
+    used_up = any(name in orders and counts.get(name, 0) >= orders[name].share for name in view.starting)
     return used_up and limit - sum(counts.values()) >= len(view.starting)
 
 
@@ -301,18 +288,25 @@ def orders_for(
     step = view_step(wanted, facts.standings, ready=ready)
     orders: dict[str, Activation] = {}
     if step.current is not None:
+        present = _orders_of(step.current, members)
         for name in step.close:
-            order = _order(members[name])
-            before = order if order is not None and order.view == step.current.number else None
-            orders[name] = msgspec.structs.replace(before or _bare(step.current), phase=ViewPhase.CLOSING)
+            order = present.get(name) or _bare(step.current)
+            orders[name] = msgspec.structs.replace(order, phase=ViewPhase.CLOSING)
     if step.open is not None:
         if step.open is wanted:
             epoch = step.open.number + 1
-        used_up = {name for name, _ in step.open.members if _block_is_used_up(members.get(name), step.open)}
-        names = {*step.grant, *used_up, *(grants & {name for name, _ in step.open.members})}
+        # The members whose present process has a block of epochs of the view.
+        blocks = {
+            name: order
+            for name, order in _orders_of(step.open, members).items()
+            if order.holder == members[name].holder
+        }
+        there = {name for name, _ in step.open.members}
+        used_up = {name for name in there & blocks.keys() if _is_used_up(blocks[name], members[name])}
+        names = {*step.grant, *used_up, *(grants & there)}
         if not all(member.settled or member.phase is Phase.GONE for member in snapshot.members):
             # A slice may have been deleted before this leader knew it: a new process would start what runs by it.
-            names -= {name for name in names if not _is_granted(members[name], step.open)}
+            names &= blocks.keys()
         granted = _granted(hub, members, step.open, sorted(names), epoch, snapshot)
         orders.update(granted)
         epoch = max((order.last_epoch + 1 for order in granted.values()), default=epoch)
@@ -328,12 +322,7 @@ def _granted(
         return {}
     entry, workload = _template(hub)
     limit = hub.spec.on_demand.max or 0 if hub.spec.on_demand is not None else 0
-    present = {
-        name: order
-        for name, member in members.items()
-        if (order := _order(member)) is not None and order.view == view.number
-    }
-    own = {name: order.share for name, order in present.items()}
+    own = {name: order.share for name, order in _orders_of(view, members).items()}
     counts = _counts(members)
     parts = {**counts, **shares(limit, counts, view.starting, own)}
     block = min(_LARGEST_BLOCK, max(_SMALLEST_BLOCK, _EPOCHS_OF_VIEW // max(1, len(view.members))))
@@ -357,17 +346,8 @@ def _granted(
     return found
 
 
-def _is_granted(member: Member, view: View) -> bool:
-    """Whether the present process of the member has a block of epochs of the view."""
-    order = _order(member)
-    return order is not None and order.view == view.number and order.holder == member.holder
-
-
-def _block_is_used_up(member: Member | None, view: View) -> bool:
-    """Whether the member has given half of its block away: it gets the next one before it needs it."""
-    order = _order(member) if member is not None else None
-    if member is None or order is None or order.view != view.number or order.holder != member.holder:
-        return False
+def _is_used_up(order: Activation, member: Member) -> bool:
+    """Whether the member has given half of its block of epochs away: it gets the next one before it needs it."""
     half, slices = (order.first_epoch + order.last_epoch) // 2, member.slices
     return any(
         known.derived("epoch", order.last_epoch, partial(_highest_epoch, known, order)) > half for known in slices
@@ -400,11 +380,3 @@ def _moves(members: Mapping[str, Member], plan: Plan) -> bool:
         for name, member in members.items()
     )
     return any(count > 1 for count in Counter(chain.from_iterable(own)).values())
-
-
-def template_workload(hub: Hub) -> dict[str, str]:
-    """The workload of children that are started on demand, by its hash."""
-    if hub.spec.on_demand is None:
-        return {}
-    digest, workload = encode_workload(hub.spec.on_demand)
-    return {digest: workload}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from types import MappingProxyType
 
 import msgspec
 
 from processhub.api.child import Child, ChildStatus, NodeStatus
-from processhub.api.meta import Condition, merge_conditions
+from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import Reason, Role, State
+from processhub.cluster.timestamps import now_millis, unix_time
 from processhub.controller.observe.members import Member
-from processhub.controller.report.kstatus import ABNORMAL, is_refused, of_child
-from processhub.controller.report.memory import Life
+from processhub.controller.report.kstatus import ABNORMAL, accepted, is_refused, of_child
+from processhub.controller.report.memory import Life, ReportMemory
 from processhub.controller.report.waiting import waits_for
+from processhub.controller.store.children import Children
 from processhub.controller.store.hubstate import HubKey
 from processhub.core.acceptance import Refusal
 from processhub.core.model.plan import Unplaced
@@ -115,21 +117,20 @@ def child_status(
     nodes = tuple(node_of(copy) for copy in own)
     generation = child.metadata.generation
     ready = _ready(own, nodes, refusal, unplaced, generation, troubles)
-    conditions: tuple[Condition, ...] = (
-        _accepted(refusal, generation),
+    conditions = (
+        accepted(refusal, generation),
         _placed(own, refusal, unplaced, generation),
         ready,
+        of_child(own, ready, refusal, unplaced, wanted),
     )
-    if (abnormal := of_child(own, ready, refusal, unplaced, wanted)) is not None:
-        conditions = (*conditions, abnormal)
-    first = nodes[0] if nodes else None
+    first, suspended = nodes[0] if nodes else None, refusal is not None and refusal.reason is Reason.SUSPENDED
     status = ChildStatus(
         conditions=merge_conditions(child.status.conditions, conditions, now),
         observed_generation=generation,
         id=child.id,
         member=first.name if first else "",
         role=first.role if first else "",
-        state=first.state if first else (State.STOPPED if _is_suspended(refusal) else State.PENDING),
+        state=first.state if first else (State.STOPPED if suspended else State.PENDING),
         first_started_at=first_started_at or child.status.first_started_at,
         nodes=nodes[:NODES_MAX],
     )
@@ -148,37 +149,21 @@ def _uid(copy: MemberCopy) -> str:
     return known.uid if known else ""
 
 
-def _is_suspended(refusal: Refusal | None) -> bool:
-    return refusal is not None and refusal.reason is Reason.SUSPENDED
-
-
-def _accepted(refusal: Refusal | None, generation: int) -> Condition:
-    if refusal is None or _is_suspended(refusal):
-        return Condition(type="Accepted", status="True", reason=Reason.ACCEPTED, observed_generation=generation)
-    return Condition(
-        type="Accepted",
-        status="False",
-        reason=refusal.reason,
-        message=refusal.message,
-        observed_generation=generation,
-    )
-
-
 def _placed(own: list[MemberCopy], refusal: Refusal | None, unplaced: Unplaced | None, generation: int) -> Condition:
-    def condition(status: str, reason: str, message: str) -> Condition:
-        return Condition(type="Placed", status=status, reason=reason, message=message, observed_generation=generation)
+    def condition(holds: bool, reason: str, message: str) -> Condition:
+        return condition_of("Placed", holds, reason, message, generation)
 
     on_record = [copy for copy in own if copy.entry is not None and not copy.entry.wait]
     if unplaced is not None:
-        return condition("False", unplaced.reason, unplaced.message)
+        return condition(False, unplaced.reason, unplaced.message)
     if on_record:
         message = f"on {on_record[0].member}"
         if len(own) > NODES_MAX:
             message += f"; status.nodes has {NODES_MAX} of its {len(own)} copies"
-        return condition("True", Reason.PLACED, message)
+        return condition(True, Reason.PLACED, message)
     if refusal is not None:
-        return condition("False", refusal.reason, refusal.message)
-    return condition("False", Reason.WAITING, "waiting to be placed")
+        return condition(False, refusal.reason, refusal.message)
+    return condition(False, Reason.WAITING, "waiting to be placed")
 
 
 def _ready(
@@ -189,41 +174,41 @@ def _ready(
     generation: int,
     troubles: Mapping[str, Trouble],
 ) -> Condition:
-    def condition(status: str, reason: str, message: str = "") -> Condition:
-        return Condition(type="Ready", status=status, reason=reason, message=message, observed_generation=generation)
+    def condition(holds: bool, reason: str, message: str) -> Condition:
+        return condition_of("Ready", holds, reason, message, generation)
 
     runs = bool(nodes) and nodes[0].state == State.RUNNING
     if unplaced is not None and not runs and (unplaced.reason is Reason.PARTITIONED or is_refused(unplaced)):
-        return condition("False", unplaced.reason, unplaced.message)
+        return condition(False, unplaced.reason, unplaced.message)
     if not nodes:
         if refusal is not None:
-            return condition("False", refusal.reason, refusal.message)
-        return condition("False", Reason.PENDING, "not placed yet")
+            return condition(False, refusal.reason, refusal.message)
+        return condition(False, Reason.PENDING, "not placed yet")
     node, report, entry = nodes[0], own[0].shown, own[0].entry
     if entry is not None and entry.asleep:
         stopping = next((node.name for node in nodes if node.state == State.STOPPING), "")
         if stopping:
-            return condition("False", Reason.STOPPING, f"stopping on {stopping}")
+            return condition(False, Reason.STOPPING, f"stopping on {stopping}")
         if refusal is not None:
-            return condition("False", refusal.reason, refusal.message)
+            return condition(False, refusal.reason, refusal.message)
         if unplaced is not None:
-            return condition("False", unplaced.reason, unplaced.message)
+            return condition(False, unplaced.reason, unplaced.message)
     if node.state == State.RUNNING:
         if own[0].entry is not None:
-            return condition("True", Reason.STARTED, f"running on {node.name}")
-        return condition("False", Reason.STOPPING, f"stopping on {node.name}")
+            return condition(True, Reason.STARTED, f"running on {node.name}")
+        return condition(False, Reason.STOPPING, f"stopping on {node.name}")
     if node.state == State.PENDING and own[0].host.judgement.restarting:
-        return condition("False", Reason.PENDING, f"member {node.name} restarts; started again when it is back")
+        return condition(False, Reason.PENDING, f"member {node.name} restarts; started again when it is back")
     if report is None or (node.state == State.PENDING and not report.reason):
         if unplaced is not None:
-            return condition("False", unplaced.reason, unplaced.message)
-        return condition("False", Reason.PENDING, waits_for(node.name, troubles.get(node.name)))
+            return condition(False, unplaced.reason, unplaced.message)
+        return condition(False, Reason.PENDING, waits_for(node.name, troubles.get(node.name)))
     reason = report.reason or _STARTING.get(State(node.state), Reason.COMPLETED)
     message = report.message or node.last_exit
     if node.state == State.STARTING and reason == Reason.STARTING:
         # A member reports each start without a text: ten thousand of them would be as many kilobytes of a slice.
         message = message or f"starting on {node.name}; not up yet (limited by the hub's timeouts.startSeconds)"
-    return condition("False", reason, message)
+    return condition(False, reason, message)
 
 
 def of_hub(refusal: Refusal) -> Refusal:
@@ -239,3 +224,30 @@ def hub_not_found(key: HubKey, others: Collection[str] = ()) -> Refusal:
     near = difflib.get_close_matches(key[1], others, 1, 0.75)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     return Refusal(Reason.HUB_NOT_FOUND, f"spec.hub: there is no hub {key[1]!r} in namespace {key[0]!r}{meant}")
+
+
+def first_started(child: Child, copies: Iterable[Copy], memory: ReportMemory) -> str:
+    """The time at which the child was first seen to run, or "".
+
+    It is kept in Child.status, so that it outlives the operator. Until the status is written it is kept in memory. A
+    leader that takes over in between counts from when it saw the child run.
+    """
+    uid = child.metadata.uid
+    known_uid, seen_at = memory.first_started.get(child.id, ("", ""))
+    if unix_time(child.status.first_started_at) is not None:  # what is no time is written again
+        if known_uid == uid:
+            del memory.first_started[child.id]
+        return child.status.first_started_at
+    if known_uid != uid:
+        if not any(copy.report and copy.report.uid == uid and copy.report.state == State.RUNNING for copy in copies):
+            return ""
+        seen_at = now_millis()  # a ttl of a few seconds must not lose one to rounding
+        memory.first_started[child.id] = uid, seen_at
+    return seen_at
+
+
+def forget_deleted(changed: Iterable[str], children: Children, memory: ReportMemory) -> None:
+    """Forget the ``changed`` ids of which no Child is left: the status of theirs may have been written last."""
+    for child_id in memory.first_started.keys() & changed:
+        if child_id not in children.by_id:
+            del memory.first_started[child_id]

@@ -17,7 +17,7 @@ from processhub.cluster.errors import ApiError, ConflictError, InvalidError, Not
 from processhub.cluster.kinds import CHILDREN, metadata_of
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.report.child import with_others_conditions
-from processhub.controller.report.deferredwrites import DeferredWrites
+from processhub.controller.report.deferredwrites import ChildKey, DeferredWrites
 from processhub.controller.report.kstatus import UNDER_WAY
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
@@ -27,7 +27,6 @@ _CHILD_RATE, _CHILD_BURST = 1.0, 10.0
 _THROTTLE_SECONDS = 1.0  # After the last round with many changes. A round with few changes ends it at once.
 _SETTLE_SECONDS = 0.25  # A start takes about 50 ms, so most Children are written once, when they run.
 _MOTION_SECONDS = 3.0  # While many children move, each status is written once: when all have arrived, or after this.
-ChildKey = tuple[str, str]  # (namespace, object name)
 _AGAIN_SECONDS, _AGAIN_MAX = 1.0, 60.0  # After a write that was refused; doubled each time.
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,19 @@ from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.meta import Condition, condition_of, merge_conditions
 from processhub.api.reasons import GroupReason, Reason, Role, State
 from processhub.controller.observe.members import Member
-from processhub.controller.report.kstatus import REFUSED_PLACES, differs, is_refused, of_refusal, reconciling, stalled
+from processhub.controller.report.kstatus import (
+    accepted,
+    described,
+    differs,
+    is_refused,
+    of_refusal,
+    reconciling,
+    stalled,
+)
 from processhub.controller.store.childsets import SeenSet
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
-from processhub.core.listing import listed
+from processhub.core.listing import counted, listed
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild, attributes_digest
 from processhub.registry.copies import is_current
@@ -49,8 +57,8 @@ class Tally:
     def forget(self, child_id: str) -> None:
         """Take the state of one child back, before its next one is counted."""
         self._states.pop(child_id, None)
-        for counted in ("_counts", "_failed"):
-            self.__dict__.pop(counted, None)
+        for computed in ("_counts", "_failed"):
+            self.__dict__.pop(computed, None)
 
     def include(self, part: Tally) -> None:
         """Count the children of another tally, which is complete. No child may be in both."""
@@ -87,9 +95,9 @@ class Tally:
         return (self._reported(child_id) or ("", "", ""))[1]
 
     def described(self, child_id: str) -> str:
-        """The child's id with the reason of its state and its last exit, such as ``set-9 (Exited, exit code 1)``."""
+        """The child's id with the reason of its state and its last exit."""
         state, reason, last_exit = self._reported(child_id) or (State.PENDING, "", "")
-        return f"{child_id} ({', '.join(part for part in (reason or state, last_exit) if part)})"
+        return described(child_id, reason or state, last_exit)
 
 
 def tallies(sets: Mapping[str, SeenSet], members: Mapping[str, Member], distinct: int = -1) -> dict[str, Tally]:
@@ -194,9 +202,7 @@ def child_set_status(
     running, failed = tally.count(State.RUNNING), tally.count(State.FAILED)
     generation = item.metadata.generation
     ready = _ready(seen, tally, unplaced, desired, generation)
-    conditions: tuple[Condition, ...] = (_accepted(None if suspended else seen.refusal, generation, seen.note), ready)
-    if (abnormal := _abnormal(seen, tally, ready)) is not None:
-        conditions = (*conditions, abnormal)
+    conditions = (accepted(seen.refusal, generation, seen.note), ready, _abnormal(seen, tally, unplaced, ready))
     return ChildSetStatus(
         conditions=merge_conditions(item.status.conditions, conditions, now),
         observed_generation=generation,
@@ -212,7 +218,7 @@ def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetSt
     """The status of a ChildSet whose hub does not exist, or is not accepted, while its children keep running."""
     generation = item.metadata.generation
     conditions = (
-        _accepted(refusal, generation),
+        accepted(refusal, generation),
         condition_of("Ready", False, refusal.reason, refusal.message, generation),
         of_refusal(refusal, generation),
     )
@@ -227,25 +233,23 @@ def refused_set_status(item: ChildSet, refusal: Refusal, now: str) -> ChildSetSt
     )
 
 
-def _accepted(refusal: Refusal | None, generation: int, note: str = "") -> Condition:
-    if refusal is None:
-        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
-    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
-
-
-def _abnormal(seen: SeenSet, tally: Tally, ready: Condition) -> Condition | None:
+def _abnormal(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], ready: Condition) -> Condition | None:
     """The condition Reconciling or Stalled, if one of them holds."""
     generation, refusal = ready.observed_generation, seen.refusal
     if refusal is not None and refusal.reason is not Reason.SUSPENDED:
         return of_refusal(refusal, generation)
     temporary = seen.known.template.restart_policy == "Temporary"
-    if seen.failing or ready.reason in REFUSED_PLACES:
+    if seen.failing:
         return stalled(ready.reason, ready.message, generation)
+    if refusal is None and (refused := _refused(seen, unplaced)):
+        return stalled(*_not_placed(seen, refused, "refused"), generation)
     if lost := [it for it in tally.failed if temporary or tally.reason(it) == Reason.RESTARTS_EXCEEDED]:
         those = _some([tally.described(child_id) for child_id in lost])
-        return stalled(GroupReason.CHILDREN_FAILED, f"{len(lost)} children are not started again: {those}", generation)
+        message = f"{counted(len(lost), 'child is', 'children are')} not started again: {those}"
+        return stalled(GroupReason.CHILDREN_FAILED, message, generation)
     if tally.ending:
-        return reconciling(Reason.STOPPING, f"{len(tally.ending)} children are being stopped", generation)
+        message = f"{counted(len(tally.ending), 'child is', 'children are')} being stopped"
+        return reconciling(Reason.STOPPING, message, generation)
     if refusal is not None or ready.status == "True" or ready.reason == GroupReason.CHILDREN_FAILED:
         return None
     return reconciling(ready.reason, ready.message, generation)
@@ -256,43 +260,52 @@ def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desire
         return condition_of("Ready", holds, reason, message, generation)
 
     refusal, running = seen.refusal, tally.count(State.RUNNING)
+    children = counted(desired, "child", "children")
     if refusal is not None and (refusal.reason is Reason.SUSPENDED or running < desired):
         return condition(False, refusal.reason, refusal.message)
     if seen.taken:
         those = _some([f"{child_id} ({owner})" for child_id, owner in sorted(seen.taken.items())])
-        message = f"{len(seen.taken)} of {desired} ids belong to others: {those}; started when those are deleted"
-        return condition(False, Reason.ALREADY_STARTED, message)
+        belong = counted(len(seen.taken), "belongs to another", "belong to others", of=counted(desired, "id", "ids"))
+        freed = "that is" if len(seen.taken) == 1 else "those are"
+        return condition(False, Reason.ALREADY_STARTED, f"{belong}: {those}; started when {freed} deleted")
     if seen.failing:
         maximum, _ = seen.known.pace
+        fail = counted(len(seen.failing), "fails", "fail", of=children)
         return condition(
             False,
             GroupReason.ROLLOUT_STOPPED,
-            f"{len(seen.failing)} of {desired} children fail with the changed template (maxFailed {maximum}): "
-            f"{_some([tally.described(child_id) for child_id in seen.failing])}; {len(seen.held)} run on with the "
-            "former one; edit spec.template",
+            f"{fail} with the changed template (maxFailed {maximum}): "
+            f"{_some([tally.described(child_id) for child_id in seen.failing])}; "
+            f"{counted(len(seen.held), 'runs', 'run')} on with the former one; edit spec.template",
         )
-    waiting = {child_id: why for child_id, why in unplaced.items() if child_id in seen.known.wanted}
-    if refused := {child_id: why for child_id, why in waiting.items() if is_refused(why)}:
-        return condition(False, *_not_placed(refused, desired, "refused"))
-    if tally.former and refusal is None:
-        return condition(
-            False, GroupReason.UPDATING, f"{len(tally.former)} of {desired} children still run the former template"
-        )
+    refused = _refused(seen, unplaced)
+    if refused and running < desired:
+        return condition(False, *_not_placed(seen, refused, "refused"))
+    # What a refused edit leaves as it was is no work that is under way.
+    if (former := tally.former - refused.keys()) and refusal is None:
+        still = counted(len(former), "still runs", "still run", of=children)
+        return condition(False, GroupReason.UPDATING, f"{still} the former template")
     if failed := tally.failed:
         those = _some([tally.described(child_id) for child_id in failed])
-        return condition(False, GroupReason.CHILDREN_FAILED, f"{len(failed)} of {desired} children failed: {those}")
-    if waiting:
-        return condition(False, *_not_placed(waiting, desired, "not placed"))
+        return condition(False, GroupReason.CHILDREN_FAILED, f"{len(failed)} of {children} failed: {those}")
+    if waiting := {it: why for it, why in unplaced.items() if it in seen.known.wanted and it not in refused}:
+        return condition(False, *_not_placed(seen, waiting, "not placed"))
     if running < desired:
-        return condition(False, Reason.PENDING, f"{running} of {desired} children running")
-    return condition(True, Reason.STARTED, f"{running} of {desired} children running")
+        return condition(False, Reason.PENDING, f"{running} of {children} running")
+    return condition(True, Reason.STARTED, f"{running} of {children} running")
 
 
-def _not_placed(waiting: Mapping[str, Unplaced], desired: int, what: str) -> tuple[str, str]:
+def _refused(seen: SeenSet, unplaced: Mapping[str, Unplaced]) -> dict[str, Unplaced]:
+    """The set's children of which the API server or a hook refuses a start, or an edit: those run on as they were."""
+    return {child_id: why for child_id, why in unplaced.items() if is_refused(why) and child_id in seen.known.wanted}
+
+
+def _not_placed(seen: SeenSet, waiting: Mapping[str, Unplaced], what: str) -> tuple[str, str]:
     """The most frequent reason for which children wait, and a message: so many are ``what``."""
     (reason, count), *_ = Counter(why.reason for why in waiting.values()).most_common(1)
     child_id, why = next((child_id, why) for child_id, why in waiting.items() if why.reason is reason)
-    return reason, f"{count} of {desired} children are {what}, such as {child_id}: {why.message}"
+    children = counted(len(seen.known.wanted), "child", "children")
+    return reason, f"{counted(count, 'is', 'are', of=children)} {what}, such as {child_id}: {why.message}"
 
 
 def _by_number(child_id: str) -> tuple[str, int]:

@@ -15,21 +15,21 @@ from processhub.api.slice import stored_bytes
 from processhub.cluster.tokenbucket import Buckets, ByteBudget
 from processhub.controller.store.hubstate import HubKey
 
+ChildKey = tuple[str, str]  # (namespace, object name)
 HUB_RATE, HUB_BURST = 200_000, 16 * 2**20  # Bytes of one hub's Children: a second, at once.
 _FEW = 2  # So many restarts of a child are reported at once, however many others restart.
 _STEP_SECONDS, _STEP = 0.25, 16  # So many deferred writes are released at a time.
 _ENVELOPE = 2048  # Bytes of an object that are not in this program's struct.
-_ChildKey = tuple[str, str]  # (namespace, object name)
 
 
 class DeferredWrites:
     """The Children whose writes are deferred, in order. ``mark(key)`` queues a released one again."""
 
-    def __init__(self, mark: Callable[[_ChildKey], None]) -> None:
+    def __init__(self, mark: Callable[[ChildKey], None]) -> None:
         self._mark = mark
         self._budgets: Buckets[HubKey, ByteBudget] = Buckets(lambda: ByteBudget(HUB_RATE, HUB_BURST))
-        self._waiting: dict[HubKey, dict[_ChildKey, None]] = {}
-        self._released: set[_ChildKey] = set()
+        self._waiting: dict[HubKey, dict[ChildKey, None]] = {}
+        self._released: set[ChildKey] = set()
 
     def defer(self, child: Child, status: ChildStatus) -> bool:
         """Whether the write of this status is to wait. If it is not, it is counted."""

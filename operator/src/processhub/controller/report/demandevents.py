@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
+
 from processhub.api.reasons import EventReason, Reason, State
+from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.hubprogress import denied_edits
 from processhub.controller.report.memory import ReportMemory
@@ -10,12 +13,30 @@ from processhub.controller.rounds.round import Round
 from processhub.core.listing import listed
 from processhub.core.model.plan import Plan
 from processhub.registry.copies import is_current
+from processhub.registry.grammar import Report
 
-LOOP_RESTARTS = 3  # restarts of one incarnation from which on a failure is called a crash loop
+_LOOP_RESTARTS = 3  # restarts of one incarnation from which on a failure is called a crash loop
 _NAMED = 3  # ids that a message names
 _NOT_STARTED = "not started although requests ask for it"
 _RUN_ON = "the edited spec.onDemand is denied, and the former one runs on"
 _FOR_A_MOMENT = (Reason.WAITING, Reason.SUSPENDED, Reason.PARTITIONED)
+
+
+def crash_loops(observation: Observation, ids: Set[str]) -> Iterator[tuple[Member, str, Report]]:
+    """Those of these children that keep ending, each with its member and what that reports of the present run."""
+    for member in observation.members.values() if ids else ():
+        for known in member.slices:
+            reports = member.reports_in(known)
+            for child_id in ids & reports.keys():
+                report, entry = reports[child_id], known.assignments.get(child_id)
+                ends = report.state == State.FAILED and report.restarts >= _LOOP_RESTARTS
+                if ends and entry is not None and is_current(entry, report):
+                    yield member, child_id, report
+
+
+def cause_of(report: Report) -> str:
+    """The reason of the child's state and its last exit, as far as they are reported."""
+    return ", ".join(filter(None, (report.reason, report.last_exit)))
 
 
 def emit_on_demand(round: Round, observation: Observation, plan: Plan, memory: ReportMemory) -> None:
@@ -26,18 +47,11 @@ def emit_on_demand(round: Round, observation: Observation, plan: Plan, memory: R
 
 def _emit_crash_loops(round: Round, observation: Observation, memory: ReportMemory) -> None:
     new: dict[str, str] = {}
-    for member in observation.members.values():
-        for known in member.slices:
-            reports = member.reports_in(known)
-            for child_id in round.changed & reports.keys():
-                report, entry = reports[child_id], known.assignments.get(child_id)
-                if entry is None or entry.uid != round.hub.metadata.uid or not is_current(entry, report):
-                    continue
-                ends = report.state == State.FAILED and report.restarts >= LOOP_RESTARTS
-                if ends and memory.looping.get(child_id) != report.epoch:
-                    memory.looping[child_id] = report.epoch
-                    cause = ", ".join(text for text in (report.reason, report.last_exit) if text)
-                    new[child_id] = f"{child_id!r} ({cause})" if cause else repr(child_id)
+    for _, child_id, report in crash_loops(observation, round.changed):
+        if report.uid == round.hub.metadata.uid and memory.looping.get(child_id) != report.epoch:
+            memory.looping[child_id] = report.epoch
+            cause = cause_of(report)
+            new[child_id] = f"{child_id!r} ({cause})" if cause else repr(child_id)
     for child_id in round.changed & memory.looping.keys():
         if child_id not in observation.snapshot.record:
             del memory.looping[child_id]

@@ -6,27 +6,28 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
+from processhub.api.child import Child
+from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import ANNOTATION_CHILD_ID, ANNOTATION_CHILD_UID
-from processhub.api.reasons import EventReason, Reason, State
+from processhub.api.reasons import EventReason, Reason
 from processhub.controller.observe.customrules import CustomRules
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.report.demandevents import LOOP_RESTARTS, emit_on_demand
+from processhub.controller.report.demandevents import cause_of, crash_loops, emit_on_demand
 from processhub.controller.report.memory import Away, ReportMemory
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.round import Round
-from processhub.core.acceptance import unknown_origin
-from processhub.core.listing import listed
+from processhub.core.acceptance import Refusal, unknown_origin
+from processhub.core.listing import counted, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Move, Plan
 from processhub.core.planning.handover import goes_to
 from processhub.core.strategies import Strategy
 from processhub.core.strategies.custom import CustomDistribution
 from processhub.core.strategies.migration import CustomMigration, MigrationStrategy
-from processhub.registry.copies import is_current
 from processhub.registry.grammar import Kept
 
 _QUIET = (Reason.SUSPENDED, Reason.WAITING)
@@ -67,16 +68,17 @@ def emit(round: Round, observation: Observation, plan: Plan, memory: ReportMemor
     for (uid, reason), count in of_sets.items():
         events.about_set(observation.sets[uid].known.object, reason, count)
     for seen in observation.sets.values():
-        refusal = seen.refusal or seen.rejected
-        if refusal is not None and refusal.reason not in _QUIET:
-            message = f"{refusal.reason}: {refusal.message}"
-            events.about_child(hub, seen.known.object, EventReason.REJECTED, message, warning=True)
+        _emit_rejected(events, hub, seen.known.object, seen.refusal or seen.rejected)
     for name, refusal in observation.refusals.items():
-        known = round.state.children.get(name)
-        if known is not None and refusal.reason not in _QUIET:
-            message = f"{refusal.reason}: {refusal.message}"
-            events.about_child(hub, known.child, EventReason.REJECTED, message, warning=True)
+        if (known := round.state.children.get(name)) is not None:
+            _emit_rejected(events, hub, known.child, refusal)
     events.flush(hub)
+
+
+def _emit_rejected(events: EventRecorder, hub: Hub, item: Child | ChildSet | Hub, refusal: Refusal | None) -> None:
+    if refusal is not None and refusal.reason not in _QUIET:
+        message = f"{refusal.reason}: {refusal.message}"
+        events.about_child(hub, item, EventReason.REJECTED, message, warning=True)
 
 
 def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, plan: Plan, memory: ReportMemory) -> None:
@@ -89,8 +91,8 @@ def _emit_members(events: EventRecorder, hub: Hub, observation: Observation, pla
             memory.seen_live.discard(name)
             if not member.wanted:
                 continue  # It was scaled away.
-            moved = sum(move.source == name for move in plan.moves)
-            message = f"member {name} is lost: {member.judgement.why}; {moved} children placed on others"
+            placed = counted(sum(move.source == name for move in plan.moves), "child placed", "children placed")
+            message = f"member {name} is lost: {member.judgement.why}; {placed} on others"
             events.about_hub(hub, EventReason.MEMBER_LOST, message, warning=True)
             memory.away[name] = Away(member.holder, set())
         elif member.phase is Phase.LIVE and name not in memory.seen_live:
@@ -127,20 +129,11 @@ def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, pl
 
 def _emit_crash_loops(round: Round, observation: Observation) -> None:
     """Post which Children keep ending. Those of a ChildSet are named in its status: there may be thousands of them."""
-    if not (ids := round.changed & observation.chosen.keys()):
-        return
-    for member in observation.members.values():
-        for known in member.slices:
-            reports = member.reports_in(known)
-            for child_id in ids & reports.keys():
-                report, child = reports[child_id], observation.chosen[child_id].child
-                entry = known.assignments.get(child_id)
-                if entry is None or entry.uid != child.metadata.uid or not is_current(entry, report):
-                    continue
-                if report.state == State.FAILED and report.restarts >= LOOP_RESTARTS:
-                    cause = ", ".join(text for text in (report.reason, report.last_exit) if text)
-                    message = f"it keeps ending on {member.name} and is restarted with back-off: {cause}"
-                    round.events.about_child(round.hub, child, EventReason.BACK_OFF, message, warning=True)
+    for member, child_id, report in crash_loops(observation, round.changed & observation.chosen.keys()):
+        child = observation.chosen[child_id].child
+        if report.uid == child.metadata.uid:
+            message = f"it keeps ending on {member.name} and is restarted with back-off: {cause_of(report)}"
+            round.events.about_child(round.hub, child, EventReason.BACK_OFF, message, warning=True)
 
 
 def _announced_with(plan: Plan, move: Move) -> str:
@@ -174,8 +167,8 @@ def _emit_healed(events: EventRecorder, hub: Hub, member: Member, away: Away | N
     if not stopped:
         return
     message = (
-        f"member {member.name} is back and ends its copies of {len(stopped)} children, which are on record elsewhere: "
-        f"{listed(stopped)}"
+        f"member {member.name} is back and ends its copies of {counted(len(stopped), 'child', 'children')}, on record "
+        f"elsewhere: {listed(stopped)}"
     )
     events.about_hub(hub, EventReason.HEALED, message)
 

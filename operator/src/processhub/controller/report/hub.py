@@ -30,11 +30,11 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.report.child import NODES_MAX, MemberCopy, life_of, node_of, order
 from processhub.controller.report.hubprogress import Work, of_hub
-from processhub.controller.report.kstatus import ABNORMAL, of_refusal, reconciling, stalled
+from processhub.controller.report.kstatus import ABNORMAL, accepted, of_refusal, reconciling, stalled
 from processhub.controller.store.pods import agent_port
 from processhub.controller.store.slices import KnownSlice, all_once
 from processhub.core.acceptance import Refusal
-from processhub.core.listing import listed
+from processhub.core.listing import counted, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 from processhub.core.model.podtrouble import Trouble
@@ -50,7 +50,7 @@ MEMBERS_MAX = 1000  # Members that a status lists, by the schema.
 def refused_status(hub: Hub, refusal: Refusal, now: str) -> HubStatus:
     """The status of a Hub that is not accepted: its children keep running, and nothing is changed."""
     generation = hub.metadata.generation
-    conditions = [condition_of("Accepted", False, refusal.reason, refusal.message, generation)]
+    conditions = [accepted(refusal, generation)]
     abnormal = of_refusal(refusal, generation)
     if not hub.status.conditions:
         conditions.append(condition_of("Ready", False, refusal.reason, refusal.message, generation))
@@ -95,11 +95,11 @@ def hub_status(
     quorum, generation = observation.quorum, followed or hub.metadata.generation
     is_ready = _ready(hub, wanted, ready, desired, running, quorum, trouble, generation, troubles)
     conditions = (
-        _accepted(hub, refusal, note),
+        accepted(refusal, hub.metadata.generation, note),
         is_ready,
         condition_of("Quorate", quorum.quorate, quorum.reason, quorum.why, generation),
         _balanced(hub, plan, generation),
-        *of_hub(hub, is_ready, trouble, work),
+        of_hub(hub, is_ready, trouble, work),
     )
     return HubStatus(
         conditions=merge_conditions(hub.status.conditions, conditions, now),
@@ -272,18 +272,12 @@ def _member(member: Member, children: int, trouble: Trouble | None) -> MemberSta
         node=pod.spec.node_name if pod else "",
         ready=member.ready,
         message=trouble.text if trouble and not member.ready else "",
+        drained=member.drained,
         weight=member.weight,
         children=children,
         cpu=f"{usage.cpu}m" if usage else "",
         memory=f"{usage.memory}Mi" if usage else "",
     )
-
-
-def _accepted(hub: Hub, refusal: Refusal | None, note: str) -> Condition:
-    generation = hub.metadata.generation
-    if refusal is None:
-        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
-    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
 
 
 def _ready(
@@ -306,12 +300,13 @@ def _ready(
         unlisted = f"; status.members has {MEMBERS_MAX} of its members, of which there are {len(wanted)}"
     if not wanted or len(ready) < len(wanted):
         absent = {member.name: troubles.get(member.name, Trouble()) for member in wanted if not member.ready}
-        message = f"{len(ready)} of {len(wanted)} members ready; not ready: {_causes(absent) or 'all'}{unlisted}"
+        members = counted(len(wanted), "member", "members")
+        message = f"{len(ready)} of {members} ready; not ready: {_causes(absent) or 'all'}{unlisted}"
         if trouble is not None:
             message += f"; {trouble[1]}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
     # A child that fails is its own condition; the hub is ready when its members are.
-    message = f"{running} of {desired} children running{unlisted}"
+    message = f"{running} of {counted(desired, 'child', 'children')} running{unlisted}"
     return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
 
 
@@ -332,7 +327,7 @@ def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:
     if plan.stranded:
         return condition_of("Balanced", False, GroupReason.STRANDED, _why_stranded(hub, plan), generation)
     if plan.moving or plan.pending_moves:
-        message = f"{plan.moving} children moving, {plan.pending_moves} to be moved"
+        message = f"{counted(plan.moving, 'child', 'children')} moving, {plan.pending_moves} to be moved"
         return condition_of("Balanced", False, GroupReason.REBALANCING, message, generation)
     return condition_of("Balanced", True, GroupReason.BALANCED, "", generation)
 
@@ -350,12 +345,11 @@ def _why_stranded(hub: Hub, plan: Plan) -> str:
     named = ", ".join(ids[:5])
     if plan.no_member_left:
         return (
-            f"{member} can't be emptied: no member is left to take its {len(ids)} children ({named}); stop them with "
-            f"spec.suspend: true, or {remedy}"
+            f"{member} can't be emptied: no member is left to take its {counted(len(ids), 'child', 'children')} "
+            f"({named}); stop them with spec.suspend: true, or {remedy}"
         )
-    return (
-        f"{member} can't be emptied: {len(ids)} children are bound to it ({named}); delete or rebind them, or {remedy}"
-    )
+    bound = counted(len(ids), "child is", "children are")
+    return f"{member} can't be emptied: {bound} bound to it ({named}); delete or rebind them, or {remedy}"
 
 
 def _replace_conditions(hub: Hub, conditions: tuple[Condition, ...], now: str) -> HubStatus:

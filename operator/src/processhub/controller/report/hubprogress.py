@@ -18,6 +18,7 @@ from processhub.controller.report.kstatus import (
     UNDER_WAY,
     WAITS,
     change_under_way,
+    described,
     is_refused,
     reconciling,
     stalled,
@@ -25,7 +26,7 @@ from processhub.controller.report.kstatus import (
 from processhub.controller.store.children import AdmittedSpec, is_carried_out
 from processhub.controller.store.childsets import KnownSet
 from processhub.core.acceptance import Refusal
-from processhub.core.listing import listed
+from processhub.core.listing import counted, listed
 from processhub.core.model.plan import Plan, Unplaced
 
 _NAMED = 3  # Names in a message.
@@ -45,19 +46,14 @@ class Work(msgspec.Struct, frozen=True):
     admitted: Mapping[str, AdmittedSpec] = {}
 
 
-def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> tuple[Condition, ...]:
-    """The one condition of a Hub, or none. ``trouble``: why it is refused, or what the operator can't do for it."""
-    found = _of_hub(hub, ready, trouble, work)
-    return () if found is None else (found,)
-
-
-def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> Condition | None:
+def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Work) -> Condition | None:
+    """The condition of a Hub, or None. ``trouble``: why it is refused, or what the operator can't do for it."""
     generation, members = hub.metadata.generation, work.observation.members
     if trouble is not None:
         return stalled(*trouble, generation)
     leaving = [member.name for member in members.values() if not member.wanted and member.pod is not None]
     if stuck := [name for name in leaving if name in work.plan.stranded]:
-        message = f"{listed(stuck, _NAMED)} can't be removed, as children are bound to it; see the condition Balanced"
+        message = f"{listed(stuck, _NAMED)} can't be removed, as children are bound there; see the condition Balanced"
         return stalled(GroupReason.STRANDED, message, generation)
     if (refused := _refused_demand(hub, work)) is not None:
         return stalled(refused.reason, refused.message, generation)
@@ -66,16 +62,20 @@ def _of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: W
     if work.failing:
         return reconciling(Reason.UPDATING, "a request to the API server failed, and is sent again", generation)
     if leaving:
-        return reconciling(Reason.UPDATING, f"{listed(leaving, _NAMED)} is being removed", generation)
+        message = f"{listed(leaving, _NAMED)} {'is' if len(leaving) == 1 else 'are'} being removed"
+        return reconciling(Reason.UPDATING, message, generation)
     if ready.reason in (GroupReason.MEMBERS_NOT_READY, Reason.PARTITIONED):
         return reconciling(ready.reason, ready.message, generation)
     former = [member.name for member in members.values() if member.wanted and _is_former(member, work.template)]
     if former:
-        message = f"{len(former)} members still have the former template: {listed(former, _NAMED)}"
+        message = (
+            f"{counted(len(former), 'member still has', 'members still have')} the former template: "
+            f"{listed(former, _NAMED)}"
+        )
         return reconciling(Reason.UPDATING, message, generation)
     if (demand := work.observation.demand(hub)) is not None and demand.held:
-        message = f"{len(demand.held)} children on demand still run the former spec.onDemand"
-        return reconciling(Reason.UPDATING, message, generation)
+        runs = counted(len(demand.held), "child on demand still runs", "children on demand still run")
+        return reconciling(Reason.UPDATING, f"{runs} the former spec.onDemand", generation)
     if _was_done(hub) or hub.spec.suspend:
         return None  # Later moves, as by load, are no work on the latest edit.
     return _rest(hub, generation, work)
@@ -118,24 +118,25 @@ def _stopped_demand(hub: Hub, observation: Observation) -> str | None:
     copies = copies_by_id(set(shown), observation.members)
     failed = listed([_described(child_id, copies.get(child_id, [])) for child_id in shown])
     more = f" and {len(demand.failing) - _NAMED} more" if len(demand.failing) > _NAMED else ""
+    fail = counted(len(demand.failing), "child on demand fails", "children on demand fail")
     return (
-        f"{len(demand.failing)} children on demand fail with the changed spec.onDemand (maxFailed"
-        f" {template.max_failed}): {failed}{more}; {len(demand.held)} run on with the former one; edit spec.onDemand"
+        f"{fail} with the changed spec.onDemand (maxFailed {template.max_failed}): {failed}{more}; "
+        f"{counted(len(demand.held), 'runs', 'run')} on with the former one; edit spec.onDemand"
     )
 
 
 def _described(child_id: str, copies: Sequence[MemberCopy]) -> str:
-    """The child's id with the reason of its state and its last exit, such as ``a (Exited, exit code 9)``."""
     report = copies[0].shown if copies else None
     parts = (report.reason or report.state, report.last_exit) if report is not None else (State.PENDING,)
-    return f"{child_id} ({', '.join(part for part in parts if part)})"
+    return described(child_id, *parts)
 
 
 def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:
     """The condition by what is left of an edit when all members are there."""
     plan, observation = work.plan, work.observation
     if plan.moving or plan.pending_moves or plan.pending_restarts:
-        message = f"{plan.moving} children moving, {plan.pending_moves + plan.pending_restarts} to be moved"
+        left = plan.pending_moves + plan.pending_restarts
+        message = f"{counted(plan.moving, 'child', 'children')} moving, {left} to be moved"
         return reconciling(GroupReason.REBALANCING, message, generation)
     unsettled = [
         member.name
@@ -143,7 +144,8 @@ def _rest(hub: Hub, generation: int, work: Work) -> Condition | None:
         if member.wanted and (member.joining or member.settled_by not in ("", observation.fingerprint))
     ]
     if unsettled and hub.spec.distribution.rebalance.on_join:
-        message = f"{listed(unsettled, _NAMED)} has not taken its share of children yet"
+        have = "has not taken its" if len(unsettled) == 1 else "have not taken their"
+        message = f"{listed(unsettled, _NAMED)} {have} share of children yet"
         return reconciling(GroupReason.REBALANCING, message, generation)
     if starting := _static_under_way(hub, work):
         message = f"{len(starting)} of {len(hub.spec.children)} in spec.children: {listed(starting, _NAMED)}"

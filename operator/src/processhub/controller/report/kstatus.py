@@ -1,9 +1,9 @@
-"""The conditions Reconciling and Stalled, by which tools such as Flux and Argo CD see how far an object is.
+"""The condition Accepted, and the conditions Reconciling and Stalled.
 
-They follow the rules of kstatus: an object is Current if its Ready is True, its observedGeneration is that of the
-object, and neither of the two conditions is there. So Reconciling says what of the latest edit is still under way while
-Ready is True by what runs on, and Stalled says that the object waits for its user. At most one of them is there, and
-only while it holds.
+By the last two, tools such as Flux and Argo CD see how far an object is. They follow the rules of kstatus: an object is
+Current if its Ready is True, its observedGeneration is that of the object, and neither of the two is there. So
+Reconciling says what of the latest edit is still under way while Ready is True by what runs on, and Stalled says that
+the object waits for its user. At most one of them is there, and only while it holds.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ REFUSED_PLACES = (Reason.INVALID, Reason.HOOK_DENIED)
 UNDER_WAY = (State.PENDING, State.STARTING, State.STOPPING)
 # Reasons of Ready=False of a child that ends by itself, or that its own failures keep from running.
 _NO_WORK = (Reason.SUSPENDED, Reason.COMPLETED, Reason.IDLE)
+
+
+def accepted(refusal: Refusal | None, generation: int, note: str = "") -> Condition:
+    """The condition Accepted. A suspended object is accepted. ``note``: what of it has no effect."""
+    if refusal is None or refusal.reason is Reason.SUSPENDED:
+        return condition_of("Accepted", True, Reason.ACCEPTED, note, generation)
+    return condition_of("Accepted", False, refusal.reason, refusal.message, generation)
+
+
+def described(child_id: str, *parts: str) -> str:
+    """The child's id with the reason of its state and its last exit, such as ``set-9 (Exited, exit code 1)``."""
+    return f"{child_id} ({', '.join(filter(None, parts))})"
 
 
 def reconciling(reason: str, message: str, generation: int) -> Condition:

@@ -15,7 +15,7 @@ import msgspec
 from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSet, ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
-from processhub.api.reasons import GroupReason, Reason
+from processhub.api.reasons import GroupReason
 from processhub.cluster.client import Client
 from processhub.cluster.timestamps import now_seconds
 from processhub.controller import metrics
@@ -23,19 +23,28 @@ from processhub.controller.objects.owned import selector_of
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.observation import Observation
 from processhub.controller.observe.quorumwatch import QuorumWatch
-from processhub.controller.report.child import child_status, copies_of, hub_not_found, life_of, of_hub
-from processhub.controller.report.childqueue import ChildKey
+from processhub.controller.report.child import (
+    child_status,
+    copies_of,
+    first_started,
+    forget_deleted,
+    hub_not_found,
+    life_of,
+    of_hub,
+)
+from processhub.controller.report.childqueue import ChildStatuses
 from processhub.controller.report.childset import child_set_status, refused_set_status, tallies
+from processhub.controller.report.deferredwrites import ChildKey
 from processhub.controller.report.eventrules import emit
-from processhub.controller.report.firststart import first_started, forget_deleted
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.hubprogress import Work
 from processhub.controller.report.memory import ReportMemory
-from processhub.controller.report.writer import StatusWriter
+from processhub.controller.report.statusrate import OF_HUBS, OF_SETS
+from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.round import Requeue, Round
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.informers import Store
-from processhub.core.acceptance import Refusal
+from processhub.core.acceptance import Refusal, invalid
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan
 
@@ -61,19 +70,22 @@ class Reporter:
     ) -> None:
         self._store, self._refusal_of, self._outdated = store, refusal_of, outdated
         self._observed: dict[HubKey, tuple[Observation, ReportMemory]] = {}
-        self._writer = StatusWriter(client, store, wake, self._latest_child_status)
+        self._hubs = AppliedStatuses(client, store, wake, OF_HUBS)
+        self._sets = AppliedStatuses(client, store, wake, OF_SETS)
+        self._children = ChildStatuses(client, store, self._latest_child_status)
 
     async def run(self) -> None:
         """Write the statuses of Children until cancelled."""
-        await self._writer.run()
+        await self._children.run()
 
     async def close(self) -> None:
-        """End the writes that are under way."""
-        await self._writer.close()
+        """End the writes that are under way; ``run`` was cancelled."""
+        await self._hubs.close()
+        await self._sets.close()
 
     def throttle(self, key: HubKey, many_changes: bool) -> None:
         """Set whether writes of the hub's Child statuses are throttled."""
-        self._writer.children.throttle(key, many_changes)
+        self._children.throttle(key, many_changes)
 
     # After a round.
 
@@ -153,7 +165,7 @@ class Reporter:
             }
 
         objects = (seen.known.object for seen in sets.values())
-        self._writer.sets.report(key, [it for it in objects if isinstance(it, ChildSet)], compute, round.requeue)
+        self._sets.report(key, [it for it in objects if isinstance(it, ChildSet)], compute, round.requeue)
 
     # Without a round.
 
@@ -176,7 +188,7 @@ class Reporter:
         """Report on Children and ChildSets that their hub does not exist."""
         self._observed.pop(key, None)
         self._mark(key, state.children)
-        self._writer.hubs.forget(key)
+        self._hubs.forget(key)
         self._refuse_sets(key, state, self._no_hub(key), requeue)
 
     def _latest_child_status(self, key: ChildKey) -> tuple[Child, ChildStatus] | None:
@@ -206,7 +218,7 @@ class Reporter:
 
     def _no_hub(self, key: HubKey) -> Refusal:
         if error := self._store.unread_hub(key):
-            return of_hub(Refusal(Reason.INVALID, f"the hub can't be read: {error}"))
+            return of_hub(invalid(f"the hub can't be read: {error}"))
         return hub_not_found(key, [name for namespace, name in self._store.hubs if namespace == key[0]])
 
     def _refuse_sets(self, key: HubKey, state: HubState, refusal: Refusal, requeue: Requeue) -> None:
@@ -215,7 +227,7 @@ class Reporter:
         def compute() -> dict[str, ChildSetStatus]:
             return {item.metadata.uid: refused_set_status(item, refusal, now_seconds()) for item in items}
 
-        self._writer.sets.report(key, items, compute, requeue)
+        self._sets.report(key, items, compute, requeue)
 
     def _write_hub(self, hub: Hub, memory: ReportMemory, compute: Callable[[], HubStatus], requeue: Requeue) -> None:
         """Write the Hub's status if it differs. If it has to wait, another round is asked for."""
@@ -223,14 +235,12 @@ class Reporter:
         if current is None or current.metadata.uid != hub.metadata.uid:
             return  # It was re-created during the round. This status is of its predecessor.
         spacing = _MANY_CHANGES_SECONDS if memory.many_changes else 0.0
-        statuses = self._writer.hubs
-        statuses.report(
-            hub.metadata.key, (current,), lambda: {current.metadata.uid: compute()}, requeue, spacing=spacing
-        )
+        uid = current.metadata.uid
+        self._hubs.report(hub.metadata.key, (current,), lambda: {uid: compute()}, requeue, spacing=spacing)
 
     def _mark(self, key: HubKey, names: Iterable[str]) -> None:
         for name in names:
-            self._writer.children.mark((key[0], name))
+            self._children.mark((key[0], name))
 
 
 def _completed(status: HubStatus, memory: ReportMemory) -> HubStatus:

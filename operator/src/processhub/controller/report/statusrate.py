@@ -113,7 +113,10 @@ def _lasting_of_hub(status: HubStatus) -> tuple[object, ...]:
         status.quorum,
         status.hooks,
         [(condition.type, condition.status, condition.reason) for condition in status.conditions],
-        [(member.name, member.pod, member.node, member.ready, member.weight) for member in status.members],
+        [
+            (member.name, member.pod, member.node, member.ready, member.drained, member.weight)
+            for member in status.members
+        ],
     )
 
 

@@ -1,7 +1,4 @@
-"""Writes of status: one writer for Hubs, ChildSets and Children.
-
-The statuses of Hubs and ChildSets are written at the end of a round, those of Children by workers beside the rounds.
-"""
+"""Writes of the statuses of Hubs and ChildSets, which are reported at the end of a round."""
 
 from __future__ import annotations
 
@@ -12,16 +9,14 @@ from typing import Generic
 
 import msgspec
 
-from processhub.api.child import Child, ChildStatus
 from processhub.api.childset import ChildSetStatus
 from processhub.api.hub import Hub, HubStatus
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, ConnectionFailedError, NotFoundError, UnavailableError
 from processhub.cluster.kinds import metadata_of
+from processhub.cluster.tasks import cancel_all
 from processhub.cluster.tokenbucket import Buckets, ByteBudget
-from processhub.controller.concurrency import cancel_all
-from processhub.controller.report.childqueue import ChildKey, ChildStatuses
-from processhub.controller.report.statusrate import OF_HUBS, OF_SETS, Item, StatusPolicy, StatusRate
+from processhub.controller.report.statusrate import Item, StatusPolicy, StatusRate
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
@@ -29,38 +24,11 @@ from processhub.controller.store.informers import Store
 log = logging.getLogger(__name__)
 
 
-class StatusWriter:
-    """Writes the statuses of all kinds.
-
-    ``wake(key)`` is called after a write for a Hub or ChildSet that failed, or during which another status was
-    reported. ``latest(key)`` returns a Child and its computed status, or None if nothing is to be written.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        store: Store,
-        wake: Callable[[HubKey], None],
-        latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None],
-    ) -> None:
-        self.hubs = AppliedStatuses(client, store, wake, OF_HUBS)
-        self.sets = AppliedStatuses(client, store, wake, OF_SETS)
-        self.children = ChildStatuses(client, store, latest)
-
-    async def run(self) -> None:
-        """Write the statuses of Children until cancelled."""
-        await self.children.run()
-
-    async def close(self) -> None:
-        """End the writes that are under way; ``run`` was cancelled."""
-        await self.hubs.close()
-        await self.sets.close()
-
-
 class AppliedStatuses(Generic[Item]):
     """Writes statuses of one kind in the background, as often as ``policy`` allows.
 
-    They are written by server-side apply, so that conditions of other writers stay.
+    They are written by server-side apply, so that conditions of other writers stay. ``wake(key)`` is called after a
+    write that failed, or during which another status was reported.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from processhub.cluster.errors import ApiError
 from processhub.cluster.kinds import untyped
 from processhub.cluster.timestamps import now_micros
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
+from processhub.core.listing import counted
 
 EVENTS = untyped("v1", "events")
 _RATE, _BURST = 5.0, 50.0  # Events of one hub's children: a second, at once
@@ -66,8 +67,8 @@ class EventRecorder:
         now = asyncio.get_running_loop().time()
         if self._of_sets[key] and self._sums.of(item.metadata.uid, now).take(now):
             count = self._of_sets.pop(key)
-            what = "children" if isinstance(item, ChildSet) else "children on demand"
-            self._put(item.kind, item, reason, f"{count} {what}: {str(reason).lower()}", warning=False)
+            what = counted(count, "child", "children") + ("" if isinstance(item, ChildSet) else " on demand")
+            self._put(item.kind, item, reason, f"{what}: {str(reason).lower()}", warning=False)
 
     def about_child(
         self, hub: Hub, child: Child | ChildSet | Hub, reason: EventReason, message: str, *, warning: bool = False
@@ -94,9 +95,13 @@ class EventRecorder:
         now = asyncio.get_running_loop().time()
         for reason in EventReason:
             key = (hub.metadata.uid, reason)
-            for skipped, what in ((self._skipped, "children"), (self._skipped_of_hubs, "times")):
+            for skipped, one, many in (
+                (self._skipped, "more child", "more children"),
+                (self._skipped_of_hubs, "more time", "more times"),
+            ):
                 if key in skipped and self._sums.of(hub.metadata.uid, now).take(now):
-                    self._put("Hub", hub, reason, f"{skipped.pop(key)} more {what}: {reason}", warning=False)
+                    message = f"{counted(skipped.pop(key), one, many)}: {reason}"
+                    self._put("Hub", hub, reason, message, warning=False)
 
     async def run(self) -> None:
         """Post until cancelled."""
@@ -106,10 +111,8 @@ class EventRecorder:
                 await self._client.create(EVENTS, namespace, event)
             except ApiError as error:
                 log.warning("event %s not posted: %s", event["reason"], error.message)
-            except Exception:
-                log.exception(
-                    "event %s not posted", event["reason"]
-                )  # The Events of all other objects wait behind this one.
+            except Exception:  # The Events of all other objects wait behind this one.
+                log.exception("event %s not posted", event["reason"])
 
     def _put(self, kind: str, item: Hub | Child | ChildSet, reason: EventReason, message: str, warning: bool) -> None:
         now = now_micros()

@@ -18,6 +18,7 @@ import msgspec
 from processhub.api.child import Child
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
+from processhub.api.meta import shortened
 from processhub.api.reasons import EventReason, GroupReason, Reason
 from processhub.cluster.errors import (
     AlreadyExistsError,
@@ -63,8 +64,7 @@ class Failure(msgspec.Struct):
     @property
     def sentence(self) -> str:
         """The failure in one sentence."""
-        text = f"{self.what}: {self.why}"
-        return text if len(text) <= _SENTENCE_MAX else text[: _SENTENCE_MAX - 1] + "…"
+        return shortened(f"{self.what}: {self.why}", _SENTENCE_MAX)
 
 
 Failures = dict[str, Failure]  # By ``what``. Kept between the rounds of a hub.

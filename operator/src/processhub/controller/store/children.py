@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -60,7 +61,14 @@ class AdmittedSpec(msgspec.Struct, frozen=True):
 
 def is_carried_out(child: Child, wanted: ChildSpec, admitted: Mapping[str, AdmittedSpec]) -> bool:
     """Whether the Child has the wanted spec, or what became of it when it was written. ``admitted``: by object name."""
-    return child.spec == wanted or admitted.get(child.metadata.name) == AdmittedSpec(wanted, child.spec)
+    known = admitted.get(child.metadata.name)
+    became = known is not None and _same(known.written, wanted) and _same(known.stored, child.spec)
+    return became or _same(child.spec, wanted)
+
+
+def _same(one: ChildSpec, other: ChildSpec) -> bool:
+    """Whether two specs are the same. Of two equal ones, one may have 1 where the other has true, in free JSON."""
+    return one == other and (one.exec is not None or encode_workload(one) == encode_workload(other))
 
 
 def same_order(old: Child | ChildSet, new: Child | ChildSet) -> bool:
@@ -132,18 +140,12 @@ class Children(dict[str, KnownChild]):
             self._derive(child)
             self._refusals.pop(name, None)
             self.rejected.pop(name, None)
-        if is_marked(child):
-            self.marked.add(name)
-        else:
-            self.marked.discard(name)
+        _include(self.marked, name, is_marked(child))
+        _include(self.ended_moves, name, bool(_move_of(child)) and moved_nodes(child) is None)
         if member := child.metadata.annotations.get(ANNOTATION_MOVE_TO):
             self.move_requests[name] = member
         else:
             self.move_requests.pop(name, None)
-        if _move_of(child) and moved_nodes(child) is None:
-            self.ended_moves.add(name)
-        else:
-            self.ended_moves.discard(name)
         self.by_id.setdefault(child.id, set()).add(name)
 
     def drop(self, child: Child) -> bool:
@@ -153,19 +155,14 @@ class Children(dict[str, KnownChild]):
         if known is None or known.child.metadata.uid != child.metadata.uid:
             return False
         del self[name]
-        self.rejected.pop(name, None)
-        self.unread.pop(name, None)
-        self.admitted.pop(name, None)
-        self.admitted_marks.pop(name, None)
-        self.pods.discard(name)
-        self.expiring.discard(name)
-        self.marked.discard(name)
-        self._refusals.pop(name, None)
-        self.move_requests.pop(name, None)
-        self.ended_moves.discard(name)
-        names = self.by_id.get(child.id, set())
-        names.discard(name)
-        if not names:
+        by_name: tuple[dict[str, Any], ...] = (self.rejected, self.unread, self.admitted, self.admitted_marks)
+        for kept in (*by_name, self._refusals, self.move_requests):
+            kept.pop(name, None)
+        for names in (self.pods, self.expiring, self.marked, self.ended_moves):
+            names.discard(name)
+        same_id = self.by_id.get(child.id, set())
+        same_id.discard(name)
+        if not same_id:
             self.by_id.pop(child.id, None)
         return True
 
@@ -213,12 +210,13 @@ class Children(dict[str, KnownChild]):
     def _derive(self, child: Child) -> None:
         name = child.metadata.name
         known = self[name] = _known(child, moved_nodes(child) if self._guided else None)
-        self.pods.discard(name)
-        if known.spec.pod is not None:
-            self.pods.add(name)
-        self.expiring.discard(name)
-        if known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None:
-            self.expiring.add(name)
+        _include(self.pods, name, known.spec.pod is not None)
+        _include(self.expiring, name, known.spec.ttl_seconds is not None or known.spec.idle_seconds is not None)
+
+
+def _include(names: set[str], name: str, holds: bool) -> None:
+    """Have the name in the set, or not."""
+    (names.add if holds else names.discard)(name)
 
 
 def _move_of(child: Child) -> str:

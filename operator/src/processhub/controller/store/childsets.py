@@ -14,8 +14,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub, HubSpec
 from processhub.api.meta import ObjectMeta
-from processhub.api.reasons import Reason
-from processhub.core.acceptance import Refusal, refuse_child, refuse_size, spec_on_demand, unreadable
+from processhub.core.acceptance import Refusal, invalid, refuse_child, refuse_size, spec_on_demand, unreadable
 from processhub.core.model.placement import child_key
 from processhub.core.model.snapshot import DesiredChild, desired_child
 from processhub.registry.workloads import encode_workload
@@ -94,9 +93,8 @@ class ChildSets(dict[str, KnownSet]):
         self.never_read: set[str] = set()
         self._refusals: dict[str, Refusal | None] = {}
         self._refusals_for: HubSpec | None = None
-        self._shared: dict[str, list[KnownSet]] | None = (
-            None  # Ids that several ChildSets ask for. None: to be computed.
-        )
+        # Ids that several ChildSets ask for. None: to be computed.
+        self._shared: dict[str, list[KnownSet]] | None = None
 
     def put(self, item: ChildSet) -> None:
         """Take a new or changed ChildSet."""
@@ -168,14 +166,14 @@ class ChildSets(dict[str, KnownSet]):
 
 def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
     """Expand a ChildSet. What ``before`` has is kept, so that a change of status or scale costs little."""
-    if before is not None and before.metadata.uid == item.metadata.uid:
-        if before.metadata.generation == item.metadata.generation:
-            return KnownSet(item, before.wanted, before.digest, before.workload)
-        if before.template == item.spec.template:
-            wanted = _expanded(item, before.digest, before.wanted)
-            return KnownSet(item, wanted, before.digest, before.workload)
+    if before is not None and before.metadata.uid != item.metadata.uid:
+        before = None
+    if before is not None and before.metadata.generation == item.metadata.generation:
+        return KnownSet(item, before.wanted, before.digest, before.workload)
     digest, text = encode_workload(item.spec.template)
-    return KnownSet(item, _expanded(item, digest, {}), digest, text)
+    # Of two equal templates, one may have 1 where the other has true: only their digests differ.
+    same = before is not None and before.template == item.spec.template and before.digest == digest
+    return KnownSet(item, _expanded(item, digest, before.wanted if before is not None and same else {}), digest, text)
 
 
 def known_on_demand(hub: Hub, ids: Set[str], origins: Mapping[str, str], before: KnownSet | None) -> KnownSet:
@@ -187,16 +185,18 @@ def known_on_demand(hub: Hub, ids: Set[str], origins: Mapping[str, str], before:
     template = hub.spec.on_demand
     assert template is not None
     wanted = before.wanted if before is not None else {}
-    if before is not None and isinstance(before.object, Hub) and before.object.spec.on_demand == template:
+    former = before.object.spec.on_demand if before is not None and isinstance(before.object, Hub) else None
+    if before is not None and former is template:
         digest, text = before.digest, before.workload
-        if wanted.keys() == ids:
-            return KnownSet(hub, wanted, digest, text)
-        found = dict(wanted)
-        for child_id in found.keys() - ids:
-            del found[child_id]
     else:
         digest, text = encode_workload(template)
-        found = {}
+    found: dict[str, DesiredChild] = {}
+    if before is not None and former == template and before.digest == digest:
+        if wanted.keys() == ids:
+            return KnownSet(hub, wanted, digest, text)
+        found.update(wanted)
+        for child_id in found.keys() - ids:
+            del found[child_id]
     model = desired_child(spec_on_demand(template), "", hub.metadata.uid, digest)
     model = msgspec.structs.replace(model, paced=True, on_demand=True)
     for child_id in sorted(ids - found.keys()):
@@ -238,10 +238,9 @@ def _unfit(template: ChildSpec) -> Refusal | None:
     """Why the template has fields that only a Child may have, or None. The children of a ChildSet have no lifetimes."""
     for field, value in (("ttlSeconds", template.ttl_seconds), ("idleSeconds", template.idle_seconds)):
         if value is not None:
-            return Refusal(
-                Reason.INVALID,
+            return invalid(
                 f"spec.{field}: the children of a ChildSet stay as long as it asks for them; leave it out, or create "
-                "a Child for each that shall end by itself",
+                "a Child for each that shall end by itself"
             )
     return None
 

@@ -24,9 +24,9 @@ from processhub.cluster.decoding import Undecodable
 from processhub.cluster.errors import ApiError
 from processhub.cluster.informer import Informer
 from processhub.cluster.kinds import CHILD_SETS, CHILDREN, HUBS, LEASES, NODES, PODS, SLICES
-from processhub.controller.concurrency import cancel_all
+from processhub.cluster.tasks import cancel_all
+from processhub.controller.errors import check_not_lost
 from processhub.controller.store.children import marks_changed, same_order
-from processhub.controller.store.comingonrecord import only_comes_on_record
 from processhub.controller.store.hubstate import HubKey, HubState
 from processhub.controller.store.ownedwatch import OwnedWatch
 from processhub.controller.store.podmarks import (
@@ -37,7 +37,7 @@ from processhub.controller.store.podmarks import (
     same_stage,
     with_marks,
 )
-from processhub.controller.store.restarts import children_only_restart
+from processhub.controller.store.slicechanges import children_only_restart, only_comes_on_record
 from processhub.controller.store.unread import UnreadObjects, hub_with
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
@@ -122,13 +122,14 @@ class Store:
                 await informer.synced.wait()
 
     async def read_leases(self, *namespaces: str | None) -> None:
-        """Read the member Leases consistently, whatever their watch has shown. It is retried until it succeeds."""
+        """Read the member Leases consistently, whatever their watch has shown. Retries. Raises DeposedError."""
         for informer in [it for namespace in namespaces for it in self.informer_of(LEASES.plural, namespace)]:
             while True:
                 try:
                     items, _ = await informer.read()
                     break
                 except ApiError as error:
+                    check_not_lost(informer.source.namespace, error)
                     log.warning("member Leases not read, again: %s", error.message)
                     await asyncio.sleep(_AGAIN_SECONDS)
             for item in items:

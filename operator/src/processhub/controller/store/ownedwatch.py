@@ -43,12 +43,7 @@ class OwnedWatch:
     """
 
     def __init__(
-        self,
-        client: Client,
-        namespaces: tuple[str, ...],
-        wake: Callable[[tuple[str, str]], None],
-        *,
-        tls: bool = False,
+        self, client: Client, namespaces: tuple[str, ...], wake: Callable[[tuple[str, str]], None], *, tls: bool = False
     ) -> None:
         self._wake = wake
         self._taking = False  # The answer to an apply of this operator.

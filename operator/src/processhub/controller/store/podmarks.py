@@ -120,9 +120,8 @@ def identified(pod: Pod, hub: str, uids: Collection[str]) -> Pod | None:
     if place is None:
         return None
     child_id, member = place
-    for uid in {*uids, pod.metadata.labels.get(LABEL_HUB_UID, "")} - {
-        ""
-    }:  # The uid of its label counts too, because the name proves it.
+    # The uid of its label counts too, because the name proves it.
+    for uid in {*uids, pod.metadata.labels.get(LABEL_HUB_UID, "")} - {""}:
         if pod.metadata.name in (child_pod_name(hub, uid, child_id), child_pod_name(hub, uid, child_id, member)):
             labels = {LABEL_HUB: hub, LABEL_HUB_UID: uid, LABEL_MEMBER: label_value(member)}
             metadata = msgspec.structs.replace(

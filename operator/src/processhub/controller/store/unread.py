@@ -7,7 +7,7 @@ never read that, and the object says why.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -55,21 +55,13 @@ class _WithSetSpec(msgspec.Struct):
     spec: _SetSpec
 
 
-class _WithChildStatus(msgspec.Struct):
-    status: ChildStatus | None = None
-
-
-class _WithSetStatus(msgspec.Struct):
-    status: ChildSetStatus | None = None
-
-
-class _WithHubStatus(msgspec.Struct):
-    status: HubStatus | None = None
+class _WithStatus(msgspec.Struct, Generic[T]):
+    status: T | None = None
 
 
 def hub_with(known: Hub, item: Undecodable) -> Hub:
     """The Hub as it was read last, with the metadata and the status of a version that can't be read."""
-    return _present(known, item, _WithHubStatus)
+    return _present(known, item, _WithStatus[HubStatus])
 
 
 class UnreadObjects:
@@ -90,7 +82,7 @@ class UnreadObjects:
                 return None
             spec = ChildSpec(hub=part.spec.hub, id=part.spec.id, pod=part.spec.empty, suspend=part.spec.suspended)
             known = Child(metadata=item.metadata, spec=spec)
-        child = self.children[item.metadata.key] = _present(known, item, _WithChildStatus)
+        child = self.children[item.metadata.key] = _present(known, item, _WithStatus[ChildStatus])
         return child
 
     def set(self, item: Undecodable, known: ChildSet | None) -> ChildSet | None:
@@ -102,13 +94,11 @@ class UnreadObjects:
             read = part.spec.template
             spec = ChildSetSpec(hub=part.spec.hub, template=ChildSpec(pod=read.empty, suspend=read.suspended))
             known = ChildSet(metadata=item.metadata, spec=spec)
-        found = self.sets[item.metadata.key] = _present(known, item, _WithSetStatus)
+        found = self.sets[item.metadata.key] = _present(known, item, _WithStatus[ChildSetStatus])
         return found
 
 
-def _present(
-    known: Read, item: Undecodable, kind: type[_WithHubStatus] | type[_WithChildStatus] | type[_WithSetStatus]
-) -> Read:
+def _present(known: Read, item: Undecodable, kind: type[_WithStatus[T]]) -> Read:
     """The object as it is known, with its present metadata, and with its present status if that can be read."""
     part = _read(item, kind)
     status = part.status if part is not None else None

@@ -72,6 +72,14 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     answered: bool = False
     gone: bool = False
 
+    def is_of(self, view: View) -> bool:
+        """Whether the slice names this view."""
+        return self.view is not None and self.view.number == view.number
+
+    def closes(self, view: View) -> bool:
+        """Whether the slice says that this view closes."""
+        return self.is_of(view) and self.phase is ViewPhase.CLOSING
+
 
 class ViewStep(msgspec.Struct, frozen=True):
     """What the operator is to write into slice 0 of its members now, and what may be done meanwhile.
@@ -127,9 +135,7 @@ def is_closed(view: View, standings: Mapping[str, Standing]) -> bool:
 def _has_closed(view: View, standing: Standing | None) -> bool:
     if standing is None:
         return True  # it is gone: the operator deletes slice 0 of such members, and of no others
-    if standing.view is None or standing.view.number != view.number or standing.phase is not ViewPhase.CLOSING:
-        return False
-    return standing.answered or standing.gone
+    return standing.closes(view) and (standing.answered or standing.gone)
 
 
 def view_step(wanted: View | None, standings: Mapping[str, Standing], *, ready: bool) -> ViewStep:
@@ -141,7 +147,7 @@ def view_step(wanted: View | None, standings: Mapping[str, Standing], *, ready: 
     """
     current = current_view(standings)
     if current is not None and not is_closed(current, standings):
-        if wanted is not None and wanted.same_choice(current) and _none_closes(current, standings):
+        if wanted is not None and wanted.same_choice(current) and not is_closing(current, standings):
             return ViewStep(current, current, grant=_to_be_granted(current, standings))
         return ViewStep(current, close=_to_be_closed(current, standings))
     if wanted is None or not ready:
@@ -149,35 +155,20 @@ def view_step(wanted: View | None, standings: Mapping[str, Standing], *, ready: 
     return ViewStep(wanted, wanted, grant=tuple(name for name, _ in wanted.members if name in standings))
 
 
-def _none_closes(view: View, standings: Mapping[str, Standing]) -> bool:
-    return not any(
-        standing.view is not None and standing.view.number == view.number and standing.phase is ViewPhase.CLOSING
-        for standing in standings.values()
-    )
+def is_closing(view: View, standings: Mapping[str, Standing]) -> bool:
+    """Whether the slice of any member says that the view closes."""
+    return any(standing.closes(view) for standing in standings.values())
 
 
 def _to_be_granted(view: View, standings: Mapping[str, Standing]) -> tuple[str, ...]:
     """The members of an open view that have no block of epochs for the present holder of their Lease."""
-    found = []
-    for name, _ in view.members:
-        standing = standings.get(name)
-        if standing is None or not standing.present:
-            continue
-        if standing.view is None or standing.view.number != view.number or standing.holder != standing.present:
-            found.append(name)
-    return tuple(found)
+    there = ((name, standings[name]) for name, _ in view.members if name in standings)
+    return tuple(name for name, it in there if it.present and not (it.is_of(view) and it.holder == it.present))
 
 
 def _to_be_closed(view: View, standings: Mapping[str, Standing]) -> tuple[str, ...]:
     """The members whose slice 0 does not say yet that the view closes."""
-    found = []
-    for name, _ in view.members:
-        standing = standings.get(name)
-        if standing is None:
-            continue
-        if standing.view is None or standing.view.number != view.number or standing.phase is not ViewPhase.CLOSING:
-            found.append(name)
-    return tuple(found)
+    return tuple(name for name, _ in view.members if name in standings and not standings[name].closes(view))
 
 
 def shares(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
+from processhub.api.meta import shortened
 
 TEXT_MAX = 400  # characters of a cause
 _ON_ITS_WAY = ("", "ContainerCreating", "PodInitializing")  # reasons of containers that nothing has gone wrong with
@@ -30,7 +31,7 @@ class Trouble(NamedTuple):
 
 def cause(brief: str, text: str) -> Trouble:
     """A cause, of which the text is cut if it is too long."""
-    return Trouble(brief, text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…")
+    return Trouble(brief, shortened(text, TEXT_MAX))
 
 
 def statuses(pod: Pod) -> Iterator[ContainerStatus]:

@@ -11,6 +11,7 @@ import msgspec
 
 from processhub.api.hub import PartitionTolerance
 from processhub.api.reasons import GroupReason, Reason
+from processhub.core.listing import counted
 
 
 class QuorumFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,14 +79,14 @@ def quorum(spec: PartitionTolerance, facts: QuorumFacts, own: int | None = None)
         needs = f"{spec.strategy} needs {required}"
     live = facts.renewing if facts.partitioned else facts.live
     quorate = live >= required
-    counted = f"{live} {'member is' if live == 1 else 'members are'} live, {needs}"
+    said = f"{counted(live, 'member is', 'members are')} live, {needs}"
     forming = not quorate and not facts.formed and not facts.partitioned
     if quorate:
-        reason, why = str(GroupReason.QUORATE), counted
+        reason, why = str(GroupReason.QUORATE), said
     elif forming:
-        reason, why = str(GroupReason.FORMING), f"{counted}; the hub's first members are coming"
+        reason, why = str(GroupReason.FORMING), f"{said}; the hub's first members are coming"
     else:
-        reason, why = str(Reason.PARTITIONED), f"{counted}; all children are stopped until so many are live again"
+        reason, why = str(Reason.PARTITIONED), f"{said}; all children are stopped until so many are live again"
     return Verdict(
         required=required,
         live=live,

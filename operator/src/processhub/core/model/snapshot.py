@@ -57,6 +57,17 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """Whether the child waits for its member instead of moving."""
         return self.pinned or bool(self.nodes)
 
+    def recorded(self, entry: Assignment) -> DesiredChild:
+        """The child with what the entry says of it: workload, restart policy, tags, metadata and a hook's digest."""
+        return msgspec.structs.replace(
+            self,
+            workload=entry.workload,
+            restart_policy=entry.restart_policy,
+            tags=entry.tags,
+            metadata=entry.metadata,
+            asked=entry.asked,
+        )
+
     def entry(
         self, epoch: int, *, wait: bool = False, role: str = Role.ACTIVE, run: int = 0, state: str = "", ended: str = ""
     ) -> Assignment:

@@ -13,13 +13,14 @@ from itertools import filterfalse
 import msgspec
 
 from processhub.api.reasons import Reason, Role
-from processhub.core.listing import MemberNames, listed
+from processhub.core.listing import MemberNames, counted, listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import Candidate, load_caps
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED, Move, Plan, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.endproofs import EndProofs
+from processhub.core.planning.endproofs import EndProofs, pod_there
 from processhub.core.planning.roundbudget import RoundBudget
+from processhub.core.strategies.base import MemberSlot, PlacementView, Strategy
 from processhub.registry.grammar import Assignment
 
 # Why a request to move a child is refused.
@@ -32,8 +33,8 @@ REFUSED = "its last edit is not accepted; correct that first"
 class PlanBuilder:
     """The working state of one plan."""
 
-    def __init__(self, snapshot: HubSnapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
+        self.snapshot, self.strategy = snapshot, strategy
         self.members: dict[str, MemberView] = {member.name: member for member in snapshot.members}
         self.changes: dict[str, dict[str, Assignment | None]] = {}
         self.unplaced: dict[str, Unplaced] = {}
@@ -46,7 +47,6 @@ class PlanBuilder:
         self.last_placed = snapshot.last_placed
         self.next_epoch = snapshot.next_epoch
         self.budget = RoundBudget(snapshot.move_budget)
-        self.proofs = EndProofs(snapshot, self.members)
         self.load: Counter[str] = Counter()
         for member in snapshot.members:
             # A member that was lost or is being emptied takes its share again when it returns. So does one that is not
@@ -54,6 +54,11 @@ class PlanBuilder:
             leaves = member.draining if member.phase is not Phase.GONE else member.wanted
             if leaves and not member.joining and snapshot.formed:
                 self.joining[member.name] = True
+
+    @cached_property
+    def proofs(self) -> EndProofs:
+        """The proofs of the ends of children."""
+        return EndProofs(self.snapshot, self.members)
 
     @cached_property
     def _wanted_members(self) -> MemberNames:
@@ -106,10 +111,13 @@ class PlanBuilder:
         """Remove an earlier child of the same id from the record. It must end before this one may start."""
         for place in places:
             self.put(place.member, child.id, None)
-        if not child.suspended:
-            self.unplaced[child.id] = Unplaced(
-                Reason.ALREADY_STARTED, f"the child that had the id {child.id!r} before is still stopping"
-            )
+        if child.suspended:
+            return
+        if pods := self.snapshot.pods.get(child.id):
+            self.unplaced[child.id] = pod_there(child.id, pods[0].text)
+        else:
+            text = f"the child that had the id {child.id!r} before is still stopping"
+            self.unplaced[child.id] = Unplaced(Reason.ALREADY_STARTED, text)
 
     def follows_earlier(self, child: DesiredChild, places: tuple[OnRecord, ...]) -> bool:
         """Whether an earlier child of the same id is on record, which is dealt with here.
@@ -251,15 +259,41 @@ class PlanBuilder:
         limit = self.snapshot.spec.members.max_children
         return Unplaced(
             Reason.CAPACITY_EXCEEDED,
-            f"each ready member has its {limit} children (spec.members.maxChildren); add members or raise it",
+            f"each ready member has its {counted(limit, 'child', 'children')} (spec.members.maxChildren); add "
+            "members or raise it",
         )
+
+    def placement_view(self, more: int) -> PlacementView:
+        """The unfinished plan as the strategy sees it now, with room for ``more`` new children."""
+        room = {candidate.name: candidate.room or 0 for candidate in self.candidates(more)}
+        limit = self.snapshot.spec.members.max_children
+        slots = (
+            MemberSlot(
+                name=member.name,
+                weight=member.weight,
+                open=member.name in room,
+                wanted=member.wanted,
+                children=self.load[member.name],
+                room=room.get(member.name, 0),
+                space=max(0, limit - self.load[member.name]) if member.name in room else 0,
+                usage=member.usage,
+            )
+            for member in self.snapshot.members
+        )
+        last = self.last_placed
+        if not last and self.strategy.by_turns:
+            places = (place for places in self.snapshot.record.values() for place in places)
+            newest = max(places, key=lambda place: place.entry.epoch, default=None)
+            last = newest.member if newest else ""
+        return PlacementView(spec=self.snapshot.spec, slots=tuple(slots), last=last)
 
     def full(self, name: str) -> Unplaced | None:
         """Why the member has no room for a child that is bound to it; None if it has."""
         limit = self.snapshot.spec.members.max_children
         if self.load[name] < limit:
             return None
-        return Unplaced(Reason.CAPACITY_EXCEEDED, f"{name} has its {limit} children (spec.members.maxChildren)")
+        full = f"{name} has its {counted(limit, 'child', 'children')} (spec.members.maxChildren)"
+        return Unplaced(Reason.CAPACITY_EXCEEDED, full)
 
     def room(self, more: int) -> dict[str, int]:
         """How many more children each open member may take under cap and capacity, with ``more`` new ones."""

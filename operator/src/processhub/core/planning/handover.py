@@ -31,6 +31,7 @@ from enum import Enum
 
 import msgspec
 
+from processhub.api.reasons import Role
 from processhub.core.model.snapshot import MemberView, OnRecord
 from processhub.registry.grammar import Given, HandoverOrder, Kept
 
@@ -92,3 +93,26 @@ def has_lost(target: OnRecord) -> bool:
     """Whether the target reports that it did not start the child because it has lost the state."""
     kept = Kept.parse(target.kept)
     return kept is not None and (kept.epoch, kept.why) == (target.entry.epoch, "lost")
+
+
+def handed_over(running: list[OnRecord]) -> tuple[OnRecord, OnRecord] | None:
+    """The source and the target of a committed handover, or None if there is none."""
+    for source in running:
+        for target in running:
+            if target.entry.state and goes_to(source) == target.member:
+                return source, target
+    return None
+
+
+def kept_asleep(places: list[OnRecord]) -> tuple[OnRecord | None, OnRecord | None]:
+    """The source of a suspended child's handover, if still needed, and the place that the child keeps."""
+    if handed := handed_over(places):
+        source, target = handed
+        return (None if has_taken_over(target, emptied=False) else source), target
+
+    def last(place: OnRecord) -> tuple[bool, bool, int]:
+        entry = place.entry
+        is_target = entry.wait and not entry.asleep
+        return is_target, entry.role != Role.ACTIVE, -entry.epoch
+
+    return None, min(places, key=last, default=None)

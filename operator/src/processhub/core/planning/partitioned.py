@@ -12,11 +12,12 @@ from processhub.api.reasons import Reason
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.model.snapshot import HubSnapshot
 from processhub.core.planning.builder import PlanBuilder
+from processhub.core.strategies import HASH
 
 
 def plan_partitioned(snapshot: HubSnapshot) -> Plan:
     """Plan a partitioned hub; ``snapshot.partitioned`` is the reason."""
-    builder = PlanBuilder(snapshot)
+    builder = PlanBuilder(snapshot, HASH)
     builder.joining.clear()  # members that return keep what they have, which is not a join
     builder.remove_unwanted()
     for child_id, child in snapshot.children.items():

@@ -15,19 +15,9 @@ from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
-from processhub.core.planning.builder import (
-    MAPPED,
-    NOT_PLACED,
-    PINNED,
-    REFUSED,
-    same_attributes,
-    takes,
-    unavailable,
-)
+from processhub.core.planning.builder import MAPPED, NOT_PLACED, PINNED, REFUSED, same_attributes, takes, unavailable
 from processhub.core.planning.copymove import CopyMove, CopyStep, next_step
-from processhub.core.planning.copyroom import room_for, shares
 from processhub.core.planning.endproofs import pod_there
-from processhub.core.planning.placementview import placement_view
 from processhub.core.planning.roles import Roles, is_open
 from processhub.core.planning.spread import spread
 from processhub.core.strategies.base import Strategy
@@ -108,16 +98,14 @@ class ReplicaPlanner(Roles):
             return
         # Bound children need no rank, because their members are named.
         ranks = self.strategy.ranks([held.child for held in lacking], self.view)
-        room = room_for(self, sum(self.copies - len(held.staying) for held in lacking))
+        room = self.room_for(sum(self.copies - len(held.staying) for held in lacking))
         for held, ranked in zip(lacking, ranks, strict=True):
             leaving = len(held.kept) - len(held.staying)
             if leaving and self.budget.spent:
                 self.budget.put_off(leaving)
                 continue
             new = not held.kept and held.child.id not in self.lost_copies
-            queue = (
-                self.strategy.queue(placement_view(self, self.strategy, 1)) if new and self.strategy.balances else None
-            )
+            queue = self.strategy.queue(self.placement_view(1)) if new and self.strategy.balances else None
             self._add_copies(held, queue or ranked, room)
 
     def rebalance(self) -> None:
@@ -154,9 +142,7 @@ class ReplicaPlanner(Roles):
             entry, member = place.entry, self.members.get(place.member)
             if (
                 member is None
-                or member.phase is not Phase.LIVE
-                or member.draining
-                or not member.wanted
+                or not takes(member)
                 or entry.wait
                 or entry.uid != child.uid
                 or entry.workload != child.workload
@@ -393,7 +379,7 @@ class ReplicaPlanner(Roles):
         if child.nodes:
             full = [blocked for name in child.nodes if name in self.members and (blocked := self.full(name))]
             return full[0] if full else unavailable(listed(child.nodes))
-        return self.strategy.why_not(child, placement_view(self, self.strategy, 0)) or self.no_room(self.candidates(0))
+        return self.strategy.why_not(child, self.placement_view(0)) or self.no_room(self.candidates(0))
 
     def _can_take(self, name: str, child_id: str) -> bool:
         member = self.members.get(name)
@@ -408,7 +394,7 @@ class ReplicaPlanner(Roles):
         The copies with the lowest rank leave once the new ones are up.
         """
         unfinished: set[str] = set()
-        room = shares(self) if self.strategy.balances else room_for(self, 0)
+        room = self.shares() if self.strategy.balances else self.room_for(0)
         ranks = self.strategy.ranks([held.child for held in self.steady], self.view)
         for held, ranked in zip(self.steady, ranks, strict=True):
             present = held.names

@@ -21,7 +21,6 @@ from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView
 from processhub.core.planning.builder import PlanBuilder
 from processhub.core.planning.copymove import CopyMove, CopyStep
 from processhub.core.planning.endproofs import pod_there
-from processhub.core.planning.placementview import placement_view
 from processhub.core.strategies.base import Strategy
 
 
@@ -29,8 +28,7 @@ class Roles(PlanBuilder):
     """The part of the planning that gives each copy on record its role."""
 
     def __init__(self, snapshot: HubSnapshot, strategy: Strategy) -> None:
-        super().__init__(snapshot)
-        self.strategy = strategy
+        super().__init__(snapshot, strategy)
         redundancy = snapshot.spec.redundancy
         every = self.every = snapshot.spec.distribution.strategy == "ForEach"
         self.standby = snapshot.spec.keeps_standbys
@@ -41,11 +39,28 @@ class Roles(PlanBuilder):
         there = sum(member.wanted and member.weight > 0 for member in snapshot.members)
         self.pinned_copies = there if every or not isinstance(factor, int) else min(factor, there)
         # A rank does not depend on how full members are, so the view at the beginning is good for the whole plan.
-        self.view = placement_view(self, strategy, 0)
+        self.view = self.placement_view(0)
 
     def wanted_copies(self, child: DesiredChild) -> int:
         """How many copies of the child may be on record."""
         return len(child.nodes) or (self.pinned_copies if child.pinned else self.copies)
+
+    def room_for(self, more: int) -> dict[str, int]:
+        """The room of each open member for ``more`` copies; by the capacity alone if the strategy has no load cap."""
+        if self.strategy.capped or self.strategy.balances:
+            return self.room(more)
+        limit = self.snapshot.spec.members.max_children
+        return {member.name: max(0, limit - self.load[member.name]) for member in self.open}
+
+    def shares(self) -> dict[str, int]:
+        """How many more copies each open member may have until it has its share by weight."""
+        weights = sum(member.weight for member in self.open)
+        total = sum(self.load[member.name] for member in self.open)
+        limit = self.snapshot.spec.members.max_children
+        return {
+            member.name: max(0, min(limit, total * member.weight // weights) - self.load[member.name])
+            for member in self.open
+        }
 
     def sleeps(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether the copy waits instead of running: that of a bound child whose member is emptied by force."""

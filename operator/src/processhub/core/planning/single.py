@@ -10,27 +10,15 @@ from processhub.api.reasons import Reason
 from processhub.core.model.membership import Phase
 from processhub.core.model.placement import NOWHERE
 from processhub.core.model.plan import Move, Unplaced
-from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
+from processhub.core.model.snapshot import DesiredChild, MemberView, OnRecord
 from processhub.core.planning.builder import MAPPED, NOT_PLACED, PINNED, REFUSED, takes, unavailable
-from processhub.core.planning.placementview import placement_view
-from processhub.core.planning.steady import SteadyChildren
 from processhub.core.planning.steps import ChildSteps
 from processhub.core.strategies import HASH, Strategy
-from processhub.core.strategies.migration import MigrationMode, MigrationStrategy
+from processhub.core.strategies.migration import MigrationMode
 
 
 class SingleCopyPlanner(ChildSteps):
     """The planner of hubs that keep one copy of each child."""
-
-    def __init__(
-        self,
-        snapshot: HubSnapshot,
-        strategy: Strategy,
-        migration: MigrationStrategy,
-        steady: SteadyChildren | None = None,
-    ) -> None:
-        super().__init__(snapshot, migration, steady)
-        self.strategy = strategy
 
     def place_new(self) -> None:
         """Find a member for each child that has none."""
@@ -57,7 +45,7 @@ class SingleCopyPlanner(ChildSteps):
     def _place(self, children: list[DesiredChild], strategy: Strategy) -> None:
         if not children:
             return
-        view = placement_view(self, self.strategy, len(children))
+        view = self.placement_view(len(children))
         left_over = []
         for child, index in zip(children, strategy.place(children, view).tolist(), strict=True):
             if index == NOWHERE:
@@ -68,7 +56,7 @@ class SingleCopyPlanner(ChildSteps):
                 self.last_placed = name
             self._start(child, name)
         if left_over:
-            view, full = placement_view(self, self.strategy, 0), self.no_room(self.candidates(0))
+            view, full = self.placement_view(0), self.no_room(self.candidates(0))
             self.unplaced.update({child.id: strategy.why_not(child, view) or full for child in left_over})
 
     def apply_move_requests(self) -> None:
@@ -90,7 +78,7 @@ class SingleCopyPlanner(ChildSteps):
         now = self.leaving[: self.budget.allow(len(self.leaving))]
         if not now:
             return
-        view = placement_view(self, self.strategy, len(now))
+        view = self.placement_view(len(now))
         strategy = HASH if self.strategy.hash_after_loss else self.strategy
         chosen = strategy.place([child for child, _ in now], view)
         for (child, source), index in zip(now, chosen.tolist(), strict=True):
@@ -115,7 +103,7 @@ class SingleCopyPlanner(ChildSteps):
         """Check the loads for an imbalance, once nothing else is under way."""
         restless = self.budget.moving or self.budget.pending_moves or self.joining
         if not restless and not any(member.joining for member in self.snapshot.members):
-            self.imbalance = self.strategy.imbalance(placement_view(self, self.strategy, 0))
+            self.imbalance = self.strategy.imbalance(self.placement_view(0))
 
     def _place_bound(self, child: DesiredChild, name: str) -> None:
         member = self.members.get(name)
@@ -181,7 +169,7 @@ class SingleCopyPlanner(ChildSteps):
         movable = [(child, source) for child, source in self.movable if child.id not in begun]
         if not movable:
             return set()
-        view = placement_view(self, self.strategy, 0)
+        view = self.placement_view(0)
         chosen, drawn = self.strategy.draw(movable, [joiner.name for joiner in joiners], view)
         slots = {slot.name: slot for slot in view.slots}
         unfinished, full, left = set[str](), set[str](), set[str]()
@@ -221,7 +209,5 @@ class SingleCopyPlanner(ChildSteps):
             return {member.name for member in joiners}
         if not self.unsteady:
             return set()
-        chosen, _ = self.strategy.draw(
-            self.unsteady, [joiner.name for joiner in joiners], placement_view(self, self.strategy, 0)
-        )
+        chosen, _ = self.strategy.draw(self.unsteady, [joiner.name for joiner in joiners], self.placement_view(0))
         return {joiners[index].name for index in set(chosen.tolist()) if index != NOWHERE}

@@ -14,8 +14,19 @@ from processhub.core.model.membership import Phase
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import Claim, DesiredChild, HubSnapshot, MemberView, OnRecord
 from processhub.core.planning.builder import PlanBuilder, same_attributes, takes, unavailable
-from processhub.core.planning.handover import Next, Step, goes_to, has_lost, has_taken_over, next_step, order_for
+from processhub.core.planning.handover import (
+    Next,
+    Step,
+    goes_to,
+    handed_over,
+    has_lost,
+    has_taken_over,
+    kept_asleep,
+    next_step,
+    order_for,
+)
 from processhub.core.planning.steady import SteadyChildren
+from processhub.core.strategies.base import Strategy
 from processhub.core.strategies.migration import MigrationMode, MigrationStrategy, PossibleMove
 from processhub.registry.grammar import parse_end
 
@@ -23,8 +34,10 @@ from processhub.registry.grammar import parse_end
 class ChildSteps(PlanBuilder):
     """The part of the planning that follows the children on record. It places none."""
 
-    def __init__(self, snapshot: HubSnapshot, migration: MigrationStrategy, steady: SteadyChildren | None) -> None:
-        super().__init__(snapshot)
+    def __init__(
+        self, snapshot: HubSnapshot, strategy: Strategy, migration: MigrationStrategy, steady: SteadyChildren | None
+    ) -> None:
+        super().__init__(snapshot, strategy)
         self.migration = migration
         self._steady = steady or SteadyChildren()
         self.new: list[DesiredChild] = []
@@ -99,13 +112,10 @@ class ChildSteps(PlanBuilder):
     # Steps for one child.
 
     def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> bool:
-        """Put the waiting entry on ``target``, and order the handover if the migration strategy has one.
+        """Put the waiting entry on ``target``. Once it is on record, the source gets its order.
 
         Returns False if the child was on ``target``, and its removal there is not acknowledged: by what that member
         keeps of its former stay it would start with a state that is older than the child (docs/protocol.md, rule 20).
-        The source's order and the waiting entry may be written in any order, because the state is not taken before the
-        waiting entry exists. If the source's entry changes for another reason in this plan, it gets the order in the
-        next round.
         """
         if child.id in self.changes.get(target, ()) or self.proofs.may_run(child.id, target):
             self.budget.put_off()
@@ -117,8 +127,6 @@ class ChildSteps(PlanBuilder):
             return True
         if end := self.end_of(child, there, ordered=self.snapshot.move_requests.get(child.id) == target):
             self.put(target, child.id, msgspec.structs.replace(entry, ended=end))
-        elif child.id not in self.changes.get(source, ()) and self.mode(child, source, target) is MigrationMode.HOT:
-            self._order(child, there, OnRecord(target, entry))
         return True
 
     def end_of(self, child: DesiredChild, place: OnRecord, *, ordered: bool = False) -> str:
@@ -167,11 +175,12 @@ class ChildSteps(PlanBuilder):
         # The target of a move becomes active. Any other waiting copy was asleep, beside another copy, when the hub kept
         # several.
         waiting = [place for place in places if place.entry.wait and (not running or place.entry.role == Role.ACTIVE)]
-        # Of a child that has ended, the entry of a lost member may still be there beside the next one.
-        waiting.sort(key=lambda place: -place.entry.epoch if place.entry.ended else 0)
+        # Of a child that has ended, the entry of a lost member may still be there beside the next one. One that is
+        # resumed keeps its place, whatever is left of a move that it was in.
+        waiting.sort(key=lambda place: (-place.entry.epoch if place.entry.ended else 0, not place.entry.asleep))
         if self.follows_earlier(child, places):
             return
-        if handed := _handed_over(running):
+        if handed := handed_over(running):
             self._finish_move(child, *handed)
         elif waiting:
             self._continue_move(child, running, waiting[0])
@@ -193,7 +202,7 @@ class ChildSteps(PlanBuilder):
         """
         if self.follows_earlier(child, places):
             return
-        source, keeper = _kept_asleep([place for place in places if not self.loses_its_place(child, place)])
+        source, keeper = kept_asleep([place for place in places if not self.loses_its_place(child, place)])
         self.load.update([source.member] if source is not None else [])
         for place in places:
             if place is not keeper and place is not source:
@@ -365,6 +374,10 @@ class ChildSteps(PlanBuilder):
             # It has ended since the move began. The target's entry says so before the source's is removed.
             self.put(target.member, child.id, msgspec.structs.replace(target.entry, ended=end))
             return
+        if source.entry.epoch > target.entry.epoch:
+            # The move was given up, and the child has run on there. A state that the target has got is older than that.
+            self.put(target.member, child.id, self.assignment(child, wait=True))
+            return
         # An order that was given is completed: only then is there a state that could be lost.
         hot = goes_to(source) == target.member or self.mode(child, source.member, target.member) is MigrationMode.HOT
         source_member = self.members.get(source.member)
@@ -420,26 +433,3 @@ class ChildSteps(PlanBuilder):
     def _is_asked_for_elsewhere(self, child: DesiredChild, member: MemberView) -> bool:
         ordered = self.snapshot.move_requests.get(child.id, member.name)
         return ordered != member.name and not child.bound and not self.unfit(ordered)
-
-
-def _kept_asleep(places: list[OnRecord]) -> tuple[OnRecord | None, OnRecord | None]:
-    """The source of a suspended child's handover, if still needed, and the place that the child keeps."""
-    if handed := _handed_over(places):
-        source, target = handed
-        return (None if has_taken_over(target, emptied=False) else source), target
-
-    def last(place: OnRecord) -> tuple[bool, bool, int]:
-        entry = place.entry
-        is_target = entry.wait and not entry.asleep
-        return is_target, entry.role != Role.ACTIVE, -entry.epoch
-
-    return None, min(places, key=last, default=None)
-
-
-def _handed_over(running: list[OnRecord]) -> tuple[OnRecord, OnRecord] | None:
-    """The source and the target of a committed handover, or None if there is none."""
-    for source in running:
-        for target in running:
-            if target.entry.state and goes_to(source) == target.member:
-                return source, target
-    return None

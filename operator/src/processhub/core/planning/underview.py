@@ -18,6 +18,7 @@ from processhub.core.model.activation import View, chosen_member
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
 from processhub.core.model.snapshot import HubSnapshot, MemberView, OnRecord
+from processhub.core.planning.builder import takes
 from processhub.registry.grammar import NOBODY, Assignment
 
 Changes = Mapping[str, Assignment | None]  # by member
@@ -76,6 +77,53 @@ def with_recorded(
     return msgspec.structs.replace(plan, entries=entries)
 
 
+def with_pods(snapshot: HubSnapshot, plan: Plan, state: NotClosed | None, workload: str) -> Plan:
+    """The plan with an entry for each child's Pod that would be on no record: it keeps the id until the Pod is gone.
+
+    A Pod may outlive its entry, for as long as its node does not answer. ``workload``: of an entry that has no former.
+    """
+    entries = {member: dict(changes) for member, changes in plan.entries.items()}
+    next_epoch = plan.next_epoch
+    for child_id in sorted(snapshot.pods):
+        record = {place.member: place.entry for place in snapshot.record.get(child_id, ())}
+        planned = {member: changes[child_id] for member, changes in entries.items() if child_id in changes}
+        if any(entry is not None for entry in (record | planned).values()):
+            continue
+        for member in _keepers(snapshot, child_id, record, state):
+            former = record.get(member) or Assignment(uid=NOBODY, epoch=0, workload=workload)
+            if former.of_nobody and member in record:
+                del entries[member][child_id]
+                continue
+            entries.setdefault(member, {})[child_id] = _of_nobody(former, next_epoch)
+            next_epoch += 1
+    return msgspec.structs.replace(plan, entries=entries, next_epoch=next_epoch)
+
+
+def _keepers(
+    snapshot: HubSnapshot, child_id: str, record: Mapping[str, Assignment], state: NotClosed | None
+) -> list[str]:
+    """The members that are to keep an id on record.
+
+    That is one of those that have it. If none of them may keep it, as they are drained, it is another one beside them,
+    and alone from the next round on.
+    """
+    members = {member.name: member for member in snapshot.members if member.phase is not Phase.GONE}
+    places = [name for name in record if name in members]
+    for name in places:
+        if takes(members[name]):
+            return [name]
+    if state is not None and state.open:
+        other = chosen_member(state.view, child_id)
+    else:
+        other = min((name for name, member in members.items() if takes(member)), default="")
+    return list(dict.fromkeys(name for name in (*places[:1], other) if name))
+
+
+def _of_nobody(entry: Assignment, epoch: int) -> Assignment:
+    """The entry that follows this one, and keeps the id on record without a child."""
+    return msgspec.structs.replace(entry, uid=NOBODY, epoch=epoch, wait=True, asleep=False, run=0, to="")
+
+
 def _adopting(declared: Assignment, run: Assignment) -> Assignment:
     """The entry of a child that was declared while its member started it: with the same workload it runs on."""
     same = declared.workload == run.workload and not declared.wait
@@ -121,9 +169,8 @@ class _Restriction:
             if self._shared and any(
                 entry is not None and entry.on_demand for name, entry in changes.items() if name not in there
             ):
-                return self._hold(
-                    child_id, close=True
-                )  # the share there has no place for it (docs/protocol.md, rule 33)
+                # The share there has no place for it (docs/protocol.md, rule 33).
+                return self._hold(child_id, close=True)
             return changes  # it is on record all along
         if any(entry is not None for entry in changes.values()):
             return self._hold(child_id)  # it would be on no record for a moment
@@ -137,12 +184,15 @@ class _Restriction:
         chosen = chosen_member(self._state.view, child_id)
         if not self._state.open:
             return self._hold(child_id)
-        child, (entry, *more) = self._snapshot.children[child_id], changes.values()
+        (member, entry), *more = changes.items()
+        if entry is not None and entry.of_nobody:
+            return changes if member == chosen and not more else self._hold(child_id)
+        child = self._snapshot.children[child_id]
         if child.nodes or more or entry is None or (child.on_demand and self._shared):
             return self._hold(child_id, close=True)
         if changes.keys() == {chosen}:
             return changes
-        if not _takes(self._members.get(chosen)):
+        if chosen not in self._members or not takes(self._members[chosen]):
             return self._hold(child_id)
         if self._loads[chosen] >= self._snapshot.spec.members.max_children:
             return self._hold(child_id, close=True)
@@ -164,10 +214,7 @@ class _Restriction:
             return {}  # the view is to be closed first
         if place.member != chosen and not place.entry.of_nobody:
             self._next_epoch += 1
-            waits = msgspec.structs.replace(
-                place.entry, uid=NOBODY, epoch=self._next_epoch - 1, wait=True, asleep=False, run=0, to=""
-            )
-            return {place.member: waits}
+            return {place.member: _of_nobody(place.entry, self._next_epoch - 1)}
         if not all(self._is_proven(child_id, other) for name, other in self._members.items() if name != chosen):
             return {}
         if self._state.blocks.get(chosen, 0) <= place.entry.epoch:
@@ -186,7 +233,3 @@ class _Restriction:
         if child_id in self._snapshot.children:
             self._unplaced.setdefault(child_id, _WAITS)
         return {}
-
-
-def _takes(member: MemberView | None) -> bool:
-    return member is not None and member.phase is Phase.LIVE and not member.draining and member.wanted

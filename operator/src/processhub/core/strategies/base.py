@@ -39,6 +39,11 @@ class MemberSlot(msgspec.Struct, frozen=True, kw_only=True):
     space: int = 0
     usage: Usage | None = None  # None: not reported
 
+    @property
+    def takes(self) -> bool:
+        """Whether the member takes one more child."""
+        return self.open and self.weight > 0 and self.space > 0
+
 
 class PlacementView(msgspec.Struct, frozen=True, kw_only=True):
     """The hub at one moment. ``slots``: all its members in ordinal order (PerNode: by name), including absent ones.

@@ -92,12 +92,11 @@ class CustomDistribution(Scored):
     def why_not(self, child: DesiredChild, view: PlacementView) -> Unplaced | None:
         """The reason for a child for which the strategy names no member that is ready and has room."""
         ranked = self._ranked(child, _members(view)) or ()
-        if any(slot.open and slot.weight > 0 and slot.space > 0 and slot.name in ranked for slot in view.slots):
+        if any(slot.takes and slot.name in ranked for slot in view.slots):
             return None
         named = ", ".join(ranked) or "none"
         return Unplaced(
-            Reason.NO_MEMBERS,
-            f"the strategy {self.name} names no member that is ready and has room; it names {named}",
+            Reason.NO_MEMBERS, f"the strategy {self.name} names no member that is ready and has room; it names {named}"
         )
 
     def _table(self, children: Sequence[DesiredChild], view: PlacementView) -> tuple[Scores, NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ from processhub.api.reasons import Reason
 from processhub.core.model.placement import NOWHERE, Scores
 from processhub.core.model.plan import Unplaced
 from processhub.core.model.snapshot import DesiredChild
-from processhub.core.strategies.base import Indices, MemberSlot, Placed, PlacementView, Score, Scored, hash_scores
+from processhub.core.strategies.base import Indices, Placed, PlacementView, Score, Scored, hash_scores
 
 _BELOW_ALL = 2.0**-80  # a factor that puts a hash score below all others, which lie between 2**-6 and 2**63
 
@@ -125,7 +125,7 @@ class NotLocal(Scored):
 
     def why_not(self, child: DesiredChild, view: PlacementView) -> Unplaced | None:
         """The reason for a child that only its origin could take."""
-        taking = [slot for slot in view.slots if _takes(slot)]
+        taking = [slot for slot in view.slots if slot.takes]
         if any(slot.name != child.origin for slot in taking) or not taking:
             return None
         return Unplaced(
@@ -133,11 +133,3 @@ class NotLocal(Scored):
             f"only {child.origin}, its origin, is ready and has room, and the strategy is NotLocal; placed when "
             "another member is, or write spec.distribution.notLocalFallback: Local in the hub",
         )
-
-    def fingerprint(self, weights: Mapping[str, int], order: Sequence[str]) -> str:
-        """A digest without the fallback, because a changed fallback moves no child."""
-        return self.digest(weights)
-
-
-def _takes(slot: MemberSlot) -> bool:
-    return slot.open and slot.weight > 0 and slot.space > 0

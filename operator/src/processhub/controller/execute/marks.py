@@ -1,24 +1,26 @@
-"""The marks of slices and member Leases: labels, annotations and owner references. Users' edits are put back.
+"""The marks of slices, member Leases and members' pods: labels, annotations and owner references.
 
 Members and clients select slices by a label. The admission policy checks a member's renewals by the marks of its Lease.
-Garbage collection follows the owner references.
+Garbage collection follows the owner references. So users' edits of them are put back. Pods of members get their label.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from processhub.api.hub import Hub
-from processhub.api.kubernetes import Lease
+from processhub.api.kubernetes import Lease, Pod
 from processhub.api.meta import ObjectMeta
-from processhub.api.naming import LABEL_HUB_UID
+from processhub.api.naming import LABEL_HUB_UID, LABEL_MEMBER, label_value
 from processhub.api.slice import RegistrySlice
 from processhub.cluster.errors import ConflictError, NotFoundError
-from processhub.cluster.kinds import LEASES, SLICES, Kind
+from processhub.cluster.kinds import LEASES, PODS, SLICES, Kind
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.objects.registry import lease_annotations, member_labels, member_owners
+from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.hubstate import HubState
 
@@ -85,3 +87,24 @@ def _missing(hub: Hub, member: str, metadata: ObjectMeta, annotations: dict[str,
     if not metadata.owned_by(hub.metadata.uid):
         patch["ownerReferences"] = [*metadata.owner_references, *member_owners(hub)]
     return patch and {"uid": metadata.uid, **patch}
+
+
+async def label_pods(round: Round, members: Iterable[Member]) -> None:
+    """Label the pods that have no label of their member yet: their StatefulSet gives all of them the same labels."""
+    for member in members:
+        pod = member.pod
+        if pod is None or pod.metadata.deletion_timestamp is not None:
+            continue
+        wanted = label_value(member.name)
+        if pod.metadata.labels.get(LABEL_MEMBER) != wanted:
+            what = f"pod {pod.metadata.name} can't get its label {LABEL_MEMBER}"
+            await round.steps.take(what, partial(_label, round, pod, wanted))
+
+
+async def _label(round: Round, pod: Pod, wanted: str) -> None:
+    # With the uid, because nothing is known of a pod that replaced this one meanwhile.
+    patch = {"metadata": {"uid": pod.metadata.uid, "labels": {LABEL_MEMBER: wanted}}}
+    try:
+        round.store.put("pods", await round.client.patch(PODS, pod.metadata.namespace, pod.metadata.name, patch))
+    except (NotFoundError, ConflictError) as error:
+        log.debug("pod %s: %s", pod.metadata.name, error.message)

@@ -1,7 +1,8 @@
-"""Changes of a slice by which children that members have started by themselves come on record: nothing waits for them.
+"""Changes of a slice that need no plan, or none at once.
 
-Such a child runs and answers requests already. While many start, a round in each half second puts all of them on
-record. One for each change would take as much of the machine as the children themselves.
+Children that only restart change no plan, and are reported without one. Children that members have started by
+themselves run and answer requests already, so nothing waits until they are on record. While many start, a round in each
+half second puts all of them there. One for each change would take as much of the machine as the children themselves.
 """
 
 from __future__ import annotations
@@ -13,9 +14,38 @@ import msgspec
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
 from processhub.controller.store.slices import KnownSlice, Slices
-from processhub.registry.grammar import Assignment, Report, is_by_view
+from processhub.registry.copies import only_restarts
+from processhub.registry.grammar import Assignment, EntryError, Report, is_by_view, parse_report
+from processhub.registry.workloads import is_pod_workload
 
 _UP = (State.STARTING, State.RUNNING)
+
+
+def children_only_restart(old: RegistrySlice, new: RegistrySlice) -> bool:
+    """Whether nothing but restarts of children differs, each of which has been up before.
+
+    The first start of a child is more: its lifetime begins. A pod child's restart is more too: the operator makes its
+    Pod.
+    """
+    before, after = old.status.reports, new.status.reports
+    if (
+        msgspec.structs.replace(old.metadata, resource_version=new.metadata.resource_version) != new.metadata
+        or old.spec != new.spec
+        or old.status.reporting({}) != new.status.reporting({})
+        or before.keys() != after.keys()
+        or any(map(is_pod_workload, new.spec.workloads.values()))
+    ):
+        return False
+    changed = [(text, after[child_id]) for child_id, text in before.items() if after[child_id] != text]
+    return all(_only_restarts(text, now) for text, now in changed)
+
+
+def _only_restarts(before: str, after: str) -> bool:
+    try:
+        earlier, later = parse_report(before), parse_report(after)
+    except EntryError:
+        return False
+    return bool(earlier.started_at) and only_restarts(earlier, later)
 
 
 def only_comes_on_record(old: RegistrySlice | None, new: RegistrySlice, slices: Slices, changed: Set[str]) -> bool:
