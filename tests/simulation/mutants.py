@@ -282,7 +282,7 @@ MUTANTS = {
         "an edit of tags restarts no process (docs/protocol.md, rule 3)", PlanBuilder, "refreshed", _refreshed_anew, 3
     ),
     "place-lost": Mutant(
-        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 3
+        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 8
     ),
 }  # fmt: skip
 
