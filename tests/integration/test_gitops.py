@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from functools import partial
 from itertools import groupby
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import yaml
 from clusterfolder import ROOT
 from hookreceiver import Receiver, receiver
 from livehub import SLEEP, Live, live
@@ -86,6 +88,27 @@ async def followed(product: Live, kind: str, name: str) -> AsyncIterator[Followe
 
 def manifest(kind: str, name: str, **spec: Any) -> Json:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+@pytest.mark.parametrize("page", ["docs/operations.md", "docs/how-to/gitops.md"])
+async def test_the_manifests_of_kubernetes_own_kinds_in_a_page_are_valid(
+    cluster: Cluster, namespace: str, page: str
+) -> None:
+    text = (ROOT / page).read_text()
+    items = [
+        item for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S) for item in yaml.safe_load_all(block)
+    ]
+    own = [
+        item for item in items if "apiVersion" in item and not re.search("istio|fluxcd|processhub", item["apiVersion"])
+    ]
+    assert own
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": own})
+
+    said = cluster.kubectl(
+        "-n", namespace, "apply", "--dry-run=server", "--validate=strict", "-o", "name", "-f", "-", stdin=listed
+    )
+
+    assert len(said.split()) == len(own)
 
 
 @pytest.mark.nightly

@@ -244,7 +244,7 @@ def test_children_without_any_possible_member_keep_running_and_are_named(change:
     assert planned.no_member_left
     stranded = {child_id: name for name, ids in planned.stranded.items() for child_id in ids}
     assert stranded == home
-    assert set(planned.why_stranded.values()) == {"no other member is left to take it"}
+    assert set(planned.why_stranded.values()) == {"no other member is left"}
 
     hub.change("hub-1", wanted=True, draining=False)
     hub.rest()

@@ -12,7 +12,7 @@ from processhub.registry.grammar import Assignment
 # Why a child can't leave a member that is to be emptied.
 STRANDED_PINNED = "pinned"
 STRANDED_GUIDED = "guided to it by its nodes"
-STRANDED_ALONE = "no other member is left to take it"
+STRANDED_ALONE = "no other member is left"
 
 
 class Unplaced(msgspec.Struct, frozen=True):
