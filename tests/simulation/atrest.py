@@ -15,7 +15,7 @@ from processhub.registry.grammar import Assignment, parse_assignment
 from .childpods import PodRun
 from .finishing import rests
 from .machines import Run
-from .naming import command_of, is_member, members_of, taking
+from .naming import command_of, is_member, is_per_node, members_of, taking
 
 if TYPE_CHECKING:
     from .world import World
@@ -121,11 +121,14 @@ def _hub_unrest(hub: Json, bound: set[str]) -> list[str]:
         found.append(f"the hub is not Ready: {_condition(hub, 'Ready').get('message')}")
     if _is(hub, "Stalled") and not (bound and _condition(hub, "Stalled").get("reason") == GroupReason.STRANDED):
         found.append(f"the hub is Stalled: {_condition(hub, 'Stalled').get('message')}")
-    names = {*members_of(hub), *(member["name"] for member in status.get("members", ()) if member["name"] in bound)}
+    there = [member["name"] for member in status.get("members", ())]
+    names = {*members_of(hub), *bound & {*there}}
+    if not is_per_node(hub):  # A StatefulSet has all members before the last one.
+        names |= {f"hub-{ordinal}" for ordinal in range(1 + max(int(name[4:]) for name in names))}
     # A member that is scaled away stays as long as the creation of its slice may still be stored.
     members = [member for member in status.get("members", ()) if member["name"] in names or member["pod"]]
     if sorted(member["name"] for member in members) != sorted(names):
-        found.append(f"the hub's status has the members {[member['name'] for member in status.get('members', ())]}")
+        found.append(f"the hub's status has the members {there}")
     return found
 
 

@@ -75,12 +75,13 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
             await all_asked(world, hands)
             await rest(world)
         if trace.violation is not None:
-            return world.network.requests
-    if edits(seed) and (calm := Calm(hands, world, seed)).possible:
+            break
+    if trace.violation is None and edits(seed) and (calm := Calm(hands, world, seed)).possible:
         calm.prepare()
         await rest(world)
         await calm.begin()
         await turn(calm.acts)
+    world.server.forget()
     return world.network.requests
 
 

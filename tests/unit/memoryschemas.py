@@ -96,14 +96,14 @@ class Rules:
     def complete_object(self, item: Json, before: Json | None = None) -> None:
         """Complete a whole object, whose metadata the CRD leaves to Kubernetes; ``before`` is the stored one."""
         metadata = item.pop("metadata")
-        self._complete(item, before)
+        self.complete(item, before)
         item["metadata"] = metadata
 
-    def _complete(self, value: Any, before: Any = None) -> None:
+    def complete(self, value: Any, before: Any = None) -> None:
         """Drop the fields that are not in the schema, and set defaults. What is as before is complete."""
         if isinstance(value, list):
             for item in value if self._items is not None else ():
-                self._items._complete(item)
+                self._items.complete(item)
         if not isinstance(value, dict):
             return
         fields, others = self.fields, self._others
@@ -119,7 +119,7 @@ class Rules:
             if inner is None:
                 unknown.append(name)
             elif isinstance(each, dict | list) and past.get(name) != each:
-                inner._complete(each, past.get(name))
+                inner.complete(each, past.get(name))
         for name in unknown if self._drops_others else ():
             del value[name]
 
