@@ -68,7 +68,7 @@ class Asker:
                 if self._goes_on_without(hook):
                     continue
                 began = asyncio.get_running_loop().time()
-                so_far = {**data, **_changes_so_far(verdict)}
+                so_far = {**data, "changes": msgspec.to_builtins(verdict)} if verdict.changes else data
                 delivery = Delivery.about(HubEvent(event, subject, so_far))
                 try:
                     answer = parse_answer(await self._attempt(hook, cloud_event(delivery, self.hub.metadata.key)))
@@ -125,8 +125,3 @@ class Asker:
 def _is_required(hook: Hook) -> bool:
     """Whether what was asked about can't go on without the hook's answer. A child that is stopped always can."""
     return hook.event != HookEvent.PRE_CHILD_STOP and hook.receiver.failure_policy == "Fail"
-
-
-def _changes_so_far(answer: HookVerdict) -> dict[str, Any]:
-    """The changes of the hooks that were asked before, as the next hook gets them."""
-    return {"changes": msgspec.to_builtins(answer)} if answer.changes else {}

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 
 from processhub.api.hub import Hub
-from processhub.api.kubernetes import KubernetesNode, Lease, Pod
-from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_LOAD, ANNOTATION_SETTLED, LABEL_MEMBER, member_ordinal
+from processhub.api.kubernetes import KubernetesNode, Pod
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_LOAD, ANNOTATION_SETTLED, member_ordinal
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.nodefit import has_pod
 from processhub.controller.store.hubstate import HubState
-from processhub.controller.store.leases import KnownLease
+from processhub.controller.store.leases import KnownLease, member_of
 from processhub.controller.store.slices import KnownSlice
 from processhub.core.model.membership import Judgement, MemberFacts, Phase, judge
 from processhub.registry.copies import HAS_PROCESS, is_current
@@ -153,15 +153,9 @@ def observe_members(
         wanted = _on_node(node, pod, template) if per_node else _in_replicas(hub, name)
         lease = state.leases.of_member(name)
         own = tuple(slices.get(name, ()))
-        facts = _facts(hub, pod, node, lease, own, wanted, per_node, now, leases_observed)
         ends = state.pods.ends.get(pod.metadata.name, {}) if pod else {}
-        facts = msgspec.structs.replace(
-            facts,
-            holder_terminated=lease is not None and pod is not None and holder_terminated(lease, pod, ends),
-            restarting_seconds=now - restarting_since.get(name, now),
-            ordered_away=facts.ordered_away or name in drained,
-        )
-        judgement = judge(facts)
+        away, restarting = not wanted or name in drained, now - restarting_since.get(name, now)
+        judgement = judge(_facts(hub, pod, node, lease, own, ends, away, restarting, now, leases_observed))
         _note_restart(restarting_since, name, judgement, now)
         members[name] = Member(
             name=name,
@@ -250,25 +244,23 @@ def _held(member: Member, recheck_seconds: float | None = None) -> Member:
     return msgspec.structs.replace(member, judgement=judgement, unread=True)
 
 
-def member_of(lease: Lease) -> str:
-    """The member to which a Lease belongs. The annotation is read first, because a label's value may be shortened."""
-    return lease.metadata.annotations.get(LABEL_MEMBER) or lease.metadata.labels.get(LABEL_MEMBER, "")
-
-
 def _facts(
     hub: Hub,
     pod: Pod | None,
     node: KubernetesNode | None,
     lease: KnownLease | None,
     slices: tuple[KnownSlice, ...],
-    wanted: bool,
-    per_node: bool,
+    ends: Mapping[str, float],
+    away: bool,
+    restarting_seconds: float,
     now: float,
     leases_observed: bool,
 ) -> MemberFacts:
+    """The facts about a member that is ``away`` by order, or not. ``ends``: MemberPods.ends of its pod."""
     spec = lease.lease.spec if lease else None
     holder = (spec.holder_identity or "") if spec else ""
-    migration = hub.spec.migration
+    migration, per_node = hub.spec.migration, hub.spec.members.mode == "PerNode"
+    unschedulable = node is not None and node.spec.unschedulable
     return MemberFacts(
         holder=holder,
         granted_to=_granted_to(slices, holder),
@@ -280,12 +272,14 @@ def _facts(
         pod_uid=pod.metadata.uid if pod else "",
         pod_deleting=pod is not None and pod.metadata.deletion_timestamp is not None,
         pod_disrupted=pod is not None and _condition(pod, "DisruptionTarget"),
+        holder_terminated=lease is not None and pod is not None and holder_terminated(lease, pod, ends),
         node_ready=_node_ready(node, pod, per_node),
-        node_unschedulable=node is not None and node.spec.unschedulable,
+        node_unschedulable=unschedulable,
         holds=migration.holds,
         hold_seconds=migration.hold_seconds,
+        restarting_seconds=restarting_seconds,
         hands_over=migration.hands_over,
-        ordered_away=not wanted or (per_node and node is not None and node.spec.unschedulable),
+        ordered_away=away or (per_node and unschedulable),
     )
 
 

@@ -130,14 +130,6 @@ class OnDemandWatch:
         return {child_id for child_id, seconds in left.items() if seconds <= 0}
 
 
-def stop_orders(hub: Hub) -> dict[str, int]:
-    """The orders to stop children on demand: id → epoch. Orders that can't be read are none."""
-    try:
-        return parse_stop_orders(hub.metadata.annotations.get(ANNOTATION_STOP, ""))
-    except GroupOrderError:
-        return {}
-
-
 def _in_slice(hub: Hub, member: Member, known: KnownSlice) -> _InSlice:
     reports, uid = member.reports_in(known), hub.metadata.uid
 
@@ -171,7 +163,10 @@ def _over(found: list[_InSlice], copies: Mapping[str, int]) -> set[str]:
 
 def _stopped(hub: Hub, found: list[_InSlice]) -> set[str]:
     """The ids that a user has ordered to stop, and that still have the epoch of the order."""
-    orders = stop_orders(hub)
+    try:
+        orders = parse_stop_orders(hub.metadata.annotations.get(ANNOTATION_STOP, ""))
+    except GroupOrderError:
+        return set()  # The annotation is removed, and reported.
     return {child_id for child_id, epoch in orders.items() if any(each.epochs.get(child_id) == epoch for each in found)}
 
 

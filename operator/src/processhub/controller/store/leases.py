@@ -125,6 +125,11 @@ def _seen(known: KnownLease | None, lease: Lease, now: float) -> KnownLease:
     return KnownLease(lease, now, renewed, now)
 
 
+def member_of(lease: Lease) -> str:
+    """The member to which a Lease belongs. The annotation is read first, because a label's value may be shortened."""
+    return lease.metadata.annotations.get(LABEL_MEMBER) or lease.metadata.labels.get(LABEL_MEMBER, "")
+
+
 def hub_of_lease(lease: Lease, hub: str) -> str:
     """The uid of the Hub for which the operator created this member Lease, or "" if it did not.
 
@@ -134,6 +139,6 @@ def hub_of_lease(lease: Lease, hub: str) -> str:
     for owner in metadata.owner_references:
         if (owner.kind, owner.name) == ("Hub", hub):
             return owner.uid
-    member = metadata.annotations.get(LABEL_MEMBER) or metadata.labels.get(LABEL_MEMBER, "")
+    member = member_of(lease)
     named = member and metadata.name == lease_name(hub, member)
     return metadata.labels.get(LABEL_HUB_UID, "") if named else ""
