@@ -42,6 +42,7 @@ def unchanged(value: T, _: Set[str]) -> T:
 class KnownSlice:
     """A slice with its entries parsed. Only texts that changed are parsed again.
 
+    - ``index``: the slice's number, the last part of its name.
     - ``unproven``: id → the generation that removed its entry, took the active role from it, or made it wait. None
       while the outcome of that write is unknown.
     - ``uncertain``: id → the generation on which a write changed its entry, while the outcome of the write is unknown.
@@ -55,6 +56,7 @@ class KnownSlice:
 
     def __init__(self) -> None:
         self.object: RegistrySlice | None = None
+        self.index = 0
         self._view = SliceView()
         self.assignments, self.reports = self._view.entries, self._view.reports
         self.unproven: dict[str, int | None] = {}
@@ -108,12 +110,6 @@ class KnownSlice:
         status = self.present.status
         return status.holder == holder and status.observed_generation >= self.present.metadata.generation
 
-    @property
-    def index(self) -> int:
-        """The slice's number, the last part of its name."""
-        tail = self.present.metadata.name.rpartition(".")[2]
-        return int(tail) if tail.isdigit() else 0
-
     def update(self, new: RegistrySlice) -> set[str]:
         """Take a newer object; returns the ids whose entry or report changed."""
         change = self._view.update(new)
@@ -130,6 +126,9 @@ class KnownSlice:
         self.by_view |= {child_id for child_id in reported & self.reports.keys() if self.reports[child_id].view}
         self.ended -= reported
         self.ended |= {child_id for child_id in reported & self.reports.keys() if has_ended(self.reports[child_id])}
+        if self.object is None:
+            tail = new.metadata.name.rpartition(".")[2]
+            self.index = int(tail) if tail.isdigit() else 0
         if self.object is None or self.object.spec != new.spec:
             self._derived.clear()
         for derived in self._derived.values():
