@@ -202,6 +202,30 @@ def test_a_drained_member_loses_the_children_that_can_move_and_gets_children_aft
     with_hub(tmp_path, test)
 
 
+def test_a_wait_for_a_suspended_child_fails_and_says_so(tmp_path: Path) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children("a", "b"), wait=True, timeout=30)
+        key = Key("hubs", "ns", "hub")
+
+        async def reasons(child_id: str) -> list[tuple[str, str]]:
+            with pytest.raises(ChildrenFailed) as raised:
+                await hub.wait_children([child_id], timeout=20)
+            return [(error.reason, error.message) for error in raised.value.result.errors.values()]
+
+        cluster.api.update(key, lambda item: item["spec"].update(suspend=True))
+        await cluster.until(lambda: not any(cluster.runs_on().values()), "all are stopped")
+        await asyncio.sleep(2)
+        assert await reasons("a") == [("Suspended", "spec.suspend of hub hub is true")]
+
+        cluster.api.update(Key("children", "ns", "b"), lambda item: item["spec"].update(suspend=True))
+        cluster.api.update(key, lambda item: item["spec"].update(suspend=False))
+        await cluster.until(lambda: not hub._session.living_hub().spec.suspend, "the client knows it")
+        assert (await hub.wait_children(["a"], timeout=20)).ok, "it is being resumed"
+        assert await reasons("b") == [("Suspended", "spec.suspend is true")]
+
+    with_hub(tmp_path, test)
+
+
 def test_an_undrain_that_waits_returns_when_the_member_has_its_share(tmp_path: Path) -> None:
     async def test(hub: AsyncHub, cluster: Cluster) -> None:
         await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)

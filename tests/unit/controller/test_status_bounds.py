@@ -14,7 +14,7 @@ import virtualtime
 from builders import known_slice, make_child, make_hub, make_member, make_observation, make_slice
 from processhub.api.child import Child, ChildSpec, ChildStatus, NodeStatus
 from processhub.api.childset import ChildSet, ChildSetSpec, ChildSetStatus
-from processhub.api.hub import HubStatus, MemberStatus, RegistryEntry, RegistryNode
+from processhub.api.hub import HubSpec, HubStatus, Members, MemberStatus, RegistryEntry, RegistryNode
 from processhub.api.kubernetes import Pod
 from processhub.api.meta import MESSAGE_MAX, Condition, ObjectMeta, condition_of, find_condition, merge_conditions
 from processhub.api.reasons import EventReason, State
@@ -127,7 +127,8 @@ def test_a_status_has_the_counts_of_a_hub_without_members_and_children() -> None
     quorum = Verdict(required=0, live=0, largest_seen=0, quorate=True, partitioned=False, reason="", why="")
     work = Work(make_observation(members={}, quorum=quorum), Plan(entries={}, unplaced={}, next_epoch=6))
 
-    written = msgspec.to_builtins(hub_status(make_hub(), work, NOW))
+    empty = make_hub(spec=HubSpec(members=Members(replicas=0)))
+    written = msgspec.to_builtins(hub_status(empty, work, NOW))
 
     assert {name: written.get(name) for name in ("replicas", "readyReplicas", "registrySize")} == {
         "replicas": 0,
@@ -137,6 +138,9 @@ def test_a_status_has_the_counts_of_a_hub_without_members_and_children() -> None
     assert not {"replicas", "readyReplicas", "registrySize"} & msgspec.to_builtins(make_hub().status).keys(), (
         "before the first round nothing is known"
     )
+    ready = find_condition(hub_status(empty, work, NOW).conditions, "Ready")
+    assert ready is not None
+    assert ready.message == "the hub has no members: spec.members.replicas is 0"
 
 
 def hub_reported(running: int, *, ready: bool = True, cpu: int = 0) -> HubStatus:

@@ -50,7 +50,7 @@ async def why_not_running(session: Session, child_id: str) -> str:
     if record is not None and record.alive:
         return ""
     if record is not None and session.on_demand(child_id):
-        error = _failure(record.nodes[0])
+        error = _suspended(session, record) or _failure(record.nodes[0])
         return str(error) if error is not None else ""
     child = (await find_children(session, (child_id,))).get(child_id)
     if child is not None:
@@ -124,7 +124,7 @@ class Start:
             if record.running or _completed(record):
                 self.running[child_id] = record.processes
                 self._done(child_id)
-            elif error := next(filter(None, map(_failure, record.nodes)), None):
+            elif error := _suspended(self._session, record) or next(filter(None, map(_failure, record.nodes)), None):
                 self.failed[child_id] = error
                 self._done(child_id)
         if len(self.pending) < before:
@@ -273,12 +273,21 @@ def _completed(record: Record) -> bool:
     return all(node.state == State.STOPPED and node.reason == Reason.COMPLETED for node in record.nodes)
 
 
+def _suspended(session: Session, record: Record) -> ChildError | None:
+    """The reason of a child that its hub keeps suspended. The record does not say what does."""
+    if session.hub is None or not session.hub.spec.suspend or not any(node.asleep for node in record.nodes):
+        return None
+    return ChildError(Reason.SUSPENDED, f"spec.suspend of hub {session.name} is true")
+
+
 def _failure(node: Node) -> ChildError | None:
     """Why this copy counts as failed to start, or None if it does not.
 
     The agent restarts a crashed child at once, and reports Failed when it crashes again. Some reasons count at once,
     because no restart can cure them.
     """
+    if node.asleep:
+        return None  # It is suspended, or about to be resumed: what suspends it is asked.
     ended = node.state == State.FAILED or (node.state == State.STOPPED and node.reason != Reason.COMPLETED)
     if not ended and (node.state == State.RUNNING or node.reason not in _FINAL):
         return None
@@ -290,6 +299,8 @@ def _refusal(child: Child) -> ChildError | None:
     accepted = find_condition(child.status.conditions, "Accepted")
     if accepted is not None and accepted.status == "False" and accepted.reason != Reason.WAITING:
         return ChildError(accepted.reason, accepted.message)
+    if child.spec.suspend:
+        return ChildError(Reason.SUSPENDED, "spec.suspend is true")
     ready = find_condition(child.status.conditions, "Ready")
     if ready is not None and ready.status == "False" and ready.reason in _FINAL:
         return ChildError(ready.reason, ready.message)

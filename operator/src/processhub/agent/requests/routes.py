@@ -57,7 +57,7 @@ class Routes:
                 None,
             )
         if handlers is None:
-            raise Problem(404, "not_found", f"{method} {path}: Not Found")
+            raise Problem(404, "not_found", f"there is no route {path}; GET /openapi.json describes those there are")
         handler = handlers.get(method)
         if handler is None:
             allow = ",".join(sorted(handlers))

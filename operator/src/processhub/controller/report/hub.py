@@ -301,7 +301,10 @@ def _ready(
     if not wanted or len(ready) < len(wanted):
         absent = {member.name: troubles.get(member.name, Trouble()) for member in wanted if not member.ready}
         members = counted(len(wanted), "member", "members")
-        message = f"{len(ready)} of {members} ready; not ready: {_causes(absent) or 'all'}{unlisted}"
+        message = f"{len(ready)} of {members} ready; not ready: {_causes(absent)}{unlisted}"
+        if not wanted:
+            scaled_away = hub.spec.members.mode == "Replicas" and hub.spec.members.replicas == 0
+            message = f"the hub has no members{': spec.members.replicas is 0' if scaled_away else ' yet'}"
         if trouble is not None:
             message += f"; {trouble[1]}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)
