@@ -66,9 +66,9 @@ class Story:
         return parse_assignment(text) if text else None
 
     def is_reported(self, member: str, child_id: str, state: State) -> bool:
-        """Whether slice 0 of a member reports this state of a child."""
-        reports = reports_of(self.world.server.get("registryslices", f"hub.{member}.0"))
-        return has_state(reports.get(child_id, ""), state)
+        """Whether a slice of a member reports this state of a child."""
+        slices = [self.world.server.objects[key] for key in self.slices_of_member(member)]
+        return any(has_state(reports_of(item).get(child_id, ""), state) for item in slices)
 
     def slices_of(self, child_id: str) -> list[Key]:
         """The slices that have an entry of a child."""

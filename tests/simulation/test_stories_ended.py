@@ -147,3 +147,31 @@ def test_a_child_that_has_finished_stays_so_when_its_slice_was_out_of_sight() ->
         assert told.world.server.get("children", "c0")["status"]["nodes"][0]["state"] == State.STOPPED
 
     tell(hub(), 1, story)
+
+
+def test_an_end_that_the_next_agent_reports_again_is_shown_again() -> None:
+    """The operator saw the next agent's Lease long before its report, which was the same text as the former one's.
+
+    So nothing in the slice seemed changed, and the child was Pending for ever.
+    """
+
+    async def story(told: Story) -> None:
+        def ready() -> str:
+            conditions = told.world.server.get("children", "c0")["status"]["conditions"]
+            reasons: dict[str, str] = {condition["type"]: condition["reason"] for condition in conditions}
+            return reasons["Ready"]
+
+        await told.until(told.view_is_open)
+        member = await told.finish("c0")
+        await told.until(lambda: ready() == "Completed")
+        told.world.network.weather.refused["registryslices"] = 403
+        before = told.pod(member).container
+        before.kill()
+        await told.until(lambda: told.pod(member).container is not before)
+        await asyncio.sleep(5)
+        assert ready() == "Pending"
+
+        told.world.network.weather.refused.clear()
+        await told.until(lambda: ready() == "Completed")
+
+    tell(hub(onDemand={"exec": {"command": ["x"]}}), 1, story)

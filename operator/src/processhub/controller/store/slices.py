@@ -111,8 +111,11 @@ class KnownSlice:
         return status.holder == holder and status.observed_generation >= self.present.metadata.generation
 
     def update(self, new: RegistrySlice) -> set[str]:
-        """Take a newer object; returns the ids whose entry or report changed."""
-        change = self._view.update(new)
+        """Take a newer object; returns the ids whose entry or report changed: all if it has another reporter.
+
+        A report counts if it is of the Lease's holder, so one with the same text says something new then.
+        """
+        change, before = self._view.update(new), self.object
         for child_id, error in change.unreadable:
             log.error("slice %s, entry %s: %s", new.metadata.name, child_id, error)
         changed, reported = change.entries, change.reports
@@ -141,6 +144,8 @@ class KnownSlice:
         if self.uncertain:
             written = new.metadata.generation
             self.uncertain = {child_id: on for child_id, on in self.uncertain.items() if on >= written}
+        if before is not None and before.status.holder != new.status.holder:
+            return changed | self.assignments.keys() | self.reports.keys() | reported
         return changed | reported
 
     def prove(self, holder: str) -> set[str]:
