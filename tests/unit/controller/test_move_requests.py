@@ -73,8 +73,8 @@ class Rounds:
         item = seen or self.api.item
         chosen, sets, orders = {}, {}, {}
         if isinstance(item, Child):
-            chosen = {item.id: SimpleNamespace(child=item)}
-            orders = {item.id: item.metadata.annotations[ANNOTATION_MOVE_TO]}
+            chosen = {item.id: SimpleNamespace(child=item, metadata=item.metadata)}
+            orders = {item.id: item.metadata.annotations.get(ANNOTATION_MOVE_TO, "hub-1")}
         else:
             sets = {"u1": SeenSet(known_set(item, None))}
         observation = SimpleNamespace(chosen=chosen, sets=sets, snapshot=SimpleNamespace(move_requests=orders))
@@ -153,6 +153,16 @@ async def test_a_request_that_was_replaced_meanwhile_is_kept(caplog: pytest.LogC
     assert api.annotations[ANNOTATION_MOVE_TO] == '{"web-0": "hub-2"}'
     assert api.annotations[ANNOTATION_MOVE_REFUSED] == '{"other": "why"}'
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("refusal", ["", "member hub-1 is drained"])
+async def test_a_child_without_a_request_gets_no_result(refusal: str) -> None:
+    """The Hub had the request, and the Child was declared for the id since."""
+    api = a_child()
+
+    await Rounds(api).record_results({"web": refusal})
+
+    assert (api.patches, api.annotations) == (0, {})
 
 
 async def test_applied_requests_are_removed_once_a_second() -> None:

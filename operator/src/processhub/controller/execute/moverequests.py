@@ -43,7 +43,8 @@ class MoveRequests:
         now = self._round.now()
         for child_id, refusal in results.items():
             known = observation.chosen.get(child_id)
-            if known is not None:
+            # The request may be that of a ChildSet or the Hub, whose id a Child has been declared for since.
+            if known is not None and ANNOTATION_MOVE_TO in known.metadata.annotations:
                 await self._record_child(known.child, observation.snapshot.move_requests[child_id], refusal)
         for uid in self._applied_moves.keys() - observation.sets.keys():
             del self._applied_moves[uid]
