@@ -171,3 +171,34 @@ def test_a_hub_that_is_created_again_starts_nothing_beside_a_member_of_the_forme
         await asyncio.sleep(_LEASE_IS_OVER)
 
     tell(hub(timeouts={"leaseSeconds": 30, "stopSeconds": 2}), 4, story)
+
+
+def test_a_pinned_child_whose_member_is_lost_as_it_is_scaled_away_runs_again() -> None:
+    """The member was not made again, so the child waited for it for ever. Nothing but the child said so."""
+
+    async def story(told: Story) -> None:
+        child = Key("children", "ns", "c0")
+        run = told.run("c0")
+        assert run is not None
+        if run.member == "hub-0":
+            told.world.edit(child, {"metadata": {"annotations": {"processhub.dev/move-to": "hub-1"}}})
+            await told.until(lambda: (moved := told.run("c0")) and moved.member == "hub-1")
+        told.world.edit(child, {"spec": {"pinned": True}})
+        pod = told.pod("hub-1")
+        pod.cut()
+        await asyncio.sleep(40)  # Its Lease has expired for everybody.
+        told.world.edit(HUB, {"spec": {"members": {"replicas": 1}}})
+        await asyncio.sleep(5)
+        told.world.server.end(pod.key, 0)  # as an admin does whose node is lost
+
+        await told.until(lambda: (again := told.run("c0")) and again.member == "hub-1")
+
+        def stalled() -> list[str]:
+            conditions = told.world.server.get("hubs", "hub")["status"]["conditions"]
+            return [condition["reason"] for condition in conditions if condition["type"] == "Stalled"]
+
+        await told.until(lambda: stalled() == ["Stranded"])
+        told.world.edit(child, {"spec": {"pinned": False}})
+        await told.until(lambda: (left := told.run("c0")) and left.member == "hub-0")
+
+    tell(hub(migration={"onRestart": "Move"}), 1, story)

@@ -211,6 +211,18 @@ def test_a_forced_drain_also_stops_a_child_that_waits_there_for_its_bound_member
     assert hub.where() == {"bound": "hub-0"}
 
 
+def test_a_pinned_child_keeps_a_member_that_is_lost_as_it_is_scaled_away() -> None:
+    hub = hub_of("Guided")
+    hub.want([child("bound", pinned=True, nodes=("hub-1",)), child("moves", nodes=("hub-0",))])
+    hub.rest()
+
+    hub.change("hub-1", phase=Phase.GONE, wanted=False, draining=True)
+    assert plan(hub.snapshot()).stranded == {"hub-1": ("bound",)}
+
+    hub.change("hub-0", phase=Phase.GONE)
+    assert plan(hub.snapshot()).stranded == {"hub-1": ("bound",)}
+
+
 @pytest.mark.parametrize("fields", [{"pinned": True}, {"nodes": ("hub-1",)}])
 def test_a_forced_drain_stops_bound_children_until_the_member_returns(fields: dict[str, object]) -> None:
     hub = hub_of("Guided")

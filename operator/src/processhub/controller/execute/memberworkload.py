@@ -124,12 +124,16 @@ async def _template(
 
 
 def replicas_of(hub: Hub, observation: Observation, plan: Plan) -> int:
-    """The size of the StatefulSet: the number in the spec, and members above it that are not empty yet."""
+    """The size of the StatefulSet: the number in the spec, and members above it that are not empty yet.
+
+    A member that is gone has nothing to hand over. It is made again for a pinned child, which waits for it.
+    """
     forced = is_on(hub.metadata.annotations, ANNOTATION_FORCE_SCALE_DOWN)
     replicas = hub.spec.members.replicas
     for member in observation.members.values():
         ordinal = member_ordinal(hub.metadata.name, member.name)
-        if ordinal is None or member.wanted or member.phase is Phase.GONE:
+        gone = member.phase is Phase.GONE and member.name not in plan.stranded
+        if ordinal is None or member.wanted or gone:
             continue
         view = next(view for view in observation.snapshot.members if view.name == member.name)
         # Entries that this round removed are unproven. The view was made before, and does not have them.

@@ -221,6 +221,8 @@ class ChildSteps(PlanBuilder):
         waits = self._refresh(child, place)
         if member.phase is Phase.GONE:
             self.unplaced[child.id] = unavailable(member.name)
+            if not member.wanted:
+                self.strand(child, member.name, STRANDED_ALONE)
             return
         if waits:
             return  # one step at a time: a second waiting entry would have to be taken back
