@@ -119,6 +119,7 @@ def hubs(cluster: Cluster) -> Iterator[None]:
     yield
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
     cluster.kubectl("delete", "node", NODE)
+    cluster.kubectl("delete", "-f", "-", stdin=rules)  # Where all tests share a cluster, others write statuses.
 
 
 @pytest.fixture(scope="module")

@@ -303,8 +303,8 @@ async def test_a_failed_delivery_is_reported_on_the_hub_and_delays_no_other_hook
         return sorted(said) if len(said) == 2 else None
 
     first, second = await eventually(both, "two Events")
-    assert first.startswith("hook nobody missed 1 ChildStarted events: can't be reached: ")
-    assert second == "hook refuses missed 1 ChildStarted events: answered 404 Not Found"
+    assert first.startswith("hook nobody missed 1 ChildStarted event: can't be reached: ")
+    assert second == "hook refuses missed 1 ChildStarted event: answered 404 Not Found"
     assert len(ears.received("refuses")) == 1  # 404 is an answer too
 
 

@@ -307,9 +307,9 @@ async def test_a_handler_that_raises_or_hangs_is_reported_on_the_hub_and_affects
     await product.child("untroubled", other)
     await ready(product, "troubled", "untroubled")
 
-    raised = "hook raises missed 1 ChildStarted events: ValueError: no luck today"
+    raised = "hook raises missed 1 ChildStarted event: ValueError: no luck today"
     await eventually(lambda: told_so(product, hub, raised), "the raised error")
-    late = "hook hangs missed 1 ChildRegistered events: not done within 1 s"
+    late = "hook hangs missed 1 ChildRegistered event: not done within 1 s"
     await eventually(lambda: told_so(product, hub, late), "the late one")
     await until(lambda: "ValueError: no luck today" in product.operator.said(), "the operator's log")
 

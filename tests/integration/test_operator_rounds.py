@@ -63,10 +63,12 @@ class GatedClient(Client):
 
 
 @asynccontextmanager
-async def engine_with(client: GatedClient, namespace: str, **settings: Any) -> AsyncIterator[Engine]:
+async def engine_with(
+    client: GatedClient, namespace: str, *, term: int = 1, **settings: Any
+) -> AsyncIterator[Engine]:
     """Run an engine in the namespace; the gates are open at its end."""
     given = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,), **settings)
-    engine = Engine(client, given, 1, HookReceivers())
+    engine = Engine(client, given, term, HookReceivers())
     await engine.start()
     try:
         yield engine
@@ -298,7 +300,7 @@ async def test_members_have_a_network_policy_while_the_chart_enables_it(api: Cli
             await settles(kept)
             await api.patch(POLICIES, namespace, "processhub-hub", {"spec": {"ingress": []}})
             await settles(kept)
-        async with engine_with(client, namespace):
+        async with engine_with(client, namespace, term=2):
 
             async def none() -> None:
                 assert await policies() == []

@@ -11,6 +11,7 @@ from memoryapi import Json
 from memoryrequests import Key
 
 from processhub.core.model.activation import View, chosen_member
+from processhub.registry.grammar import parse_assignment
 
 from .childpods import PodRun
 from .naming import HUB
@@ -425,3 +426,24 @@ def test_a_pod_on_a_lost_node_keeps_no_other_id_from_being_started() -> None:
         await told.answered("d", other)
 
     tell(demand() | {"migration": {"onRestart": "Move"}}, 6, story, pods=True)
+
+
+def test_a_stop_that_was_carried_out_in_one_slice_is_carried_out_in_the_others() -> None:
+    """The order named the active copy. When that had left the record, the passive one was made active instead."""
+
+    async def story(told: Story) -> None:
+        await told.answered("d")
+        entries = {key.name: told.world.server.objects[key]["spec"]["entries"]["d"] for key in told.slices_of("d")}
+        assert len(entries) == 2
+        (passive,) = (name for name, text in entries.items() if " Passive " in text)
+        epoch = next(parse_assignment(text).epoch for text in entries.values() if " Active " in text)
+        told.world.network.weather.refused[passive] = 422
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/stop": json.dumps({"d": epoch})}}})
+        await told.until(lambda: len(told.slices_of("d")) == 1)
+        await asyncio.sleep(10)
+        told.world.network.weather.refused.clear()
+
+        await told.until(lambda: not told.slices_of("d"))
+
+    redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
+    tell(demand() | {"redundancy": redundancy}, 0, story)

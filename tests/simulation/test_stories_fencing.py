@@ -151,3 +151,27 @@ def test_an_answer_that_comes_late_replaces_nothing_that_was_seen_since() -> Non
         assert not weather.next
 
     tell(hub(), 1, story)
+
+
+def test_a_removal_that_was_refused_keeps_no_copy_from_becoming_active() -> None:
+    """The copy was on record and ran all along, and counted as one that had not been seen to stop."""
+
+    async def story(told: Story) -> None:
+        weather, child = told.world.network.weather, Key("children", "ns", "c0")
+        weather.refused["registryslices"] = 422
+        told.world.edit(child, {"spec": {"suspend": True}})
+        await asyncio.sleep(5)
+        told.world.edit(child, {"spec": {"suspend": False}})
+        await asyncio.sleep(5)
+        weather.refused.clear()
+        runs = {run.member: run for run in told.world.checks.runs}
+        assert len(runs) == 2
+
+        active = next(member for member, run in runs.items() if run.role_now == "Active")
+        told.pod(active).cut()
+
+        left = [run for member, run in runs.items() if member != active]
+        await told.until(lambda: left[0].role_now == "Active")
+
+    redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
+    tell(hub(redundancy=redundancy, migration={"onRestart": "Move"}), 1, story)

@@ -19,6 +19,7 @@ from processhub.api.reasons import EventReason
 from processhub.api.registeredhooks import RegisteredHooksError, format_registered_hooks, parse_registered_hooks
 from processhub.cluster.errors import ConflictError, InvalidError, NotFoundError
 from processhub.controller.execute.annotations import Ordered, write_annotations
+from processhub.controller.observe.ondemand import is_run_of_order
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.rounds.round import Round
 
@@ -70,16 +71,18 @@ async def remove_ended_stops(round: Round) -> None:
             round.events.about_hub(hub, EventReason.REJECTED, f"{ANNOTATION_STOP} is not read: {error}", warning=True)
         return
     slices, uncertain = round.state.slices, round.state.slices.uncertain()
-    there = {
-        (child_id, each.epoch)
+    reported = {
+        (child_id, known.reports[child_id].epoch)
         for known in slices.values()
-        for given in (known.assignments, known.reports)
-        for child_id in given.keys() & orders.keys()
-        for each in (given[child_id],)
-        if each.uid == hub.metadata.uid
+        for child_id in known.reports.keys() & orders.keys()
+        if known.reports[child_id].uid == hub.metadata.uid
     }
     left = {
-        child_id: epoch for child_id, epoch in orders.items() if child_id in uncertain or (child_id, epoch) in there
+        child_id: epoch
+        for child_id, epoch in orders.items()
+        if child_id in uncertain
+        or (child_id, epoch) in reported
+        or is_run_of_order(hub, child_id, epoch, slices.values())
     }
     if left != orders:
         text = format_orders(left)

@@ -9,7 +9,7 @@ rules 5 to 7).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import msgspec
@@ -266,6 +266,7 @@ class SliceWriter:
         # Only a new generation proves anything, because the present one may be acknowledged already.
         renewed = spec.attempt > present.spec.attempt
         unaccounted = self._unaccounted(present.spec.member, known.index) if renewed else frozenset()
+        former = {child_id: known.unproven[child_id] for child_id in removed if child_id in known.unproven}
         known.unproven.update(dict.fromkeys(removed))
         unconfirmed = dict.fromkeys(_changed(present.spec, spec) - known.uncertain.keys(), present.metadata.generation)
         known.uncertain.update(unconfirmed)
@@ -276,6 +277,7 @@ class SliceWriter:
             if not error.outcome_unknown:
                 for child_id in unconfirmed:
                     known.uncertain.pop(child_id, None)
+                _restore_unproven(known, removed, former)
             if not isinstance(error, ConflictError | NotFoundError | ConnectionFailedError):
                 raise
             log.warning("slice %s not written, reading it: %s", name, error.message)
@@ -339,6 +341,18 @@ def _changed(before: SliceSpec, after: SliceSpec) -> set[str]:
     ids = before.entries.keys() | after.entries.keys()
     views = {""} if before.activation != after.activation else set()
     return views | {child_id for child_id in ids if before.entries.get(child_id) != after.entries.get(child_id)}
+
+
+def _restore_unproven(known: KnownSlice, removed: Iterable[str], former: Mapping[str, int | None]) -> None:
+    """Forget what a refused write would have removed. ``former``: what was unproven before it.
+
+    Nothing has changed, so no later version of the slice would prove these ends. A removal by an earlier write that was
+    seen meanwhile has its generation by now.
+    """
+    for child_id in removed:
+        if known.unproven.get(child_id, 0) is None:
+            del known.unproven[child_id]
+            known.unproven.update({child_id: former[child_id]} if child_id in former else {})
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:

@@ -6,14 +6,14 @@ They have no objects. Their entries have the Hub's uid, and are followed as thos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
 from processhub.api.grouporders import GroupOrderError, parse_stop_orders
 from processhub.api.hub import Hub
 from processhub.api.naming import ANNOTATION_STOP, is_child_id
-from processhub.api.reasons import Reason, State
+from processhub.api.reasons import Reason, Role, State
 from processhub.cluster.timestamps import unix_time, utc_now
 from processhub.controller.observe.members import Member
 from processhub.controller.observe.views import ViewFacts
@@ -95,7 +95,7 @@ class OnDemandWatch:
         copies = self._copies.of(
             {known.present.metadata.name: each for (_, known), each in zip(slices, found, strict=True)}
         )
-        ended = {child_id for each in found for child_id in each.idle} | _stopped(hub, found)
+        ended = {child_id for each in found for child_id in each.idle} | _stopped(hub, [known for _, known in slices])
         ended |= _over(found, copies)
         if hub.spec.on_demand.ttl_seconds is not None:
             started = {child_id: at for each in found for child_id, at in each.started.items()}
@@ -161,13 +161,25 @@ def _over(found: list[_InSlice], copies: Mapping[str, int]) -> set[str]:
     return {child_id for child_id, count in over.items() if count == copies[child_id]}
 
 
-def _stopped(hub: Hub, found: list[_InSlice]) -> set[str]:
-    """The ids that a user has ordered to stop, and that still have the epoch of the order."""
+def _stopped(hub: Hub, slices: Collection[KnownSlice]) -> set[str]:
+    """The ids that a user has ordered to stop, and whose run is still the one of the order."""
     try:
         orders = parse_stop_orders(hub.metadata.annotations.get(ANNOTATION_STOP, ""))
     except GroupOrderError:
         return set()  # The annotation is removed, and reported.
-    return {child_id for child_id, epoch in orders.items() if any(each.epochs.get(child_id) == epoch for each in found)}
+    return {child_id for child_id, epoch in orders.items() if is_run_of_order(hub, child_id, epoch, slices)}
+
+
+def is_run_of_order(hub: Hub, child_id: str, epoch: int, slices: Iterable[KnownSlice]) -> bool:
+    """Whether what is on record of a child on demand is the run that an order to stop names by its epoch.
+
+    Its copies leave the record one slice after another. Passive ones alone are what is left of that run.
+    """
+    entries = [known.assignments[child_id] for known in slices if child_id in known.assignments]
+    own = [entry for entry in entries if entry.uid == hub.metadata.uid]
+    return any(entry.epoch == epoch for entry in own) or (
+        bool(own) and all(entry.role == Role.PASSIVE for entry in own)
+    )
 
 
 def _asked(
