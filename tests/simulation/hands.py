@@ -272,7 +272,7 @@ class Hands:
         slices = [key for key in objects if key.plural == "registryslices"]
         noted = objects[HUB].get("status", {}).get("term", 0) if HUB in objects else 0
         is_noted = all(objects[key]["spec"]["term"] <= noted for key in slices)
-        if not is_noted or any(act == self._replace_hub for _, act in self._acts):
+        if not is_noted or self.pods.unmarked or any(act == self._replace_hub for _, act in self._acts):
             return
         self.world.trace.fault("admin", "deletes the operator's Lease and all slices")
         for key in (*slices, LEADER):

@@ -12,7 +12,7 @@ from memoryrequests import Key
 from processhub.api.naming import ANNOTATION_CHILD_ID, LABEL_CHILD, LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER
 
 from .childpods import ChildPod
-from .naming import HUB, pod_workload
+from .naming import HUB, LEADER, pod_workload
 from .world import World, add_condition
 
 if TYPE_CHECKING:
@@ -105,11 +105,11 @@ class PodHands:
     def take_mark(self) -> None:
         """Take a label off a Pod, or the annotation that says of which child it is.
 
-        It is put back within moments, but not while no operator leads. If the Hub were replaced meanwhile, the next
-        leader would not find the Pod (docs/protocol.md, rule 23), so a Hub is not replaced then, and no mark is taken
-        while it is.
+        It is put back within moments, but not while no operator leads. If the Hub were replaced or its slices deleted
+        meanwhile, the next leader would not find the Pod (docs/protocol.md, rule 23), so neither happens then, and no
+        mark is taken after it.
         """
-        if (pod := self._pod()) is None or self.unmarked:
+        if (pod := self._pod()) is None or self.unmarked or LEADER not in self._world.server.objects:
             return
         mark = self._hands.rng.choice((*_MARKS, ANNOTATION_CHILD_ID))
         place = "annotations" if mark == ANNOTATION_CHILD_ID else "labels"

@@ -9,14 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 import virtualtime
-from memoryapi import Json, Key
+from a_round import a_round
+from memoryapi import Json, Key, MemoryApi, MemoryClient, Wire
 from onethread import Cluster
 
 from builders import HUB, make_hub, make_lease, make_slice
 from processhub.api.meta import ObjectMeta, OwnerReference
 from processhub.api.naming import LABEL_CHILD, LABEL_COMPONENT, LABEL_HUB, LABEL_HUB_UID, LABEL_MEMBER
 from processhub.controller.errors import DeposedError
-from processhub.controller.execute.earlierhubs import earlier_uid
+from processhub.controller.execute.earlierhubs import earlier_uid, remove_leftovers
+from processhub.controller.store.informers import Store
+from processhub.controller.store.leases import KnownLease
 from processhub.registry.grammar import parse_assignment
 
 LEASE_SECONDS = 15
@@ -108,6 +111,27 @@ def test_a_leader_whose_term_is_below_that_of_a_restored_slice_ends(tmp_path: Pa
         entries = cluster.api.objects[SLICE]["spec"]["entries"]
         assert parse_assignment(entries["a"]).epoch > 57 * 10**9
         await cluster.end()
+
+    virtualtime.run(main())
+
+
+def test_a_lease_of_an_earlier_hub_that_is_not_there_is_not_waited_for() -> None:
+    """It was deleted by hand, and known still, as its holder might live. No watch reports its end a second time."""
+
+    async def main() -> None:
+        api = MemoryApi()
+        client = MemoryClient(api, Wire())
+        created = api.create("hubs", {"metadata": {"name": HUB}, "spec": {}})
+        hub = make_hub(uid=created["metadata"]["uid"])
+        round = a_round(hub, client=client, store=Store(client, (), lambda _: None))
+        lease = make_lease(holder="")
+        lease = msgspec.structs.replace(lease, metadata=ObjectMeta(name=LEASE.name, namespace="ns", labels=LABELS))
+        round.state.leases.older[LEASE.name] = KnownLease(lease, 0.0)
+
+        await remove_leftovers(round)
+
+        assert not round.state.leases.older
+        assert not round.steps.trouble()
 
     virtualtime.run(main())
 

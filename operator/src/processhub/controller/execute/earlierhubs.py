@@ -93,10 +93,13 @@ async def take_over(
     return stored
 
 
-async def delete(round: Round, kind: Kind[Any], metadata: ObjectMeta) -> None:
-    """Delete an object of an earlier Hub, unless it has changed. The caller has checked that this Hub is absent."""
+async def delete(round: Round, kind: Kind[Any], metadata: ObjectMeta) -> bool:
+    """Delete an object of an earlier Hub, unless it has changed; returns whether there is none any more.
+
+    The caller has checked that this Hub is absent.
+    """
     if metadata.deletion_timestamp is not None:
-        return
+        return False
     namespace, name = metadata.key
     # The kubelet writes a Pod's status all the time.
     version = None if kind is PODS else metadata.resource_version
@@ -104,8 +107,9 @@ async def delete(round: Round, kind: Kind[Any], metadata: ObjectMeta) -> None:
         await round.client.delete(kind, namespace, name, uid=metadata.uid, resource_version=version)
     except (NotFoundError, ConflictError) as error:
         log.debug("%s %s/%s is gone or has changed: %s", kind.plural, namespace, name, error.message)
-        return
+        return isinstance(error, NotFoundError)
     log.info("%s %s/%s of an earlier hub of this name is deleted", kind.plural, namespace, name)
+    return False
 
 
 async def remove_leftovers(round: Round) -> None:
@@ -129,11 +133,11 @@ async def _remove(round: Round) -> None:
     state, now = round.state, round.now()
     absent: set[str] = set()
 
-    async def remove(kind: Kind[Any], metadata: ObjectMeta, uid: str) -> None:
+    async def remove(kind: Kind[Any], metadata: ObjectMeta, uid: str) -> bool:
         if uid not in absent:
             await check_absent(round, uid)
             absent.add(uid)
-        await delete(round, kind, metadata)
+        return await delete(round, kind, metadata)
 
     pods = state.leftover_pods()
     for kind in WORKLOADS.values():
@@ -153,8 +157,11 @@ async def _remove(round: Round) -> None:
     for older in slices:
         await remove(SLICES, older.metadata, older.spec.hub_uid)
     for known in leases:
-        if uid := hub_of_lease(known.lease, round.hub.metadata.name):
-            await remove(LEASES, known.lease.metadata, uid)
+        metadata = known.lease.metadata
+        # One that was deleted before its Hub was is still known, and no watch will report its end.
+        if (uid := hub_of_lease(known.lease, round.hub.metadata.name)) and await remove(LEASES, metadata, uid):
+            state.leases.older.pop(metadata.name, None)
+            round.again_in(0.0)
 
 
 def _is_hub(owner: OwnerReference, hub: Hub) -> bool:
