@@ -63,9 +63,7 @@ class GatedClient(Client):
 
 
 @asynccontextmanager
-async def engine_with(
-    client: GatedClient, namespace: str, *, term: int = 1, **settings: Any
-) -> AsyncIterator[Engine]:
+async def engine_with(client: GatedClient, namespace: str, *, term: int = 1, **settings: Any) -> AsyncIterator[Engine]:
     """Run an engine in the namespace; the gates are open at its end."""
     given = OperatorSettings(pod_name="t", pod_uid="", namespace=namespace, namespaces=(namespace,), **settings)
     engine = Engine(client, given, term, HookReceivers())
