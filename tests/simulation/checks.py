@@ -85,6 +85,12 @@ class Checks:
                 for up in ups:
                     up.reported |= up.epoch == report.epoch
 
+    def deleted_by_hand(self, item: Json) -> None:
+        """Take note that somebody deletes this object. What only a slice said, an operator may not have read."""
+        for child_id, text in reports_of(item).items() if item["kind"] == "RegistrySlice" else ():
+            for up in self._ups.get(child_id, ()):
+                up.reported &= up.epoch != parse_report(text).epoch
+
     def changed(self, run: Run, what: str, read: Iterable[int]) -> None:
         """Check the start, the end or the new role of a process. ``read``: the terms of its agent's slices."""
         self._trace.note(run.member, f"child {run.child_id} (epoch {run.epoch}, pid of {run.where}) {what}")

@@ -234,7 +234,7 @@ class Hands:
         key = self.rng.choice(objects)
         if self.rng.random() < 0.5:
             self.world.trace.fault("admin", f"deletes {key.plural}/{key.name}")
-            self.world.server.end(key)
+            self._end(key)
         else:
             label = self.rng.choice(("processhub.dev/hub", "processhub.dev/hub-uid", "processhub.dev/member"))
             self.world.trace.fault("admin", f"takes the label {label} off {key.plural}/{key.name}")
@@ -277,7 +277,12 @@ class Hands:
         self.world.trace.fault("admin", "deletes the operator's Lease and all slices")
         for key in (*slices, LEADER):
             if key in objects:
-                self.world.server.end(key)
+                self._end(key)
+
+    def _end(self, key: Key) -> None:
+        """Delete a Lease or a slice."""
+        self.world.checks.deleted_by_hand(self.world.server.objects[key])
+        self.world.server.end(key)
 
     def _delete_member(self) -> None:
         """Delete the Lease and all slices of a member, but for where leaseSeconds may just have been lowered."""
@@ -287,7 +292,7 @@ class Hands:
         self.world.trace.fault("admin", f"deletes the Lease and the slices of {member}")
         for key in list(objects):
             if key.plural in ("leases", "registryslices") and key.name.startswith(f"hub.{member}"):
-                self.world.server.end(key)
+                self._end(key)
 
     def _break_webhooks(self) -> None:
         """Let calls of webhooks fail for some time, if the hub has hooks."""
