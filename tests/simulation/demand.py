@@ -12,7 +12,7 @@ from processhub.api.reasons import Reason
 
 from .finishing import rests
 from .hands import Hands
-from .naming import DEMANDED
+from .naming import DEMANDED, taking
 from .world import World
 
 _ANSWER_SECONDS = 30.0  # at rest a request for any id is answered within this time
@@ -46,8 +46,13 @@ def _rests(world: World, name: str) -> bool:
 
 
 async def all_asked(world: World, hands: Hands) -> None:
-    """Have all ids asked for at rest: each answers soon."""
-    if "onDemand" not in world.server.get("hubs", "hub")["spec"]:
+    """Have all ids asked for at rest: each answers soon.
+
+    Not where a child may only be on another member than the one that was asked for it, and no other takes any.
+    """
+    hub = world.server.get("hubs", "hub")
+    not_local = hub["spec"]["distribution"]["strategy"] == "NotLocal"
+    if "onDemand" not in hub["spec"] or (not_local and len(taking(hub)) < 2):
         return
     waiting = set(DEMANDED)
     for name in DEMANDED:
