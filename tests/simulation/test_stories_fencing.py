@@ -175,3 +175,32 @@ def test_a_removal_that_was_refused_keeps_no_copy_from_becoming_active() -> None
 
     redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
     tell(hub(redundancy=redundancy, migration={"onRestart": "Move"}), 1, story)
+
+
+def test_a_member_that_was_paused_is_ready_again_whichever_of_two_sessions_reads_its_slices_first() -> None:
+    """The answer to a renewal was seen after the pause, and the next renewal began another session of the Lease.
+
+    The first session read the slices later than the second one, and its permit replaced that one's.
+    """
+
+    async def story(told: Story) -> None:
+        weather, lease = told.world.network.weather, Key("leases", "ns", "hub.hub-1")
+        pod = told.pod("hub-1")
+
+        def renewed() -> str:
+            return str(told.world.server.objects[lease]["spec"]["renewTime"])
+
+        weather.next["hub-1/", "write of leases"] = "answered late"
+        await told.until(lambda: not weather.next)
+        before = renewed()
+        await told.until(lambda: renewed() != before)
+        pod.container.process.pause()
+        await asyncio.sleep(20)
+        weather.next["hub-1/", "read of registryslices"] = "answered late"
+        pod.container.process.resume(told.world.loop)
+
+        await told.until(lambda: not weather.next)
+        await asyncio.sleep(10)
+        assert pod.container.ready
+
+    tell(hub(partitionTolerance={"strategy": "Divergence"}), 1, story)

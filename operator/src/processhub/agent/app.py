@@ -86,6 +86,8 @@ class Agent:
                 log.warning("slices can't be read, retrying: %s", error.message)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            if session != self._around.lease.session:
+                return  # Another one has begun meanwhile, whose permit may be given already.
             if not parts.permit.given_once:
                 parts.supervisor.adopt_last_reports()
                 parts.handovers.follow(parts.supervisor.children.values())
