@@ -55,7 +55,7 @@ class Scope:
         return (session.namespace, session.name) if self.namespace is None else ()
 
     def plain_place(self, session: Session) -> dict[str, str]:
-        """The same as JSON and YAML show it."""
+        """The fields by which JSON and YAML say of which hub an item is, where those of all namespaces are shown."""
         return {"namespace": session.namespace, "hub": session.name} if self.namespace is None else {}
 
     @property

@@ -350,9 +350,12 @@ def _restore_unproven(known: KnownSlice, removed: Iterable[str], former: Mapping
     seen meanwhile has its generation by now.
     """
     for child_id in removed:
-        if known.unproven.get(child_id, 0) is None:
+        if known.unproven.get(child_id, 0) is not None:
+            continue
+        if child_id in former:
+            known.unproven[child_id] = former[child_id]
+        else:
             del known.unproven[child_id]
-            known.unproven.update({child_id: former[child_id]} if child_id in former else {})
 
 
 def _removed(known: KnownSlice, spec: SliceSpec) -> list[str]:

@@ -23,7 +23,7 @@ _FOR_A_MOMENT = (Reason.WAITING, Reason.SUSPENDED, Reason.PARTITIONED)
 
 
 def crash_loops(observation: Observation, ids: Set[str]) -> Iterator[tuple[Member, str, Report]]:
-    """Those of these children that keep ending, each with its member and what that reports of the present run."""
+    """The children of ``ids`` that keep ending, each with its member and what that reports of the present run."""
     for member in observation.members.values() if ids else ():
         for known in member.slices:
             reports = member.reports_in(known)
