@@ -15,7 +15,7 @@ from processhub.registry.grammar import Assignment, parse_assignment
 from .childpods import PodRun
 from .finishing import rests
 from .machines import Run
-from .naming import command_of, is_member, is_per_node, members_of, taking
+from .naming import command_of, is_member, is_per_node, members_of, stopped_by_force, taking
 
 if TYPE_CHECKING:
     from .world import World
@@ -44,16 +44,18 @@ def unrest(world: World) -> list[str]:
     for name, item in declared.items():
         if name not in contested:
             found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
-    for key, item in objects.items():
-        if ids := ids_of(key, item):
-            found += _set_unrest(item, [each for each in ids if each not in contested], runs, hub)
-            declared.update(dict.fromkeys(ids, item))
     entries = {
         (item["spec"]["member"], child_id): parse_assignment(text)
         for key, item in objects.items()
         if key.plural == "registryslices"
         for child_id, text in item["spec"]["entries"].items()
     }
+    run_none = stopped_by_force(hub)
+    waiting = {child_id for member, child_id in entries if member in run_none or member not in members_of(hub)}
+    for key, item in objects.items():
+        if ids := ids_of(key, item):
+            found += _set_unrest(item, [each for each in ids if each not in contested], runs, hub, waiting)
+            declared.update(dict.fromkeys(ids, item))
     found += _hub_unrest(hub, {member for member, child_id in entries if _is_bound(declared.get(child_id, {}))})
     found += _demand_unrest(world, hub, declared, entries)
     demanded = {child_id for (_, child_id), entry in entries.items() if entry.uid == hub["metadata"]["uid"]}
@@ -166,7 +168,8 @@ def _child_unrest(item: Json, runs: list[Run | PodRun], hub: Json) -> list[str]:
     return found
 
 
-def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json) -> list[str]:
+def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json, waiting: set[str]) -> list[str]:
+    """``waiting``: the ids that are on record on a member that runs none."""
     name, status, found = item["metadata"]["name"], item.get("status", {}), []
     if status.get("observedGeneration") != item["metadata"]["generation"]:
         found.append(f"the status of set {name} is of an earlier generation")
@@ -180,6 +183,8 @@ def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json)
     command = command_of(item["spec"]["template"])
     for child_id in ids:
         own = [run for run in runs if run.child_id == child_id]
+        if not own and _is_bound(item) and child_id in waiting:
+            continue  # The set's Ready says so, unless it has a reason of more weight.
         if not _fits(len(own), copies, item, hub) or sum(run.role_now == "Active" for run in own) != min(1, copies):
             found.append(f"child {child_id} of set {name} runs on {[run.where for run in own]}")
         found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
