@@ -295,7 +295,6 @@ EDITING = frozenset({"edit-restarts", "place-lost"})  # only seeds in which user
 # - clocks-run-on, blind-judgement: the Lease is read once more (gone-unread).
 # - identity-kept: a container is started again only when all its processes have ended.
 # - session-goes-on: what has ended for a lost Lease is started again by the task that has read the slices.
-# - made-kept: the slices are read when the Lease is taken back, and have another view by then.
 # - opened-unready: a member starts nothing that another one reports.
 # - registry-behind: it needs an answer to a report of slice 0 from a member that has no view.
 RARE = {

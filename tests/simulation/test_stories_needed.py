@@ -15,6 +15,7 @@ pytestmark = pytest.mark.no_cover
 EPOCHS_RISE = partial(test_stories.test_epochs_rise_where_the_leaders_lease_and_all_slices_are_deleted, restarts=False)
 PAUSED = test_stories_fencing.test_an_agent_that_was_paused_starts_nothing_that_went_elsewhere
 LOST_NODE = test_stories_pods.test_a_child_whose_pod_is_on_a_lost_node_starts_nowhere_else
+LEASE_LOST = test_stories_demand.test_a_member_whose_lease_was_lost_keeps_nothing_under_a_view_that_closes
 FOUND_BY: dict[str, Callable[[], None]] = {
     "term-unnoted": EPOCHS_RISE,
     "term-not-raised": EPOCHS_RISE,
@@ -42,7 +43,10 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     "leftovers-unseen": (
         test_stories_gone.test_a_hub_that_is_created_again_starts_nothing_beside_a_member_of_the_former
     ),
-    "closing-starts": (test_stories_demand.test_a_member_whose_lease_was_lost_keeps_nothing_under_a_view_that_closes),
+    "closing-starts": LEASE_LOST,
+    "made-kept": LEASE_LOST,
+    "outcome-known": test_stories_fencing.test_a_child_whose_entry_may_be_written_yet_is_started_nowhere_else,
+    "uncertain-forgotten": test_stories_fencing.test_a_child_whose_slice_may_be_created_yet_is_started_nowhere_else,
     "pods-unseen": partial(LOST_NODE, "becomes a process"),
     "pod-kept": partial(
         test_stories_pods.test_an_edited_child_starts_when_the_pod_of_the_former_template_is_gone, pod_workload("v")
