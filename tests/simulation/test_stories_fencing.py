@@ -7,6 +7,9 @@ import asyncio
 import pytest
 from memoryrequests import Key
 
+from processhub.api.reasons import State
+
+from .machines import Run
 from .naming import HUB
 from .stories import Story, hub, tell
 
@@ -228,3 +231,32 @@ def test_a_member_that_was_paused_is_ready_again_whichever_of_two_sessions_reads
         assert pod.container.ready
 
     tell(hub(partitionTolerance={"strategy": "Divergence"}), 1, story)
+
+
+def test_an_agent_starts_nothing_that_was_granted_to_the_one_before_it() -> None:
+    """What it would start crashes, and waits for its next start when the operator gives it to another member."""
+
+    async def story(told: Story) -> None:
+        weather = told.world.network.weather
+        here, there = here_and_there(told)
+        for plural in ("leases", "pods"):
+            weather.stall("operator-", plural)
+        before = told.pod(here).container
+        before.kill()
+        await told.until(lambda: told.pod(here).container is not before)
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            if isinstance(again := told.run("c0"), Run):
+                again.crash()
+        starts = (State.STARTING, State.RUNNING)
+        await told.until(
+            lambda: not told.run("c0") and not any(told.is_reported(here, "c0", state) for state in starts)
+        )
+
+        weather.stall(here, "registryslices")
+        for plural in ("leases", "pods"):
+            weather.go_on("operator-", plural)
+        await told.until(lambda: told.running(there) == 1)
+        await asyncio.sleep(5)
+
+    tell(hub(migration={"onRestart": "Move"}), 1, story)

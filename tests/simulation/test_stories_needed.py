@@ -47,6 +47,8 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     "made-kept": LEASE_LOST,
     "outcome-known": test_stories_fencing.test_a_child_whose_entry_may_be_written_yet_is_started_nowhere_else,
     "uncertain-forgotten": test_stories_fencing.test_a_child_whose_slice_may_be_created_yet_is_started_nowhere_else,
+    "any-grant-starts": test_stories_fencing.test_an_agent_starts_nothing_that_was_granted_to_the_one_before_it,
+    "new-holder-unheard": test_stories.test_a_new_agent_counts_as_one_that_runs_nothing_only_when_it_has_said_so,
     "pods-unseen": partial(LOST_NODE, "becomes a process"),
     "pod-kept": partial(
         test_stories_pods.test_an_edited_child_starts_when_the_pod_of_the_former_template_is_gone, pod_workload("v")
