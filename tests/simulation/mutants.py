@@ -292,7 +292,6 @@ EDITING = frozenset({"edit-restarts", "place-lost"})  # only seeds in which user
 
 # Mutants that none of the seeds 0 to 4 has found. Stories find many (test_stories_needed.py). Of the others some
 # break no promise alone, because another rule covers them:
-# - clocks-run-on, blind-judgement: the Lease is read once more (gone-unread).
 RARE = {
     "slices-unread": Mutant(
         "an agent that has taken the Lease reads its slices before it starts anything (docs/protocol.md, rule 9)",

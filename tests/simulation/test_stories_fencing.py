@@ -126,6 +126,26 @@ def test_a_member_whose_renewals_are_not_seen_is_not_gone() -> None:
     tell(hub(), 4, story)
 
 
+def test_no_child_ends_while_the_api_server_takes_no_renewals() -> None:
+    """Nobody could renew a Lease for longer than leaseSeconds, and one member reached the API server again later."""
+
+    async def story(told: Story) -> None:
+        runs, weather = list(told.world.checks.runs), told.world.network.weather
+        wire = told.pod("hub-0").wire.whole
+        weather.refused["leases"] = 500
+        await asyncio.sleep(7)
+        wire.clear()
+        await asyncio.sleep(0.9)  # The leader renewed its own Lease 2 s before at most, and has 10 s for the next time.
+        weather.clear()
+        await asyncio.sleep(5)
+        wire.set()
+        await asyncio.sleep(5)
+        assert list(told.world.checks.runs) == runs
+
+    timeouts = {"leaseSeconds": 6, "stopSeconds": 10}
+    tell(hub(timeouts=timeouts, partitionTolerance={"strategy": "Divergence"}), 4, story)
+
+
 def test_a_status_that_was_refused_is_written_later() -> None:
     async def story(told: Story) -> None:
         told.world.network.weather.refused["children"] = 403

@@ -62,6 +62,8 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     ),
     "registry-behind": test_stories_views.test_a_member_starts_no_id_before_it_has_read_what_others_have_started,
     "opened-unready": test_stories_views.test_no_view_is_opened_while_an_id_comes_onto_the_record,
+    "blind-judgement": test_stories_fencing.test_no_child_ends_while_the_api_server_takes_no_renewals,
+    "clocks-run-on": test_stories_fencing.test_no_child_ends_while_the_api_server_takes_no_renewals,
     "pods-unseen": partial(LOST_NODE, "becomes a process"),
     "pod-kept": partial(
         test_stories_pods.test_an_edited_child_starts_when_the_pod_of_the_former_template_is_gone, pod_workload("v")
