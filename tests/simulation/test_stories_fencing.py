@@ -15,6 +15,8 @@ from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
 CHILD, NEW = Key("children", "ns", "c0"), Key("children", "ns", "new")
+# In a hub that starts children on demand, slice 0 has no entries.
+FIRST_IS_EMPTY = hub(onDemand={"exec": {"command": ["x"]}}, distribution={"strategy": "LeastLoaded"})
 _LEASE_IS_OVER = 15  # seconds
 
 
@@ -112,8 +114,30 @@ def test_a_child_whose_slice_may_be_created_yet_is_started_nowhere_else() -> Non
         await told.until(lambda: Key("registryslices", "ns", "hub.hub-0.1") in told.world.server.objects)
         await asyncio.sleep(5)
 
-    # In a hub that starts children on demand, slice 0 has no entries.
-    tell(hub(onDemand={"exec": {"command": ["x"]}}, distribution={"strategy": "LeastLoaded"}), 0, story)
+    tell(FIRST_IS_EMPTY, 0, story)
+
+
+def test_an_agent_starts_nothing_by_a_slice_that_a_former_leader_has_created_late() -> None:
+    """The next leader knew nothing of it, and had given the child to another member."""
+
+    async def story(told: Story) -> None:
+        world, weather = told.world, told.world.network.weather
+        late = Key("registryslices", "ns", "hub.hub-0.1")
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
+        await asyncio.sleep(2)
+        weather.next["operator-", "write of registryslices"] = "stored after 20"
+        declare(told)
+        await told.until(lambda: not weather.next)
+        for operator in world.operators:
+            operator.process.kill()
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
+        await told.until(lambda: told.running("hub-1") == 1)
+
+        assert late not in world.server.objects
+        await told.until(lambda: late in world.server.objects)
+        await asyncio.sleep(2)
+
+    tell(FIRST_IS_EMPTY, 0, story)
 
 
 def test_a_member_whose_renewals_are_not_seen_is_not_gone() -> None:

@@ -54,6 +54,9 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     "made-kept": LEASE_LOST,
     "outcome-known": test_stories_fencing.test_a_child_whose_entry_may_be_written_yet_is_started_nowhere_else,
     "uncertain-forgotten": test_stories_fencing.test_a_child_whose_slice_may_be_created_yet_is_started_nowhere_else,
+    "any-term-starts": (
+        test_stories_fencing.test_an_agent_starts_nothing_by_a_slice_that_a_former_leader_has_created_late
+    ),
     "any-grant-starts": test_stories_fencing.test_an_agent_starts_nothing_that_was_granted_to_the_one_before_it,
     "new-holder-unheard": test_stories.test_a_new_agent_counts_as_one_that_runs_nothing_only_when_it_has_said_so,
     "identity-kept": test_stories_views.test_the_next_agent_of_a_member_gives_no_epoch_of_the_former_one_again,
