@@ -292,12 +292,6 @@ EDITING = frozenset({"edit-restarts", "place-lost"})  # only seeds in which user
 
 # Mutants that none of the seeds 0 to 4 has found. Stories find many (test_stories_needed.py). Of the others some
 # break no promise alone, because another rule covers them:
-# - clocks-run-on, blind-judgement: the Lease is read once more (gone-unread).
-# - identity-kept: a container is started again only when all its processes have ended.
-# - session-goes-on: what has ended for a lost Lease is started again by the task that has read the slices.
-# - made-kept: the slices are read when the Lease is taken back, and have another view by then.
-# - opened-unready: a member starts nothing that another one reports.
-# - registry-behind: it needs an answer to a report of slice 0 from a member that has no view.
 RARE = {
     "slices-unread": Mutant(
         "an agent that has taken the Lease reads its slices before it starts anything (docs/protocol.md, rule 9)",

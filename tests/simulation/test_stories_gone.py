@@ -7,8 +7,11 @@ import asyncio
 import pytest
 from memoryrequests import Key
 
+from processhub.api.reasons import State
+
 from .hands import Hands
 from .naming import HUB, LEADER, NODES
+from .serving import Asked
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
@@ -202,3 +205,32 @@ def test_a_pinned_child_whose_member_is_lost_as_it_is_scaled_away_runs_again() -
         await told.until(lambda: (left := told.run("c0")) and left.member == "hub-0")
 
     tell(hub(migration={"onRestart": "Move"}), 1, story)
+
+
+def test_a_member_that_only_ends_a_child_is_gone_only_by_a_read_of_its_lease() -> None:
+    """The leader had not removed the child's entry itself. So the member had nothing by which its Lease would be read.
+
+    The operator's watch of Leases delivered nothing. The child still answered a request, and was started elsewhere.
+    """
+
+    async def story(told: Story) -> None:
+        run, server = told.run("c0"), told.world.server
+        assert run is not None
+        here, there = run.member, "hub-1" if run.member == "hub-0" else "hub-0"
+        container, first = told.pod(here).container, f"hub.{here}.0"
+        asked = Asked(1, 40.0, crashes=False)
+        container.process.call(lambda: asyncio.get_running_loop().create_task(container.server.receive("c0", asked)))
+        await told.until(lambda: run.handles)
+        told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+        await told.until(lambda: not told.entry_on(here, "c0") and told.is_reported(here, "c0", State.STOPPING))
+        before = server.get("registryslices", first)["metadata"]["generation"]
+        for operator in told.world.operators:
+            operator.process.kill()
+        await told.until(lambda: server.get("registryslices", first)["status"]["observedGeneration"] > before)
+
+        told.world.network.weather.stall("operator-", "leases")
+        await asyncio.sleep(_LEASE_IS_OVER)
+        assert told.run("c0") is run
+
+    timeouts = {"leaseSeconds": 9, "stopSeconds": 10, "requestSeconds": 60}
+    tell(hub(timeouts=timeouts, partitionTolerance={"strategy": "Divergence"}), 1, story)
