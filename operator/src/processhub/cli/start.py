@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
-from processhub.cli.files import child_spec, documents
+from processhub.cli.files import child_spec, documents, namespace_of
 from processhub.cli.output import in_order, named, out, quoted, say, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
@@ -42,8 +42,9 @@ async def start_children(
 ) -> int:
     """Start the children and print the outcome of each; returns the exit code."""
     limit = seconds(timeout)
-    specs = specs_of(order)
-    target = replace(target, hub=hub_of(specs, target.hub))
+    manifests = tuple(documents(order.file)) if order.file else ()
+    specs = specs_of(order, manifests)
+    target = replace(target, hub=hub_of(specs, target.hub), namespace=namespace_of(manifests, target.namespace))
     async with opened(target, members=order.nodes, follow=wait or on_failure == "rollback") as session:
         try:
             result = await Hub.attached(session).start_children(
@@ -68,14 +69,14 @@ def _warn_of_unknown_members(session: Session, specs: list[dict[str, Any]], resu
             say(f"warning: child {spec['id']} waits: hub {session.name} has no member {names}; it has {listed(there)}")
 
 
-def specs_of(order: Order) -> list[dict[str, Any]]:
-    """The children to start, as specs. Raises UsageError."""
+def specs_of(order: Order, manifests: Iterable[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The children to start, as specs; ``manifests`` are those of the order's file. Raises UsageError."""
     chosen = [name for name, given in (("--exec", order.exec), ("--python", order.python), ("-f", order.file)) if given]
     if len(chosen) != 1:
         said = f"{' and '.join(chosen)} are given" if chosen else "none is given"
         raise UsageError(f"start needs exactly one of --exec -- CMD…, --python MODULE:CLASS and -f FILE; {said}")
     if order.file:
-        found = [child_spec(where, found) for where, found in documents(order.file)]
+        found = [child_spec(where, found) for where, found in manifests]
         specs = _chosen(found, order.ids, order.file)
     else:
         if not order.ids:
