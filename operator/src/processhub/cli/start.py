@@ -110,7 +110,8 @@ def report(result: Result, output: Output, *, wait: bool, objects: Mapping[str, 
             places = ", ".join(f"{member} (pid {pid})" if pid else member for member, pid in processes)
             words = quoted(child_id) if child_id in objects else named(child_id, name)
             known = objects.get(child_id) or f"child/{name}"
-            out(known if output is Output.NAME else f"{words} {f'running on {places}' if places else 'created'}")
+            done = f"running on {places}" if places else "ended with success" if wait else "created"
+            out(known if output is Output.NAME else f"{words} {done}")
     failures(result.errors, "started")
     if result.rollback is not None:
         say(f"rolled back: {counted(len(result.rollback.removed), 'child', 'children')} removed again")
