@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from clihub import HUB, with_cluster
 from onethread import Cluster
 
@@ -86,9 +87,34 @@ def test_children_are_started_in_the_namespace_of_their_manifest(
     async def test(_: Cluster) -> None:
         with pytest.raises(HubNotFound, match="hub hub not found in namespace elsewhere"):
             await start.start_children(
-                start.Order(file="elsewhere"), HUB, on_failure="continue", wait=False, timeout="30s"
+                start.Order(files=("elsewhere",)), HUB, on_failure="continue", wait=False, timeout="30s"
             )
-        order = start.Order(file="ns")
+        order = start.Order(files=("ns",))
         assert await start.start_children(order, HUB, on_failure="continue", wait=True, timeout="30s") == DONE
 
     with_cluster(tmp_path, monkeypatch, test)
+
+
+def test_children_of_several_files_and_of_a_folder_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("folder")
+    folder.mkdir()
+    for path in (Path("a.yaml"), Path("b.txt"), folder / "c.yml", folder / "d.json", folder / "README.md"):
+        text = f"{CHILD.replace('shop', 'hub')}metadata: {{name: {path.stem}}}\n"
+        path.write_text(json.dumps(yaml.safe_load(text)) if path.suffix == ".json" else text)
+
+    async def test(_: Cluster) -> None:
+        order = start.Order(files=("a.yaml", "b.txt", "folder"))
+        assert await start.start_children(order, HUB, on_failure="continue", wait=False, timeout="30s") == DONE
+
+    with_cluster(tmp_path, monkeypatch, test)
+    assert capsys.readouterr().out == "a created\nb created\nc created\nd created\n"
+
+
+def test_a_folder_without_manifests_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("folder").mkdir()
+
+    assert main(["start", "-f", "folder"]) == 2
+
+    assert "folder folder has no file that ends in .yaml, .yml or .json" in capsys.readouterr().err

@@ -20,13 +20,21 @@ from processhub.cli.errors import UsageError
 from processhub.client.specs import check_id, parse_child
 
 Named = TypeVar("Named", Hub, ChildSet)
+_SUFFIXES = (".yaml", ".yml", ".json")  # of the files of a folder that are read
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), and of each item of its lists.
 
-    Raises UsageError.
+    A folder stands for its files, as with kubectl. Raises UsageError.
     """
+    if path != "-" and (folder := Path(path)).is_dir():
+        found = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
+        if not found:
+            raise UsageError(f"folder {path} has no file that ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
+        for file in found:
+            yield from documents(str(file))
+        return
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
