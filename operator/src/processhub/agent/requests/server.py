@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 
 from processhub import __version__
+from processhub.agent import web
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH, Line
@@ -92,8 +93,7 @@ class Server:
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
         server = web.Server(self._answer, request_factory=_request, access_log=None, handler_cancellation=True)
-        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
-        self._ports = Ports(runner, served.tls, served.env.port)
+        self._ports = Ports(server, served.tls, served.env.port)
 
     async def start(self) -> None:
         """Start to listen. Raises OSError if the pod's address is in use."""

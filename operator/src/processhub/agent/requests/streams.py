@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 from multidict import CIMultiDict
 from yarl import URL
 
+from processhub.agent import web
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.peers.link import UnreachableError
