@@ -63,7 +63,7 @@ BAD: list[tuple[str, str, int]] = [
     ("start -f binary.yaml", "file binary.yaml is not valid YAML", 2),
     ("start -f date.yaml", "file date.yaml is not valid YAML: month must be in 1..12", 2),
     ("start -f endless.yaml", "file endless.yaml is not valid YAML", 2),
-    ("start -f .", "file . can't be read", 2),
+    ("start -f .", "file binary.yaml is not valid YAML", 2),
     ("start -f pod.yaml", "expected kind Child of processhub.dev/v1alpha1, got kind Pod of v1", 2),
     ("start -f old.yaml", "expected kind Child of processhub.dev/v1alpha1, got kind Child of processhub.dev/v1", 2),
     ("start -f no-spec.yaml", "a Child needs a spec with hub and a workload", 2),

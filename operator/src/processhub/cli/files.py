@@ -1,4 +1,4 @@
-"""Reads ``-f FILE``: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
+"""Reads ``-f FILE``, or a folder of files: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ import yaml
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
-from processhub.api.meta import API_VERSION
+from processhub.api.meta import API_VERSION, GROUP
 from processhub.api.wording import wrong
 from processhub.cli.errors import UsageError
 from processhub.client.specs import check_id, parse_child
 
 Named = TypeVar("Named", Hub, ChildSet)
+_SUFFIXES = (".yaml", ".yml", ".json")  # of the files that kubectl reads of a folder
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), and of each item of its lists.
 
-    Raises UsageError.
+    Of a folder, it takes the files that kubectl takes. Raises UsageError.
     """
+    if path != "-" and Path(path).is_dir():
+        files = sorted(file for file in Path(path).iterdir() if file.suffix in _SUFFIXES and not file.is_dir())
+        if not files:
+            raise UsageError(f"folder {path} has no {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file")
+        for file in files:
+            yield from documents(str(file))
+        return
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -80,6 +88,13 @@ def named_object(where: str, found: dict[str, Any], kind: type[Named]) -> Named:
     if not item.metadata.name:
         raise UsageError(f"{where}: the {kind.__name__} has no metadata.name")
     return item
+
+
+def is_foreign(found: dict[str, Any]) -> bool:
+    """Whether it is an object of another API group, or one that machines write."""
+    kind, group = found.get("kind"), str(found.get("apiVersion", "")).partition("/")[0]
+    others = bool(kind) and kind not in ("Hub", "Child", "ChildSet") and group not in ("", GROUP)
+    return others or kind == "RegistrySlice"
 
 
 def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:
