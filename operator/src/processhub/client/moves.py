@@ -222,7 +222,7 @@ async def _has_its_share(session: Session, member: str, timeout: float, *, settl
 
 
 async def _poll(missing: Callable[[], str], deadline: float, settle: float = 0) -> str:
-    """Return when nothing is missing for ``settle`` seconds; or what is missing at the deadline, by the loop's clock."""
+    """Return when nothing is missing for ``settle`` seconds, or what is missing at the loop's time ``deadline``."""
     clock = asyncio.get_running_loop().time
     since = clock()
     while True:
