@@ -104,3 +104,29 @@ def test_members_wait_for_the_answers_about_what_their_pods_need(tmp_path: Path)
         await cluster.end()
 
     virtualtime.run(main())
+
+
+def test_a_hub_is_not_current_when_an_earlier_edit_is_answered(tmp_path: Path) -> None:
+    early: list[int] = []
+    workload = Key("statefulsets", "ns", "hub")
+
+    def resize(replicas: int) -> Callable[[Json], None]:
+        return lambda hub: hub["spec"]["members"].update(replicas=replicas)
+
+    async def main() -> None:
+        async with running_hub(tmp_path) as cluster:
+
+            def look(key: Key, before: Json | None, after: Json | None) -> None:
+                if key == HUB and after is not None and kstatus(after) == "Current":
+                    early.append(cluster.api.objects[workload]["spec"]["replicas"])
+
+            cluster.api.listeners.append(look)
+            cluster.api.webhook_seconds = lambda key: HELD_SECONDS if key == workload else 0.0
+            cluster.api.update(HUB, resize(4))
+            await asyncio.sleep(1)
+            cluster.api.update(HUB, resize(3))
+            await cluster.until(lambda: cluster.api.objects[workload]["spec"]["replicas"] == 4, "the first is stored")
+            await cluster.until(lambda: bool(early), "the Hub is Current")
+            assert set(early) == {3}
+
+    virtualtime.run(main())

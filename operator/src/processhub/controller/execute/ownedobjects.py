@@ -172,17 +172,15 @@ class OwnedObjects:
 
     async def _keep(self, manifest: Manifest, kept: _Kept, now: float) -> None:
         steps, title = self._round.steps, _title(manifest)
-        digest, foreign = fingerprint(manifest), False
-        if title not in steps.unanswered:
-            seen = self._look(manifest)
+        with contextlib.suppress(UnansweredError):
+            await steps.answer(title)  # about what the manifest was in an earlier round
+            digest, seen = fingerprint(manifest), self._look(manifest)
             foreign = kept.digest != "" and seen is not None and seen != kept.mark
             repairs = foreign and kept.repairs.take(now)
-            if digest == kept.digest and not repairs and now < kept.due:
-                if foreign:
-                    self._slow_down(manifest, kept, now)
-                return
-        with contextlib.suppress(UnansweredError):
-            await steps.answer(title, lambda: self._put(manifest, kept, digest, foreign=foreign))
+            if digest != kept.digest or repairs or now >= kept.due:
+                await steps.answer(title, lambda: self._put(manifest, kept, digest, foreign=foreign))
+            elif foreign:
+                self._slow_down(manifest, kept, now)
 
     async def _put(self, manifest: Manifest, kept: _Kept, digest: str, *, foreign: bool) -> None:
         clock = self._round.now

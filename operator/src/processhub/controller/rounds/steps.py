@@ -148,10 +148,10 @@ class Steps:
             log.info("hub %s/%s: no longer so: %s", *self._hub.metadata.key, what)
         return result
 
-    async def answer(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of ``work``, which this round awaits for a moment only.
+    async def answer(self, what: str, work: Callable[[], Awaitable[T]] | None = None) -> T | None:
+        """The result of ``work``, or of that of an earlier round which is still under way; None if there is neither.
 
-        Raises what ``work`` raises, and UnansweredError.
+        This round awaits it for a moment only. Raises what the work raises, and UnansweredError.
         """
         clock = asyncio.get_running_loop().time
         began = clock()

@@ -26,14 +26,16 @@ class Unanswered:
     def __contains__(self, what: str) -> bool:
         return what in self._tasks
 
-    async def result(self, what: str, work: Callable[[], Awaitable[T]], seconds: float) -> T:
-        """The result of the ``work`` that is under way, or is begun now. Raises what it raises, and UnansweredError."""
+    async def result(self, what: str, work: Callable[[], Awaitable[T]] | None, seconds: float) -> T | None:
+        """The result of what is under way, or of the ``work`` that is begun now; None if there is neither.
 
-        async def done() -> T:
-            return await work()
-
-        task: asyncio.Task[T] = self._tasks.get(what) or asyncio.create_task(done(), name=what)
-        self._tasks[what] = task
+        Raises what that raises, and UnansweredError.
+        """
+        task: asyncio.Task[T] | None = self._tasks.get(what)
+        if task is None and work is not None:
+            task = self._tasks[what] = asyncio.create_task(_run(work), name=what)
+        if task is None:
+            return None
         await asyncio.wait((task,), timeout=seconds)
         if not task.done():
             raise UnansweredError
@@ -49,3 +51,7 @@ class Unanswered:
         """End all requests."""
         for what in list(self._tasks):
             self.drop(what)
+
+
+async def _run(work: Callable[[], Awaitable[T]]) -> T:
+    return await work()
