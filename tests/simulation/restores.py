@@ -44,6 +44,8 @@ class Restores:
             return
         self._again_at = now + _APART_SECONDS
         backup = self._hands.rng.choice(self._backups)
+        if self._hands.rng.random() < 0.5:  # a member of etcd that is made a cluster of its own lacks the last moments
+            backup = max(self._backups[0], world.server.version - self._hands.rng.randint(1, 12))
         world.trace.fault("etcd", f"is restored to version {backup}, and was at {world.server.version}")
-        world.restore(backup)
+        world.restore(backup, self._hands.rng.choice((0, 10, 50)))
         self._backups = [version for version in self._backups if version <= backup]

@@ -178,9 +178,15 @@ class World:
         for pod in self.running_pods:
             pod.mend()
 
-    def restore(self, version: int) -> None:
-        """Restore all objects as they were at this version; there are the same pods then."""
+    def restore(self, version: int, others: int = 0) -> None:
+        """Restore all objects as they were at this version; there are the same pods then.
+
+        ``others``: so much is written at once by others.
+        """
         self.server.rewind(version)
+        for number in range(others):
+            note = {"annotations": {"note": str(number)}}
+            self.server.update(Key("nodes", "", NODES[0]), lambda item, note=note: item["metadata"].update(note))
         self.network.forget()
         self.checks.restored()
         for pod in self.running_pods:
