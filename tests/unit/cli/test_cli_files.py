@@ -39,7 +39,6 @@ spec: {hub: shop, replicas: 2, ids: null, template: {exec: {command: [sleep]}, p
 """
 
 
-
 @pytest.fixture(autouse=True)
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

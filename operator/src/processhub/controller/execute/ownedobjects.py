@@ -29,8 +29,8 @@ from processhub.controller.objects.access import access
 from processhub.controller.objects.authorities import authorities_map
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import network_policy, services
+from processhub.controller.rounds.pendingrequests import UnansweredError
 from processhub.controller.rounds.round import Round
-from processhub.controller.rounds.unanswered import UnansweredError
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, mark_of
 

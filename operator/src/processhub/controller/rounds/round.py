@@ -10,8 +10,8 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.cluster.client import Client
 from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.pendingrequests import PendingRequests
 from processhub.controller.rounds.steps import Failures, Steps
-from processhub.controller.rounds.unanswered import Unanswered
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 
@@ -61,7 +61,7 @@ def begin_round(
     term: int,
     events: EventRecorder,
     failures: Failures,
-    unanswered: Unanswered,
+    unanswered: PendingRequests,
 ) -> Round:
     """Begin a round of the hub.
 
