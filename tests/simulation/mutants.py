@@ -18,6 +18,7 @@ from processhub.agent.handover.transfer import Handovers
 from processhub.agent.lease.record import LeaseRecord
 from processhub.agent.lease.validity import Renewal, Validity
 from processhub.agent.permit import Permit
+from processhub.agent.registry import slicewatcher
 from processhub.agent.registry.lookup import RoutedCopy
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.agent.requests.activation import Activations
@@ -295,6 +296,10 @@ RARE = {
     "slices-unread": Mutant(
         "an agent that has taken the Lease reads its slices before it starts anything (docs/protocol.md, rule 9)",
         SliceWatcher, "refresh", _nothing,
+    ),
+    "gone-slices-shown": Mutant(
+        "nothing is started by what a slice once said that was gone when the list was read (docs/protocol.md, rule 9)",
+        slicewatcher._OwnSlices, "lack", lambda *_: False,
     ),
     "older-lists-believed": Mutant(
         "a list that is older than what was seen is refused (docs/protocol.md, rule 4)", Informer, "_is_older", _no

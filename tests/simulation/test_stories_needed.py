@@ -27,6 +27,7 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     "term-unnoted": EPOCHS_RISE,
     "term-not-raised": EPOCHS_RISE,
     "slices-unread": partial(PAUSED, "read"),
+    "gone-slices-shown": test_stories_fencing.test_an_agent_starts_nothing_by_what_a_slice_once_said_that_is_gone,
     "older-lists-believed": partial(PAUSED, "old"),
     "gone-unread": test_stories_fencing.test_a_member_whose_renewals_are_not_seen_is_not_gone,
     "removal-unproven": test_stories_fencing.test_a_child_whose_start_was_not_reported_moves_only_when_it_has_ended,

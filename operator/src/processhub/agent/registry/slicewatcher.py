@@ -117,6 +117,16 @@ class _OwnSlice:
         return touched
 
 
+class _OwnSlices(dict[str, _OwnSlice]):
+    """This member's slices, by name. ``listed``: the version of the latest list that was read beside the watch."""
+
+    listed = 0
+
+    def lack(self, item: RegistrySlice) -> bool:
+        """Whether this slice was gone when that list was read. The watch may show later what it once was."""
+        return item.metadata.name not in self and version_of(item.metadata.resource_version) <= self.listed
+
+
 class SliceWatcher:
     """Watches the hub's slices and notifies of changes.
 
@@ -146,7 +156,7 @@ class SliceWatcher:
         self.read_on: Listeners[()] = Listeners()
         self.rewound: Listeners[()] = Listeners()
         self._env, self._identity = env, identity
-        self._own: dict[str, _OwnSlice] = {}
+        self._own = _OwnSlices()
         self.made: MadeRuns[DesiredRun] = MadeRuns()
         self.named = NamedIds(env.member)
         self.informer: Informer[RegistrySlice] = Informer(
@@ -159,7 +169,6 @@ class SliceWatcher:
             on_seen=self.read_on.notify,
         )
         self._settings = (-1, Settings())  # and the term that they are of
-        self._listed = 0  # the version of the latest list that was read beside the watch
         self.highest_term = 0
 
     @property
@@ -259,7 +268,7 @@ class SliceWatcher:
                 known is None or version_of(known.metadata.resource_version) <= version_of(version)
             ):
                 self._drop(name)
-        self._listed = version_of(version)
+        self._own.listed = max(self._own.listed, version_of(version))
 
     def _of_this_hub(self, item: RegistrySlice) -> bool:
         return item.spec.hub == self._env.hub and item.spec.hub_uid == self._env.hub_uid
@@ -285,8 +294,7 @@ class SliceWatcher:
             self.highest_term = new.spec.term
             for own in self._own.values():
                 changes |= own.entries.keys()
-        # One that is older than the list and was not in it is gone: the watch shows what it once was.
-        mine = mine and (new.metadata.name in self._own or version_of(new.metadata.resource_version) > self._listed)
+        mine = mine and not self._own.lack(new)
         if mine:
             if new.spec.format > FORMAT:
                 log.error("slice %s is of format %d, this agent knows %d", new.metadata.name, new.spec.format, FORMAT)
