@@ -14,6 +14,7 @@ from onethread import Cluster, running_hub
 from prometheus_client import REGISTRY
 
 from builders import make_slice
+from processhub.api.naming import ANNOTATION_JOINING
 from processhub.api.slice import Activation, RegistrySlice
 from processhub.controller.store.slicechanges import only_comes_on_record, only_hands_over
 from processhub.controller.store.slices import Slices
@@ -134,6 +135,7 @@ GOT = msgspec.structs.replace(PENDING, got="sum")
 COMMITTED = msgspec.structs.replace(TARGET, epoch=10, wait=False, state="sum")
 STARTS = msgspec.structs.replace(PENDING, epoch=10, state="Starting")
 TAKEN, FAILS = (msgspec.structs.replace(STARTS, state=state) for state in ("Running", "Failed"))
+JOINS, OTHERS = {ANNOTATION_JOINING: "true"}, {"note": "x"}
 LOST = msgspec.structs.replace(PENDING, epoch=10, kept="10:lost")
 
 
@@ -162,12 +164,16 @@ def moves(entry: Assignment | None, report: Report | None, *, there: bool = Fals
         (moves(COMMITTED, GOT, there=True), moves(COMMITTED, TAKEN, there=True), moves(ORDERED, GIVEN), False),
         (moves(COMMITTED, GOT, there=True), moves(COMMITTED, FAILS, there=True), moves(ORDERED, GIVEN), False),
         (moves(COMMITTED, GOT, there=True), moves(COMMITTED, LOST, there=True), moves(ORDERED, GIVEN), False),
+        (moves(SOURCE, UP), moves(SOURCE, UP, annotations=JOINS), moves(TARGET, PENDING, there=True), True),
+        (moves(SOURCE, UP), moves(SOURCE, UP, annotations=OTHERS), moves(TARGET, PENDING, there=True), False),
+        (moves(SOURCE, UP), moves(SOURCE, UP, observed_generation=2), moves(TARGET, PENDING, there=True), False),
         (moves(ORDERED, UP), moves(ORDERED, UP, holder="pod/2"), moves(TARGET, PENDING, there=True), False),
     ],
     ids=[
         *("waits", "is ordered", "is acknowledged", "has arrived", "was sent", "was sent and has arrived"),
         *("has arrived and was sent", "stays", "fails meanwhile", "ends", "waits no more"),
-        *("may start", "starts", "is up", "does not come up", "has lost the state", "another holder"),
+        *("may start", "starts", "is up", "does not come up", "has lost the state"),
+        *("its member joins", "its slice is annotated", "is acknowledged without it", "another holder"),
     ],
 )
 def test_of_the_steps_of_a_handover_the_last_has_its_round_at_once(
@@ -176,6 +182,6 @@ def test_of_the_steps_of_a_handover_the_last_has_its_round_at_once(
     slices = Slices()
     slices.put(other)
     slices.put(old)
-    changed = slices.put(new) or {"a"}
+    changed = slices.put(new)
 
     assert only_hands_over(old, new, slices, changed) is waits

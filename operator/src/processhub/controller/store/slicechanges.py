@@ -12,6 +12,7 @@ from collections.abc import Mapping, Set
 
 import msgspec
 
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
 from processhub.controller.store.slices import KnownSlice, Slices
@@ -29,6 +30,7 @@ from processhub.registry.workloads import is_pod_workload
 
 _UP = (State.STARTING, State.RUNNING)
 _BEFORE = (State.PENDING, State.STARTING)
+_NOTES = (ANNOTATION_JOINING, ANNOTATION_SETTLED)
 
 
 def children_only_restart(old: RegistrySlice, new: RegistrySlice) -> bool:
@@ -79,17 +81,24 @@ def only_hands_over(old: RegistrySlice | None, new: RegistrySlice, slices: Slice
     """Whether nothing else differs than entries and reports of children that are handed over, and no move goes on.
 
     The waiting entry and the order are written one after the other, and both members report the state. The last of
-    these reports lets the move go on, and then the target's that the child is up (docs/protocol.md, rule 21).
-    ``slices`` and ``changed`` as above.
+    these reports lets the move go on, and then the target's that the child is up (docs/protocol.md, rule 21). That a
+    member takes its share now, or has it, is the operator's own note. ``slices`` and ``changed`` as above.
     """
     known = slices.get(new.metadata.name)
-    if known is None or old is None or not changed or known.unproven or new.spec.order is not None:
+    if known is None or old is None or known.unproven or new.spec.order is not None:
         return False
-    if _but_children(old) != _but_children(new):
+    if _but_children(_without_notes(old)) != _but_children(_without_notes(new)):
         return False
+    if not changed and old.status != new.status:
+        return False  # another generation was acknowledged
     sources = [other for other in slices.values() if other.leaving]
     targets = slices.by_member()
     return all(_hands_over(known, child_id, sources, targets) for child_id in changed)
+
+
+def _without_notes(item: RegistrySlice) -> RegistrySlice:
+    annotations = {name: text for name, text in item.metadata.annotations.items() if name not in _NOTES}
+    return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, annotations=annotations))
 
 
 def _hands_over(
