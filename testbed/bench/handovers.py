@@ -71,7 +71,7 @@ async def hand_over(lab: Lab, count: int) -> Sequence[Value]:
             name=f"{count:,} children with {_STATE_BYTES} bytes of state moved",
             unit="s",
             samples=(took,),
-            goal=2.0,
+            goal=0.8,
         ),
         Value(name="states lost", unit="", samples=(float(len(lost)),), goal=0.0),
         Value(name="requests answered meanwhile", unit="", samples=(float(sum(answers.values())),)),

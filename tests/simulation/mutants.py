@@ -265,7 +265,7 @@ MUTANTS = {
         Epochs, "__init__", _epochs_of_no_term, 2,
     ),
     "status-marked-once": Mutant(
-        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 24
+        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 3
     ),
     "end-forgotten": Mutant(
         "a child that has ended for good is not started by its next member (docs/protocol.md, rule 34)",

@@ -14,6 +14,7 @@ from waiting import until
 
 from builders import make_slice
 from processhub.agent.children.runs import ExitStatus
+from processhub.agent.handover.reports import report_received
 from processhub.agent.metrics import Metrics
 from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
@@ -279,5 +280,35 @@ def test_many_changes_for_which_no_client_waits_go_into_few_writes() -> None:
             pace.begin(1000, noise=False)
             times.append(round(loop.time(), 2))
         assert times == [0.05, 0.65, 0.75]
+
+    virtualtime.run(main())
+
+
+def test_a_child_that_waits_for_its_state_is_reported_with_its_arrival() -> None:
+    """Nobody waits for the report that it waits, and a thousand of these would delay the states."""
+
+    async def main() -> None:
+        server, supervisor = Server(), supervised()[0]
+        reporter, waiting = reporter_of(server), Assignment(uid="u", epoch=7, workload="w", wait=True)
+        supervisor.news.changed.listen(reporter.child_changed)
+        states = {}
+        for child_id in ("arrives", "never"):
+            server.entries[child_id] = waiting
+            server.generation += 1
+            run = dataclasses.replace(desired(child_id), assignment=waiting, startable=False)
+            supervisor.set_desired({child_id: run})
+            child = supervisor.children[child_id]
+            reporter.slice_changed(server.slice, "s", (child,))
+            await asyncio.sleep(0.2)
+            states[child_id] = child_id in server.status.reports
+            if child_id == "arrives":
+                report_received(child, "sum")
+            await asyncio.sleep(0.35)
+            reporter.slice_changed(server.slice, "s")
+
+        assert states == {"arrives": False, "never": False}
+        assert parse_report(server.status.reports["arrives"]).got == "sum"
+        assert server.status.observed_generation == 2, "it is reported soon in any case"
+        reporter.slice_changed(None, "s")
 
     virtualtime.run(main())

@@ -1,4 +1,4 @@
-"""Children that members have started by themselves come on record: many together, and soon."""
+"""What comes on record without haste: children that members have started by themselves, and steps of a handover."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from onethread import Cluster, running_hub
 from prometheus_client import REGISTRY
 
 from builders import make_slice
+from processhub.api.naming import ANNOTATION_JOINING
 from processhub.api.slice import Activation, RegistrySlice
-from processhub.controller.store.slicechanges import only_comes_on_record
+from processhub.controller.store.slicechanges import only_comes_on_record, only_hands_over
 from processhub.controller.store.slices import Slices
 from processhub.registry.grammar import Assignment, Report
 
@@ -121,3 +122,66 @@ CLOSING = msgspec.structs.replace(OPEN, phase="Closing")
 )
 def test_any_other_change_has_its_round_at_once(old: RegistrySlice, new: RegistrySlice) -> None:
     assert not follows(old, new)
+
+
+SOURCE = Assignment(uid="c", epoch=4, workload="w")
+ORDERED = msgspec.structs.replace(SOURCE, to="hub-1:9")
+TARGET = Assignment(uid="c", epoch=9, workload="w", wait=True)
+UP = Report(uid="c", epoch=4, state="Running", pid=7)
+GIVEN = Report(uid="c", epoch=4, state="Stopping", gave="9:sum")
+KEPT = msgspec.structs.replace(GIVEN, gave="", kept="9:refused")
+PENDING = Report(uid="c", epoch=9, state="Pending")
+GOT = msgspec.structs.replace(PENDING, got="sum")
+COMMITTED = msgspec.structs.replace(TARGET, epoch=10, wait=False, state="sum")
+STARTS = msgspec.structs.replace(PENDING, epoch=10, state="Starting")
+TAKEN, FAILS = (msgspec.structs.replace(STARTS, state=state) for state in ("Running", "Failed"))
+JOINS, OTHERS = {ANNOTATION_JOINING: "true"}, {"note": "x"}
+LOST = msgspec.structs.replace(PENDING, epoch=10, kept="10:lost")
+
+
+def moves(entry: Assignment | None, report: Report | None, *, there: bool = False, **fields: Any) -> RegistrySlice:
+    """The slice of the source, or of the target, with what it says of a child."""
+    entries, reports = {"a": entry} if entry else {}, {"a": report} if report else {}
+    return make_slice(entries, reports, member="hub-1" if there else "hub-0", **{"holder": "pod/1", **fields})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "other", "waits"),
+    [
+        (moves(None, None, there=True), moves(TARGET, None, there=True), moves(SOURCE, UP), True),
+        (moves(SOURCE, UP), moves(ORDERED, UP, generation=2), moves(TARGET, None, there=True), True),
+        (moves(TARGET, None, there=True), moves(TARGET, PENDING, there=True), moves(ORDERED, UP), True),
+        (moves(TARGET, PENDING, there=True), moves(TARGET, GOT, there=True), moves(ORDERED, UP), True),
+        (moves(ORDERED, UP), moves(ORDERED, GIVEN), moves(TARGET, PENDING, there=True), True),
+        (moves(ORDERED, UP), moves(ORDERED, GIVEN), moves(TARGET, GOT, there=True), False),
+        (moves(TARGET, PENDING, there=True), moves(TARGET, GOT, there=True), moves(ORDERED, GIVEN), False),
+        (moves(ORDERED, UP), moves(ORDERED, KEPT), moves(TARGET, PENDING, there=True), False),
+        (moves(ORDERED, UP), moves(ORDERED, FAILED), moves(TARGET, PENDING, there=True), True),
+        (moves(SOURCE, UP), moves(SOURCE, None), moves(TARGET, PENDING, there=True), False),
+        (moves(TARGET, PENDING, there=True), moves(None, None, there=True), moves(ORDERED, UP), False),
+        (moves(TARGET, GOT, there=True), moves(COMMITTED, GOT, there=True), moves(ORDERED, GIVEN), True),
+        (moves(COMMITTED, GOT, there=True), moves(COMMITTED, STARTS, there=True), moves(ORDERED, GIVEN), True),
+        (moves(COMMITTED, GOT, there=True), moves(COMMITTED, TAKEN, there=True), moves(ORDERED, GIVEN), False),
+        (moves(COMMITTED, GOT, there=True), moves(COMMITTED, FAILS, there=True), moves(ORDERED, GIVEN), False),
+        (moves(COMMITTED, GOT, there=True), moves(COMMITTED, LOST, there=True), moves(ORDERED, GIVEN), False),
+        (moves(SOURCE, UP), moves(SOURCE, UP, annotations=JOINS), moves(TARGET, PENDING, there=True), True),
+        (moves(SOURCE, UP), moves(SOURCE, UP, annotations=OTHERS), moves(TARGET, PENDING, there=True), False),
+        (moves(SOURCE, UP), moves(SOURCE, UP, observed_generation=2), moves(TARGET, PENDING, there=True), False),
+        (moves(ORDERED, UP), moves(ORDERED, UP, holder="pod/2"), moves(TARGET, PENDING, there=True), False),
+    ],
+    ids=[
+        *("waits", "is ordered", "is acknowledged", "has arrived", "was sent", "was sent and has arrived"),
+        *("has arrived and was sent", "stays", "fails meanwhile", "ends", "waits no more"),
+        *("may start", "starts", "is up", "does not come up", "has lost the state"),
+        *("its member joins", "its slice is annotated", "is acknowledged without it", "another holder"),
+    ],
+)
+def test_of_the_steps_of_a_handover_the_last_has_its_round_at_once(
+    old: RegistrySlice, new: RegistrySlice, other: RegistrySlice, waits: bool
+) -> None:
+    slices = Slices()
+    slices.put(other)
+    slices.put(old)
+    changed = slices.put(new)
+
+    assert only_hands_over(old, new, slices, changed) is waits

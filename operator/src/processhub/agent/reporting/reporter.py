@@ -98,7 +98,7 @@ class _SliceStatus:
     def __init__(self, identity: WriterIdentity, budget: NoiseBudget) -> None:
         self.reports = SliceReports()
         self._identity, self._writer = identity, ReportWriter(identity, lambda: self._slice)
-        self._pace = Pace(budget, lambda: identity.busy() or self.reports.many_start)
+        self._pace = Pace(budget, lambda: identity.busy() or self.reports.many_start or self.reports.only_wait)
         self._item: RegistrySlice | None = None
         self._said: SliceStatus | None = None  # the last status that this agent wrote
         self._stored: SliceStatus | None = None  # that status as it was stored; None while it is being written

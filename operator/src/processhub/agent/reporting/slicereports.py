@@ -46,6 +46,11 @@ class SliceReports:
         starting = (child for child in self.dirty.values() if child.status.state == State.STARTING)
         return sum(1 for _ in islice(starting, _MANY)) == _MANY
 
+    @property
+    def only_wait(self) -> bool:
+        """Whether all children to report wait for their state from another member. It is reported with its arrival."""
+        return bool(self.dirty) and all(map(_waits, self.dirty.values()))
+
     def is_noise(self, child: Child, name: str) -> bool:
         """Whether the child only continues a crash loop of which some rounds are reported already."""
         before = self._entries.get(child.id)
@@ -90,3 +95,8 @@ class SliceReports:
             self._turns.pop(child_id, None)
         elif before != text:
             self._turns[child_id] = self._turns.get(child_id, 0) + 1
+
+
+def _waits(child: Child) -> bool:
+    waits = child.desired is not None and child.desired.assignment.wait
+    return waits and not (child.alive or child.handover.received or child.handover.kept)

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import partial
 
 import msgspec
@@ -80,13 +80,12 @@ class Executor:
             )
         )
         missing = {name: self._missing(name, entries) for name, entries in plan.entries.items()}
+        possible = {name: _possible(given, missing) for name, given in orders.items()}
         await gather_all(
-            *(
-                self._write(members[name], possible, workloads, joining[name])
-                for name, given in orders.items()
-                if (possible := _possible(given, missing))
-            )
+            *(self._write(members[name], given, workloads, joining[name]) for name, given in possible.items() if given)
         )
+        if _go_on(plan, set[str]().union(*missing.values(), *possible.values())):
+            self._round.again_in(0.0)
         unplaced = {
             child_id: Unplaced(Reason.WAITING, f"waiting to be placed on {name}: {failure.sentence}")
             for name, ids in missing.items()
@@ -207,6 +206,15 @@ def _without_orders(plan: Plan) -> tuple[Plan, Mapping[str, Mapping[str, Assignm
         for member, changes in plan.entries.items()
     }
     return msgspec.structs.replace(plan, entries=entries), orders
+
+
+def _go_on(plan: Plan, ids: Set[str]) -> bool:
+    """Whether another child than ``ids`` begins to wait with this plan, so that a round takes the next step for it."""
+    return any(
+        entry is not None and entry.wait and child_id not in ids
+        for changes in plan.entries.values()
+        for child_id, entry in changes.items()
+    )
 
 
 def _possible(orders: Mapping[str, Assignment], missing: Mapping[str, set[str]]) -> dict[str, Assignment]:

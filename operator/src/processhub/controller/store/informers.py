@@ -37,7 +37,7 @@ from processhub.controller.store.podmarks import (
     same_stage,
     with_marks,
 )
-from processhub.controller.store.slicechanges import children_only_restart, only_comes_on_record
+from processhub.controller.store.slicechanges import children_only_restart, only_comes_on_record, only_hands_over
 from processhub.controller.store.unread import UnreadObjects, hub_with
 
 # Longer than the leader takes between two renewals of its own Lease, short of what a member's Lease of 6 s can bear.
@@ -326,7 +326,7 @@ class Store:
             if old is not None and children_only_restart(old, new):
                 self._queue_round(key)
                 return
-            if only_comes_on_record(old, new, state.slices, changed):
+            if any(only(old, new, state.slices, changed) for only in (only_comes_on_record, only_hands_over)):
                 self.plan_anew(key)
                 self._queue_patiently(key)
                 return

@@ -3,22 +3,34 @@
 Children that only restart change no plan, and are reported without one. Children that members have started by
 themselves run and answer requests already, so nothing waits until they are on record. While many start, a round in each
 half second puts all of them there. One for each change would take as much of the machine as the children themselves.
+Of the reports about a handover only the last one lets the move go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import msgspec
 
+from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_SETTLED
 from processhub.api.reasons import State
 from processhub.api.slice import RegistrySlice
 from processhub.controller.store.slices import KnownSlice, Slices
 from processhub.registry.copies import only_restarts
-from processhub.registry.grammar import Assignment, EntryError, Report, is_by_view, parse_report
+from processhub.registry.grammar import (
+    Assignment,
+    EntryError,
+    Given,
+    HandoverOrder,
+    Report,
+    is_by_view,
+    parse_report,
+)
 from processhub.registry.workloads import is_pod_workload
 
 _UP = (State.STARTING, State.RUNNING)
+_BEFORE = (State.PENDING, State.STARTING)
+_NOTES = (ANNOTATION_JOINING, ANNOTATION_SETTLED)
 
 
 def children_only_restart(old: RegistrySlice, new: RegistrySlice) -> bool:
@@ -63,6 +75,53 @@ def only_comes_on_record(old: RegistrySlice | None, new: RegistrySlice, slices: 
     if _but_children(old) != _but_children(new) or (known.index == 0 and _answers(old, new)):
         return False
     return all(_comes(old, known, child_id) for child_id in changed)
+
+
+def only_hands_over(old: RegistrySlice | None, new: RegistrySlice, slices: Slices, changed: Set[str]) -> bool:
+    """Whether nothing else differs than entries and reports of children that are handed over, and no move goes on.
+
+    The waiting entry and the order are written one after the other, and both members report the state. The last of
+    these reports lets the move go on, and then the target's that the child is up (docs/protocol.md, rule 21). That a
+    member takes its share now, or has it, is the operator's own note. ``slices`` and ``changed`` as above.
+    """
+    known = slices.get(new.metadata.name)
+    if known is None or old is None or known.unproven or new.spec.order is not None:
+        return False
+    if _but_children(_without_notes(old)) != _but_children(_without_notes(new)):
+        return False
+    if not changed and old.status != new.status:
+        return False  # another generation was acknowledged
+    sources = [other for other in slices.values() if other.leaving]
+    targets = slices.by_member()
+    return all(_hands_over(known, child_id, sources, targets) for child_id in changed)
+
+
+def _without_notes(item: RegistrySlice) -> RegistrySlice:
+    annotations = {name: text for name, text in item.metadata.annotations.items() if name not in _NOTES}
+    return msgspec.structs.replace(item, metadata=msgspec.structs.replace(item.metadata, annotations=annotations))
+
+
+def _hands_over(
+    known: KnownSlice, child_id: str, sources: list[KnownSlice], targets: Mapping[str, list[KnownSlice]]
+) -> bool:
+    entry, report = known.assignments.get(child_id), known.reports.get(child_id)
+    if entry is None or entry.asleep or entry.ended or child_id in known.ended:
+        return False
+    if report is not None and report.kept:
+        return False
+    if entry.state:
+        return report is None or report.epoch != entry.epoch or (report.state in _BEFORE and not report.started_at)
+    if entry.wait:
+        return not any(_has_given(source, child_id, [known]) for source in sources if child_id in source.leaving)
+    return bool(entry.to) and not _has_given(known, child_id, targets.get(HandoverOrder.parse(entry.to).member, []))
+
+
+def _has_given(source: KnownSlice, child_id: str, targets: list[KnownSlice]) -> bool:
+    """Whether both members report that the state has arrived."""
+    report = source.reports.get(child_id)
+    given = Given.parse(report.gave) if report is not None else None
+    reports = (target.reports.get(child_id) for target in targets)
+    return given is not None and any(report is not None and report.got == given.checksum for report in reports)
 
 
 def _awaits(known: KnownSlice) -> bool:
