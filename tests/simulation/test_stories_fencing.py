@@ -304,3 +304,31 @@ def test_an_agent_starts_nothing_that_was_granted_to_the_one_before_it() -> None
         await asyncio.sleep(5)
 
     tell(hub(migration={"onRestart": "Move"}), 1, story)
+
+
+def test_an_agent_starts_nothing_by_what_a_slice_once_said_that_is_gone() -> None:
+    """It was cut off when a slice was made for it, emptied and deleted, and learned of that in this order.
+
+    It had its Lease back by then, and had read that there was no such slice.
+    """
+
+    async def story(told: Story) -> None:
+        world, weather, pod = told.world, told.world.network.weather, told.pod("hub-1")
+        late = Key("registryslices", "ns", "hub.hub-1.1")
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
+        await asyncio.sleep(2)
+        weather.stall("hub-1", "registryslices")
+        pod.wire.whole.clear()
+        declare(told)
+        await told.until(lambda: late in world.server.objects)
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": None}}})
+        await told.until(lambda: told.running("hub-0") == 1)
+        world.server.end(late)
+        pod.wire.whole.set()
+        await asyncio.sleep(5)
+        assert pod.container.ready
+
+        weather.clear()
+        await asyncio.sleep(2)
+
+    tell(FIRST_IS_EMPTY | {"migration": {"onRestart": "Move"}}, 0, story)

@@ -15,6 +15,7 @@ from onethread import Cluster, running_hub
 from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES, ANNOTATION_PAUSED
 from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, InvalidHook, NoChildren, Timeout
+from processhub.client.hub import Hub
 from processhub.client.session import Session, find_hub
 
 EXEC = {"exec": {"command": ["x"]}}
@@ -68,6 +69,15 @@ def test_children_that_were_started_are_found_until_they_are_stopped(tmp_path: P
         assert hub.is_alive("b")
 
     with_hub(tmp_path, test)
+
+
+def test_a_child_connects_to_its_own_hub_without_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUB_NAME", "shop")
+    assert (Hub.connect().name, Hub.connect("other").name) == ("shop", "other")
+
+    monkeypatch.delenv("HUB_NAME")
+    with pytest.raises(HubError, match=r"name the hub: HUB_NAME is not set"):
+        Hub.connect()
 
 
 def test_invalid_calls_are_errors_and_processes_are_listed_for_all_or_one_member(

@@ -66,6 +66,12 @@ def test_the_same_port_with_another_protocol_is_another_port() -> None:
     assert [port["name"] for port in ports] == ["http", "dns"]
 
 
+def test_a_port_without_a_protocol_is_one_of_tcp() -> None:
+    found = rendered(of_agent(ports=[{"containerPort": 8080, "protocol": None, "hostPort": 80}]))
+
+    assert [(port["name"], port["hostPort"]) for port in agent(found)["ports"]] == [("http", 80)]
+
+
 @pytest.mark.parametrize("probe", ["livenessProbe", "readinessProbe"])
 def test_a_given_handler_replaces_that_of_the_probe(probe: str) -> None:
     given = {"exec": {"command": ["true"]}, "periodSeconds": 3}

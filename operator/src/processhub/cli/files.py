@@ -49,6 +49,12 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UsageError(f"file {path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
+def is_of_others(found: dict[str, Any]) -> bool:
+    """Whether this is a manifest of an API that is not ProcessHub's."""
+    group = str(found.get("apiVersion", "")).rpartition("/")[0]
+    return bool(found.get("kind") and found.get("apiVersion")) and group != API_VERSION.partition("/")[0]
+
+
 def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
     """The spec of a Child manifest, with its id; a bare spec is returned unchanged. Raises UsageError."""
     if _is_bare(found):

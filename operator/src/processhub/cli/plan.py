@@ -9,7 +9,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents, named_object, set_specs
+from processhub.cli.files import check_kind, child_spec, documents, is_of_others, named_object, set_specs
 from processhub.cli.output import in_order, out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
@@ -59,8 +59,12 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
     """The files' hub (the named one, if there are several) and its children. Raises UsageError, InvalidChild."""
     hubs: dict[str, Hub] = {}
     children: list[ChildSpec] = []
+    others: set[str] = set()
     for path in paths:
         for where, found in documents(path):
+            if is_of_others(found):
+                others.add(str(found["kind"]))
+                continue
             kind = check_kind(where, found, "Hub", "Child", "ChildSet")
             if kind == "Hub":
                 hub = named_object(where, found, Hub)
@@ -69,6 +73,8 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
                 children += set_specs(where, found)
             else:
                 children.append(parse_child(child_spec(where, found), where))
+    if others:
+        say(f"left out of the plan: {', '.join(sorted(others))}")
     if name is None and len(hubs) == 1:
         name = next(iter(hubs))
     if name is None or name not in hubs:

@@ -160,6 +160,7 @@ class SliceWatcher:
         )
         self.settings = Settings()
         self._settings_term = -1
+        self._listed = 0  # the version of the latest list that was read beside the watch
         self.highest_term = 0
 
     @cached_property
@@ -254,6 +255,7 @@ class SliceWatcher:
                 known is None or version_of(known.metadata.resource_version) <= version_of(version)
             ):
                 self._drop(name)
+        self._listed = version_of(version)
 
     def _of_this_hub(self, item: RegistrySlice) -> bool:
         return item.spec.hub == self._env.hub and item.spec.hub_uid == self._env.hub_uid
@@ -279,6 +281,8 @@ class SliceWatcher:
             self.highest_term = new.spec.term
             for own in self._own.values():
                 changes |= own.entries.keys()
+        # One that is older than the list and was not in it is gone: the watch shows what it once was.
+        mine = mine and (new.metadata.name in self._own or version_of(new.metadata.resource_version) > self._listed)
         if mine:
             if new.spec.format > FORMAT:
                 log.error("slice %s is of format %d, this agent knows %d", new.metadata.name, new.spec.format, FORMAT)

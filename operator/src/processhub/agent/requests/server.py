@@ -168,14 +168,20 @@ class Server:
         return _json(openapi.document(__version__))
 
     async def _children(self, request: web.BaseRequest) -> web.Response:
-        """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them."""
+        """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them.
+
+        With several tags, those that have all of them.
+        """
         self._check_synced()
         query = request.query
         if unknown := query.keys() - {"tag", "member"}:
             raise Problem(
                 400, "bad_request", f"unknown parameter {', '.join(sorted(unknown))}; there are tag and member"
             )
-        return _json(lookup.children(self._slices.registry(), tag=query.get("tag", ""), member=query.get("member", "")))
+        if len(query.getall("member", ())) > 1:
+            raise Problem(400, "bad_request", "there can be one parameter member")
+        tags = [tag for tag in query.getall("tag", ()) if tag]
+        return _json(lookup.children(self._slices.registry(), tags=tags, member=query.get("member", "")))
 
     async def _child(self, request: web.BaseRequest) -> web.Response:
         """One child on record: its copies, the active one first."""

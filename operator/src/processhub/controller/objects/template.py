@@ -179,8 +179,9 @@ def _merged_map(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> 
 def _key(item: Mapping[str, Any], keys: tuple[str, ...], path: str) -> tuple[Any, ...]:
     """The key of a list's item: the values of the fields by which the API server merges that list."""
     return tuple(
-        _of_kind(item.get(name, _KEY_DEFAULTS.get(name)), *_KEY_KINDS.get(name, (str, "a text")), f"{path}.{name}")
+        _of_kind(given, *_KEY_KINDS.get(name, (str, "a text")), f"{path}.{name}")
         for name in keys
+        for given in (_KEY_DEFAULTS.get(name) if item.get(name) is None else item[name],)
     )
 
 
@@ -203,7 +204,7 @@ def _check_agent(template: Any, path: str, agents_port: int) -> None:
             if container.get(name):
                 raise TemplateError(f"{path}.spec.containers[agent].{name} can't be set: {instead}")
         for port in container.get("ports") or ():
-            its_own = port["containerPort"] == agents_port and port.get("protocol", "TCP") == "TCP"
+            its_own = port["containerPort"] == agents_port and (port.get("protocol") or "TCP") == "TCP"
             if its_own and port.get("name", "http") != "http":
                 raise TemplateError(
                     f"{path}.spec.containers[agent].ports[{agents_port}] is the agent's own, with the name http; give"
