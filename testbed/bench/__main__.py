@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import plots, report
+from bench import report
 from bench.figures import FIGURES, MORE, Figure, chosen
 from bench.lab import BenchError, Lab
 from bench.measure import Outcome, Results, gathered, merged
@@ -157,6 +157,8 @@ def _read(path: Path) -> Results:
 
 def write_docs(results: Results, docs: Path) -> None:
     """Write the page into this folder, and its plots and results into a folder there."""
+    from bench import plots  # here, because to import what draws takes half a second
+
     reasons = {figure: why.strip() for figure, why in tomllib.loads(_REASONS.read_text()).items()}
     drawn = plots.draw_all(results.outcomes)
     folder = docs / PLOTS

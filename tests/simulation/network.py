@@ -235,6 +235,10 @@ class Network:
         """Note the version of a list, or of an object of a watch, that a process gets."""
         self._seen[name, plural] = max(int(version or 0), self._seen.get((name, plural), 0))
 
+    def forget(self) -> None:
+        """Forget which versions were sent: etcd was restored."""
+        self._seen.clear()
+
     def older(self, name: str, plural: str) -> str:
         """Return the beginning of a list that is older than what the process has seen, or "" for a consistent one."""
         seen = self._seen.get((name, plural), 0)

@@ -38,8 +38,6 @@ metadata: {name: web}
 spec: {hub: shop, replicas: 2, ids: null, template: {exec: {command: [sleep]}, pod: null}}
 """
 
-OTHERS = [("v1", "Namespace"), ("v1", "ConfigMap"), ("v1", "ConfigMap")]
-
 
 @pytest.fixture(autouse=True)
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,22 +110,3 @@ def test_children_of_several_files_and_of_a_folder_are_started(
 
     with_cluster(tmp_path, monkeypatch, test)
     assert capsys.readouterr().out == "a created\nb created\nc created\nd created\n"
-
-
-def test_a_folder_without_manifests_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("folder").mkdir()
-
-    assert main(["start", "-f", "folder"]) == 2
-
-    assert "folder folder has no file that ends in .yaml, .yml or .json" in capsys.readouterr().err
-
-
-def test_a_plan_leaves_objects_of_other_kinds_out_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    others = "".join(f"---\napiVersion: {version}\nkind: {kind}\n" for version, kind in OTHERS)
-    Path("all.yaml").write_text(f"{NULLS}{others}")
-
-    assert main(["plan", "-f", "all.yaml", "-o", "name"]) == 0
-
-    printed = capsys.readouterr()
-    assert sorted(printed.out.split()) == ["a", "web-0", "web-1"]
-    assert printed.err == "left out of the plan: ConfigMap, Namespace\n"

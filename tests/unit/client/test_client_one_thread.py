@@ -253,6 +253,25 @@ def test_an_undrain_that_waits_returns_when_the_member_has_its_share(tmp_path: P
     with_hub(tmp_path, test, distribution={"loadCapPercent": 1000})
 
 
+def test_an_undrain_that_waits_right_after_a_drain_does_not_take_the_status_before_both_for_the_result(
+    tmp_path: Path,
+) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
+        before = cluster.runs_on()
+        await hub.drain("hub-0")
+        cluster.api.webhook_seconds = lambda key: 1.5 if key.plural == "hubs" else 0.0
+        await cluster.until(lambda: cluster.runs_on() != before, "its children leave")
+        cluster.api.webhook_seconds = lambda key: 0.0
+        (member,) = (member for member in hub._session.living_hub().status.members if member.name == "hub-0")
+        assert not member.drained, "the status is that before the drain"
+
+        assert await hub.undrain("hub-0", wait=True)
+        assert cluster.runs_on() == before
+
+    with_hub(tmp_path, test, distribution={"loadCapPercent": 1000})
+
+
 def test_a_drain_of_an_empty_member_waits_for_the_operator(tmp_path: Path) -> None:
     """Until then a child may be placed on it."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -349,9 +347,3 @@ async def test_an_authority_of_cert_manager_is_awaited_and_then_copied() -> None
 
     assert keeper.state is not None
     assert (keeper.state.current, keeper.problem) == (theirs, "")
-
-
-def test_operators_and_agents_without_tls_do_not_load_the_library() -> None:
-    code = "import sys, processhub.controller.main, processhub.agent.main; sys.exit('cryptography' in sys.modules)"
-
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -277,3 +279,14 @@ async def test_a_write_under_way_ends_with_the_operator(site: tuple[Site, Client
 
     (write,) = server.writing
     await until(lambda: write.transport is None or write.transport.is_closing(), "the end of the write", within=5)
+
+
+def test_operators_and_agents_do_not_load_the_libraries_of_tls_and_of_the_command_line() -> None:
+    """kopf would load ``kubernetes``, which a caller of the CLI in the same process can still import."""
+    code = "import sys, processhub.controller.main, processhub.agent.main; print(*sys.modules); import kubernetes"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "kopf" in loaded
+    assert not loaded & {"cryptography", "kubernetes"}

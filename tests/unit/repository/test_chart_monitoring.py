@@ -34,7 +34,7 @@ def everything() -> list[Manifest]:
 def exported() -> Iterator[dict[str, set[str]]]:
     """The labels of each metric of operator and members, by name."""
     member = Metrics()
-    member.observe(lambda: {"Running": 1}, dict.fromkeys(COUNTERS, lambda: 1), dict.fromkeys(GAUGES, lambda: 1))
+    member.observe(lambda: {"Running": 1}, dict.fromkeys((*COUNTERS, *GAUGES), lambda: 1))
     member.count_request("call", 200)
     member.count_write("written")
     of_operator.HOOK_EVENTS.labels("delivered").inc(0)

@@ -63,7 +63,7 @@ def manifests() -> Iterator[Any]:
     for folder in ("manifests/examples", "examples"):
         texts |= {str(path.relative_to(ROOT)): path.read_text() for path in sorted((ROOT / folder).rglob("*.yaml"))}
     for where, text in texts.items():
-        for number, item in enumerate(yaml.safe_load_all(text)):
+        for number, item in enumerate(yaml.load_all(text, Loader=yaml.CSafeLoader)):
             if isinstance(item, dict) and is_ours(item):
                 yield pytest.param(item, id=f"{where}#{number}")
 

@@ -7,6 +7,7 @@ import io
 import re
 import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 
 from bench import __main__ as program
-from bench import page, plots, report
+from bench import page, report
 from bench.measure import Outcome, Results, Value, merged
 from bench.peers import LINES
 from bench.series import Series
@@ -52,6 +53,13 @@ def texts(svg: bytes) -> list[str]:
     return ["".join(found.itertext()).strip() for found in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
+def draw(topic: str, outcomes: Sequence[Outcome]) -> bytes:
+    from bench import plots  # here: each test process imports this module, and few draw
+
+    (part,) = (part for part in PARTS if part.topic == topic)
+    return plots.draw(part, outcomes)
+
+
 def test_each_part_has_a_plot_with_its_axes_and_the_names_of_its_lines(printed: Printed) -> None:
     drawn = {file.stem: file.read_bytes() for file in printed.docs.glob("benchmarks/*.svg")}
 
@@ -68,15 +76,11 @@ def test_each_part_has_a_plot_with_its_axes_and_the_names_of_its_lines(printed: 
 
 def test_the_same_results_give_the_same_plot(results: Results, printed: Printed) -> None:
     """Else each run of --docs would change all files."""
-    (calls,) = (part for part in PARTS if part.topic == "calls")
-
-    assert plots.draw(calls, results.outcomes) == (printed.docs / "benchmarks" / "calls.svg").read_bytes()
+    assert draw("calls", results.outcomes) == (printed.docs / "benchmarks" / "calls.svg").read_bytes()
 
 
 def test_a_part_without_anything_to_show_has_no_plot() -> None:
-    (failover,) = (part for part in PARTS if part.topic == "failover")
-
-    assert plots.draw(failover, []) == b""
+    assert draw("failover", []) == b""
     assert "Failover" not in page.page(Results(machine={}, outcomes=()), (), {})
 
 

@@ -209,7 +209,9 @@ def plan(
     remove: Annotated[list[str] | None, typer.Option("--remove", help="A member to remove.", metavar="MEMBER")] = None,
     file: Annotated[
         list[str] | None,
-        typer.Option("-f", "--filename", help="Hub and Child manifests: plan without a cluster.", metavar="FILE"),
+        typer.Option(
+            "-f", "--filename", help="A file or folder with the manifests: plan without a cluster.", metavar="FILE"
+        ),
     ] = None,
 ) -> Work:
     """Show what would move. Nothing is changed."""

@@ -1,4 +1,4 @@
-"""Reads ``-f FILE``: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
+"""Reads ``-f FILE``, or a folder of files: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import yaml
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
-from processhub.api.meta import API_VERSION
+from processhub.api.meta import API_VERSION, GROUP
 from processhub.api.nulls import without_nulls
 from processhub.api.wording import wrong
 from processhub.cli.errors import UsageError
@@ -29,9 +29,9 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     A folder stands for its files, as with kubectl. Raises UsageError.
     """
     if path != "-" and (folder := Path(path)).is_dir():
-        found = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
+        found = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and not file.is_dir())
         if not found:
-            raise UsageError(f"folder {path} has no file that ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
+            raise UsageError(f"folder {path} has no {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file")
         for file in found:
             yield from documents(str(file))
         return
@@ -47,12 +47,6 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _objects(f"{path}, document {index + 1}", document)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that there is not
         raise UsageError(f"file {path} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def is_of_others(found: dict[str, Any]) -> bool:
-    """Whether this is a manifest of an API that is not ProcessHub's."""
-    group = str(found.get("apiVersion", "")).rpartition("/")[0]
-    return bool(found.get("kind") and found.get("apiVersion")) and group != API_VERSION.partition("/")[0]
 
 
 def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +100,13 @@ def named_object(where: str, found: dict[str, Any], kind: type[Named]) -> Named:
     if not item.metadata.name:
         raise UsageError(f"{where}: the {kind.__name__} has no metadata.name")
     return item
+
+
+def is_foreign(found: dict[str, Any]) -> bool:
+    """Whether it is an object of another API group, or one that machines write."""
+    kind, group = found.get("kind"), str(found.get("apiVersion", "")).partition("/")[0]
+    others = bool(kind) and kind not in ("Hub", "Child", "ChildSet") and group not in ("", GROUP)
+    return others or kind == "RegistrySlice"
 
 
 def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:

@@ -108,7 +108,7 @@ def report(result: Result, output: Output, *, wait: bool, objects: Mapping[str, 
     if output in (Output.JSON, Output.YAML):
         structured(_plain(result), output)
     else:
-        for child_id, processes in result.started.items():
+        for child_id, processes in in_order(result.started):
             name = result.objects.get(child_id) or child_object_name(child_id)
             places = ", ".join(f"{member} (pid {pid})" if pid else member for member, pid in processes)
             words = quoted(child_id) if child_id in objects else named(child_id, name)

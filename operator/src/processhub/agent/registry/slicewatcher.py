@@ -158,10 +158,14 @@ class SliceWatcher:
             on_rewound=self.rewound.notify,
             on_seen=self.read_on.notify,
         )
-        self.settings = Settings()
-        self._settings_term = -1
+        self._settings = (-1, Settings())  # and the term that they are of
         self._listed = 0  # the version of the latest list that was read beside the watch
         self.highest_term = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The hub's settings."""
+        return self._settings[1]
 
     @cached_property
     def first_slice(self) -> str:
@@ -316,20 +320,21 @@ class SliceWatcher:
         before.
         """
         newest = max(self._own.values(), key=lambda own: (own.term, own.version), default=None)
-        settings = self.settings
-        if newest is not None and newest.term >= self._settings_term:
-            settings, self._settings_term = newest.settings, newest.term
+        term, settings = self._settings
+        if newest is not None and newest.term >= term:
+            term, settings = newest.term, newest.settings
         partitioned = self.settings.partitioned or any(own.settings.partitioned for own in self._own.values())
-        self._set_settings(msgspec.structs.replace(settings, partitioned=partitioned))
+        self._set_settings(term, msgspec.structs.replace(settings, partitioned=partitioned))
 
     def _end_partition(self) -> None:
         """Let children start again where no own slice says any longer that the hub is partitioned."""
         if self._own and not any(own.settings.partitioned for own in self._own.values()):
-            self._set_settings(msgspec.structs.replace(self.settings, partitioned=False))
+            term, settings = self._settings
+            self._set_settings(term, msgspec.structs.replace(settings, partitioned=False))
 
-    def _set_settings(self, settings: Settings) -> None:
-        if settings != self.settings:
-            self.settings = settings
+    def _set_settings(self, term: int, settings: Settings) -> None:
+        before, self._settings = self.settings, (term, settings)
+        if settings != before:
             self.settings_changed.notify(settings)
 
     def _resolve(self, child: str) -> DesiredRun | None:
