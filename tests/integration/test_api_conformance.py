@@ -76,6 +76,29 @@ async def test_a_name_is_generated_from_its_prefix(server: ApiServer) -> None:
     assert all(name.startswith("made-") and name != "made-" for name in names)
 
 
+async def test_spec_and_status_are_replaced_each_without_the_other(server: ApiServer) -> None:
+    item = await server.create(HUBS)
+    spec = item.pop("spec")
+
+    item = await server.replace(HUBS, {**item, "status": {"readyReplicas": 3}}, subresource="status")
+    assert item["spec"] == spec
+    status = item.pop("status")
+    assert status["readyReplicas"] == 3
+    item = await server.replace(HUBS, item)
+    assert (item["spec"], item["status"]) == (spec, status)
+
+
+async def test_the_owners_of_fields_are_forgotten_for_good_by_an_empty_entry(server: ApiServer) -> None:
+    item = await server.create(HUBS)
+    metadata = {**item["metadata"], "managedFields": [{}]}
+
+    item = await server.replace(HUBS, {**item, "metadata": metadata})
+    assert "managedFields" not in item["metadata"]
+    item = await server.replace(HUBS, {**item, "status": {"readyReplicas": 3}}, subresource="status")
+    assert "managedFields" not in item["metadata"]
+    assert await server.get(HUBS, item) == item
+
+
 async def test_a_missing_object_is_not_found(server: ApiServer) -> None:
     none = server.body(SLICES, metadata={"namespace": server.namespace, "resourceVersion": "5"}, spec={})
     tests = [{"op": "test", "path": "/metadata/uid", "value": "u"}]

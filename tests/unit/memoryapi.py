@@ -349,6 +349,8 @@ class MemoryApi:
             if write.method == "PUT" and key.plural in _VERSION_NEEDED and not body["metadata"].get("resourceVersion"):
                 raise Refused(422, "Invalid", "metadata.resourceVersion: must be specified for an update")
             changed = body if write.method == "PUT" else merged(item, body)
+            if write.method == "PUT":
+                changed["metadata"].pop("managedFields", None)  # an order to forget them
         if part:
             changed = before | ({part: changed[part]} if part in changed else {})
         elif key.plural in _STATUS_APART:

@@ -71,7 +71,8 @@ class Owner:
         assert self._runner is not None
         for site in list(self._runner.sites):
             await site.stop()
-        self._listener = Listener(self._runner, tls, ADDRESS, PORT)
+        assert self._runner.server is not None
+        self._listener = Listener(self._runner.server, tls, ADDRESS, PORT)
         await self._listener.start()
 
     async def start(self) -> None:

@@ -74,20 +74,20 @@ async def test_events_within_the_debounce_time_are_worked_on_together_after_it()
 
 
 @timed
-async def test_patient_events_are_worked_on_each_half_second_and_at_once_with_any_other() -> None:
+async def test_patient_events_are_worked_on_each_second_and_at_once_with_any_other() -> None:
     record = Record()
 
     async with running(record.note) as queue:
         queue.add("a", patient=True)
         await asyncio.sleep(2 * DEBOUNCE)
         queue.add("a", patient=True)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.1)
         queue.add("a", patient=True)
         queue.add("a")
         await asyncio.sleep(DEBOUNCE)
 
     times = [at for _, at in record.calls]
-    assert [round(at - times[0], 2) for at in times] == [0, 0.5, 0.7]
+    assert [round(at - times[0], 2) for at in times] == [0, 1.0, 1.2]
 
 
 @timed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from a_round import a_round
@@ -34,6 +35,7 @@ class Site:
         self.writing, self.answer = asyncio.Event(), asyncio.Event()
         self.refused = asyncio.Event()
         self.stored: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
 
     async def replace(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -42,6 +44,7 @@ class Site:
             self.refused.set()
             return web.json_response({"kind": "Status", "message": "overloaded"}, status=503)
         body = await request.json()
+        self.bodies.append(body)
         self.writing.set()
         await self.answer.wait()
         self.stored.append(name)
@@ -76,6 +79,26 @@ async def test_a_rejected_write_leaves_no_other_write_to_land_in_the_next_round(
             await written
 
     assert server.stored == ["hub.hub-0.1"]
+
+
+async def test_a_write_leaves_out_the_status_and_has_the_owners_of_the_fields_forgotten(
+    site: tuple[Site, Client],
+) -> None:
+    """The API server keeps the status. To work out the owners for each of a thousand entries costs it much."""
+    server, client = site
+    server.answer.set()
+    store = Store(client, (), lambda key: None)
+    round = a_round(HUB, HubState(HUB.metadata.key), client=client, store=store, term=2)
+    writer = SliceWriter(round, ExecuteMemory(), fingerprint="", partitioned=False)
+    member = make_member("hub-0", *(make_slice(index=index, resource_version="5") for index in (0, 1)))
+
+    with pytest.raises(UnavailableError):
+        await writer.write(member, {}, {}, joining=False)
+
+    (body,) = server.bodies  # of slice 1
+    assert body.keys() == {"apiVersion", "kind", "metadata", "spec"}
+    assert body["metadata"]["managedFields"] == [{}]
+    assert body["metadata"]["resourceVersion"] == "5"
 
 
 @pytest.mark.parametrize("option", ["state=sum", "restart=Temporary", "restart=Transient"])

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 DEBOUNCE_SECONDS = 0.1
 _BACKOFF_MIN, _BACKOFF_MAX = 0.2, 30.0
 _REST_MAX = 0.3  # seconds
-_PATIENCE = 0.5  # seconds between the beginnings of two runs, if nothing waits for the second
+_PATIENCE = 1.0  # seconds between the beginnings of two runs, if nothing waits for the second
 
 
 class _Added(NamedTuple):
@@ -33,7 +33,7 @@ class WorkQueue(Generic[K]):
     A key that has been quiet runs at once. A key that ran within the debounce time waits for its end. If a run took
     longer, the key rests for up to as long as the run took, so that many events make runs larger, not more frequent.
     For example, with events all the time and runs of 20 ms, the key runs every 100 ms; with runs of 200 ms, it runs
-    every 400 ms; with patient events only, every 500 ms. An exception is logged, and the key is retried with back-off.
+    every 400 ms; with patient events only, every second. An exception is logged, and the key is retried with back-off.
     """
 
     def __init__(self, work: Callable[[K], Awaitable[float | None]], debounce: float = DEBOUNCE_SECONDS) -> None:
@@ -45,7 +45,7 @@ class WorkQueue(Generic[K]):
     def add(self, key: K, *, patient: bool = False) -> None:
         """Have ``key`` worked on soon, unless the queue was closed. Call it from the event loop.
 
-        ``patient``: nothing waits for that, so the next run may begin half a second after the last one.
+        ``patient``: nothing waits for that, so the next run may begin a second after the last one.
         """
         if self._closed:
             return  # the watches continue after the queue was closed

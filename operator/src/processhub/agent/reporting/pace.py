@@ -15,7 +15,7 @@ _GATHER_SECONDS = 0.1  # between two writes while many children change
 _GATHER_FEW, _FEW = 0.01, 8  # between two writes after a write of few changes
 _GATHER_MAX = 0.3  # the longest of these pauses, after a slow write
 _LINGER_SECONDS = 0.05  # a change for which no client waits is written with the next one, or after this time
-_LINGER_MANY = 0.6  # between two writes of such changes while there are many of them
+_LINGER_MANY = 1.1  # between two writes of such changes while there are many of them
 _BUSY_MAX = 0.5  # a write waits no longer than this for more changes of a series
 _LOOK_SECONDS = 0.02  # between two checks whether such a series is over
 

@@ -71,7 +71,7 @@ class ReportWriter:
                         "uid": item.metadata.uid,
                         "resourceVersion": item.metadata.resource_version,
                     },
-                    "spec": item.spec,
+                    # Without the spec: the API server would read it, and then take its own.
                     "status": status,
                 }
                 stored = await self._identity.client.replace(SLICES, namespace, name, body, subresource="status")

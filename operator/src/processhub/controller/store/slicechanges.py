@@ -2,7 +2,7 @@
 
 Children that only restart change no plan, and are reported without one. Children that members have started by
 themselves run and answer requests already, so nothing waits until they are on record. While many start, a round in each
-half second puts all of them there. One for each change would take as much of the machine as the children themselves.
+second puts all of them there. One for each change would take as much of the machine as the children themselves.
 Of the reports about a handover only the last one lets the move go on.
 """
 
