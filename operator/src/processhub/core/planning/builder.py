@@ -239,6 +239,14 @@ class PlanBuilder:
         member = self.members.get(name)
         return member is None or member.phase is Phase.GONE
 
+    def joiners(self) -> list[MemberView]:
+        """The members that take their share of children now."""
+        return [
+            member
+            for member in sorted(self.snapshot.members, key=lambda member: member.name)
+            if self.joining.get(member.name, member.joining) and takes(member)
+        ]
+
     def candidates(self, more: int) -> list[Candidate]:
         """The members that may take children now, with their room under cap and capacity for ``more`` new ones."""
         if not self.snapshot.formed:

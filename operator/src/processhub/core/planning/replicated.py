@@ -110,11 +110,7 @@ class ReplicaPlanner(Roles):
 
     def rebalance(self) -> None:
         """Move copies onto joining members that rank above a member that has one, within the budget."""
-        joiners = [
-            member
-            for member in sorted(self.snapshot.members, key=lambda member: member.name)
-            if self.joining.get(member.name, member.joining) and takes(member)
-        ]
+        joiners = self.joiners()
         if not joiners:
             return
         unfinished: set[str] = set()

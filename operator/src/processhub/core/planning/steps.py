@@ -101,14 +101,6 @@ class ChildSteps(PlanBuilder):
             self._follow(child, places)
         self._steady.keep(self.snapshot, others, steady)
 
-    def joiners(self) -> list[MemberView]:
-        """The members that take their share of children now."""
-        return [
-            member
-            for member in sorted(self.snapshot.members, key=lambda member: member.name)
-            if self.joining.get(member.name, member.joining) and member.phase is Phase.LIVE and not member.draining
-        ]
-
     # Steps for one child.
 
     def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> bool:
