@@ -58,7 +58,7 @@ def reporter_of(server: Server) -> StatusReporter:
         lambda: server.held,
         lambda: 1,
         Metrics(),
-        lambda item: reporter.slice_changed(item, "s"),
+        lambda item: reporter.slice_changed(item, item.metadata.name),
         lambda: False,
         lambda: 1,
     )
