@@ -34,14 +34,14 @@ cluster-tools: $(MADE)
 	@$(PY) -m localcluster.tools --bin $(BIN) $(if $(filter kind,$(CLUSTER)),kubectl,--cluster) >/dev/null
 
 place:
-	@PYTHONPATH=testbed $(PYTHON) -m localcluster.place
+	@PYTHONPATH=testbed '$(PYTHON)' -m localcluster.place
 
 # A virtual environment works only in its folder: a checkout that was moved or copied makes a new one.
 ifneq ($(shell cat $(MADE) 2>/dev/null),$(CURDIR))
 .PHONY: $(MADE)
 endif
 $(MADE): | place
-	@$(PYTHON) -m venv --clear $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@'$(PYTHON)' -m venv --clear $(VENV) || { echo "python3 -m venv does not work; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@pwd -P >$@
 
 $(STAMP): $(MADE) operator/pyproject.toml operator/constraints.txt
@@ -61,10 +61,10 @@ up: setup ## Bring it up, with the operator installed
 	@printf 'try: export KUBECONFIG=%q PATH=%q:$$PATH\n' "$$($(PY) -m localcluster.cluster kubeconfig)" "$$PWD/$(BIN)"
 
 kubeconfig: ## Print the path of its kubeconfig (with make -s)
-	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster kubeconfig
+	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,'$(PYTHON)') -m localcluster.cluster kubeconfig
 
 down: ## Stop what `make up` started
-	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m localcluster.cluster down
+	@PYTHONPATH=testbed $(if $(wildcard $(BIN)/python),$(BIN)/python,'$(PYTHON)') -m localcluster.cluster down
 
 .PHONY: demo
 demo: ## Show what ProcessHub does, on the local cluster or on kind (CLUSTER=local|kind; default: kind if it is ready)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from processhub.agent import metrics as members_metrics
@@ -16,15 +16,14 @@ _METRICS = {
     "Counter": "counter",
     "Histogram": "histogram",
     "GaugeMetricFamily": "gauge",
-    "CounterMetricFamily": "counter",
 }
 
 
 def page(source: Path) -> str:
     """The page of HTTP routes and metrics, of member and operator."""
-    kept_elsewhere = [
-        *((f"{name}_total", "counter", "", words(text)) for name, text in members_metrics.COUNTERS.items()),
-        *((name, "gauge", "", words(text)) for name, text in members_metrics.GAUGES.items()),
+    members = [
+        (name, family.kind, ", ".join(map(code, family.labels)), words(family.text))
+        for name, family in members_metrics.FAMILIES.items()
     ]
     return (
         "\n\n".join(
@@ -38,7 +37,7 @@ def page(source: Path) -> str:
                 table(("route", "description"), _routes(source / "agent" / "requests" / "server.py")),
                 "## A member's metrics",
                 "`GET /metrics` on the same port.",
-                _metrics_table([*_metrics(source / "agent" / "metrics.py"), *kept_elsewhere]),
+                _metrics_table(members),
                 "## The operator's routes",
                 "On each replica: the leader and the standbys.",
                 table(("route", "description"), _routes(source / "controller" / "lead" / "health.py")),
@@ -51,7 +50,7 @@ def page(source: Path) -> str:
     )
 
 
-def _metrics_table(rows: list[tuple[str, ...]] | Iterator[tuple[str, ...]]) -> str:
+def _metrics_table(rows: Iterable[tuple[str, ...]]) -> str:
     return table(("metric", "type", "labels", "description"), sorted((code(name), *more) for name, *more in rows))
 
 

@@ -50,6 +50,9 @@ async def test_lookups_cover_the_registry_of_the_whole_hub(member: Member) -> No
     status, entries = await look(f"{base}/children?tag=gold&member={member.name}")
     assert [item["id"] for item in entries] == ["b", strange]
     assert (await look(f"{base}/children?tag=silver"))[1] == []
+    assert len((await look(f"{base}/children?tag=gold&tag=eu"))[1]) == 2
+    assert (await look(f"{base}/children?tag=gold&tag=silver"))[1] == []
+    assert (await look(f"{base}/children?member={member.name}&member=b"))[0] == 400
 
     async def both() -> list[Any] | None:
         status, members = await look(f"{base}/members")

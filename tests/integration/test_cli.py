@@ -183,7 +183,7 @@ async def test_logs_show_only_the_lines_of_the_child(cli: Cli) -> None:
 
 @pytest.mark.parametrize("level", ["INFO", "ERROR"])
 async def test_reading_a_rotated_log_prints_a_warning(cli: Cli, product: Live, level: str) -> None:
-    agent = {"name": "agent", "env": [{"name": "LOG_LEVEL", "value": level}]}
+    agent = {"name": "agent", "env": [{"name": "PROCESSHUB_LOG_LEVEL", "value": level}]}
     name = await product.hub(replicas=1, members={"template": {"spec": {"containers": [agent]}}})
     assert (await cli(f"start silent --hub {name} --wait --exec -- sleep 1000")).code == 0
     assert (await cli(f"start once --hub {name} --wait --exec -- sh -c", "echo once; sleep 1000")).code == 0

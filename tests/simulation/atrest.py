@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from memoryapi import Json
 from memoryrequests import Key
 
+from processhub.api.naming import ANNOTATION_QUORUM_RESET
 from processhub.api.reasons import GroupReason, Reason
 from processhub.registry.grammar import Assignment, parse_assignment
 
 from .childpods import PodRun
+from .copies import all_active, copies_of, factor_of
 from .finishing import rests
 from .machines import Run
-from .naming import command_of, is_member, is_per_node, members_of, taking
+from .naming import command_of, is_member, is_per_node, members_of, stopped_by_force
 
 if TYPE_CHECKING:
     from .world import World
@@ -37,6 +39,11 @@ def unrest(world: World) -> list[str]:
             for key, pod in objects.items()
             if key.plural == "pods" and is_member(pod) and not _is(pod, "Ready")
         ),
+        *(
+            f"pod {key.name} is not as the template says"
+            for key, pod in objects.items()
+            if world.workloads.rolls and key.plural == "pods" and is_member(pod) and world.workloads.is_outdated(pod)
+        ),
     ]
     declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
     ids_of_sets = [child_id for key, item in objects.items() for child_id in ids_of(key, item)]
@@ -44,16 +51,18 @@ def unrest(world: World) -> list[str]:
     for name, item in declared.items():
         if name not in contested:
             found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
-    for key, item in objects.items():
-        if ids := ids_of(key, item):
-            found += _set_unrest(item, [each for each in ids if each not in contested], runs, hub)
-            declared.update(dict.fromkeys(ids, item))
     entries = {
         (item["spec"]["member"], child_id): parse_assignment(text)
         for key, item in objects.items()
         if key.plural == "registryslices"
         for child_id, text in item["spec"]["entries"].items()
     }
+    run_none = stopped_by_force(hub)
+    waiting = {child_id for member, child_id in entries if member in run_none or member not in members_of(hub)}
+    for key, item in objects.items():
+        if ids := ids_of(key, item):
+            found += _set_unrest(item, [each for each in ids if each not in contested], runs, hub, waiting)
+            declared.update(dict.fromkeys(ids, item))
     found += _hub_unrest(hub, {member for member, child_id in entries if _is_bound(declared.get(child_id, {}))})
     found += _demand_unrest(world, hub, declared, entries)
     demanded = {child_id for (_, child_id), entry in entries.items() if entry.uid == hub["metadata"]["uid"]}
@@ -119,6 +128,8 @@ def _hub_unrest(hub: Json, bound: set[str]) -> list[str]:
             found.append(f"the hub is suspended, and its Ready is {_condition(hub, 'Ready')}")
     elif not _is(hub, "Ready"):
         found.append(f"the hub is not Ready: {_condition(hub, 'Ready').get('message')}")
+    if ANNOTATION_QUORUM_RESET in hub["metadata"].get("annotations", {}):
+        found.append("the order to reset the quorum is not answered")
     if _is(hub, "Stalled") and not (bound and _condition(hub, "Stalled").get("reason") == GroupReason.STRANDED):
         found.append(f"the hub is Stalled: {_condition(hub, 'Stalled').get('message')}")
     there = [member["name"] for member in status.get("members", ())]
@@ -145,7 +156,7 @@ def _child_unrest(item: Json, runs: list[Run | PodRun], hub: Json) -> list[str]:
     if "processhub.dev/move-to" in item["metadata"].get("annotations", {}):
         found.append(f"the order to move child {name} is not answered")
     sleeps = item["spec"].get("suspend") or hub["spec"].get("suspend")
-    wanted = 0 if sleeps or (not runs and rests(item)) else _copies(hub)
+    wanted = 0 if sleeps or (not runs and rests(item)) else copies_of(hub)
     if not _fits(len(runs), wanted, item, hub) and not (not runs and ready.get("reason") in _GOOD_REASONS):
         places = [run.where for run in runs]
         found.append(f"child {name} runs on {places}; its Ready is {ready.get('status')}, {ready.get('reason')}")
@@ -155,32 +166,36 @@ def _child_unrest(item: Json, runs: list[Run | PodRun], hub: Json) -> list[str]:
         if list(run.command) != command_of(item["spec"])
     ]
     active = [run for run in runs if run.role_now == "Active"]
-    if runs and len(active) != 1:
+    if runs and len(active) != _active_ones(hub, len(runs)):
         found.append(f"child {name} has {len(active)} active copies")
     if active and ready.get("status") != "True":
         found.append(f"child {name} runs, and its Ready is {ready.get('status')}, {ready.get('reason')}")
-    if active and (status.get("member"), status.get("state")) != (active[0].member, "Running"):
+    if active and (status.get("member") not in {run.member for run in active} or status.get("state") != "Running"):
         found.append(f"child {name} runs on {active[0].member}; its status says {status.get('member')}")
     if not active and ready.get("status") == "True":
         found.append(f"child {name} does not run, and is Ready")
     return found
 
 
-def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json) -> list[str]:
+def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json, waiting: set[str]) -> list[str]:
+    """``waiting``: the ids that are on record on a member that runs none."""
     name, status, found = item["metadata"]["name"], item.get("status", {}), []
     if status.get("observedGeneration") != item["metadata"]["generation"]:
         found.append(f"the status of set {name} is of an earlier generation")
     if _is_bound(item) and _condition(item, "Ready").get("reason") == Reason.MEMBER_UNAVAILABLE:
         return found  # Those whose members are left run, and the others wait.
     sleeps = item["spec"]["template"].get("suspend") or hub["spec"].get("suspend")
-    copies, desired = (0, 0) if sleeps else (_copies(hub), len(ids))
+    copies, desired = (0, 0) if sleeps else (copies_of(hub), len(ids))
     counts = status.get("desired"), status.get("running")
     if ids == ids_of(Key("childsets", "", name), item) and counts != (desired, desired):
         found.append(f"set {name} has {desired} children; its status says {status}")
     command = command_of(item["spec"]["template"])
     for child_id in ids:
         own = [run for run in runs if run.child_id == child_id]
-        if not _fits(len(own), copies, item, hub) or sum(run.role_now == "Active" for run in own) != min(1, copies):
+        if not own and _is_bound(item) and child_id in waiting:
+            continue  # The set's Ready says so, unless it has a reason of more weight.
+        active = sum(run.role_now == "Active" for run in own)
+        if not _fits(len(own), copies, item, hub) or active != _active_ones(hub, len(own)):
             found.append(f"child {child_id} of set {name} runs on {[run.where for run in own]}")
         found += [f"child {child_id} runs {run.command}" for run in own if list(run.command) != command]
     return found
@@ -227,25 +242,19 @@ def _count_unrest(hub: Json, entries: Mapping[tuple[str, str], Assignment], runs
     found = []
     if status.get("registrySize", 0) != len(ids):
         found.append(f"{len(ids)} children are on record, and the hub's registrySize is {status.get('registrySize')}")
-    if _copies(hub) == 1 and counts.get("running") != runs:
+    if copies_of(hub) == 1 and counts.get("running") != runs:
         found.append(f"{runs} children run, and the hub's status says {counts}")
     return found
 
 
-def _factor(hub: Json) -> int:
-    """How many copies the hub keeps of a child where there are enough members."""
-    redundancy = hub["spec"].get("redundancy", {})
-    factor = redundancy.get("replicationFactor", 2) if redundancy.get("strategy", "Singularity") != "Singularity" else 1
-    return len(members_of(hub)) if factor == "ClusterSize" else int(factor)
-
-
-def _copies(hub: Json) -> int:
-    return max(1, min(_factor(hub), len(taking(hub))))
+def _active_ones(hub: Json, runs: int) -> int:
+    """How many of so many copies are active."""
+    return runs if all_active(hub) else min(1, runs)
 
 
 def _fits(runs: int, wanted: int, item: Json, hub: Json) -> bool:
     """Whether so many copies run. Copies of a bound child stay on a member that is drained, or wait for one."""
-    return runs == wanted or (wanted > 0 and _is_bound(item) and 1 <= runs <= max(_factor(hub), wanted))
+    return runs == wanted or (wanted > 0 and _is_bound(item) and 1 <= runs <= max(factor_of(hub), wanted))
 
 
 def _condition(item: Json, kind: str) -> Json:

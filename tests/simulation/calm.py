@@ -11,6 +11,8 @@ from memoryapi import Json
 from processhub.api.reasons import GroupReason
 
 from .childpods import PodRun
+from .copies import keeps_copies
+from .edits import edits
 from .machines import Run
 from .naming import CHILDREN, DEMANDED, HUB
 from .world import World
@@ -29,18 +31,22 @@ class Calm:
     """A turn in which only replicas of the operator have faults.
 
     Either the users' acts are such that all processes run on, or children are moved, edited and suspended, and none may
-    lose the state that it has handed over.
+    lose the state that it has handed over. Nor may one where nothing has faults and members are replaced one by one:
+    each child is asked for its state then.
     """
 
     def __init__(self, hands: Hands, world: World, seed: int) -> None:
         self._hands, self._world, rng = hands, world, Random(f"{seed}/calm")
         spec = world.server.objects[HUB]["spec"]
-        copies = spec.get("redundancy", {}).get("strategy") == "Replication"
-        self._moves = not copies and not hands.pods.share and rng.random() < 0.6
+        copies = keeps_copies(world.server.objects[HUB])
+        keeps = not copies and not hands.pods.share
+        self._in_order = keeps and hands.rolls.present
+        self._moves = self._in_order or (keeps and rng.random() < 0.6)
         self._left: dict[tuple[str, str], bytes] = {}  # a child and its uid → the state that it left last
         self._suspends = rng.random() < 0.5  # else members leave; a suspended child loses its place and state then
         # Members with LeastLoaded take children from each other by and by.
-        self.possible = self._moves or spec["distribution"]["strategy"] != "LeastLoaded"
+        quiet = edits(seed) and spec["distribution"]["strategy"] != "LeastLoaded"
+        self.possible = self._in_order or (edits(seed) and self._moves) or quiet
 
     def prepare(self) -> None:
         """Edit the Hub so that children hand over their state, if they are to be moved."""
@@ -62,6 +68,8 @@ class Calm:
     def acts(self) -> tuple[Act, ...]:
         """The acts of the turn, with their weights."""
         hands = self._hands
+        if self._in_order:
+            return hands.acts_in_order()
         if not self._moves:
             return (*hands.acts_on_operators(), *hands.edits.quiet_acts())
         return (*hands.acts_on_operators(), *hands.acts_that_move(suspend=self._suspends))
@@ -86,6 +94,10 @@ class Calm:
                 )
         elif what == "is up":
             self._left.pop(key, None)
+        elif self._in_order and not run.runs and run.was_up and not run.was_asked:
+            self._world.trace.break_promise(
+                f"child {run.child_id} ends on {run.where}, and was not asked for its state"
+            )
         elif not run.runs and run.left:
             self._left[key] = run.left
         elif not run.runs and run.was_up:

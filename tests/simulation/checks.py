@@ -14,6 +14,7 @@ from processhub.api.reasons import State
 from processhub.registry.grammar import parse_assignment, parse_report
 
 from .childpods import PodRun
+from .copies import all_active, keeps_copies
 from .finishing import Finished
 from .machines import Run
 from .trace import Trace
@@ -51,13 +52,15 @@ class Checks:
         self._unbegun: dict[int, str] = {}  # request → the answer that says that it was not begun
         self.finished = Finished(trace)
         self._had_copies = False
+        self._many_active = False  # the hub has, or may have from before, copies that are all active
         self.followers: list[Callable[[Run | PodRun, str], None]] = []  # of each start, end or new role
 
     def stored(self, key: Key, before: Json | None, after: Json | None) -> None:
         """Check a change at the API server."""
         self.finished.stored(key, before, after)
         if key.plural == "hubs" and after is not None:
-            self._had_copies |= after["spec"].get("redundancy", {}).get("strategy") == "Replication"
+            self._had_copies |= keeps_copies(after)
+            self._many_active |= all_active(after)
         if key.plural != "registryslices" or after is None:
             return
         spec = after["spec"]
@@ -84,6 +87,15 @@ class Checks:
             if (ups := self._ups.get(child_id)) and (report := parse_report(text)).state == State.RUNNING:
                 for up in ups:
                     up.reported |= up.epoch == report.epoch
+
+    def rested(self, hub: Json) -> None:
+        """Take note that the hub is at rest: where it keeps one active copy, no other one is left."""
+        self._many_active = all_active(hub)
+
+    def restored(self) -> None:
+        """Take note that etcd is restored: what has happened since the backup is on no record (docs/protocol.md)."""
+        self._active.clear()  # an entry keeps the epoch that it had
+        self.finished.forget_all()
 
     def deleted_by_hand(self, item: Json) -> None:
         """Take note that somebody deletes this object. What only a slice said, an operator may not have read."""
@@ -139,11 +151,13 @@ class Checks:
         if not self._one_owner:
             return
         own = [other for other in self.runs if other.child_id == run.child_id and not other.given_up]
+        if self._many_active:
+            own = [other for other in own if other.member == run.member]
         active = [other for other in own if other.role_now == "Active"]
         if len(active) > 1:
             places = ", ".join(f"{other.where} (epoch {other.epoch})" for other in active)
             self._trace.break_promise(f"child {run.child_id} has {len(active)} active owners: {places}")
-        if run.role_now == "Active":
+        if run.role_now == "Active" and not self._many_active:
             highest = self._active.get(run.child_id, 0)
             if run.epoch < highest:
                 self._trace.break_promise(f"child {run.child_id} is active with epoch {run.epoch}, after {highest}")

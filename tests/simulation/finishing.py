@@ -30,7 +30,7 @@ class Finished:
         if key.plural == "children":
             self._child_stored(key.name, after)
         elif key.plural == "hubs" and (after is None or after["spec"].get("suspend")):
-            self._forget(*self._works, *self._unseen)
+            self.forget_all()
         elif key.plural == "registryslices" and after is None and before is not None:
             # With the slice, somebody has deleted what its member had reported.
             self._forget(*before["spec"]["entries"], *before.get("status", {}).get("entries", {}))
@@ -45,6 +45,10 @@ class Finished:
         of_now = status.get("observedGeneration") == after["metadata"]["generation"]
         if of_now and status.get("state") == "Stopped" and status["nodes"][0].get("lastExit") == "exit code 0":
             self._works[name] = self._unseen.pop(name)
+
+    def forget_all(self) -> None:
+        """Forget all ends."""
+        self._forget(*self._works, *self._unseen)
 
     def _forget(self, *ids: str) -> None:
         for child_id in ids:

@@ -10,12 +10,15 @@ from memoryrequests import Key
 
 from processhub.api.naming import LABEL_HUB_UID
 
+from .copies import CopyHands, keeps_copies
 from .demandhands import DemandHands
 from .edits import Edits
 from .kubelet import Pod
 from .machines import Run
-from .naming import CHILDREN, DEMANDED, HUB, LEADER, NODES
+from .naming import CHILDREN, DEMANDED, HUB, LEADER, NODES, is_member
 from .podhands import PodHands
+from .quorumhands import QuorumHands
+from .rollouts import RollHands, is_ready
 from .world import World, add_condition
 
 _WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
@@ -82,8 +85,13 @@ class Hands:
         self._acts = chosen or acts
         if demands:
             self._acts = (*self._acts, (15, self._demand.ask))
-        self._acts = (*self._acts, *self.edits.acts())
-        if self.edits.copies:
+        shares, self.quorum = CopyHands(self, world, seed), QuorumHands(self, world, seed)
+        self.rolls = RollHands(self, world, seed)
+        self._acts = (
+            *(*self._acts, *self.edits.acts()),
+            *(*shares.acts(), *self.quorum.acts(), *self.rolls.acts()),
+        )
+        if self.edits.copies or shares.present:
             # Each copy finishes by itself, and one that is added is a new run. While nobody leads, a Pod that is
             # without its labels may lose them for good (docs/protocol.md).
             self._acts = [each for each in self._acts if each[1] not in (self._finish_child, self.pods.take_mark)]
@@ -106,6 +114,30 @@ class Hands:
         """The acts of users that move and restart children; either they are suspended, or members leave."""
         others = ((4, self._suspend),) if suspend else ((3, self._drain), (2, self._scale))
         return ((4, self._create), (6, self._edit), (8, self._move), (2, self._change_set), *others)
+
+    def acts_in_order(self) -> tuple[Act, ...]:
+        """The acts of users that restart children, or members one by one."""
+        others = ((4, self._create), (6, self._edit), (4, self._move), (2, self._change_set))
+        return (*others, (3, self._delete_in_order), *self.rolls.acts())
+
+    def acts_beside_restores(self) -> tuple[Act, ...]:
+        """The acts beside restores of etcd: none that starts an agent or the last replica of the operator."""
+        acts: tuple[Act, ...] = (
+            (2, self._stall),
+            (2, self._cut_member),
+            (1, self._pause_agent),
+            (1, self._pause_operator),
+            (1, self._cut_operator),
+            (2, self._crash_child),
+            (3, self._create),
+            (3, self._edit),
+            (2, self._suspend),
+            (4, self._move),
+            (3, self._delete),
+            (2, self._replace_child),
+            (2, self._change_set),
+        )
+        return (*acts, (8, self._demand.ask), *self._demand.acts()) if self.names != CHILDREN else acts
 
     def create(self, name: str) -> None:
         """Create a Child."""
@@ -188,6 +220,15 @@ class Hands:
             self.world.trace.fault("admin", f"deletes pod {pod.name}")
             self.world.server.end(pod.key)
 
+    def _delete_in_order(self) -> None:
+        """Delete a pod while no other is away, as an eviction within a budget, or a roll-out, does."""
+        objects = self.world.server.objects
+        pods = [item for key, item in objects.items() if key.plural == "pods" and is_member(item)]
+        whole = all(is_ready(item) and "deletionTimestamp" not in item["metadata"] for item in pods)
+        if whole and len(pods) == len(self.world.members) and (pod := self._pod()) is not None:
+            self.world.trace.fault("admin", f"deletes pod {pod.name}")
+            self.world.server.end(pod.key)
+
     def _is_of_the_hub(self, key: Key) -> bool:
         objects = self.world.server.objects
         pod, hub = objects.get(key), objects.get(Key("hubs", "ns", "hub"))
@@ -213,7 +254,7 @@ class Hands:
         # The policy of a static child is what its hub says.
         names = [name for name in names if name in self.names]
         own = [run for run in self.world.checks.runs if isinstance(run, Run) and run.child_id in names]
-        if hub is None or hub["spec"].get("redundancy", {}).get("strategy") == "Replication" or not own:
+        if hub is None or keeps_copies(hub) or not own:
             return
         run = self.rng.choice(own)
         self.world.edit(Key("children", "ns", run.child_id), {"spec": {"restartPolicy": "Temporary"}})

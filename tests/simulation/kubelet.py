@@ -248,6 +248,10 @@ class Pod:
         self.container.kill()
         self.gone = True
 
+    def report_again(self) -> None:
+        """Report its status anew, whatever it has reported."""
+        self._reported = {}
+
     def _remove(self) -> None:
         item = self.world.server.objects.get(self.key)
         if item is not None and item["metadata"]["uid"] == self.uid:

@@ -109,7 +109,7 @@ class Run:
         self.machine, self.desired, self._child = machine, desired, child
         self.child_id = child.id
         self.epoch, self.role_now = desired.assignment.epoch, desired.assignment.role
-        self.ending = False
+        self.ending = self.was_asked = False
         self.state = state.read_bytes() if isinstance(state, Path) else state
         self.left: bytes | None = None
         self.given_up = False
@@ -209,7 +209,7 @@ class Run:
 
     def hand_over(self, path: object, grace: float, *, ask: bool) -> None:
         """Hand over a state that names this run, and end; one run in ten hands over none."""
-        self.ending = True
+        self.ending = self.was_asked = True
         left = None
         if self.machine.seconds(0.0, 1.0) < 0.9:
             left = self.incarnation + self.machine.next_name()

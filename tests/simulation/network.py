@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .kubelet import Container
 
 _SILENCE_SECONDS = 90.0  # after which a client ends a watch
-_LATE_SECONDS = 2.0  # until an answer that comes late
+_LATE_SECONDS = 2.0  # until a request or an answer that comes late
 _REFUSALS = {
     403: "Forbidden",
     409: "Conflict",
@@ -69,7 +69,8 @@ class Weather:
     refused: dict[str, int] = field(default_factory=dict)  # the code with which all writes of a kind are rejected
     stalled: dict[tuple[str, str], asyncio.Event] = field(default_factory=dict)  # watches that deliver nothing
     stale: set[tuple[str, str]] = field(default_factory=set)  # lists that are older than what their reader has seen
-    # The fault of the next request of a class, by the beginning of a process's name: in stories.
+    # The fault of the next request of a class, by the beginning of a process's name: in stories. There are three more
+    # of them: "arrives late", "answered late", and "stored after" so many seconds, without an answer.
     next: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def clear(self) -> None:
@@ -190,9 +191,14 @@ class Network:
         if fault.isdecimal():
             self._settle(answer, *_refusal(int(fault)), _retry(fault, self.rng))
             return
+        if fault == "arrives late":
+            await asyncio.sleep(_LATE_SECONDS)
         if fault == "stored late":
             self.loop.apart(self._fail(answer))
             await asyncio.sleep(self.rng.choice((0.5, 2.0, 8.0, 30.0)) * self.rng.random())
+        elif fault.startswith("stored after "):
+            _break(answer)
+            await asyncio.sleep(float(fault.rpartition(" ")[2]))
         try:
             status, body = 200, msgspec.json.encode(self.server.request(*request))
         except Refused as refused:
@@ -229,6 +235,10 @@ class Network:
         """Note the version of a list, or of an object of a watch, that a process gets."""
         self._seen[name, plural] = max(int(version or 0), self._seen.get((name, plural), 0))
 
+    def forget(self) -> None:
+        """Forget which versions were sent: etcd was restored."""
+        self._seen.clear()
+
     def older(self, name: str, plural: str) -> str:
         """Return the beginning of a list that is older than what the process has seen, or "" for a consistent one."""
         seen = self._seen.get((name, plural), 0)
@@ -247,12 +257,16 @@ class Network:
         """Break the connection, or let the client wait until its timeout."""
         if self.rng.random() < 0.7:
             await asyncio.sleep(self.rng.uniform(0.0, 0.5))
-            if not answer.done():
-                answer.set_exception(aiohttp.ClientConnectionError("the connection broke"))
+            _break(answer)
 
     def _settle(self, answer: asyncio.Future[_Received], status: int, body: bytes, headers: dict[str, str]) -> None:
         if not answer.done():
             answer.set_result(_Received(status, body, headers, None))
+
+
+def _break(answer: asyncio.Future[_Received]) -> None:
+    if not answer.done():
+        answer.set_exception(aiohttp.ClientConnectionError("the connection broke"))
 
 
 def _refused(refused: Refused) -> tuple[int, bytes]:

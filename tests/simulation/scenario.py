@@ -13,10 +13,11 @@ from memoryapi import Json
 from .atrest import unrest
 from .budget import overspent
 from .calm import Calm
+from .copies import shares_work, sharing
 from .demand import all_asked, demanding
-from .edits import edits
 from .hands import Act, Hands
-from .naming import CHILDREN
+from .naming import CHILDREN, HUB
+from .restores import Restores, restores
 from .running import Outcome, run
 from .trace import Trace
 from .webhooks import hooked
@@ -48,6 +49,8 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
         demanding(spec, Random(f"{seed}/demand"))
     elif rng.random() < 0.2:
         hooked(spec, rng)
+    if shares_work(seed):
+        sharing(spec, Random(f"{seed}/copies"))
     trace.note("seed", f"{seed}: hub {spec}")
     world = World(seed, spec, trace, folder)
     hands = Hands(world, seed)
@@ -76,7 +79,12 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
             await rest(world)
         if trace.violation is not None:
             break
-    if trace.violation is None and edits(seed) and (calm := Calm(hands, world, seed)).possible:
+    if trace.violation is None and restores(seed):
+        await turn(Restores(hands, world).acts)
+        if demands(seed) and trace.violation is None:
+            await all_asked(world, hands)
+            await rest(world)
+    if trace.violation is None and (calm := Calm(hands, world, seed)).possible:
         calm.prepare()
         await rest(world)
         await calm.begin()
@@ -87,6 +95,7 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
 
 async def _settle(world: World, hands: Hands) -> None:
     """Let the hub come to rest, with what users have changed and, where that stops children, without it."""
+    hands.quorum.mend()
     await hands.edits.mend()
     await rest(world)
     if world.trace.violation is None and hands.edits.restore():
@@ -142,6 +151,7 @@ async def rest(world: World) -> None:
         if since is not None and now - since >= _STEADY_SECONDS:
             if not (found := overspent(world)):
                 trace.note("seed", "all is at rest")
+                world.checks.rested(world.server.objects[HUB])
                 return
             found = [f"the hub does not rest: {each}" for each in found]
         if now - began > _REST_SECONDS:

@@ -31,13 +31,14 @@ class MemberServer(Server):
     def __init__(self, served: Served) -> None:
         super().__init__(served)
         self.served, self.listens = served, False
+        self._accepted: dict[ForwardingSession, None] = {}  # as ``_sessions``, and closed in the same order in each run
 
     async def start(self) -> None:
         self.listens = True
 
     async def stop(self) -> None:
         self.listens = False
-        await asyncio.gather(*(session.close() for session in self._sessions))
+        await asyncio.gather(*(session.close() for session in self._accepted))
 
     async def receive(self, child_id: str, asked: Asked) -> str:
         """Answer a request of a caller: "", or the code of the problem."""
@@ -62,8 +63,10 @@ class MemberServer(Server):
         line: Any = socket
         session = ForwardingSession(Line(line), self._serve_on_connection, check)
         self._sessions.add(session)
+        self._accepted[session] = None
         try:
             await session.run()
         finally:
             self._sessions.discard(session)
+            del self._accepted[session]
             await socket.close()

@@ -39,7 +39,7 @@ def test_no_promise_is_broken_in_the_first_seeds(capsys: pytest.CaptureFixture[s
 
 
 def test_a_seed_gives_the_same_run_whatever_the_hash_seed() -> None:
-    first, second = (simulate("--seeds", 1, "--seed", 7, "--trace", hash_seed=seed) for seed in (1, 2))
+    first, second = (simulate("--seeds", 1, "--seed", 3, "--trace", hash_seed=seed) for seed in (1, 2))
 
     assert first.count("\n") > 500
     assert _without_summary(first) == _without_summary(second)

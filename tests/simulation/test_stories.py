@@ -11,6 +11,7 @@ from builders import reports_of
 from processhub.api.reasons import State
 from processhub.registry.grammar import has_state
 
+from .machines import Run
 from .naming import HUB, LEADER
 from .stories import Story, hub, tell
 
@@ -211,3 +212,29 @@ def terms(told: Story) -> list[int]:
     """The terms of all slices."""
     objects = told.world.server.objects
     return [item["spec"]["term"] for key, item in objects.items() if key.plural == "registryslices"]
+
+
+def test_a_new_agent_counts_as_one_that_runs_nothing_only_when_it_has_said_so() -> None:
+    """The earlier agent had ended in order, and reported that it ran nothing. The operator saw both of them late."""
+
+    async def story(told: Story) -> None:
+        world, weather = told.world, told.world.network.weather
+        run = told.run("c0")
+        assert isinstance(run, Run)
+        for plural in ("leases", "pods"):
+            weather.stall("operator-", plural)
+        told.pod(run.member).container.terminate()
+        await told.until(lambda: (again := told.run("c0")) and again is not run, every=0.001)
+        again = told.run("c0")
+        assert isinstance(again, Run)
+        again.machine.agent.pause()  # it has not reported yet what it runs
+        world.edit(HUB, {"spec": {"migration": {"onRestart": "Move"}}})
+        await told.until(lambda: world.server.get("registryslices", f"hub.{run.member}.0")["spec"].get("holder"))
+        weather.clear()
+        await asyncio.sleep(2)
+
+        again.machine.agent.resume(world.loop)
+        await asyncio.sleep(5)
+        assert told.run("c0") is again
+
+    tell(hub(), 1, story)

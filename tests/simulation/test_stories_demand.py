@@ -299,33 +299,6 @@ def test_a_declared_child_is_placed_elsewhere_only_when_the_view_is_closed() -> 
     tell(demand(), 0, story)
 
 
-def test_a_member_starts_no_id_before_it_has_read_what_others_have_started() -> None:
-    """The answer to a report shows it a view in which the id is its own. Its watch has not come so far."""
-
-    async def story(told: Story) -> None:
-        await told.until(told.view_is_open)
-        run = told.run("c0")
-        assert run is not None
-        here = run.member
-        child_id = named_for(told, here)
-        there = "hub-1" if here == "hub-0" else "hub-0"
-        told.world.edit(CHILD, {"spec": {"pinned": True}})
-        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": here}}})
-        await told.until(lambda: [each["name"] for each in told.order(there).get("members", ())] == [there])
-        await asyncio.sleep(2)
-        told.world.network.weather.stall(here, "registryslices")
-        await told.answered(child_id, there)
-        await told.until(lambda: told.entry(child_id))
-        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": None}}})
-        await told.until(told.view_is_open)
-        run.crash()
-        await asyncio.sleep(2)
-        told.call(child_id, here)
-        await asyncio.sleep(5)
-
-    tell(demand(), 1, story)
-
-
 def test_an_ask_that_is_stored_late_does_not_stand_for_ever() -> None:
     """Nobody waited for the id any more, and its member had written that already: as nothing changed, to no effect.
 
@@ -373,12 +346,12 @@ def test_a_member_whose_lease_was_lost_keeps_nothing_under_a_view_that_closes() 
     tell(demand(), 0, story)
 
 
-def named_for(told: Story, member: str) -> str:
+def named_for(told: Story, member: str, begins: str = "d") -> str:
     """An id that no object has, and for which the open view names this member."""
     order = told.order("hub-0")
     members = tuple((each["name"], each["weight"]) for each in order["members"])
     view = View(order["view"], order["strategy"], members)
-    return next(name for name in map("d{}".format, range(12)) if chosen_member(view, name) == member)
+    return next(name for name in (f"{begins}{number}" for number in range(12)) if chosen_member(view, name) == member)
 
 
 async def _ask_beside(told: Story, run: PodRun, members: tuple[str, ...], seconds: int) -> None:

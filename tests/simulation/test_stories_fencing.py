@@ -7,11 +7,16 @@ import asyncio
 import pytest
 from memoryrequests import Key
 
+from processhub.api.reasons import State
+
+from .machines import Run
 from .naming import HUB
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
 CHILD, NEW = Key("children", "ns", "c0"), Key("children", "ns", "new")
+# In a hub that starts children on demand, slice 0 has no entries.
+FIRST_IS_EMPTY = hub(onDemand={"exec": {"command": ["x"]}}, distribution={"strategy": "LeastLoaded"})
 _LEASE_IS_OVER = 15  # seconds
 
 
@@ -73,20 +78,66 @@ def test_a_child_whose_start_was_not_reported_moves_only_when_it_has_ended() -> 
     tell(hub(), 0, story)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_child_whose_entry_may_be_written_yet_is_started_nowhere_else(seed: int) -> None:
-    """The write of its entry was not answered, and was stored when the child was to go to another member."""
+def test_a_child_whose_entry_may_be_written_yet_is_started_nowhere_else() -> None:
+    """The write of its entry was not answered, and was stored when the child was to go to another member.
+
+    The slice could not be written again before.
+    """
 
     async def story(told: Story) -> None:
+        weather, first = told.world.network.weather, "hub.hub-0.0"
         told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
         await asyncio.sleep(2)
-        told.world.network.weather.next["operator-", "write of registryslices"] = "stored late"
+        weather.next["operator-", f"write of {first}"] = "stored after 8"
         declare(told)
-        await told.until(lambda: not told.world.network.weather.next)
+        await told.until(lambda: not weather.next)
+        weather.refused[first] = 403
         told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
-        await asyncio.sleep(20)
+        await asyncio.sleep(10)
+        assert told.running("hub-0") == 1
 
-    tell(hub(), 0, story, seed)
+    tell(hub(), 0, story)
+
+
+def test_a_child_whose_slice_may_be_created_yet_is_started_nowhere_else() -> None:
+    """The slice was created when the child was to go to another member, and before it was created again."""
+
+    async def story(told: Story) -> None:
+        weather = told.world.network.weather
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
+        await asyncio.sleep(2)
+        weather.next["operator-", "write of registryslices"] = "stored after 2"
+        declare(told)
+        await told.until(lambda: not weather.next)
+        weather.next["operator-", "write of registryslices"] = "arrives late"
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
+        await told.until(lambda: Key("registryslices", "ns", "hub.hub-0.1") in told.world.server.objects)
+        await asyncio.sleep(5)
+
+    tell(FIRST_IS_EMPTY, 0, story)
+
+
+def test_an_agent_starts_nothing_by_a_slice_that_a_former_leader_has_created_late() -> None:
+    """The next leader knew nothing of it, and had given the child to another member."""
+
+    async def story(told: Story) -> None:
+        world, weather = told.world, told.world.network.weather
+        late = Key("registryslices", "ns", "hub.hub-0.1")
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-1"}}})
+        await asyncio.sleep(2)
+        weather.next["operator-", "write of registryslices"] = "stored after 20"
+        declare(told)
+        await told.until(lambda: not weather.next)
+        for operator in world.operators:
+            operator.process.kill()
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
+        await told.until(lambda: told.running("hub-1") == 1)
+
+        assert late not in world.server.objects
+        await told.until(lambda: late in world.server.objects)
+        await asyncio.sleep(2)
+
+    tell(FIRST_IS_EMPTY, 0, story)
 
 
 def test_a_member_whose_renewals_are_not_seen_is_not_gone() -> None:
@@ -97,6 +148,26 @@ def test_a_member_whose_renewals_are_not_seen_is_not_gone() -> None:
         assert list(told.world.checks.runs) == runs
 
     tell(hub(), 4, story)
+
+
+def test_no_child_ends_while_the_api_server_takes_no_renewals() -> None:
+    """Nobody could renew a Lease for longer than leaseSeconds, and one member reached the API server again later."""
+
+    async def story(told: Story) -> None:
+        runs, weather = list(told.world.checks.runs), told.world.network.weather
+        wire = told.pod("hub-0").wire.whole
+        weather.refused["leases"] = 500
+        await asyncio.sleep(7)
+        wire.clear()
+        await asyncio.sleep(0.9)  # The leader renewed its own Lease 2 s before at most, and has 10 s for the next time.
+        weather.clear()
+        await asyncio.sleep(5)
+        wire.set()
+        await asyncio.sleep(5)
+        assert list(told.world.checks.runs) == runs
+
+    timeouts = {"leaseSeconds": 6, "stopSeconds": 10}
+    tell(hub(timeouts=timeouts, partitionTolerance={"strategy": "Divergence"}), 4, story)
 
 
 def test_a_status_that_was_refused_is_written_later() -> None:
@@ -204,3 +275,60 @@ def test_a_member_that_was_paused_is_ready_again_whichever_of_two_sessions_reads
         assert pod.container.ready
 
     tell(hub(partitionTolerance={"strategy": "Divergence"}), 1, story)
+
+
+def test_an_agent_starts_nothing_that_was_granted_to_the_one_before_it() -> None:
+    """What it would start crashes, and waits for its next start when the operator gives it to another member."""
+
+    async def story(told: Story) -> None:
+        weather = told.world.network.weather
+        here, there = here_and_there(told)
+        for plural in ("leases", "pods"):
+            weather.stall("operator-", plural)
+        before = told.pod(here).container
+        before.kill()
+        await told.until(lambda: told.pod(here).container is not before)
+        for _ in range(60):
+            await asyncio.sleep(0.05)
+            if isinstance(again := told.run("c0"), Run):
+                again.crash()
+        starts = (State.STARTING, State.RUNNING)
+        await told.until(
+            lambda: not told.run("c0") and not any(told.is_reported(here, "c0", state) for state in starts)
+        )
+
+        weather.stall(here, "registryslices")
+        for plural in ("leases", "pods"):
+            weather.go_on("operator-", plural)
+        await told.until(lambda: told.running(there) == 1)
+        await asyncio.sleep(5)
+
+    tell(hub(migration={"onRestart": "Move"}), 1, story)
+
+
+def test_an_agent_starts_nothing_by_what_a_slice_once_said_that_is_gone() -> None:
+    """It was cut off when a slice was made for it, emptied and deleted, and learned of that in this order.
+
+    It had its Lease back by then, and had read that there was no such slice.
+    """
+
+    async def story(told: Story) -> None:
+        world, weather, pod = told.world, told.world.network.weather, told.pod("hub-1")
+        late = Key("registryslices", "ns", "hub.hub-1.1")
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": "hub-0"}}})
+        await asyncio.sleep(2)
+        weather.stall("hub-1", "registryslices")
+        pod.wire.whole.clear()
+        declare(told)
+        await told.until(lambda: late in world.server.objects)
+        world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/drained": None}}})
+        await told.until(lambda: told.running("hub-0") == 1)
+        world.server.end(late)
+        pod.wire.whole.set()
+        await asyncio.sleep(5)
+        assert pod.container.ready
+
+        weather.clear()
+        await asyncio.sleep(2)
+
+    tell(FIRST_IS_EMPTY | {"migration": {"onRestart": "Move"}}, 0, story)

@@ -7,8 +7,11 @@ import asyncio
 import pytest
 from memoryrequests import Key
 
+from processhub.api.reasons import State
+
 from .hands import Hands
 from .naming import HUB, LEADER, NODES
+from .serving import Asked
 from .stories import Story, hub, tell
 
 pytestmark = pytest.mark.no_cover
@@ -156,6 +159,29 @@ def test_an_agent_without_its_lease_reports_no_end() -> None:
     tell(hub(), 4, story)
 
 
+def test_an_end_is_proven_only_by_an_agent_whose_lease_was_seen() -> None:
+    """The operator still saw the earlier agent's Lease, so that the next one's reports did not count.
+
+    That one had acknowledged the removal, and reported that it still ended the child.
+    """
+
+    async def story(told: Story) -> None:
+        run = told.run("c0")
+        assert run is not None
+        here, there = run.member, "hub-1" if run.member == "hub-0" else "hub-0"
+        await told.replace_agent(here, "leases and pods")
+        run = told.run("c0")
+        assert run is not None
+        ask_for_long(told, here, 4.5)
+        await told.until(lambda: run.handles)
+        told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+        await told.until(lambda: not told.entry_on(here, "c0") and told.is_reported(here, "c0", State.STOPPING))
+        await asyncio.sleep(2)
+        assert told.run("c0") is run
+
+    tell(hub(), 1, story)
+
+
 def test_a_hub_that_is_created_again_starts_nothing_beside_a_member_of_the_former() -> None:
     """The node of that member was cut off, so its Pod was still there. The next hub has no member of that name."""
 
@@ -202,3 +228,37 @@ def test_a_pinned_child_whose_member_is_lost_as_it_is_scaled_away_runs_again() -
         await told.until(lambda: (left := told.run("c0")) and left.member == "hub-0")
 
     tell(hub(migration={"onRestart": "Move"}), 1, story)
+
+
+def test_a_member_that_only_ends_a_child_is_gone_only_by_a_read_of_its_lease() -> None:
+    """The leader had not removed the child's entry itself. So the member had nothing by which its Lease would be read.
+
+    The operator's watch of Leases delivered nothing. The child still answered a request, and was started elsewhere.
+    """
+
+    async def story(told: Story) -> None:
+        run, server = told.run("c0"), told.world.server
+        assert run is not None
+        here, there = run.member, "hub-1" if run.member == "hub-0" else "hub-0"
+        first = f"hub.{here}.0"
+        ask_for_long(told, here, 40)
+        await told.until(lambda: run.handles)
+        told.world.edit(Key("children", "ns", "c0"), {"metadata": {"annotations": {"processhub.dev/move-to": there}}})
+        await told.until(lambda: not told.entry_on(here, "c0") and told.is_reported(here, "c0", State.STOPPING))
+        before = server.get("registryslices", first)["metadata"]["generation"]
+        for operator in told.world.operators:
+            operator.process.kill()
+        await told.until(lambda: server.get("registryslices", first)["status"]["observedGeneration"] > before)
+
+        told.world.network.weather.stall("operator-", "leases")
+        await asyncio.sleep(_LEASE_IS_OVER)
+        assert told.run("c0") is run
+
+    timeouts = {"leaseSeconds": 9, "stopSeconds": 10, "requestSeconds": 60}
+    tell(hub(timeouts=timeouts, partitionTolerance={"strategy": "Divergence"}), 1, story)
+
+
+def ask_for_long(told: Story, member: str, seconds: float) -> None:
+    """Send a request to c0 on its member, which takes so long that the child ends late."""
+    container, asked = told.pod(member).container, Asked(1, seconds, crashes=False)
+    container.process.call(lambda: asyncio.get_running_loop().create_task(container.server.receive("c0", asked)))

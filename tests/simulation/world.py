@@ -22,12 +22,14 @@ from .callers import Callers
 from .checks import Checks
 from .childpods import ChildPods
 from .kubelet import Container, Pod
-from .naming import HUB, NODES, is_member, is_per_node, members_of
+from .naming import HUB, NODES, is_per_node, members_of
 from .network import Network
 from .processes import Process, SimulatedLoop
+from .rollouts import rolls
 from .server import Server
 from .trace import Trace
 from .webhooks import Webhooks
+from .workloads import Workloads
 
 _PROBE_SECONDS = 10.0
 _UNWELL_LOOKS = 15  # longer than a leader, whose tasks end with it, takes to end
@@ -111,9 +113,10 @@ class World:
             self.server.create("nodes", {"metadata": metadata, "spec": {}, "status": {**ready}}, namespace="")
         self.server.create("clusterrolebindings", {"metadata": {"name": "processhub-agents"}}, namespace="")
         hub = self.server.create("hubs", {"metadata": {"name": "hub"}, "spec": spec})
-        self.per_node, self._made = is_per_node(hub), 0
+        self.per_node = is_per_node(hub)
+        self.workloads = Workloads(self, rolls=rolls(seed))
         self.operators = [Operator(self, "operator-0"), Operator(self, "operator-1")]
-        self.loop.apart(self._run_workload())
+        self.loop.apart(self.workloads.run())
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -146,7 +149,7 @@ class World:
 
     def server_request(self, method: str, key: Key, body: Json, who: str) -> None:
         """Send a request that meets no fault."""
-        group = {"leases": "coordination.k8s.io/v1", "statefulsets": "apps/v1"}.get(
+        group = {"leases": "coordination.k8s.io/v1", "statefulsets": "apps/v1", "daemonsets": "apps/v1"}.get(
             key.plural, "processhub.dev/v1alpha1"
         )
         base = "/api/v1" if key.plural in ("pods", "nodes") else f"/apis/{group}"
@@ -175,6 +178,20 @@ class World:
         for pod in self.running_pods:
             pod.mend()
 
+    def restore(self, version: int, others: int = 0) -> None:
+        """Restore all objects as they were at this version; there are the same pods then.
+
+        ``others``: so much is written at once by others.
+        """
+        self.server.rewind(version)
+        for number in range(others):
+            note = {"annotations": {"note": str(number)}}
+            self.server.update(Key("nodes", "", NODES[0]), lambda item, note=note: item["metadata"].update(note))
+        self.network.forget()
+        self.checks.restored()
+        for pod in self.running_pods:
+            pod.report_again()
+
     def cordon(self, node: str, *, unschedulable: bool) -> None:
         """Allow or forbid new pods on a node."""
         self.server.update(Key("nodes", "", node), lambda item: item["spec"].update(unschedulable=unschedulable))
@@ -192,53 +209,8 @@ class World:
             if pod.container.process.name == process:
                 pod.container.kill()
 
-    async def _run_workload(self) -> None:
-        """Do the work of the controller of StatefulSets or DaemonSets, and the scheduler."""
-        while True:
-            await asyncio.sleep(self.rng.uniform(0.1, 0.5))
-            workload = self.server.objects.get(Key("daemonsets" if self.per_node else "statefulsets", "ns", "hub"))
-            if workload is None:
-                continue
-            if self.per_node:
-                self._keep_daemons(workload)
-            else:
-                self._keep_replicas(workload)
-
-    def _keep_daemons(self, workload: Json) -> None:
-        pods = [item for key, item in self.server.objects.items() if key.plural == "pods" and is_member(item)]
-        for node in NODES:
-            if not any(pod["spec"]["nodeName"] == node for pod in pods):
-                self._made += 1
-                self._make_pod(f"hub-{self._made:05d}", workload, "DaemonSet", node)
-
-    def _keep_replicas(self, workload: Json) -> None:
-        replicas = workload["spec"]["replicas"]
-        for ordinal in range(replicas):
-            nodes = [node for node in NODES if not self._is_cordoned(node)]
-            if Key("pods", "ns", f"hub-{ordinal}") not in self.server.objects and nodes:
-                self._make_pod(f"hub-{ordinal}", workload, "StatefulSet", self.rng.choice(nodes))
-        pods = [(key, item) for key, item in self.server.objects.items() if key.plural == "pods" and is_member(item)]
-        for key, item in pods:
-            if int(key.name.rpartition("-")[2]) >= replicas and "deletionTimestamp" not in item["metadata"]:
-                self.trace.note("statefulset", f"deletes pod {key.name}")
-                self.server.end(key)
-
-    def _make_pod(self, name: str, workload: Json, kind: str, node: str) -> None:
-        owner = {
-            "apiVersion": "apps/v1", "kind": kind, "name": "hub",
-            "uid": workload["metadata"]["uid"], "controller": True,
-        }  # fmt: skip
-        template = workload["spec"]["template"]
-        metadata = {"name": name, "ownerReferences": [owner]} | {
-            marks: dict(template["metadata"][marks]) for marks in ("labels", "annotations")
-        }
-        spec = {"nodeName": node, "terminationGracePeriodSeconds": template["spec"]["terminationGracePeriodSeconds"]}
-        item = self.server.create("pods", {"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}})
-        self.trace.note(kind.lower(), f"makes pod {name} on {node}")
-        self.pods = [pod for pod in self.pods if not pod.gone]
-        self.pods.append(Pod(self, item, node))
-
-    def _is_cordoned(self, node: str) -> bool:
+    def is_cordoned(self, node: str) -> bool:
+        """Whether new pods are forbidden on a node."""
         return bool(self.server.get("nodes", node, "")["spec"].get("unschedulable"))
 
 

@@ -129,9 +129,7 @@ class HandingHub(PlannedHub):
 
     def _sources(self, name: str, id_: str) -> list[str]:
         """Return the members that are to hand the child over to this one."""
-        return [
-            source for source, entry in self.record.get(id_, {}).items() if goes_to(OnRecord(source, entry)) == name
-        ]
+        return [source for source, entry in self.record.get(id_, {}).items() if goes_to(entry) == name]
 
     def _start(self, name: str, id_: str, entry: Assignment) -> None:
         _, uid = self.got.pop((name, id_), (0, ""))
@@ -180,7 +178,7 @@ def _sent(hub: HandingHub) -> tuple[str, str]:
     hub.change(source, draining=True)
     for _ in range(2):
         hub.write(plan(hub.snapshot()))
-    target = goes_to(OnRecord(source, hub.record["a"][source]))
+    target = goes_to(hub.record["a"][source])
     hub.acknowledge()
     return source, target
 

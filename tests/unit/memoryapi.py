@@ -73,6 +73,7 @@ class MemoryApi:
         self.policy: Callable[[Key, Json], str] = lambda key, item: ""  # why a request may not create the object
         self.mutation: Callable[[Key, Json], None] = lambda key, item: None  # changes what a request creates or edits
         self.dry_run_seconds = 0.0  # as with a slow webhook
+        self.webhook_seconds: Callable[[Key], float] = lambda key: 0.0  # for which a webhook holds a write
         self._made = 0
         self._rewinds = 0
         self._changed: dict[str, asyncio.Event] = defaultdict(asyncio.Event)  # by plural
@@ -464,6 +465,8 @@ class MemoryClient(Client):
                 await self._wire.whole.wait()
                 if query and "dryRun" in query:
                     await asyncio.sleep(self._api.dry_run_seconds)
+                if method != "GET":
+                    await asyncio.sleep(self._api.webhook_seconds(_parsed(url)[0]))
             if query and "watch" in query:
                 yield _Answer(200, {}, self._followed(url))
                 return

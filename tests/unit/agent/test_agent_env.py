@@ -46,7 +46,7 @@ def test_the_operators_variables_are_read_and_others_have_defaults(folder: Path)
 
 
 def test_a_users_variables_override_the_defaults(folder: Path) -> None:
-    env = read(folder, LOG_LEVEL="debug", HUB_TOKEN_FILE="/token", TERMINATION_GRACE_SECONDS="30")
+    env = read(folder, PROCESSHUB_LOG_LEVEL="debug", HUB_TOKEN_FILE="/token", TERMINATION_GRACE_SECONDS="30")
 
     assert (env.log_level, env.token_file, env.grace_seconds) == ("DEBUG", "/token", 30.0)
 
@@ -62,16 +62,29 @@ def test_children_get_the_containers_environment_without_the_agents_own_variable
         "AWS_ROLE_ARN": "arn:aws:iam::1:role/shop",
         "HTTPS_PROXY": "http://proxy:3128",
         "DB_PASSWORD": "s3cret",
+        "LOG_LEVEL": "trace",
     }
     own = {
         "HUB_TOKEN_FILE": "/token",
-        "LOG_LEVEL": "debug",
+        "PROCESSHUB_LOG_LEVEL": "debug",
         "TERMINATION_GRACE_SECONDS": "30",
         "PROCESSHUB_PYTHON_PATH": "/python",
         "PROCESSHUB_RUNNER_PYTHON": "python3",
     }
 
     assert read(folder, **own, **container).container == container
+
+
+def test_a_level_of_a_childs_log_is_none_of_the_agents(folder: Path) -> None:
+    assert read(folder, LOG_LEVEL="trace").log_level == "INFO"
+    with pytest.raises(EnvironmentProblem, match="PROCESSHUB_LOG_LEVEL='trace' must be debug, info, warning or error"):
+        read(folder, PROCESSHUB_LOG_LEVEL="trace")
+
+
+def test_variables_of_the_agent_that_the_template_names_too_are_passed_on(folder: Path) -> None:
+    found = read(folder, PROCESSHUB_PASSED_ON="POD_IP,NODE_NAME", MINE="x").container
+
+    assert found == {"POD_IP": "10.0.0.1", "NODE_NAME": "node-1", "MINE": "x"}
 
 
 @pytest.mark.parametrize(

@@ -35,3 +35,29 @@ def test_an_agent_does_not_load_the_systems_certificate_authorities_with_aiohttp
     )
 
     assert done.stdout.splitlines() == ["CERT_REQUIRED 0", "CERT_NONE 0", "CERT_REQUIRED 1"]
+
+
+_LOADED = """
+import sys
+from processhub.agent import main
+main._import_aiohttp()
+from processhub.agent import app
+from processhub.agent.children import launchers
+from processhub.agent.peers import client
+from processhub.agent.requests import server
+print(*sys.modules)
+"""
+_UNUSED = {
+    "aiohttp.web",
+    "aiohttp.web_app",
+    "aiohttp.web_urldispatcher",
+    "argparse",
+    "http.server",
+    "prometheus_client",
+}
+
+
+def test_an_agent_loads_nothing_of_the_libraries_that_it_never_uses() -> None:
+    done = subprocess.run([sys.executable, "-c", _LOADED], capture_output=True, text=True, check=True, timeout=60)
+
+    assert not _UNUSED & set(done.stdout.split())

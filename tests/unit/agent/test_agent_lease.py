@@ -6,6 +6,7 @@ import asyncio
 import time
 
 from memoryapi import MemoryApi, MemoryClient, Wire
+from onethread import SameLoop
 from waiting import until
 
 from processhub.agent.env import Environment
@@ -47,6 +48,23 @@ async def test_the_lease_is_renewed_while_the_main_loop_is_busy_until_it_is_rele
 
     await asyncio.wait_for(keeper.release(), DEADLINE)
     assert api.get("leases", "h.h-0")["spec"]["holderIdentity"] == ""
+
+
+async def test_settings_that_change_and_change_back_at_once_are_the_last_ones() -> None:
+    api = MemoryApi()
+    api.create("leases", {"metadata": {"name": "h.h-0"}, "spec": {"holderIdentity": ""}})
+
+    async def connect() -> MemoryClient:
+        return MemoryClient(api, Wire())
+
+    keeper = LeaseKeeper(ENV, Settings(lease_seconds=15), NoDeadlines(), connect=connect, place=SameLoop())
+    keeper.start()
+    keeper.apply(Settings(lease_seconds=9))
+    keeper.apply(Settings(lease_seconds=15))
+    await until(lambda: keeper.renewals, "a renewal")
+
+    assert api.get("leases", "h.h-0")["spec"]["leaseDurationSeconds"] == 15
+    await keeper.release()
 
 
 class Clock:

@@ -18,8 +18,10 @@ from processhub.agent.env import Environment
 from processhub.agent.registry.slicewatcher import DesiredRun
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import Pod
-from processhub.api.naming import child_pod_name
+from processhub.api.meta import PartialObject
+from processhub.api.naming import ANNOTATION_CHILD_ID, child_pod_name
 from processhub.api.reasons import State
+from processhub.cluster.decoding import WatchEvent
 from processhub.registry.grammar import Assignment, parse_report
 
 CRASHED = {"terminated": {"exitCode": 3, "reason": "Error"}}
@@ -172,3 +174,23 @@ async def test_a_child_whose_slice_was_out_of_sight_for_a_moment_follows_its_pod
     await asyncio.sleep(0.01)
 
     assert (child.status.state, child.history.restarts) == (State.RUNNING, 0)
+
+
+async def test_the_end_of_a_pod_is_seen_although_somebody_took_the_id_of_its_child_off() -> None:
+    starter = PodStarter(ENV, make_client(), lambda watch: watch.close())
+    child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
+    starter._informer.synced.set()
+    child.set_desired(entry(5, "Active"))
+    await asyncio.sleep(0)
+    starter._informer._take(copy(5, "Active", 1))
+    assert child.status.state == State.RUNNING
+
+    edited = copy(5, "Active", 2)
+    del edited.metadata.annotations[ANNOTATION_CHILD_ID]
+    starter._informer._take(edited)
+    gone = msgspec.structs.replace(edited.metadata, resource_version="3")
+    starter._informer._event(WatchEvent("DELETED", PartialObject(metadata=gone)))
+
+    report = report_text(child, "slice")
+    assert report is not None
+    assert parse_report(report).last_exit == "its pod was deleted"

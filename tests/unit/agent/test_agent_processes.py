@@ -323,20 +323,22 @@ async def test_a_child_that_is_killed_for_its_memory_reports_it(
     ],
     ids=["CRLF", "no interpreter"],
 )
+@pytest.mark.parametrize("relative", [False, True], ids=["absolute", "in its working directory"])
 async def test_a_script_that_cannot_run_reports_what_is_missing(
-    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, content: bytes, hint: str
+    agent: tuple[Supervisor, PythonStarter], tmp_path: Path, content: bytes, hint: str, relative: bool
 ) -> None:
     script = tmp_path / "script"
     script.write_bytes(content)
     script.chmod(0o755)
     supervisor, _ = agent
 
-    supervisor.set_desired({"a": desired(Exec(command=(str(script),)))})
+    command = "./script" if relative else str(script)
+    supervisor.set_desired({"a": desired(Exec(command=(command,), working_dir=str(tmp_path)))})
     child = supervisor.children["a"]
     await until(lambda: child.status.message, "why it does not start")
 
     assert child.status.reason == "CommandNotFound"
-    assert f"command {script}: No such file or directory (ENOENT); " in child.status.message
+    assert f"command {command}: No such file or directory (ENOENT); " in child.status.message
     assert hint in child.status.message
 
 
@@ -358,9 +360,9 @@ def test_a_program_of_another_c_library_is_distinguished_from_a_missing_one(tmp_
     program.write_bytes(b"\x7fELF")
     program.chmod(0o755)
 
-    assert "its loader is not" in missing_interpreter("program", errno.ENOENT, {"PATH": str(tmp_path)})
-    assert missing_interpreter("program", errno.EACCES, {"PATH": str(tmp_path)}) == ""
-    assert missing_interpreter("other", errno.ENOENT, {"PATH": str(tmp_path)}) == ""
+    assert "its loader is not" in missing_interpreter("program", errno.ENOENT, "", {"PATH": str(tmp_path)})
+    assert missing_interpreter("program", errno.EACCES, "", {"PATH": str(tmp_path)}) == ""
+    assert missing_interpreter("other", errno.ENOENT, "", {"PATH": str(tmp_path)}) == ""
 
 
 # Answers GET on its socket until the file exists.

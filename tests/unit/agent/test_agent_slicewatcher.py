@@ -10,7 +10,9 @@ from builders import make_client, make_slice
 from processhub.agent.env import Environment
 from processhub.agent.registry.slicewatcher import DesiredRun, SliceWatcher
 from processhub.api.child import Exec, Workload
+from processhub.api.meta import ObjectMeta, PartialObject
 from processhub.api.slice import Settings
+from processhub.cluster.decoding import WatchEvent
 from processhub.registry.grammar import Assignment, format_assignment
 from processhub.registry.workloads import encode_workload
 
@@ -39,13 +41,20 @@ class Followed:
             else format_assignment(Assignment(uid=f"u-{child}", epoch=value, workload=DIGEST))
             for child, value in entries.items()
         }
-        given = {"hub": "h", "hub_uid": "uid", "workloads": {DIGEST: TEXT}, "namespace": "default", **spec}
-        version, text = self.version, str(self.version)
-        self.slices.informer.put(
-            make_slice(
-                texts, member=member, term=term, name=name, uid=name, generation=version, resource_version=text, **given
-            )
-        )
+        given = {
+            "hub": "h",
+            "hub_uid": "uid",
+            "workloads": {DIGEST: TEXT},
+            "namespace": "default",
+            "generation": self.version,
+            "resource_version": str(self.version),
+        }
+        self.slices.informer.put(make_slice(texts, member=member, term=term, name=name, uid=name, **given | spec))
+
+    def delete(self, name: str) -> None:
+        self.version += 1
+        metadata = ObjectMeta(namespace="default", name=name, resource_version=str(self.version))
+        self.slices.informer._event(WatchEvent("DELETED", PartialObject(metadata=metadata)))
 
     def runs(self) -> dict[str, int]:
         """Return the epochs of the runs that are to be started."""
@@ -127,6 +136,32 @@ def test_settings_come_from_the_newest_term(followed: Followed) -> None:
     assert [settings.lease_seconds for settings in followed.settings] == [9]
 
 
+def test_a_status_of_a_slice_that_is_not_rewritten_yet_brings_no_old_settings_back(followed: Followed) -> None:
+    old, new = Settings(lease_seconds=9), Settings(lease_seconds=7)
+    followed.put("h.h-0.0", {}, settings=old)
+    followed.put("h.h-0.1", {}, settings=old)
+    followed.put("h.h-0.0", {}, settings=new)
+    followed.put("h.h-0.1", {}, settings=old, generation=2)
+
+    assert [settings.lease_seconds for settings in followed.settings] == [9, 7]
+
+
+def test_the_settings_of_a_deleted_slice_go_with_it(followed: Followed) -> None:
+    followed.put("h.h-0.0", {}, settings=Settings(lease_seconds=7))
+    followed.put("h.h-0.1", {}, settings=Settings(lease_seconds=9, partitioned=True))
+    followed.delete("h.h-0.1")
+
+    assert followed.slices.settings == Settings(lease_seconds=7)
+
+
+def test_the_settings_of_a_term_outlive_the_slices_that_brought_them(followed: Followed) -> None:
+    followed.put("h.h-0.0", {}, term=1, settings=Settings(lease_seconds=7))
+    followed.put("h.h-0.1", {}, term=2, settings=Settings(lease_seconds=9))
+    followed.delete("h.h-0.1")
+
+    assert followed.slices.settings.lease_seconds == 9
+
+
 def test_changes_are_applied_before_the_slice_is_reported(followed: Followed) -> None:
     order: list[str] = []
     followed.slices.desired_changed.listen(order.extend)
@@ -150,6 +185,18 @@ def test_the_hub_counts_as_partitioned_while_any_own_slice_says_so(followed: Fol
     followed.put("h.h-0.1", {}, settings=whole)
     assert not followed.slices.settings.partitioned
     assert [settings.partitioned for settings in followed.settings] == [True, False]
+
+
+def test_a_partition_ends_with_the_last_slice_that_says_so(followed: Followed) -> None:
+    followed.put("h.h-0.0", {}, settings=Settings(partitioned=True))
+    followed.put("h.h-0.1", {}, settings=Settings(partitioned=True))
+    followed.put("h.h-0.0", {})
+    followed.delete("h.h-0.1")
+    assert not followed.slices.settings.partitioned
+
+    followed.put("h.h-0.0", {}, settings=Settings(partitioned=True))
+    followed.delete("h.h-0.0")
+    assert followed.slices.settings.partitioned  # without any slice nothing says that the quorum is back
 
 
 def test_a_partition_is_known_before_any_run_is_desired(followed: Followed) -> None:

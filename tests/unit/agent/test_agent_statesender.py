@@ -37,3 +37,31 @@ async def test_a_member_that_was_silent_gets_later_states(monkeypatch: pytest.Mo
     assert receipt == Receipt(204)
     assert (await first).status == 0
     assert sent == [("a",), ("b",)]
+
+
+async def test_the_last_batch_announces_no_further_states() -> None:
+    """Otherwise the target reports none of them for half a second, because it awaits more."""
+    sent: list[Batch] = []
+    under_way = 0
+
+    async def stream(address: str, state: Outgoing) -> Receipt:
+        raise AssertionError("all states here are small")
+
+    async def batch(address: str, batch: Batch) -> tuple[Receipt, ...]:
+        sent.append(batch)
+        return (Receipt(204),) * len(batch.states)
+
+    carrier = StateSender(stream, batch, lambda: under_way)
+
+    async def hand_over(number: int) -> None:
+        nonlocal under_way
+        under_way += 1
+        await carrier.send("10.0.0.2", Outgoing(f"c{number}", "u", 1, "", b"1", 1))
+        under_way -= 1
+
+    async with asyncio.timeout(WAITS):
+        await asyncio.gather(*(hand_over(number) for number in range(600)))
+
+    assert [batch.more for batch in sent] == [True] * (len(sent) - 1) + [False]
+    assert sum(len(batch.states) for batch in sent) == 600
+    assert len(sent) > 1

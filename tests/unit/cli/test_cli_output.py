@@ -13,9 +13,14 @@ import pytest
 
 from processhub.api.naming import natural_order
 from processhub.cli import kubectlcomplete
+from processhub.cli.errors import DONE
 from processhub.cli.main import main
 from processhub.cli.output import Columns, named, table
+from processhub.cli.shared import Output
+from processhub.cli.start import report
 from processhub.client.errors import names
+from processhub.client.records import Processes
+from processhub.client.results import Result
 
 LONG = "z" * 250
 
@@ -154,3 +159,15 @@ def test_characters_that_a_terminal_does_not_have_are_escaped(tmp_path: Path) ->
     done = ended("plan", "-f", str(tmp_path / "hub.yaml"), "-o", "name", stdout=subprocess.PIPE)
 
     assert (done.returncode, done.stdout) == (0, "\\xe9\n"), done.stderr
+
+
+@pytest.mark.parametrize(("wait", "said"), [(True, "a ended with success\n"), (False, "a created\n")])
+def test_a_child_that_has_completed_while_it_was_waited_for_is_not_called_created(
+    wait: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = Result()
+    result.started["a"] = Processes(())
+
+    assert report(result, Output.TABLE, wait=wait) == DONE
+
+    assert capsys.readouterr().out == said

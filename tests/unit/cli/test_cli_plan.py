@@ -108,6 +108,44 @@ def test_a_set_with_neither_or_both_of_replicas_and_ids_is_a_mistake(
     assert said in capsys.readouterr().err
 
 
+def test_a_folder_is_planned_without_its_objects_of_other_kinds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files(tmp_path, [{}])
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "code"}}
+    deployed = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}}
+    listed = {"apiVersion": "v1", "kind": "List", "items": [config, deployed, config]}
+    (tmp_path / "others.json").write_text(json.dumps(listed))
+    (tmp_path / "README.md").write_text("# no manifest")
+    (tmp_path / "base.yaml").mkdir()
+
+    assert main(["plan", "-f", str(tmp_path), "-o", "name"]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out == "child-0\n"
+    assert printed.err == "note: objects of other kinds are left out: ConfigMap (2), Deployment (1)\n"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        (None, "has no .yaml, .yml or .json file"),
+        ({"apiVersion": "processhub.dev/v1alpha1", "kind": "Chlid"}, "expected kind Hub or Child or ChildSet of"),
+        ({"apiVersion": "v1", "kind": "Hub"}, "expected kind Hub or Child or ChildSet of processhub.dev/v1alpha1, got"),
+    ],
+    ids=["empty", "a misspelt kind", "another group"],
+)
+def test_a_folder_without_anything_to_plan_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], manifest: dict[str, Any] | None, said: str
+) -> None:
+    if manifest is not None:
+        (tmp_path / "one.yml").write_text(yaml.safe_dump(manifest))
+
+    assert main(["plan", "-f", str(tmp_path)]) == 2
+
+    assert said in capsys.readouterr().err
+
+
 def test_an_id_of_a_set_and_of_a_child_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = with_set(tmp_path, children=[{"id": "many-1"}], replicas=2)
 

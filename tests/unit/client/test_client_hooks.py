@@ -29,6 +29,8 @@ def test_hooks_are_written_as_in_a_manifest() -> None:
     assert (second.event, second.priority) == (HookEvent.PRE_CHILD_START, 3)
     assert second.python is not None
     assert second.python.args == {"x": 1}
+    webhook = {**WEBHOOK, "timeoutSeconds": None}
+    assert parse_hooks([{**GOOD, "webhook": webhook, "priority": None, "python": None}]) == (first,)
 
 
 @pytest.mark.parametrize(

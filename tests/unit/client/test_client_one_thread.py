@@ -15,6 +15,7 @@ from onethread import Cluster, running_hub
 from processhub.api.naming import ANNOTATION_HOOKS, ANNOTATION_NODES, ANNOTATION_PAUSED
 from processhub.client.asynchub import AsyncHub
 from processhub.client.errors import ChildrenFailed, HubError, HubNotFound, InvalidHook, NoChildren, Timeout
+from processhub.client.hub import Hub
 from processhub.client.session import Session, find_hub
 
 EXEC = {"exec": {"command": ["x"]}}
@@ -68,6 +69,15 @@ def test_children_that_were_started_are_found_until_they_are_stopped(tmp_path: P
         assert hub.is_alive("b")
 
     with_hub(tmp_path, test)
+
+
+def test_a_child_connects_to_its_own_hub_without_naming_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUB_NAME", "shop")
+    assert (Hub.connect().name, Hub.connect("other").name) == ("shop", "other")
+
+    monkeypatch.delenv("HUB_NAME")
+    with pytest.raises(HubError, match=r"name the hub: HUB_NAME is not set"):
+        Hub.connect()
 
 
 def test_invalid_calls_are_errors_and_processes_are_listed_for_all_or_one_member(
@@ -238,6 +248,25 @@ def test_an_undrain_that_waits_returns_when_the_member_has_its_share(tmp_path: P
         await hub.drain("hub-0", wait=True)
         assert await hub.undrain("hub-0")
         assert not await hub.undrain("hub-0", wait=True), "it waits for the one before"
+        assert cluster.runs_on() == before
+
+    with_hub(tmp_path, test, distribution={"loadCapPercent": 1000})
+
+
+def test_an_undrain_that_waits_right_after_a_drain_does_not_take_the_status_before_both_for_the_result(
+    tmp_path: Path,
+) -> None:
+    async def test(hub: AsyncHub, cluster: Cluster) -> None:
+        await hub.start_children(children(*map(str, range(12))), wait=True, timeout=30)
+        before = cluster.runs_on()
+        await hub.drain("hub-0")
+        cluster.api.webhook_seconds = lambda key: 1.5 if key.plural == "hubs" else 0.0
+        await cluster.until(lambda: cluster.runs_on() != before, "its children leave")
+        cluster.api.webhook_seconds = lambda key: 0.0
+        (member,) = (member for member in hub._session.living_hub().status.members if member.name == "hub-0")
+        assert not member.drained, "the status is that before the drain"
+
+        assert await hub.undrain("hub-0", wait=True)
         assert cluster.runs_on() == before
 
     with_hub(tmp_path, test, distribution={"loadCapPercent": 1000})

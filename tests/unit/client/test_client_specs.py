@@ -155,6 +155,19 @@ def test_arguments_of_the_call_apply_to_each_child_and_its_own_win() -> None:
     assert {spec.hub for spec in specs.values()} == {"my-hub"}
 
 
+def test_null_fields_are_left_out_as_by_the_api_server_but_for_those_of_an_actors_arguments() -> None:
+    optional = {"origin": None, "tags": None, "pinned": None, "metadata": {"k": None, "l": "x"}, "pod": None}
+    python = {"target": "m:C", "args": {"limit": None}, "env": [{"name": "A", "value": None}]}
+    specs, errors = prepare([{"id": "a", "python": python, **optional}], hub())
+
+    spec = specs["a"]
+    assert spec.python is not None
+    assert (spec.origin, spec.tags, spec.metadata, errors) == ("", (), {"l": "x"}, {})
+    assert (spec.python.args, spec.python.env[0].value) == ({"limit": None}, "")
+    with pytest.raises(InvalidChild, match=r"python\.target is missing"):
+        prepare([{"id": "a", "python": {"target": None}}], hub())
+
+
 def test_a_child_started_on_a_member_has_it_as_its_origin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUB_MEMBER", "my-hub-1")
     monkeypatch.setenv("HUB_NAME", "my-hub")

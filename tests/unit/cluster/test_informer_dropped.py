@@ -1,4 +1,4 @@
-"""What an informer makes of an object whose spec changes without a new generation.
+"""What an informer makes of an object whose spec changes without a new generation, or whose generation falls.
 
 Either etcd was restored to an earlier time, or the API server drops fields, because an older CRD is installed.
 """
@@ -61,10 +61,12 @@ class Seen:
 
     def __init__(self) -> None:
         self.rewound = 0
+        self.noticed = asyncio.Event()
         self.items: asyncio.Queue[RegistrySlice] = asyncio.Queue()
 
     def rewind(self) -> None:
         self.rewound += 1
+        self.noticed.set()
 
     def change(self, _: RegistrySlice | None, new: RegistrySlice | None) -> None:
         if new is not None:
@@ -131,3 +133,20 @@ async def test_any_other_change_without_a_new_generation_is_that_of_a_restored_e
     _, rewound, _ = await seen_after(slice_at(10, requestSeconds=7), restored)
 
     assert rewound == 1
+
+
+async def test_a_lower_generation_is_that_of_a_restored_etcd_and_is_not_followed() -> None:
+    first = slice_at(10, entries={"b": "x"})
+    site, seen, app = Site(first), Seen(), web.Application()
+    app.add_routes([web.get("/apis/processhub.dev/v1alpha1/registryslices", site.slices)])
+    async with client_of(app) as client, asyncio.timeout(DEADLINE):
+        informer = Informer(client, SLICES, seen.change, on_rewound=seen.rewind, keeps_dropped=True)
+        following = asyncio.create_task(informer.run())
+        await seen.items.get()
+
+        site.change(slice_at(11, generation=2))
+
+        await seen.noticed.wait()
+        assert seen.items.empty()
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import base64
 import ssl
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from processhub.client.hub import Hub
 from processhub.cluster import kubeconfig
 from processhub.cluster.client import Client
 from processhub.cluster.config import Config, ConfigError, Impersonation, Overrides
-from processhub.cluster.errors import ConnectionFailedError, ForbiddenError
+from processhub.cluster.errors import ApiError, ConnectionFailedError, ForbiddenError
 from processhub.cluster.kinds import HUBS
 from processhub.cluster.kubeconfig import read_config
 
@@ -427,8 +428,9 @@ async def test_the_proxy_is_taken_from_the_cluster_or_else_from_the_environment(
     assert config.proxy == proxy
 
 
-async def test_a_proxy_of_another_kind_is_rejected(tmp_path: Path) -> None:
-    path = written(tmp_path, cluster={"proxy-url": "socks5://proxy:1080"})
+@pytest.mark.parametrize("user", ["", "user:secret@"])
+async def test_a_proxy_of_another_kind_is_rejected(tmp_path: Path, user: str) -> None:
+    path = written(tmp_path, cluster={"proxy-url": f"socks5://{user}proxy:1080"})
 
     with pytest.raises(ConfigError, match=r"proxy-url socks5://proxy:1080 can't be used; it must be an http:// or"):
         await read_config(None, path)
@@ -455,6 +457,29 @@ async def test_requests_go_through_the_proxy(tmp_path: Path) -> None:
 
     assert found.metadata.resource_version == "7"
     assert asked == ["GET http://api.invalid:8080/apis/processhub.dev/v1alpha1/namespaces/prod/hubs/n HTTP/1.1"]
+
+
+@pytest.mark.parametrize("server", ["https://api.invalid:6443", "http://api.invalid:8080"])
+async def test_a_proxy_gets_its_user_and_password_which_no_error_shows(tmp_path: Path, server: str) -> None:
+    asked: list[str] = []
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.extend((await reader.readuntil(b"\r\n\r\n")).decode().splitlines())
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        cluster = {"server": server, "proxy-url": f"http://us%40er:p%3Aw@127.0.0.1:{port}"}
+        async with await Client.connect(kubeconfig=written(tmp_path, cluster=cluster)) as client:
+            with pytest.raises(ApiError, match="407") as raised:
+                await client.get(HUBS, "prod", "n")
+
+    assert f"Proxy-Authorization: Basic {base64.b64encode(b'us@er:p:w').decode()}" in asked
+    assert "p%3Aw" not in str(raised.value)
+    if server.startswith("https"):
+        assert f"the proxy 127.0.0.1:{port} answered 407: Proxy Authentication Required" in str(raised.value)
 
 
 def test_a_user_without_a_home_has_no_kubeconfig() -> None:

@@ -192,16 +192,18 @@ def test_nothing_is_added_that_pod_security_restricted_checks() -> None:
 @pytest.mark.parametrize(
     ("policy", "given", "restarts"),
     [
-        ("Permanent", None, "Always"),
-        ("Transient", None, "OnFailure"),
-        ("Temporary", None, "Never"),
-        ("Permanent", "Never", "Never"),
+        ("Permanent", {}, "Always"),
+        ("Transient", {}, "OnFailure"),
+        ("Temporary", {}, "Never"),
+        ("Temporary", {"restartPolicy": None}, "Never"),
+        ("Temporary", {"restartPolicy": ""}, "Never"),
+        ("Permanent", {"restartPolicy": "Never"}, "Never"),
     ],
 )
 def test_the_restart_policy_of_the_pod_follows_the_childs_unless_the_template_has_one(
     policy: str, given: Any, restarts: str
 ) -> None:
-    spec = {"containers": [{"name": "main"}], **({"restartPolicy": given} if given else {})}
+    spec = {"containers": [{"name": "main"}], **given}
 
     assert made({"spec": spec}, restart_policy=policy)["spec"]["restartPolicy"] == restarts
 

@@ -36,7 +36,7 @@ def known(**spec: Any) -> StartCandidate:
     return StartCandidate(desired_child(child.spec, child.id, "u", name), child.spec, text, 1)
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b'{"allow": true}', None, {}, {"allow": True}])
+@pytest.mark.parametrize("body", [b"", b" \n", b"null", b"{}", b'{"allow": true}', None, {}, {"allow": True}])
 def test_an_empty_verdict_allows_and_changes_nothing(body: Any) -> None:
     child = known(**EXEC)
 
@@ -48,12 +48,19 @@ def test_a_denial_has_its_reason() -> None:
     assert parse_answer(b'{"allow": false, "reason": "not today"}') == HookVerdict(allow=False, reason="not today")
 
 
+def test_null_fields_of_an_answer_count_as_left_out() -> None:
+    nulls = {"reason": None, "metadata": None, "tags": None, "env": {"A": None}, "args": {"limit": None}}
+
+    assert parse_answer({"allow": False, **nulls}) == HookVerdict(allow=False, args={"limit": None})
+
+
 @pytest.mark.parametrize(
     ("body", "why"),
     [
         (b"yes", "it is no JSON: see byte 0"),
         (b"[]", "it must be a mapping, not a list"),
         (b'{"allow": "yes"}', "allow must be true or false, not text"),
+        (b'{"allow": null}', "allow must be true or false, not null"),
         (b'{"alow": true}', "alow is no field; write allow"),
         (b'{"tags": "gold"}', "tags must be a list, not text"),
         (b'{"metadata": {"k": 1}}', "each value of metadata must be text, not a whole number"),

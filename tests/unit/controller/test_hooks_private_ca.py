@@ -13,6 +13,8 @@ import pytest
 import trustme
 from aiohttp import web
 
+from localcluster.ports import free_port
+
 # In its own process, like the operator: authorities are read when aiohttp is imported.
 OPERATOR = """
 import asyncio, sys
@@ -61,6 +63,16 @@ async def called(url: str, **environ: str) -> str:
 
 
 async def test_a_hook_is_verified_with_the_mounted_authority(receiver: str, tmp_path: Path) -> None:
-    assert "certificate verify failed" in await called(receiver)
+    address = receiver.removeprefix("https://").rstrip("/")
+    refused = f"can't be reached: the certificate of {address} is not accepted: "
+    assert (await called(receiver)).startswith(f"{refused}[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
 
     assert await called(receiver, SSL_CERT_FILE=str(tmp_path / "ca.crt")) == "taken"
+
+
+async def test_a_receiver_that_does_not_listen_is_named_in_plain_words() -> None:
+    port = free_port()
+
+    assert await called(f"http://127.0.0.1:{port}/") == (
+        f"can't be reached: no connection to 127.0.0.1:{port}: Connection refused"
+    )

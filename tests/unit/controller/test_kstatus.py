@@ -88,6 +88,21 @@ def starts(cluster: Cluster, child_id: str) -> int:
     return sum(begins and started == child_id for _, started, _, begins in cluster.log)
 
 
+def test_a_hub_that_is_scaled_to_zero_is_current_unless_a_child_waits(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        cluster.api.create("hubs", {"metadata": {"name": "empty"}, "spec": {"members": {"replicas": 0}}})
+        hub = Story(cluster, "hubs", "empty")
+        await hub.until("InProgress", "Current")
+        assert message_of(cluster, hub.key, "Ready") == "the hub has no members: spec.members.replicas is 0"
+
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "empty", **EXEC}})
+        await hub.until("InProgress")
+        cluster.api.delete("children", "a")
+        await hub.until("Current")
+
+    in_hub(tmp_path, test)
+
+
 def test_a_child_is_current_when_it_runs_with_its_latest_spec(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", **EXEC}})

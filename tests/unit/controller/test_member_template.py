@@ -66,6 +66,12 @@ def test_the_same_port_with_another_protocol_is_another_port() -> None:
     assert [port["name"] for port in ports] == ["http", "dns"]
 
 
+def test_a_port_without_a_protocol_is_one_of_tcp() -> None:
+    found = rendered(of_agent(ports=[{"containerPort": 8080, "protocol": None, "hostPort": 80}]))
+
+    assert [(port["name"], port["hostPort"]) for port in agent(found)["ports"]] == [("http", 80)]
+
+
 @pytest.mark.parametrize("probe", ["livenessProbe", "readinessProbe"])
 def test_a_given_handler_replaces_that_of_the_probe(probe: str) -> None:
     given = {"exec": {"command": ["true"]}, "periodSeconds": 3}
@@ -89,6 +95,35 @@ def test_fields_that_the_operator_owns_are_rejected_with_what_to_write_instead(n
         TemplateError, match=rf"spec\.members\.template\.spec\.containers\[agent\]\.{name} can't be set: "
     ):
         rendered(of_agent(**{name: "x" if name == "image" else ["x"]}))
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        {"name": "HUB_NAME", "value": "other"},
+        {"name": "HUB_MEMBER", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+        {"name": "POD_IP", "value": "10.0.0.1"},
+        {"name": "POD_UID", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+        {"name": "PROCESSHUB_PORT", "value": "9090"},
+    ],
+    ids=lambda variable: variable["name"],
+)
+def test_another_value_for_a_variable_of_the_agent_is_rejected(variable: Json) -> None:
+    path = r"^spec\.members\.template\.spec\.containers\[agent\]\.env"
+    with pytest.raises(TemplateError, match=rf"{path}\[{variable['name']}\] can't be set: it is the agent's own"):
+        rendered(of_agent(env=[variable]))
+
+
+def test_variables_of_the_agent_that_the_template_names_too_are_passed_on_to_children() -> None:
+    def field(name: str, path: str) -> Json:
+        return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+    made = rendered(
+        of_agent(env=[field("POD_IP", "status.podIP"), field("NODE_NAME", "spec.nodeName"), {"name": "A", "value": ""}])
+    )
+
+    assert env_of(agent(made))["PROCESSHUB_PASSED_ON"] == "NODE_NAME,POD_IP"
+    assert "PROCESSHUB_PASSED_ON" not in env_of(agent(rendered(of_agent(env=[{"name": "A", "value": "1"}]))))
 
 
 @pytest.mark.parametrize("port", [8080, 9090])

@@ -183,6 +183,18 @@ async def test_what_the_kubelet_reports_of_a_pod_is_found_among_its_events(reaso
     assert found == {"shop-0": Trouble(reason, f"{reason}: {message.removeprefix('(combined from similar events): ')}")}
 
 
+@pytest.mark.parametrize("node", ["", "node-0"])
+async def test_a_pod_that_no_scheduler_looks_at_is_reported_with_the_schedulers_name(node: str) -> None:
+    metadata = {"name": "shop-0", "namespace": "ns", "uid": "pod-uid"}
+    spec = {"schedulerName": "volcano", "nodeName": node}
+    unseen = msgspec.convert({"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}, Pod)
+
+    found = await looked_up(Site(), make_member("shop-0", pod=unseen))
+
+    why = Trouble("Unschedulable", "its pod has no node yet: no scheduler 'volcano' answers")
+    assert found == {"shop-0": Trouble() if node else why}
+
+
 @pytest.mark.parametrize("missing", ["update leases", "update registryslices/status", ""])
 async def test_a_right_that_the_account_lacks_is_named_before_the_probe_that_fails(missing: str) -> None:
     site = Site()

@@ -208,7 +208,6 @@ def test_a_migration_strategy_decides_for_each_move() -> None:
     planned = hub.step()
     begun = {move.id for move in planned.moves}
     drawn = begun | set(planned.deferred)
-    hub.step()  # The order follows when the waiting entry is on record.
 
     assert hub.ordered() == {id_ for id_ in begun if id_.startswith(Way.HOT)} != set()
     assert any(id_.startswith(Way.COLD) for id_ in begun)
@@ -224,7 +223,6 @@ def test_the_state_of_a_child_that_cannot_stay_moves_along() -> None:
     hub.change("hub-1")
     hub.change("hub-0", draining=True)
     planned = hub.step()
-    hub.step()  # The order follows when the waiting entry is on record.
 
     assert {move.id for move in planned.moves} == {f"{way}-{number}" for way in Way for number in range(3)}
     assert hub.ordered() == {f"{way}-{number}" for way in (Way.HOT, Way.LATER) for number in range(3)}

@@ -54,3 +54,9 @@ def test_a_promoted_copy_that_has_not_observed_it_is_not_possibly_running() -> N
     known = known_slice(a_slice(4, promoted, RUNS_PASSIVE))
 
     assert proven(known)
+
+
+def test_a_child_whose_report_cannot_be_read_may_run() -> None:
+    known = known_slice(make_slice({}, {"a": "of another format"}, member="hub-1", holder=HOLDER, generation=2))
+
+    assert not proven(known)

@@ -8,16 +8,20 @@ from collections.abc import AsyncIterator
 import pytest
 from a_round import a_round
 from aiohttp import web
+from observing import observed
 from slicesite import rounds_on, two_members
 
 from builders import client_of, make_hub, make_member, make_slice
 from processhub.api.slice import FORMAT
 from processhub.cluster.client import Client
 from processhub.cluster.errors import UnavailableError
+from processhub.controller.execute.executor import Executor
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.execute.slicewriter import SliceWriter
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
+from processhub.core.model.plan import Move, Plan
+from processhub.registry.grammar import Assignment
 
 HUB = make_hub()
 DEADLINE = 40.0
@@ -106,3 +110,31 @@ async def test_a_slice_has_the_format_of_who_wrote_its_entries_last() -> None:
         await writer.write(rounds.member("hub-0"), {}, {}, joining=False)
 
     assert site.slices["hub.hub-0.0"]["spec"]["format"] == FORMAT
+
+
+@pytest.mark.parametrize(
+    ("way", "ordered"), [("", True), ("broken", True), ("refused", False), ("unanswered", False), ("late", False)]
+)
+async def test_a_child_is_ordered_to_hand_over_when_its_target_waits_on_record(way: str, ordered: bool) -> None:
+    """Else it would end and start again where it was. ``broken``: the slice was read after the write."""
+    site = two_members()
+    site.slices["hub.hub-0.0"]["spec"] |= {"entries": {"a": "ua 1 Active w"}, "workloads": {"w": "{}"}}
+    site.ways = [way]
+    order = Assignment(uid="ua", epoch=1, workload="w", to="hub-1:2")
+    waiting = Assignment(uid="ua", epoch=2, workload="w", wait=True)
+    planned = Plan(
+        entries={"hub-0": {"a": order}, "hub-1": {"a": waiting}},
+        unplaced={},
+        moves=(Move("a", "hub-0", "hub-1", "hub-1 joined"),),
+        next_epoch=3,
+    )
+    async with rounds_on(site, "hub-0", "hub-1") as rounds:
+        members = {name: rounds.member(name) for name in ("hub-0", "hub-1")}
+        observation = observed(HUB, rounds.state, members, rounds.memory.observe)
+        round = a_round(HUB, client=rounds.client, store=rounds.store)
+        writer = SliceWriter(round, ExecuteMemory(), fingerprint="", partitioned=False)
+
+        executed = await Executor(round, writer).execute(observation, planned, {"w": "{}"})
+
+    assert (" to=hub-1:2" in site.slices["hub.hub-0.0"]["spec"]["entries"]["a"]) == ordered
+    assert bool(executed.plan.moves) == ordered, "the move has begun where the target waits"

@@ -39,7 +39,7 @@ def test_the_source_keeps_its_copy_until_the_target_runs() -> None:
 
     hub.write(plan(hub.snapshot()))  # the move has started
     hub.write(plan(hub.snapshot()))  # the source has its order
-    assert goes_to(OnRecord(source, hub.record["a"][source])) == target
+    assert goes_to(hub.record["a"][source]) == target
     hub.acknowledge(source, target)
     hub.write(plan(hub.snapshot()))  # the move is committed
     assert hub.record["a"][target].state == SUM
@@ -112,10 +112,12 @@ def test_a_target_that_is_to_return_the_child_has_taken_over() -> None:
     assert set(hub.record["a"]) == {target}
     assert not plan(hub.snapshot()).entries, "the source may still keep its copy, which is older than the child"
     hub.acknowledge(source)
-    hub.write(plan(hub.snapshot()))
     planned = plan(hub.snapshot())
-    assert set(planned.entries) == {target}
-    hub.write(planned)
+    assert set(planned.entries) == {source, target}
+
+    # The leader ends when it has written one of the two slices, and the target's agent restarts: it does not report
+    # any more that the child was up.
+    hub.write(msgspec.structs.replace(planned, entries={target: planned.entries[target]}))
     hub.acknowledge()
     hub.rest()
 
@@ -132,7 +134,6 @@ def begun_with_a_pod() -> tuple[PlannedHub, str, str]:
     hub.pods["a"] = one_pod(source, hub.record["a"][source].started_with)
     target = next(name for name in hub.members if name != source)
     hub.move_requests["a"] = target
-    hub.write(plan(hub.snapshot()))
     hub.write(plan(hub.snapshot()))
     assert hub.record["a"][source].to
     return hub, source, target

@@ -129,14 +129,10 @@ class Leader(Checked):
         unanswered = granted not in (NO_ONE, holder) and not self._answered(state, index, holder)
         return granted if unanswered else holder or granted
 
-    def _proven(self, status: Status, known: Known, id_: int) -> bool:
-        """Return whether the end of a removed id is proven (docs/protocol.md, rule 7)."""
-        observed = status.gen >= known.removed[id_]
-        if "the present holder's word" in self.rules.without:
-            return observed
-        if "what is reported" in self.rules.without:
-            return observed and status.holder == known.lease.holder
-        return observed and status.holder == known.lease.holder and not status.uids[id_]
+    def _acknowledged(self, status: Status, known: Known, id_: int) -> bool:
+        """Return whether a removal is acknowledged: from then on the reports decide (docs/protocol.md, rule 7)."""
+        present = status.holder == known.lease.holder or "the present holder's word" in self.rules.without
+        return present and status.gen >= known.removed[id_]
 
     def _lingers(self, state: State, index: int, id_: int) -> bool:
         known, member = state.operator.known[index], state.members[index]
@@ -198,7 +194,8 @@ class Leader(Checked):
                 # A child that is not recorded may still have been removed without a proof of its end.
                 doubtful = any(self.cached(state, index).entries)
                 if "live read of the emptied" not in self.rules.without:
-                    doubtful = doubtful or any(known.removed) or any(known.unsure)
+                    reported = any(state.members[index].status.uids)
+                    doubtful = doubtful or any(known.removed) or any(known.unsure) or reported
                 if doubtful and self.judge(state, index, known).phase is Phase.GONE:
                     state = self.see_lease(state, index)
         state = self._note_proofs(state)
@@ -234,7 +231,7 @@ class Leader(Checked):
         for index in self.indexes:
             known, status = state.operator.known[index], state.members[index].status
             if any(known.removed):
-                removed = tuple(0 if self._proven(status, known, id_) else known.removed[id_] for id_ in self.ids)
+                removed = tuple(0 if self._acknowledged(status, known, id_) else known.removed[id_] for id_ in self.ids)
                 state = with_known(state, index, replace(known, removed=removed))
             if known.confirm and status.gen >= known.confirm and status.holder == known.lease.holder:
                 state = with_known(state, index, replace(state.operator.known[index], confirm=0))

@@ -336,3 +336,17 @@ def acting(hub: Mapping[str, Placed], states: Mapping[str, str]) -> Iterable[str
         for name, state in states.items()
         if (entry := hub[name].shown) is not None and not entry.wait and entry.role == Role.ACTIVE
     ]
+
+
+def test_a_look_up_by_several_tags_finds_the_children_that_have_all_of_them() -> None:
+    entries = {
+        child_id: Assignment(uid="u", epoch=1, workload="w", tags=tags)
+        for child_id, tags in {"a": ("eu", "gold"), "b": ("gold",), "c": ()}.items()
+    }
+    known = [make_slice(entries)]
+
+    found = {
+        tags: [entry["id"] for entry in lookup.children(known, tags=tags)] for tags in ((), ("gold",), ("gold", "eu"))
+    }
+
+    assert found == {(): ["a", "b", "c"], ("gold",): ["a", "b"], ("gold", "eu"): ["a"]}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import promql_parser as promql
 import pytest
 from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
 from renderedchart import CHART, ROOT, Manifest, of_kind, one, operator_pod, template
 
 import render_manifests
@@ -33,17 +34,17 @@ def everything() -> list[Manifest]:
 def exported() -> Iterator[dict[str, set[str]]]:
     """The labels of each metric of operator and members, by name."""
     member = Metrics()
-    member.observe(lambda: {"Running": 1}, dict.fromkeys(COUNTERS, lambda: 1), dict.fromkeys(GAUGES, lambda: 1))
-    member.requests.labels("call", "200").inc()
-    member.status_writes.labels("written").inc()
+    member.observe(lambda: {"Running": 1}, dict.fromkeys((*COUNTERS, *GAUGES), lambda: 1))
+    member.count_request("call", 200)
+    member.count_write("written")
     of_operator.HOOK_EVENTS.labels("delivered").inc(0)
     of_operator.CHILDREN.labels("ns", "h").set(1)
     of_operator.MEMBERS.labels("ns", "h").set(1)
     of_operator.HUBS.follow(lambda: [make_hub("h", status=STATUS)])
     yield {
         sample.name: set(sample.labels)
-        for registry in (REGISTRY, member.registry)
-        for family in registry.collect()
+        for families in (REGISTRY.collect(), text_string_to_metric_families(member.text().decode()))
+        for family in families
         for sample in family.samples
         if sample.name.startswith("processhub_")
     }

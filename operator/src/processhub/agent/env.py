@@ -12,9 +12,10 @@ from processhub.api.addresses import authority
 from processhub.api.naming import id_hash
 
 _REQUIRED = ("HUB_NAME", "HUB_NAMESPACE", "HUB_UID", "HUB_MEMBER", "POD_NAME", "POD_UID", "POD_IP", "NODE_NAME")
-_OWN = (*_REQUIRED, "HUB_TOKEN_FILE", "LOG_LEVEL", "TERMINATION_GRACE_SECONDS")  # not passed on to children
+_OWN = (*_REQUIRED, "HUB_TOKEN_FILE", "TERMINATION_GRACE_SECONDS")  # not passed on to children
 _OWN_PREFIX = "PROCESSHUB_"  # of the agent's further variables
 _SOCKET_PATH_MAX = 99  # bytes; the longest path of a Unix socket that all systems allow
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 PORT = 8080  # unless PROCESSHUB_PORT names another
 
 
@@ -79,17 +80,33 @@ def read_environment(environ: Mapping[str, str]) -> Environment:
         pod_uid=pod_uid,
         pod_ip=environ["POD_IP"],
         node=environ["NODE_NAME"],
-        log_level=environ.get("LOG_LEVEL", "").upper() or "INFO",
+        log_level=_level(environ.get("PROCESSHUB_LOG_LEVEL", "")),
         port=_port(environ.get("PROCESSHUB_PORT", "")),
         run_dir=_run_dir(environ.get("PROCESSHUB_RUN_DIR", ""), pod_uid),
         token_file=environ.get("HUB_TOKEN_FILE") or Environment.token_file,
         grace_seconds=grace,
         runner_python=environ.get("PROCESSHUB_RUNNER_PYTHON", ""),
         python_path=environ.get("PROCESSHUB_PYTHON_PATH", ""),
-        container={
-            name: value for name, value in environ.items() if name not in _OWN and not name.startswith(_OWN_PREFIX)
-        },
+        container=_container(environ),
     )
+
+
+def _container(environ: Mapping[str, str]) -> dict[str, str]:
+    """The container's variables without the agent's own, but with those of them that the hub's template names too."""
+    passed_on = environ.get("PROCESSHUB_PASSED_ON", "").split(",")
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in passed_on or not (name in _OWN or name.startswith(_OWN_PREFIX))
+    }
+
+
+def _level(text: str) -> str:
+    """The level of the agent's own log. LOG_LEVEL is left to children: many programs and images have it."""
+    level = text.upper() or "INFO"
+    if level not in _LEVELS:
+        raise EnvironmentProblem(f"PROCESSHUB_LOG_LEVEL={text!r} must be debug, info, warning or error")
+    return level
 
 
 def _port(text: str) -> int:

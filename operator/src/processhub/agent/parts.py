@@ -253,10 +253,10 @@ def _observe(parts: Parts, around: Surroundings) -> None:
     parts.metrics.observe(
         parts.supervisor.count,
         {
-            "processhub_agent_lease_renewals": lambda: around.lease.renewals,
-            "processhub_agent_lease_failures": lambda: around.lease.failures,
-            "processhub_agent_casts_failed": lambda: parts.requests.queue.casts_failed,
-            "processhub_agent_log_lines_dropped": around.lines_dropped,
+            "processhub_agent_lease_renewals_total": lambda: around.lease.renewals,
+            "processhub_agent_lease_failures_total": lambda: around.lease.failures,
+            "processhub_agent_casts_failed_total": lambda: parts.requests.queue.casts_failed,
+            "processhub_agent_log_lines_dropped_total": around.lines_dropped,
+            "processhub_agent_requests_waiting": lambda: parts.requests.queue.waiting,
         },
-        {"processhub_agent_requests_waiting": lambda: parts.requests.queue.waiting},
     )

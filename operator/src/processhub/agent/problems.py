@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import msgspec
-from aiohttp import web
+
+from processhub.agent import web
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 PROBLEM_TYPE = "application/problem+json"

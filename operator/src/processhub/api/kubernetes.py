@@ -116,6 +116,7 @@ class PodSpec(Wire, frozen=True, kw_only=True):
     """The part of PodSpec that is read."""
 
     node_name: str = ""
+    scheduler_name: str = ""
     service_account_name: str = ""
     containers: tuple[Container, ...] = ()
     scheduling_gates: tuple[SchedulingGate, ...] = ()

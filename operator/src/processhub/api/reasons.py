@@ -95,7 +95,7 @@ class GroupReason(StrEnum):
     MEMBERS_READY = "MembersReady"
     """Ready of a Hub is True: all its members are ready. The state of single children does not matter."""
     MEMBERS_NOT_READY = "MembersNotReady"
-    """Ready of a Hub: some of its members are not ready. The message names them."""
+    """Ready of a Hub: some of its members are not ready, which the message names, or children wait and it has none."""
     NOT_REQUIRED = "NotRequired"
     """Quorate is True: Divergence needs no quorum."""
     QUORATE = "Quorate"

@@ -62,7 +62,10 @@ def start(
     exec_: Annotated[bool, typer.Option("--exec", help="Run a program: --exec -- CMD ARG…")] = False,
     python: Annotated[str | None, typer.Option("--python", help="Run an Actor.", metavar="MODULE:CLASS")] = None,
     file: Annotated[
-        str | None, typer.Option("-f", "--filename", help="Child manifests or specs; - is stdin.", metavar="FILE")
+        list[str] | None,
+        typer.Option(
+            "-f", "--filename", help="Child manifests or specs: a file, a folder, or - for stdin.", metavar="FILE"
+        ),
     ] = None,
     node: Annotated[
         list[str] | None, typer.Option("--node", help="A member to run on (Guided hubs).", metavar="MEMBER")
@@ -83,7 +86,7 @@ def start(
         exec=exec_,
         command=tuple(command_line.words or ()),
         python=python,
-        file=file,
+        files=tuple(file or ()),
         nodes=tuple(node or ()),
         tags=tuple(tag or ()),
         pinned=pinned,
@@ -206,7 +209,9 @@ def plan(
     remove: Annotated[list[str] | None, typer.Option("--remove", help="A member to remove.", metavar="MEMBER")] = None,
     file: Annotated[
         list[str] | None,
-        typer.Option("-f", "--filename", help="Hub and Child manifests: plan without a cluster.", metavar="FILE"),
+        typer.Option(
+            "-f", "--filename", help="A file or folder with the manifests: plan without a cluster.", metavar="FILE"
+        ),
     ] = None,
 ) -> Work:
     """Show what would move. Nothing is changed."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 
 from processhub.cli.errors import UsageError
+from processhub.cluster.timestamps import unix_time
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -27,13 +28,10 @@ def seconds(text: str, option: str = "--timeout") -> float:
 
 def age(timestamp: str, now: datetime) -> str:
     """How long ago an RFC 3339 time was, as kubectl's AGE: ``12s``, ``5m3s``, ``4h``, ``3d``; ``<none>`` if empty."""
-    try:
-        then = datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
-    except ValueError:
+    then = unix_time(timestamp)
+    if then is None:
         return "<none>"
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    passed = max(0, int((now - then).total_seconds()))
+    passed = max(0, int(now.timestamp() - then))
     minutes, hours, days = passed // 60, passed // 3600, passed // 86400
     if passed < 120:
         return f"{passed}s"

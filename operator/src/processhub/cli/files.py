@@ -1,9 +1,9 @@
-"""Reads ``-f FILE``: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
+"""Reads ``-f FILE``, or a folder of files: Hub, Child and ChildSet manifests, lists of them, or bare child specs."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,19 +13,28 @@ import yaml
 from processhub.api.child import ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
-from processhub.api.meta import API_VERSION
+from processhub.api.meta import API_VERSION, GROUP
+from processhub.api.nulls import without_nulls
 from processhub.api.wording import wrong
 from processhub.cli.errors import UsageError
 from processhub.client.specs import check_id, parse_child
 
 Named = TypeVar("Named", Hub, ChildSet)
+_SUFFIXES = (".yaml", ".yml", ".json")  # of the files of a folder that are read
 
 
 def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield ``(where, object)`` of each object in a YAML or JSON file (``-``: stdin), and of each item of its lists.
 
-    Raises UsageError.
+    A folder stands for its files, as with kubectl. Raises UsageError.
     """
+    if path != "-" and (folder := Path(path)).is_dir():
+        found = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES and not file.is_dir())
+        if not found:
+            raise UsageError(f"folder {path} has no {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file")
+        for file in found:
+            yield from documents(str(file))
+        return
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -42,13 +51,24 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
     """The spec of a Child manifest, with its id; a bare spec is returned unchanged. Raises UsageError."""
-    if "kind" not in found and "apiVersion" not in found:
+    if _is_bare(found):
         return found
     check_kind(where, found, "Child")
-    spec, metadata = found.get("spec"), found.get("metadata") or {}
+    spec = found.get("spec")
     if not isinstance(spec, dict):
         raise UsageError(f"{where}: a Child needs a spec with hub and a workload")
-    return {**spec, "id": spec.get("id") or metadata.get("name") or ""}
+    return {**spec, "id": spec.get("id") or _metadata(where, found).get("name") or ""}
+
+
+def namespace_of(manifests: Iterable[tuple[str, dict[str, Any]]], named: str | None) -> str | None:
+    """The namespace that the manifests name, or ``named``. Raises UsageError if they name different ones."""
+    spaces = (_metadata(where, each).get("namespace") for where, each in manifests if not _is_bare(each))
+    found = {str(space) for space in spaces if space}
+    if named and (others := found - {named}):
+        raise UsageError(f"the files have objects of namespace {min(others)}, and -n names {named}")
+    if len(found) > 1:
+        raise UsageError(f"the files have objects of different namespaces: {', '.join(sorted(found))}")
+    return min(found, default=named)
 
 
 def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:
@@ -61,7 +81,7 @@ def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:
         if template.get(field):
             raise UsageError(f"{where}: spec.template has {field}; leave it out, each child gets the set's")
     item = named_object(where, found, ChildSet)
-    if (item.spec.replicas is None) == ("ids" not in found["spec"]):
+    if (item.spec.replicas is None) == (found["spec"].get("ids") is None):
         raise UsageError(f"{where}: a ChildSet has exactly one of spec.replicas and spec.ids")
     if not item.ids:
         return []
@@ -74,12 +94,19 @@ def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:
 def named_object(where: str, found: dict[str, Any], kind: type[Named]) -> Named:
     """The Hub or ChildSet of a manifest. Raises UsageError."""
     try:
-        item = msgspec.convert(found, kind)
+        item = msgspec.convert(without_nulls(found, kind), kind)
     except msgspec.ValidationError as error:
         raise UsageError(f"{where}: {wrong(error, found, kind)}") from error
     if not item.metadata.name:
         raise UsageError(f"{where}: the {kind.__name__} has no metadata.name")
     return item
+
+
+def is_foreign(found: dict[str, Any]) -> bool:
+    """Whether it is an object of another API group, or one that machines write."""
+    kind, group = found.get("kind"), str(found.get("apiVersion", "")).partition("/")[0]
+    others = bool(kind) and kind not in ("Hub", "Child", "ChildSet") and group not in ("", GROUP)
+    return others or kind == "RegistrySlice"
 
 
 def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:
@@ -89,6 +116,18 @@ def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:
         expected = " or ".join(kinds)
         raise UsageError(f"{where}: expected kind {expected} of {API_VERSION}, got kind {kind} of {version}")
     return str(kind)
+
+
+def _is_bare(found: dict[str, Any]) -> bool:
+    """Whether this is a child's spec alone, and no manifest."""
+    return "kind" not in found and "apiVersion" not in found
+
+
+def _metadata(where: str, found: dict[str, Any]) -> dict[str, Any]:
+    metadata = found.get("metadata") or {}
+    if not isinstance(metadata, dict):
+        raise UsageError(f"{where}: metadata must be a mapping")
+    return metadata
 
 
 def _objects(where: str, document: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,13 +9,13 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents, named_object, set_specs
+from processhub.cli.files import check_kind, child_spec, documents, is_foreign, named_object, set_specs
 from processhub.cli.output import in_order, out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
 from processhub.client.errors import ChildError, InvalidChild
 from processhub.client.specs import check_mapping, parse_child
-from processhub.core.listing import by_reason, counted
+from processhub.core.listing import by_reason, counted, listed
 
 
 async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tuple[str, ...]) -> int:
@@ -56,11 +56,18 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
 
 
 def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[ChildSpec]]:
-    """The files' hub (the named one, if there are several) and its children. Raises UsageError, InvalidChild."""
+    """The hub of the files and folders (the named one, if there are several) and its children.
+
+    Objects of other kinds are named on stderr. Raises UsageError, InvalidChild.
+    """
     hubs: dict[str, Hub] = {}
     children: list[ChildSpec] = []
+    others: Counter[str] = Counter()
     for path in paths:
         for where, found in documents(path):
+            if is_foreign(found):
+                others[str(found["kind"])] += 1
+                continue
             kind = check_kind(where, found, "Hub", "Child", "ChildSet")
             if kind == "Hub":
                 hub = named_object(where, found, Hub)
@@ -69,11 +76,14 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
                 children += set_specs(where, found)
             else:
                 children.append(parse_child(child_spec(where, found), where))
+    if others:
+        kinds = listed([f"{kind} ({count})" for kind, count in sorted(others.items())])
+        say(f"note: objects of other kinds are left out: {kinds}")
     if name is None and len(hubs) == 1:
         name = next(iter(hubs))
     if name is None or name not in hubs:
-        listed = ", ".join(sorted(hubs)) or "none"
-        raise UsageError(f"the files need the Hub to plan for{f' ({name})' if name else ''}; they have {listed}")
+        there = ", ".join(sorted(hubs)) or "none"
+        raise UsageError(f"the files need the Hub to plan for{f' ({name})' if name else ''}; they have {there}")
     chosen = hubs[name]
     mine = [spec for spec in children if spec.hub in ("", name)]
     ids = [spec.id for spec in (*chosen.spec.children, *mine)]

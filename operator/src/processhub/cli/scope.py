@@ -99,7 +99,7 @@ class Scope:
     def _session(self, hub: Hub) -> Session:
         session = Session(self._client, hub.metadata.namespace, hub)
         session.registry.listen(lambda ids: self._queue.put_nowait(Change(session, frozenset(ids))))
-        self._sessions[hub.metadata.namespace, hub.metadata.name] = session
+        self._sessions[hub.metadata.key] = session
         return session
 
     def _put(self, item: RegistrySlice) -> None:
@@ -111,7 +111,7 @@ class Scope:
             if old is not None:
                 self._gone(old)
             return
-        key = (new.metadata.namespace, new.metadata.name)
+        key = new.metadata.key
         session = self._sessions.get(key)
         if session is not None and session.registry.hub_uid == new.metadata.uid:
             session.hub = new
@@ -124,7 +124,7 @@ class Scope:
 
     def _gone(self, hub: Hub) -> None:
         """Forget a hub that was deleted, or created again."""
-        session = self._sessions.pop((hub.metadata.namespace, hub.metadata.name), None)
+        session = self._sessions.pop(hub.metadata.key, None)
         if session is not None:
             session.hub = None
             session.registry.reset("")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
 
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
-from processhub.cli.files import child_spec, documents
+from processhub.cli.files import child_spec, documents, namespace_of
 from processhub.cli.output import in_order, named, out, quoted, say, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
@@ -31,7 +32,7 @@ class Order:
     exec: bool = False
     command: tuple[str, ...] = ()
     python: str | None = None
-    file: str | None = None
+    files: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     pinned: bool = False
@@ -42,8 +43,9 @@ async def start_children(
 ) -> int:
     """Start the children and print the outcome of each; returns the exit code."""
     limit = seconds(timeout)
-    specs = specs_of(order)
-    target = replace(target, hub=hub_of(specs, target.hub))
+    manifests = tuple(chain.from_iterable(map(documents, order.files)))
+    specs = specs_of(order, manifests)
+    target = replace(target, hub=hub_of(specs, target.hub), namespace=namespace_of(manifests, target.namespace))
     async with opened(target, members=order.nodes, follow=wait or on_failure == "rollback") as session:
         try:
             result = await Hub.attached(session).start_children(
@@ -68,15 +70,17 @@ def _warn_of_unknown_members(session: Session, specs: list[dict[str, Any]], resu
             say(f"warning: child {spec['id']} waits: hub {session.name} has no member {names}; it has {listed(there)}")
 
 
-def specs_of(order: Order) -> list[dict[str, Any]]:
-    """The children to start, as specs. Raises UsageError."""
-    chosen = [name for name, given in (("--exec", order.exec), ("--python", order.python), ("-f", order.file)) if given]
+def specs_of(order: Order, manifests: Iterable[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The children to start, as specs; ``manifests`` are those of the order's files. Raises UsageError."""
+    chosen = [
+        name for name, given in (("--exec", order.exec), ("--python", order.python), ("-f", order.files)) if given
+    ]
     if len(chosen) != 1:
         said = f"{' and '.join(chosen)} are given" if chosen else "none is given"
         raise UsageError(f"start needs exactly one of --exec -- CMD…, --python MODULE:CLASS and -f FILE; {said}")
-    if order.file:
-        found = [child_spec(where, found) for where, found in documents(order.file)]
-        specs = _chosen(found, order.ids, order.file)
+    if order.files:
+        found = [child_spec(where, found) for where, found in manifests]
+        specs = _chosen(found, order.ids, listed(order.files))
     else:
         if not order.ids:
             raise UsageError(f"start {chosen[0]} needs the ids to start: start ID… {chosen[0]} …")
@@ -104,12 +108,13 @@ def report(result: Result, output: Output, *, wait: bool, objects: Mapping[str, 
     if output in (Output.JSON, Output.YAML):
         structured(_plain(result), output)
     else:
-        for child_id, processes in result.started.items():
+        for child_id, processes in in_order(result.started):
             name = result.objects.get(child_id) or child_object_name(child_id)
             places = ", ".join(f"{member} (pid {pid})" if pid else member for member, pid in processes)
             words = quoted(child_id) if child_id in objects else named(child_id, name)
             known = objects.get(child_id) or f"child/{name}"
-            out(known if output is Output.NAME else f"{words} {f'running on {places}' if places else 'created'}")
+            done = f"running on {places}" if places else "ended with success" if wait else "created"
+            out(known if output is Output.NAME else f"{words} {done}")
     failures(result.errors, "started")
     if result.rollback is not None:
         say(f"rolled back: {counted(len(result.rollback.removed), 'child', 'children')} removed again")
@@ -146,20 +151,18 @@ def _workload(order: Order) -> dict[str, Any]:
 
 
 def _chosen(found: list[dict[str, Any]], ids: tuple[str, ...], path: str) -> list[dict[str, Any]]:
-    """The file's children, those with the given ids, or one spec without an id for each of the ids."""
+    """The files' children, those with the given ids, or one spec without an id for each of the ids."""
     if not found:
-        raise UsageError(f"file {path} holds no child")
+        raise UsageError(f"{path} holds no child")
     if not ids:
         if missing := [index + 1 for index, spec in enumerate(found) if not spec.get("id")]:
-            raise UsageError(
-                f"file {path}: child {missing[0]} has no id; write one, or name the ids: start ID… -f FILE"
-            )
+            raise UsageError(f"{path}: child {missing[0]} has no id; write one, or name the ids: start ID… -f FILE")
         return found
     if len(found) == 1 and not found[0].get("id"):
         return [{**found[0], "id": child_id} for child_id in ids]
     by_id = {str(spec.get("id")): spec for spec in found}
     if strangers := [child_id for child_id in ids if child_id not in by_id]:
-        raise UsageError(f"file {path} has no child {strangers[0]!r}; it has {', '.join(sorted(by_id)[:10])}")
+        raise UsageError(f"{path} has no child {strangers[0]!r}; it has {', '.join(sorted(by_id)[:10])}")
     return [by_id[child_id] for child_id in ids]
 
 

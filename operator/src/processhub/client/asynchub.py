@@ -38,8 +38,14 @@ class AsyncHub:
     """The client of a hub's children: start, stop, wait for, look up and ask them. Enter it by ``async with``."""
 
     def __init__(
-        self, name: str, namespace: str | None = None, context: str | None = None, kubeconfig: str | None = None
+        self,
+        name: str | None = None,
+        namespace: str | None = None,
+        context: str | None = None,
+        kubeconfig: str | None = None,
     ) -> None:
+        if name is None and (name := os.environ.get("HUB_NAME")) is None:
+            raise HubError("name the hub: HUB_NAME is not set, so this is no child of one")
         self.name = name
         self._where = (namespace, context, kubeconfig)
         self._stack = AsyncExitStack()

@@ -13,6 +13,7 @@ from processhub.api.hooks import Hook, PythonHandler, Webhook
 from processhub.api.hub import HookStatus, Hub
 from processhub.api.meta import find_condition
 from processhub.api.naming import ANNOTATION_HOOKS
+from processhub.api.nulls import without_nulls
 from processhub.api.registeredhooks import (
     RegisteredHooks,
     RegisteredHooksError,
@@ -48,7 +49,7 @@ def parse_hooks(given: Iterable[Mapping[str, Any]]) -> tuple[Hook, ...]:
             if isinstance(entry.get(part), Mapping):
                 _check_fields(entry[part], kind, f"{where}.{part}")
         try:
-            hook = msgspec.convert(entry, Hook)
+            hook = msgspec.convert(without_nulls(entry, Hook), Hook)
         except msgspec.ValidationError as error:
             raise InvalidHook(f"{where}: {wrong(error, entry, Hook)}") from error
         if (hook.webhook is None) == (hook.python is None):

@@ -24,6 +24,7 @@ from processhub.core.listing import counted
 from processhub.core.model.plan import STRANDED_ALONE, STRANDED_GUIDED, STRANDED_PINNED
 
 _LOOK_SECONDS = 0.3  # between reads of the Child while its move is awaited, or looks at the Hub
+_SETTLE_SECONDS = 2.0  # after which the Hub's status has what its operator did about an earlier order
 _NOT_SEEN = "no operator has acted on that yet"
 _NOT_UP = (State.PENDING, State.STARTING)
 
@@ -66,9 +67,12 @@ async def undrain(session: Session, member: str, *, wait: bool, timeout: float) 
     """Allow the member to take children again; returns False if it was not drained. Raises ApiError, Timeout."""
     if member not in session.living_hub().drained:
         known_member(session.living_hub(), member)
+    status = next((known for known in session.living_hub().status.members if known.name == member), None)
+    reported = status is not None and status.drained
     changed = await _order(session, lambda drained: {name: force for name, force in drained.items() if name != member})
     if wait:
-        await _has_its_share(session, member, timeout)
+        # If the status did not have the drain yet, it does not tell either whether its operator has acted on that.
+        await _has_its_share(session, member, timeout, settle=0 if reported else _SETTLE_SECONDS)
     return changed
 
 
@@ -190,8 +194,11 @@ def _missing_of_drain(session: Session, member: str) -> str:
     return "" if known_member(session.living_hub(), member).drained else _NOT_SEEN
 
 
-async def _has_its_share(session: Session, member: str, timeout: float) -> None:
-    """Wait until nothing is left to be moved to the member, and what is there has started. Raises HubError, Timeout."""
+async def _has_its_share(session: Session, member: str, timeout: float, *, settle: float) -> None:
+    """Wait until nothing is left to be moved to the member, and what is there has started, for ``settle`` seconds.
+
+    Raises HubError, Timeout.
+    """
     edited = version_of(session.living_hub().metadata.resource_version)
 
     def starting(child_id: str) -> bool:
@@ -210,15 +217,18 @@ async def _has_its_share(session: Session, member: str, timeout: float) -> None:
         waiting = [child_id for child_id in session.registry.on_member(member) if starting(child_id)]
         return f"{names(waiting)} not started yet" if waiting else ""
 
-    if why := await _poll(missing, asyncio.get_running_loop().time() + timeout):
+    if why := await _poll(missing, asyncio.get_running_loop().time() + timeout, settle):
         raise Timeout(f"member {member} does not have its share of the children within {timeout:g} s: {why}")
 
 
-async def _poll(missing: Callable[[], str], deadline: float) -> str:
-    """Return when nothing is missing, or what is missing at the deadline (of the loop's clock)."""
+async def _poll(missing: Callable[[], str], deadline: float, settle: float = 0) -> str:
+    """Return when nothing is missing for ``settle`` seconds, or what is missing at the loop's time ``deadline``."""
+    clock = asyncio.get_running_loop().time
+    since = clock()
     while True:
         what = missing()
-        if not what or asyncio.get_running_loop().time() >= deadline:
+        since = clock() if what else since
+        if clock() >= deadline or (not what and clock() - since >= settle):
             return what
         await asyncio.sleep(_LOOK_SECONDS)
 

@@ -105,8 +105,7 @@ class OnGroup(Generic[Annotated]):
 
     async def outcome(self) -> Outcome:
         """The present state of the child's order. Raises ApiError."""
-        metadata = self._owner.metadata
-        key = metadata.namespace, metadata.name
+        key = self._owner.metadata.key
         now = await with_retries(lambda: self._session.client.get(self._kind, *key), reads=True)
         annotations = now.metadata.annotations
         return Outcome(

@@ -10,6 +10,7 @@ import msgspec
 
 from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
+from processhub.api.nulls import without_nulls
 from processhub.api.reasons import Reason
 from processhub.api.wording import unknown_field, wrong
 from processhub.client.errors import (
@@ -87,7 +88,7 @@ def parse_child(given: ChildLike, where: str) -> ChildSpec:
                 hint = f"write {_SNAKE[field]}" if field in _SNAKE else f"known are {', '.join(sorted(_FIELDS))}"
                 raise InvalidChild(f"{where}: unknown field {field!r}; {hint}")
         try:
-            spec = msgspec.convert(dict(given), ChildSpec)
+            spec = msgspec.convert(without_nulls(given, ChildSpec), ChildSpec)
         except msgspec.ValidationError as error:
             raise InvalidChild(f"{where}: {wrong(error, given, ChildSpec)}") from error
         if unknown := unknown_field(given, ChildSpec):

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.client_exceptions import UnixClientConnectorError
 
 
 class ApiError(Exception):
@@ -102,7 +103,12 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno or 0  # negative ones are those of name resolution, with a text of their own
         text = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
+        place = error.path if isinstance(error, UnixClientConnectorError) else f"{error.host}:{error.port}"
+        return f"no connection to {place}: {text}"
         return f"no connection to {error.host}:{error.port}: {text}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # its text has the password of the proxy
+        proxy = error.request_info.real_url
+        return f"the proxy {proxy.host}:{proxy.port} answered {error.status}: {error.message}"
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer within the time limit"
     return str(error) or type(error).__name__

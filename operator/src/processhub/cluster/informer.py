@@ -28,7 +28,7 @@ from processhub.cluster.client import Client
 from processhub.cluster.decoding import Undecodable, WatchEvent
 from processhub.cluster.errors import ApiError, GoneError, NotFoundError, StaleListError, UnavailableError
 from processhub.cluster.kinds import Kind
-from processhub.cluster.rewinds import Rewinds, Staleness, contradicts
+from processhub.cluster.rewinds import Rewinds, Staleness, contradicts, is_back
 from processhub.cluster.source import Source
 
 T = TypeVar("T")
@@ -322,6 +322,10 @@ class Informer(Generic[T]):
             if old.resource_version == metadata.resource_version and old.uid == metadata.uid:
                 return
             if version_of(old.resource_version) >= version_of(metadata.resource_version) and not rewound:
+                return
+            if self._rewinds.matter and is_back(known, item):
+                log.error("%s %s/%s has a lower generation than before", self._kind.plural, *metadata.key)
+                self._rewinds.notify()
                 return
             if not certain and self._rewinds.matter and contradicts(known, item):
                 if self._rewinds.doubt(metadata.key, known, item):

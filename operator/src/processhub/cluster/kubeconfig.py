@@ -236,8 +236,10 @@ def _proxy(path: str, server: str, given: str) -> str | None:
     if not given:
         return None
     given = given if "://" in given else f"http://{given}"
-    if urlsplit(given).scheme not in _PROXIES:
-        raise ConfigError(f"kubeconfig {path}: {where} {given} can't be used; it must be an http:// or https:// proxy")
+    scheme, rest = given.split("://", 1)
+    if scheme.lower() not in _PROXIES:
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"  # without a password
+        raise ConfigError(f"kubeconfig {path}: {where} {shown} can't be used; it must be an http:// or https:// proxy")
     return given
 
 

@@ -90,6 +90,12 @@ class Rewinds:
         return msgspec.structs.replace(whole, spec=known.spec) if self._keeps_dropped else now
 
 
+def is_back(known: Any, now: Any) -> bool:
+    """Whether the generation of an object has fallen, which nothing makes but a restore of etcd."""
+    before, after = known.metadata, now.metadata
+    return bool(before.uid == after.uid and after.generation < before.generation)
+
+
 def contradicts(known: Any, now: Any) -> bool:
     """Whether a custom resource has another spec under the same generation."""
     before, after = known.metadata, now.metadata

@@ -9,50 +9,50 @@ from typing import Generic, TypeVar
 _KEPT = 1000  # number of buckets after which full ones are removed
 
 
-class TokenBucket:
-    """Allows ``burst`` writes at once, and refills at ``rate`` a second. The caller passes the time in seconds."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._tokens = burst
-        self._at: float | None = None
-
-    def wait(self, now: float) -> float:
-        """The seconds until the next token; 0 if there is one. No token is taken."""
-        self._refill(now)
-        return 0.0 if self._tokens >= 1 else (1 - self._tokens) / self._rate
-
-    def take(self, now: float) -> bool:
-        """Take a token if there is one; returns whether there was."""
-        self._refill(now)
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-    def full(self, now: float) -> bool:
-        """Whether the bucket is as full as a new one."""
-        self._refill(now)
-        return self._tokens >= self._burst
-
-    def _refill(self, now: float) -> None:
-        if self._at is not None:
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-
-
-class ByteBudget:
-    """A budget of bytes for writes: ``burst`` at once, refilled at ``rate`` a second. The caller passes the time.
-
-    A write that can wait waits until nothing is owed, and is then made whatever its size. A write that can't wait is
-    made at once, and the budget owes its bytes. So the average stays within the rate, provided that the writes which
-    can't wait stay below it.
-    """
+class _Bucket:
+    """Holds ``burst`` at most, and is refilled at ``rate`` a second. The caller passes the time in seconds."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate, self._burst = rate, burst
         self._left = burst
         self._at: float | None = None
+
+    def full(self, now: float) -> bool:
+        """Whether the bucket is as full as a new one."""
+        self._refill(now)
+        return self._left >= self._burst
+
+    def _refill(self, now: float) -> None:
+        if self._at is not None:
+            self._left += (now - self._at) * self._rate
+        self._left = min(self._burst, self._left)
+        self._at = now
+
+
+class TokenBucket(_Bucket):
+    """Allows ``burst`` writes at once, and refills at ``rate`` a second."""
+
+    def wait(self, now: float) -> float:
+        """The seconds until the next token; 0 if there is one. No token is taken."""
+        self._refill(now)
+        return 0.0 if self._left >= 1 else (1 - self._left) / self._rate
+
+    def take(self, now: float) -> bool:
+        """Take a token if there is one; returns whether there was."""
+        self._refill(now)
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class ByteBudget(_Bucket):
+    """A budget of bytes for writes: ``burst`` at once, refilled at ``rate`` a second.
+
+    A write that can wait waits until nothing is owed, and is then made whatever its size. A write that can't wait is
+    made at once, and the budget owes its bytes. So the average stays within the rate, provided that the writes which
+    can't wait stay below it.
+    """
 
     def limit(self, rate: float, burst: float) -> None:
         """Change the rate and the burst from now on."""
@@ -63,25 +63,14 @@ class ByteBudget:
         self._refill(now)
         return -self._left / self._rate if self._left <= -1 else 0.0  # less than a byte is a rounding error
 
-    def full(self, now: float) -> bool:
-        """Whether the budget is as full as a new one."""
-        self._refill(now)
-        return self._left >= self._burst
-
     def spend(self, now: float, size: float, *, owed_seconds: float = math.inf) -> None:
         """Take ``size`` bytes, but owe at most what is refilled in ``owed_seconds``."""
         self._refill(now)
         self._left = min(self._left, max(self._left - size, -owed_seconds * self._rate))
 
-    def _refill(self, now: float) -> None:
-        if self._at is not None:
-            self._left += (now - self._at) * self._rate
-        self._left = min(self._burst, self._left)
-        self._at = now
-
 
 Key = TypeVar("Key", bound=Hashable)
-Bucket = TypeVar("Bucket", bound=TokenBucket | ByteBudget)
+Bucket = TypeVar("Bucket", bound=_Bucket)
 
 
 class Buckets(Generic[Key, Bucket]):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 from processhub.cluster.errors import ApiError
-from processhub.cluster.tasks import cancel_all
+from processhub.cluster.tasks import cancel_all, wait_for_event
 
 K = TypeVar("K", bound=Hashable)
 log = logging.getLogger(__name__)
@@ -101,12 +100,8 @@ class WorkQueue(Generic[K]):
 
 async def _set_or_time(event: asyncio.Event, at: float) -> None:
     """Wait for the event, until ``at`` by the loop's time."""
-    if event.is_set() or at <= asyncio.get_running_loop().time():
-        return
-    # ``wait_for`` of Python 3.11 loses a cancellation that coincides with the event it waits for.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(at):
-            await event.wait()
+    if (seconds := at - asyncio.get_running_loop().time()) > 0:
+        await wait_for_event(event, seconds)
 
 
 def _told_to_end() -> bool:

@@ -77,7 +77,7 @@ class Memories:
     def forget(self, key: HubKey) -> None:
         """Drop the memory of a deleted hub."""
         if memory := self._of.pop(key, None):
-            memory.execute.template_checks.close()
+            memory.execute.close()
             self._used_epochs = max(self._used_epochs, memory.observe.epochs.used)
 
     def close(self) -> None:

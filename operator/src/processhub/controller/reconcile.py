@@ -121,7 +121,8 @@ class Reconciler:
         if self._pauses.is_paused(hub):
             return None
         memory = self._memories.of(hub, self._store.state(key))
-        round = begin_round(self._client, self._store, hub, self._term, self.events, memory.execute.failures)
+        failures, unanswered = memory.execute.failures, memory.execute.unanswered
+        round = begin_round(self._client, self._store, hub, self._term, self.events, failures, unanswered)
         if (last := memory.last) is not None and not round.state.plan_due:
             members = self._members(round, memory)
             if still_holds(last, members, round.now()):

@@ -45,7 +45,8 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 import msgspec
@@ -278,72 +279,45 @@ def parse_assignment(text: str) -> Assignment:
         uid, epoch, role, workload = fields[:4]
         if len(fields) == 4:
             return Assignment(uid=uid, epoch=int(epoch), role=role, workload=workload)
-        wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked, ended = (
-            _read_assignment_options(fields[4:])
-        )
-        return Assignment(
-            uid=uid,
-            epoch=int(epoch),
-            role=role,
-            workload=workload,
-            wait=wait,
-            asleep=asleep,
-            run=run,
-            to=to,
-            state=state,
-            restart_policy=restart_policy,
-            idle_seconds=idle_seconds,
-            on_demand=on_demand,
-            tags=tags,
-            metadata=metadata,
-            asked=asked,
-            ended=ended,
-        )
+        options: dict[str, Any] = {}
+        for option in fields[4:]:
+            name, _, value = option.partition("=")
+            if (known := _OPTIONS.get(name)) is not None:
+                field, read = known
+                options[field] = read(value)
+        return Assignment(uid=uid, epoch=int(epoch), role=role, workload=workload, **options)
     except ValueError as error:
         raise EntryError(f"not a spec entry of format {FORMAT}: {text!r}") from error
 
 
-_AssignmentOptions: TypeAlias = tuple[
-    bool, bool, int, str, str, str, int, bool, tuple[str, ...], tuple[tuple[str, str], ...], str, str
-]
+def _flag(_: str) -> bool:
+    return True
 
 
-def _read_assignment_options(fields: list[str]) -> _AssignmentOptions:
-    """The options of a spec entry, in the order of Assignment's fields. A tuple is quick, and many are read at once."""
-    wait = asleep = on_demand = False
-    run = idle_seconds = 0
-    to = state = asked = ended = ""
-    restart_policy = "Permanent"
-    tags: tuple[str, ...] = ()
-    metadata: tuple[tuple[str, str], ...] = ()
-    for field in fields:
-        name, _, value = field.partition("=")
-        if name == "restart":
-            restart_policy = value
-        elif name == "tags":
-            tags = tuple(map(unquote, value.split(",")))
-        elif name == "meta":
-            pairs = (pair.partition(":") for pair in value.split(","))
-            metadata = tuple((unquote(key), unquote(text)) for key, _, text in pairs)
-        elif name == "wait":
-            wait = True
-        elif name == "asleep":
-            asleep = True
-        elif name == "run":
-            run = int(value)
-        elif name == "to":
-            to = value
-        elif name == "state":
-            state = value
-        elif name == "idle":
-            idle_seconds = int(value)
-        elif name == "demand":
-            on_demand = True
-        elif name == "ask":
-            asked = value
-        elif name == "ended":
-            ended = value
-    return wait, asleep, run, to, state, restart_policy, idle_seconds, on_demand, tags, metadata, asked, ended
+def _tags(value: str) -> tuple[str, ...]:
+    return tuple(map(unquote, value.split(",")))
+
+
+def _pairs(value: str) -> tuple[tuple[str, str], ...]:
+    pairs = (pair.partition(":") for pair in value.split(","))
+    return tuple((unquote(key), unquote(text)) for key, _, text in pairs)
+
+
+# The options of a spec entry: the field of Assignment, and how the value is read.
+_OPTIONS: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "wait": ("wait", _flag),
+    "asleep": ("asleep", _flag),
+    "run": ("run", int),
+    "to": ("to", str),
+    "state": ("state", str),
+    "restart": ("restart_policy", str),
+    "idle": ("idle_seconds", int),
+    "demand": ("on_demand", _flag),
+    "tags": ("tags", _tags),
+    "meta": ("metadata", _pairs),
+    "ask": ("asked", str),
+    "ended": ("ended", str),
+}
 
 
 def format_report(entry: Report) -> str:

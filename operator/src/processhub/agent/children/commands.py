@@ -47,12 +47,14 @@ def with_file_values(workload: Exec) -> Exec:
     return msgspec.structs.replace(workload, env=env)
 
 
-def missing_interpreter(command: str, number: int, env: Mapping[str, str]) -> str:
+def missing_interpreter(command: str, number: int, folder: str, env: Mapping[str, str]) -> str:
     """A clause that names the missing interpreter or loader, if exec failed though the file exists; else "".
 
-    ``number`` is the errno; ``env`` the new process's environment, in whose PATH the command is looked for.
+    ``number`` is the errno; ``folder`` the new process's working directory, or "". ``env`` is its environment, in whose
+    PATH the command is looked for.
     """
-    found = shutil.which(command, path=env.get("PATH")) if number == errno.ENOENT else None
+    program = str(Path(folder, command)) if "/" in command else command
+    found = shutil.which(program, path=env.get("PATH")) if number == errno.ENOENT else None
     if found is None:
         return ""
     try:

@@ -254,11 +254,15 @@ class ExecRun(RunHandle):
             exit_status = ExitStatus(
                 Reason.COMMAND_NOT_FOUND,
                 "not started",
-                message=f"command {command}: {text}{name}{missing_interpreter(command, number, self._environment())}",
+                message=f"command {command}: {text}{name}{self._missing_interpreter(number)}",
             )
         else:
             exit_status = ExitStatus(Reason.EXITED, "not started", message=f"{text}{name}", fenced=what == "fenced")
         self._end(exit_status)
+
+    def _missing_interpreter(self, number: int) -> str:
+        workload = self._workload
+        return missing_interpreter(workload.command[0], number, workload.working_dir, self._environment())
 
     def stuck(self, pid: int, user: int) -> None:
         """Report that the kernel refuses signals to a process of the child."""

@@ -17,6 +17,7 @@ import aiohttp
 
 from processhub.agent.watchdog.client import WatchdogClient
 from processhub.api.child import Liveness
+from processhub.cluster.errors import reason_of
 
 _NO_PROBE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 Outcome = str | None  # "" if the child lives, else a text about the failure; None: the probe could not be made
@@ -102,7 +103,7 @@ class LivenessProbe:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, OSError) and error.errno in _NO_PROBE:
                 return None
-            return f"GET {self._liveness.http}: {error or type(error).__name__}"
+            return f"GET {self._liveness.http}: {reason_of(error)}"
 
     async def _execute(self) -> Outcome:
         """Run the command, which is to end with 0 in time. Raises OSError if no descriptors are left."""

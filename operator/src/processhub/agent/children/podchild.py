@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from processhub.agent.children.child import Child
@@ -17,7 +17,6 @@ from processhub.api.addresses import authority
 from processhub.api.child import PodWorkload
 from processhub.api.kubernetes import Pod, Terminated
 from processhub.api.naming import (
-    ANNOTATION_CHILD_ID,
     ANNOTATION_CHILD_UID,
     GATE_SOLE,
     LABEL_CHILD,
@@ -52,7 +51,7 @@ class PodStarter:
         )
         self._watching = False
         self._runs: dict[str, PodRun] = {}
-        self.ended: dict[str, str] = {}  # child's id → uid of the Pod with which its last run ended
+        self.ended: set[str] = set()  # uids of the Pods with which runs have ended, while those exist
         self.closing = False
         self.http = ChildHttp()
 
@@ -83,9 +82,12 @@ class PodStarter:
         """Prepare for the agent's shutdown: a child that is stopped from now on ends at once, and its Pod stays."""
         self.closing = True
 
-    def pods_of(self, child_id: str) -> list[Pod]:
-        """The Pods of the child on this member, of any incarnation: one as the only copy, one as a copy of several."""
-        names = child_pod_names(self._env.hub, self._env.hub_uid, child_id, self._env.member)
+    def names_of(self, child_id: str) -> tuple[str, str]:
+        """The names that a Pod of the child on this member may have."""
+        return child_pod_names(self._env.hub, self._env.hub_uid, child_id, self._env.member)
+
+    def pods(self, names: Iterable[str]) -> list[Pod]:
+        """Those of the Pods with these names that exist."""
         found = (self._informer.items.get((self._env.namespace, name)) for name in names)
         return [pod for pod in found if pod is not None]
 
@@ -97,11 +99,12 @@ class PodStarter:
     def _changed(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
         assert pod is not None
-        child_id = pod.metadata.annotations.get(ANNOTATION_CHILD_ID, "")
         if new is None:
-            self.ended.pop(child_id, None)
-        if (run := self._runs.get(child_id)) is not None:
-            run.look()
+            self.ended.discard(pod.metadata.uid)
+        # By the name, which nobody can edit: its annotations may be gone until the operator puts them back.
+        for run in list(self._runs.values()):
+            if pod.metadata.name in run.names:
+                run.look()
 
     def _listed(self) -> None:
         """Compare all runs with the list: a Pod that is not on it was deleted, or was never created."""
@@ -117,6 +120,7 @@ class PodRun(RunHandle):
 
     def __init__(self, starter: PodStarter, child: Child, desired: DesiredRun, workload: PodWorkload) -> None:
         self._starter, self._child, self._port = starter, child, workload.port
+        self.names = starter.names_of(child.id)  # of its Pods, of any incarnation
         self._uid, self._run = desired.assignment.uid, str(desired.assignment.started_with)
         self._was_up, child.history.was_up = child.history.was_up, False
         self._seen = ""  # uid of the Pod that was seen
@@ -181,7 +185,7 @@ class PodRun(RunHandle):
         pod = self._pod()
         if pod is None:
             self._absent()
-        elif self._stopping or pod.metadata.uid == self._starter.ended.get(self._child.id):
+        elif self._stopping or pod.metadata.uid in self._starter.ended:
             pass  # the operator's deletion has not taken effect yet
         elif self._seen not in ("", pod.metadata.uid):
             self._absent()  # another Pod has taken its place
@@ -191,7 +195,7 @@ class PodRun(RunHandle):
 
     def _pod(self) -> Pod | None:
         """The Pod of this incarnation, or None if there is none."""
-        return next((pod for pod in self._starter.pods_of(self._child.id) if self._is_mine(pod)), None)
+        return next((pod for pod in self._starter.pods(self.names) if self._is_mine(pod)), None)
 
     def _is_mine(self, pod: Pod) -> bool:
         annotations = pod.metadata.annotations
@@ -204,7 +208,7 @@ class PodRun(RunHandle):
     def _present(self, pod: Pod) -> None:
         status = pod.status
         if status.phase in ("Succeeded", "Failed"):
-            self._starter.ended[self._child.id] = pod.metadata.uid
+            self._starter.ended.add(pod.metadata.uid)
             self._end(_end(pod))
         elif any(condition.type == "Ready" and condition.status == "True" for condition in status.conditions):
             if not self._up:

@@ -201,11 +201,9 @@ class Handovers:
         checksum = _checksum(content) if size <= SMALL_MAX else await asyncio.to_thread(_checksum, content)
         state = Outgoing(child_id, held.uid, order.epoch, checksum, content, size)
         while True:
-            copies = lookup.copies(self._slices.registry(), child_id)
-            copy = next((copy for copy in copies if copy.member == order.member and copy.address), None)
             receipt = Receipt(0, "its address is not known")
-            if copy is not None:
-                receipt = await self._sender.send(copy.address, state)
+            if address := lookup.address_of(self._slices.registry(), order.member):
+                receipt = await self._sender.send(address, state)
             if receipt.status == 204:
                 return checksum
             if receipt.status in _FINAL:

@@ -111,8 +111,7 @@ class LeaseKeeper:
 
     def apply(self, settings: Settings) -> None:
         """Use changed settings from now on."""
-        if settings != self._validity.settings:
-            self._place.loop.call_soon_threadsafe(self._apply, settings)
+        self._place.loop.call_soon_threadsafe(self._apply, settings)
 
     def held(self, session: int) -> bool:
         """Whether the Lease, as taken in ``session``, is valid now by this machine's clock."""

@@ -35,6 +35,7 @@ from processhub.agent.problems import Problem
 from processhub.agent.request import Request, Response
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, read_problem
+from processhub.cluster.errors import reason_of
 from processhub.cluster.sockets import watched_socket
 from processhub.cluster.trust import tls_failure
 
@@ -176,8 +177,8 @@ class Peers:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             if request.begun:
                 text = f"the connection to member {owner.member} broke while child {what.child_id!r} was asked"
-                raise Problem(502, "outcome_unknown", f"{text}: {error or type(error).__name__}") from error
-            why = tls_failure(error, self._tls.server_name) or error or type(error).__name__
+                raise Problem(502, "outcome_unknown", f"{text}: {reason_of(error)}") from error
+            why = tls_failure(error, self._tls.server_name) or reason_of(error)
             raise UnreachableError(
                 f"member {owner.member} ({owner.address}) can't be reached from member {self._member}: {why}"
             ) from error
@@ -221,7 +222,7 @@ class Peers:
             ) as answer:
                 return answer.status, await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            why = tls_failure(error, self._tls.server_name) or str(error) or type(error).__name__
+            why = tls_failure(error, self._tls.server_name) or reason_of(error)
             return 0, why.encode()
 
     def connected(self, address: str) -> bool:

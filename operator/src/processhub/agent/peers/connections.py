@@ -32,6 +32,7 @@ from processhub.agent.peers.line import (
 from processhub.agent.peers.link import Forwarding, UnreachableError
 from processhub.agent.problems import Problem
 from processhub.agent.registry.lookup import RoutedCopy
+from processhub.cluster.errors import reason_of
 
 # An owner that was heard from within this time may run a request at once. One that was not may be cut off, and requests
 # that may have run there can't go to the next owner.
@@ -321,7 +322,7 @@ class PeerConnections:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UnreachableError(
                 f"member {owner.member} ({owner.address}) can't be reached from member {self._member}: "
-                f"{error or type(error).__name__}"
+                f"{reason_of(error)}"
             ) from error
         self._old.pop(way.base, None)
         return PeerConnection(socket, owner.member, way, lambda ended: self._drop(owner.address, ended))

@@ -32,7 +32,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 import msgspec
-from aiohttp import ClientWebSocketResponse, WSMsgType, web
+from aiohttp import ClientWebSocketResponse, WSMsgType
+
+from processhub.agent import web
 
 log = logging.getLogger(__name__)
 PATH = "/v1/requests"

@@ -106,6 +106,7 @@ class StateSender:
                     answers = await self._carry(address, states)
                     for (_, receipt), answer in zip(pending, answers, strict=True):
                         _settle(receipt, answer)
+                    await asyncio.sleep(0)  # what waited for these receipts goes on: it is under way no more
         finally:
             del self._tasks[address], self._waiting[address]
             for _, receipt in (*pending, *waiting):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -115,8 +115,8 @@ def child(slices: Iterable[RegistrySlice], child_id: str) -> Entry | None:
     return _entry(child_id, _copies(slices, child_id))
 
 
-def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = "") -> list[Entry]:
-    """All children, sorted by id; only those with the tag, or with a copy on the member, if one is given."""
+def children(slices: Iterable[RegistrySlice], *, tags: Collection[str] = (), member: str = "") -> list[Entry]:
+    """All children, sorted by id; only those with all of the tags, or with a copy on the member, if one is given."""
     found: dict[str, list[RegistrySlice]] = {}
     for item in slices:
         for child_id in item.spec.entries.keys() | item.status.reports.keys():
@@ -126,7 +126,7 @@ def children(slices: Iterable[RegistrySlice], *, tag: str = "", member: str = ""
         entry
         for entry in listed
         if entry is not None
-        and (not tag or tag in entry["tags"])
+        and all(tag in entry["tags"] for tag in tags)
         and (not member or any(node["name"] == member for node in entry["nodes"]))
     ]
 

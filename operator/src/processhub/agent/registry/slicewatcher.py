@@ -81,13 +81,13 @@ class _OwnSlice:
         self.term = 0
         self.version = 0  # the resourceVersion by which the present spec was first read
         self.holder = ""
-        self.partitioned = False
+        self.settings = Settings()
 
     def take(self, new: RegistrySlice) -> set[str]:
         """Parse the changed entries; returns the ids that may be affected."""
         spec = new.spec
         self.version = version_of(new.metadata.resource_version)
-        self.partitioned = spec.settings.partitioned
+        self.settings = spec.settings
         change = self._view.update_entries(new)
         if change.entries:
             self.on_demand = sum(entry.on_demand for entry in self.entries.values())
@@ -122,8 +122,8 @@ class SliceWatcher:
 
     The listeners are notified in this order:
 
-    - ``settings_changed``: changed settings, from the own slice with the highest term. The hub counts as partitioned
-      while any own slice says so.
+    - ``settings_changed``: changed settings, from the own slice with the highest term whose spec was written last. The
+      hub counts as partitioned while any own slice says so.
     - ``desired_changed``: ``{id: DesiredRun or None}`` for the changes in this member's own slices, at once.
     - ``settings_changed`` once more where the hub is partitioned no longer: until then nothing may start, because an
       entry of the slice before may be gone in this one.
@@ -158,9 +158,14 @@ class SliceWatcher:
             on_rewound=self.rewound.notify,
             on_seen=self.read_on.notify,
         )
-        self.settings = Settings()
-        self._settings_term = -1
+        self._settings = (-1, Settings())  # and the term that they are of
+        self._listed = 0  # the version of the latest list that was read beside the watch
         self.highest_term = 0
+
+    @property
+    def settings(self) -> Settings:
+        """The hub's settings."""
+        return self._settings[1]
 
     @cached_property
     def first_slice(self) -> str:
@@ -254,6 +259,7 @@ class SliceWatcher:
                 known is None or version_of(known.metadata.resource_version) <= version_of(version)
             ):
                 self._drop(name)
+        self._listed = version_of(version)
 
     def _of_this_hub(self, item: RegistrySlice) -> bool:
         return item.spec.hub == self._env.hub and item.spec.hub_uid == self._env.hub_uid
@@ -279,6 +285,8 @@ class SliceWatcher:
             self.highest_term = new.spec.term
             for own in self._own.values():
                 changes |= own.entries.keys()
+        # One that is older than the list and was not in it is gone: the watch shows what it once was.
+        mine = mine and (new.metadata.name in self._own or version_of(new.metadata.resource_version) > self._listed)
         if mine:
             if new.spec.format > FORMAT:
                 log.error("slice %s is of format %d, this agent knows %d", new.metadata.name, new.spec.format, FORMAT)
@@ -288,38 +296,45 @@ class SliceWatcher:
                 changes |= own.take(new)
                 if new.metadata.name == self.first_slice and self.made:
                     changes |= self._forget_made(new.spec.order.view if new.spec.order else None)
-            self._take_settings(new)
+            self._take_settings()
         if changes:
             # Sorted, so that children start in the same order in each run of the same program.
             self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
         if mine:
-            self._set_settings(msgspec.structs.replace(self.settings, partitioned=self._partitioned))
+            self._end_partition()
             self.own_changed.notify(new, new.metadata.name)
 
     def _drop(self, name: str) -> None:
         own = self._own.pop(name, None)
         if own is not None:
             changes = own.entries.keys() | (self._forget_made(None) if name == self.first_slice else set())
+            self._take_settings()
             self.desired_changed.notify({child: self._resolve(child) for child in sorted(changes)})
+            self._end_partition()
             self.own_changed.notify(None, name)
 
-    @property
-    def _partitioned(self) -> bool:
-        """Whether any own slice says so. They are written one after the other: until the last one, nothing starts."""
-        return any(own.partitioned for own in self._own.values())
+    def _take_settings(self) -> None:
+        """Apply the settings of the slices, except that the hub is partitioned no longer.
 
-    def _take_settings(self, item: RegistrySlice) -> None:
-        """Apply the settings of a slice, except that the hub is partitioned no longer."""
-        settings = item.spec.settings if item.spec.term >= self._settings_term else self.settings
-        partitioned = self._partitioned or self.settings.partitioned
-        settings = msgspec.structs.replace(settings, partitioned=partitioned)
-        if settings != self.settings:
-            self._settings_term = max(self._settings_term, item.spec.term)
-        self._set_settings(settings)
+        They are written one after the other. A slice that is still to be written, or deleted, has the settings of
+        before.
+        """
+        newest = max(self._own.values(), key=lambda own: (own.term, own.version), default=None)
+        term, settings = self._settings
+        if newest is not None and newest.term >= term:
+            term, settings = newest.term, newest.settings
+        partitioned = self.settings.partitioned or any(own.settings.partitioned for own in self._own.values())
+        self._set_settings(term, msgspec.structs.replace(settings, partitioned=partitioned))
 
-    def _set_settings(self, settings: Settings) -> None:
-        if settings != self.settings:
-            self.settings = settings
+    def _end_partition(self) -> None:
+        """Let children start again where no own slice says any longer that the hub is partitioned."""
+        if self._own and not any(own.settings.partitioned for own in self._own.values()):
+            term, settings = self._settings
+            self._set_settings(term, msgspec.structs.replace(settings, partitioned=False))
+
+    def _set_settings(self, term: int, settings: Settings) -> None:
+        before, self._settings = self.settings, (term, settings)
+        if settings != before:
             self.settings_changed.notify(settings)
 
     def _resolve(self, child: str) -> DesiredRun | None:

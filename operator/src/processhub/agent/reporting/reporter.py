@@ -165,7 +165,7 @@ class _SliceStatus:
         await self._task
 
     async def _serve(self) -> None:
-        writes = self._identity.metrics.status_writes
+        metrics = self._identity.metrics
         while not self._pace.over:
             pressing = await self._pace.due()
             if not self._identity.held():
@@ -180,11 +180,11 @@ class _SliceStatus:
                 self._pace.end()
                 self._said = status
                 self._check_stored()
-                writes.labels("written").inc()
+                metrics.count_write("written")
             except NotFoundError:
                 log.info("a slice was deleted while its status was being written")
             except Exception as error:
-                writes.labels("failed").inc()
+                metrics.count_write("failed")
                 known = isinstance(error, ApiError)
                 log.warning("status of slice not written: %s", error, exc_info=None if known else error)
                 self._said = None

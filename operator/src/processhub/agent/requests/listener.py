@@ -11,8 +11,7 @@ import asyncio
 import logging
 import socket
 
-from aiohttp import web
-
+from processhub.agent import web
 from processhub.agent.problems import Problem
 from processhub.agent.tls.identity import MemberTls
 
@@ -21,16 +20,17 @@ _HANDSHAKE = b"\x16"
 _BACKLOG = 128
 _FIRST_BYTE_SECONDS = 60.0
 _HANDSHAKE_SECONDS = 10.0
+_ANSWER_SECONDS = 1.0  # in which requests are still answered when all connections are closed
 _RETRY_SECONDS = 1.0  # after a connection could not be accepted, as without free file descriptors
 
 
 class Listener:
-    """One listening port. Call ``start`` first and ``stop`` last, before the runner is cleaned up."""
+    """One listening port. Call ``start`` first and ``stop`` last, before the server is shut down."""
 
-    def __init__(self, runner: web.BaseRunner, tls: MemberTls, address: str, port: int) -> None:
-        self._runner, self._tls, self._address, self._port = runner, tls, address, port
+    def __init__(self, server: web.Server, tls: MemberTls, address: str, port: int) -> None:
+        self._server, self._tls, self._address, self._port = server, tls, address, port
         self._socket: socket.socket | None = None
-        self._site: web.SockSite | None = None
+        self._plain: asyncio.Server | None = None  # accepts the connections as long as TLS is not accepted
         self._detecting = False
         self._opening: set[asyncio.Task[None]] = set()  # connections whose first byte is awaited, or whose handshake
 
@@ -49,23 +49,22 @@ class Listener:
             made.close()
             raise
         self._socket = made
-        # The site closes its socket when it stops. The port stays open by this one.
-        self._site = web.SockSite(self._runner, made.dup(), backlog=_BACKLOG)
-        await self._site.start()
-        await self.look()
+        # It closes its socket when it stops. The port stays open by this one.
+        loop = asyncio.get_running_loop()
+        self._plain = await loop.create_server(self._server, sock=made.dup(), backlog=_BACKLOG)
+        self.look()
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Accept TLS too, from when the member has a certificate. No connection is refused meanwhile."""
         if self._detecting or self._socket is None or self._tls.server is None:
             return
         self._detecting = True
-        if self._site is not None:
-            await self._site.stop()
-            self._site = None
+        self._stop_plain()
         asyncio.get_running_loop().add_reader(self._socket, self._accept)
 
     def stop(self) -> None:
         """Accept no more connections."""
+        self._stop_plain()
         if self._socket is None:
             return
         asyncio.get_running_loop().remove_reader(self._socket)
@@ -73,6 +72,11 @@ class Listener:
         self._socket = None
         for task in self._opening:
             task.cancel()
+
+    def _stop_plain(self) -> None:
+        if self._plain is not None:
+            self._plain.close()
+            self._plain = None
 
     def _accept(self) -> None:
         loop = asyncio.get_running_loop()
@@ -99,8 +103,7 @@ class Listener:
 
     async def _open(self, accepted: socket.socket) -> None:
         """Find out what the connection is, and hand it to the server."""
-        loop, server = asyncio.get_running_loop(), self._runner.server
-        assert server is not None
+        loop, server = asyncio.get_running_loop(), self._server
         try:
             first = await _first_byte(accepted)
             if not first:
@@ -139,17 +142,14 @@ async def _first_byte(accepted: socket.socket) -> bytes:
 class Ports:
     """All listening ports of a member. They accept TLS from when ``tls`` has a certificate."""
 
-    def __init__(self, runner: web.BaseRunner, tls: MemberTls, port: int) -> None:
-        self._runner, self._tls, self._port = runner, tls, port
+    def __init__(self, server: web.Server, tls: MemberTls, port: int) -> None:
+        self._server, self._tls, self._port = server, tls, port
         self._listeners: list[Listener] = []
-        self._looking: set[asyncio.Task[None]] = set()
         tls.changed.listen(self._look)
 
     async def listen(self, address: str) -> None:
         """Listen on this address. Raises OSError if it is in use."""
-        if self._runner.server is None:
-            await self._runner.setup()
-        listener = Listener(self._runner, self._tls, address, self._port)
+        listener = Listener(self._server, self._tls, address, self._port)
         await listener.start()
         self._listeners.append(listener)
 
@@ -157,7 +157,9 @@ class Ports:
         """Accept no more connections, and close all."""
         for listener in self._listeners:
             listener.stop()
-        await self._runner.cleanup()
+        await asyncio.sleep(0)  # what has come before is handled, and so its connection is not idle
+        self._server.pre_shutdown()
+        await self._server.shutdown(_ANSWER_SECONDS)
 
     def check_encrypted(self, request: web.BaseRequest, hub: str) -> None:
         """Raise Problem if the request came without TLS, and the hub requires it of others than the own pod."""
@@ -174,9 +176,7 @@ class Ports:
 
     def _look(self) -> None:
         for listener in self._listeners:
-            task = asyncio.get_running_loop().create_task(listener.look())
-            self._looking.add(task)
-            task.add_done_callback(self._looking.discard)
+            listener.look()
 
 
 def of_own_pod(transport: asyncio.BaseTransport | None) -> bool:

@@ -286,7 +286,7 @@ class Router:
             entry = lookup.child(registry, subject)
             return entry["nodes"] if entry is not None else []
         if operation == "tagged":
-            return [entry["id"] for entry in lookup.children(registry, tag=subject)]
+            return [entry["id"] for entry in lookup.children(registry, tags=[subject] if subject else ())]
         return lookup.members(registry)
 
     def _check_quorum(self) -> None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from aiohttp import web
-
+from processhub.agent import web
 from processhub.agent.problems import Handler, Problem
 
 _ID = "{id:.+}"

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import StreamReader
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 
 from processhub import __version__
+from processhub.agent import web
 from processhub.agent.env import Environment
 from processhub.agent.metrics import Metrics
 from processhub.agent.peers.line import BODY_MAX, MESSAGE_MAX, PATH, Line
@@ -92,8 +93,7 @@ class Server:
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
         server = web.Server(self._answer, request_factory=_request, access_log=None, handler_cancellation=True)
-        runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
-        self._ports = Ports(runner, served.tls, served.env.port)
+        self._ports = Ports(server, served.tls, served.env.port)
 
     async def start(self) -> None:
         """Start to listen. Raises OSError if the pod's address is in use."""
@@ -168,14 +168,20 @@ class Server:
         return _json(openapi.document(__version__))
 
     async def _children(self, request: web.BaseRequest) -> web.Response:
-        """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them."""
+        """The children on record in the hub, sorted by id; ``?tag=`` and ``?member=`` choose among them.
+
+        With several tags, those that have all of them.
+        """
         self._check_synced()
         query = request.query
         if unknown := query.keys() - {"tag", "member"}:
             raise Problem(
                 400, "bad_request", f"unknown parameter {', '.join(sorted(unknown))}; there are tag and member"
             )
-        return _json(lookup.children(self._slices.registry(), tag=query.get("tag", ""), member=query.get("member", "")))
+        if len(query.getall("member", ())) > 1:
+            raise Problem(400, "bad_request", "there can be one parameter member")
+        tags = [tag for tag in query.getall("tag", ()) if tag]
+        return _json(lookup.children(self._slices.registry(), tags=tags, member=query.get("member", "")))
 
     async def _child(self, request: web.BaseRequest) -> web.Response:
         """One child on record: its copies, the active one first."""

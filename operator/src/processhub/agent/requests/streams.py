@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 from multidict import CIMultiDict
 from yarl import URL
 
+from processhub.agent import web
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.peers.link import UnreachableError
@@ -31,6 +32,7 @@ from processhub.agent.requests.queue import RequestQueue
 from processhub.agent.requests.router import Router
 from processhub.agent.tls.identity import MemberTls
 from processhub.api.requests import ANSWER_HEADER, EPOCH_HEADER, read_problem
+from processhub.cluster.errors import reason_of
 
 RESTARTS = 1012  # the close code of WebSockets: "Service Restart"
 _NORMAL = 1000
@@ -133,7 +135,10 @@ class Streams:
                 exchange = _Exchange(request, session, url, headers, self._tls.verification(), self._closing)
                 return await exchange.run()
             except aiohttp.ClientConnectorError as error:
-                raise UnreachableError(f"member {owner.member} can't be reached: {error}") from error
+                raise UnreachableError(
+                    f"member {owner.member} ({owner.address}) can't be reached from member {self._env.member}: "
+                    f"{reason_of(error)}"
+                ) from error
             except Problem as problem:
                 if problem.status not in _REFUSED:
                     raise
@@ -218,7 +223,7 @@ class _Exchange:
         except aiohttp.ClientConnectorError:
             raise
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            return self._broken(str(error) or type(error).__name__)
+            return self._broken(reason_of(error))
         finally:
             for task in (work, over):
                 task.cancel()

@@ -6,6 +6,8 @@
    children from what it read before. Its children move to others only after it has acknowledged the removal
    (docs/protocol.md, rules 7, 10 and 11).
 3. All other changes are written, for all members at once.
+4. Children are ordered to hand over to the entries that have begun to wait for them, where these are on record now
+   (docs/protocol.md, rule 20).
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from processhub.controller.rounds.round import Round
 from processhub.controller.store.leases import UNKNOWN_HOLDER
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import Plan, Unplaced
+from processhub.core.planning.handover import goes_to
 from processhub.registry.grammar import Assignment
 
 _SLICES_SECONDS = 2.0  # Between two tries at most. Writes of slices also stop children.
@@ -35,7 +38,10 @@ log = logging.getLogger(__name__)
 
 
 class Executed(msgspec.Struct, frozen=True):
-    """The outcome of a plan. ``plan``: the part that is on record. ``unplaced``: children that could not be placed."""
+    """The outcome of a plan. ``unplaced``: children that could not be placed.
+
+    ``plan``: the part that is on record, but for the orders to hand over, which begin no move and end none.
+    """
 
     plan: Plan
     unplaced: Mapping[str, Unplaced]
@@ -53,6 +59,7 @@ class Executor:
             what = f"slice {known.present.metadata.name}, which an earlier leader made late, can't be emptied"
             await self._steps.take(what, partial(self._writer.clear_stale_term, known), longest=_SLICES_SECONDS)
         members = observation.members
+        plan, orders = _without_orders(plan)
         taken = {name: _taken_from(member, plan.entries.get(name, {})) for name, member in members.items()}
         gone = [member for name, member in members.items() if taken[name]]
         joining = {view.name: view.joining for view in observation.snapshot.members} | dict(plan.joining)
@@ -73,6 +80,13 @@ class Executor:
             )
         )
         missing = {name: self._missing(name, entries) for name, entries in plan.entries.items()}
+        await gather_all(
+            *(
+                self._write(members[name], possible, workloads, joining[name])
+                for name, given in orders.items()
+                if (possible := _possible(given, missing))
+            )
+        )
         unplaced = {
             child_id: Unplaced(Reason.WAITING, f"waiting to be placed on {name}: {failure.sentence}")
             for name, ids in missing.items()
@@ -173,6 +187,31 @@ def _is_missed_as_judged(round: Round, member: Member, name: str) -> bool:
     seconds = spec.lease_duration_seconds or round.hub.spec.timeouts.lease_seconds
     leases.add_missing(member.name, spec.holder_identity or UNKNOWN_HOLDER, seconds, round.hub.metadata, round.now())
     return False
+
+
+def _without_orders(plan: Plan) -> tuple[Plan, Mapping[str, Mapping[str, Assignment]]]:
+    """The plan without the orders to hand over to entries that begin to wait with it, and these orders by member.
+
+    A child that is ordered to hand over ends. Where no entry waits for its state, it would start again where it was.
+    """
+    orders: dict[str, dict[str, Assignment]] = {}
+    for member, changes in plan.entries.items():
+        for child_id, entry in changes.items():
+            target = plan.entries.get(goes_to(entry), {}).get(child_id) if entry is not None else None
+            if entry is not None and target is not None and target.wait:
+                orders.setdefault(member, {})[child_id] = entry
+    if not orders:
+        return plan, orders
+    entries = {
+        member: {child_id: entry for child_id, entry in changes.items() if child_id not in orders.get(member, ())}
+        for member, changes in plan.entries.items()
+    }
+    return msgspec.structs.replace(plan, entries=entries), orders
+
+
+def _possible(orders: Mapping[str, Assignment], missing: Mapping[str, set[str]]) -> dict[str, Assignment]:
+    """The orders whose target waits on record. ``missing``: the changes that are not, by member."""
+    return {child_id: entry for child_id, entry in orders.items() if child_id not in missing[goes_to(entry)]}
 
 
 def only_written(plan: Plan, missing: Mapping[str, set[str]]) -> Plan:

@@ -18,7 +18,6 @@ from processhub.controller.execute.templatecheck import NO_ANSWER, EditedTemplat
 from processhub.controller.rounds.round import Round
 from processhub.controller.store.childsets import of_template
 from processhub.core.acceptance import Refusal, of_demand, spec_on_demand
-from processhub.registry.grammar import Assignment
 from processhub.registry.workloads import encode_workload
 
 
@@ -91,23 +90,8 @@ class GroupTemplates:
 
     def _edited(self, group: _Group) -> EditedTemplate | None:
         """The template with one of the children that have another one on record; None if there are none."""
-        former = self._former(group)
-        if former is None:
-            return None
-        assert group.template.pod is not None
-        child_id, entry = former
-        return EditedTemplate(
-            digest=group.digest,
-            workload=group.template.pod,
-            restart_policy=group.template.restart_policy,
-            owner=group.owner,
-            child_id=child_id,
-            entry=entry,
-        )
-
-    def _former(self, group: _Group) -> tuple[str, Assignment] | None:
         for known in self._round.state.slices.values():
             for child_id, entry in known.assignments.items():
                 if entry.uid == group.uid and entry.workload != group.digest and not entry.asked:
-                    return child_id, entry
+                    return EditedTemplate(group.digest, group.template, group.owner, child_id, entry)
         return None

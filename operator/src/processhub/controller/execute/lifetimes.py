@@ -78,9 +78,7 @@ class Lifetimes:
         async with self._limit:
             try:
                 await self._round.client.delete(
-                    *(CHILDREN, metadata.namespace, metadata.name),
-                    uid=metadata.uid,
-                    resource_version=metadata.resource_version,
+                    CHILDREN, *metadata.key, uid=metadata.uid, resource_version=metadata.resource_version
                 )
             except NotFoundError:
                 log.debug("child %s is gone already", metadata.name)

@@ -98,7 +98,8 @@ async def label_pods(round: Round, members: Iterable[Member]) -> None:
         wanted = label_value(member.name)
         if pod.metadata.labels.get(LABEL_MEMBER) != wanted:
             what = f"pod {pod.metadata.name} can't get its label {LABEL_MEMBER}"
-            await round.steps.take(what, partial(_label, round, pod, wanted))
+            label = partial(_label, round, pod, wanted)
+            await round.steps.take(what, partial(round.steps.answer, what, label))
 
 
 async def _label(round: Round, pod: Pod, wanted: str) -> None:

@@ -80,9 +80,7 @@ async def _delete_slice(round: Round, known: KnownSlice) -> None:
     """Delete an empty slice, unless it has changed."""
     metadata = known.present.metadata
     try:
-        await round.client.delete(
-            SLICES, metadata.namespace, metadata.name, uid=metadata.uid, resource_version=metadata.resource_version
-        )
+        await round.client.delete(SLICES, *metadata.key, uid=metadata.uid, resource_version=metadata.resource_version)
     except (NotFoundError, ConflictError) as error:
         log.debug("slice %s not deleted, looking again: %s", metadata.name, error.message)
 
@@ -94,9 +92,7 @@ async def _delete_lease(round: Round, lease: Lease) -> None:
         round.state.leases.forget(metadata.name)
         return
     try:
-        await round.client.delete(
-            LEASES, metadata.namespace, metadata.name, uid=metadata.uid, resource_version=metadata.resource_version
-        )
+        await round.client.delete(LEASES, *metadata.key, uid=metadata.uid, resource_version=metadata.resource_version)
     except NotFoundError:
         log.debug("lease %s is gone already", metadata.name)
     except ConflictError:

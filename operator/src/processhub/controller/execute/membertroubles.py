@@ -106,6 +106,8 @@ async def _trouble_of_pod(round: Round, pod: Pod) -> Trouble:
     """Why a Pod is not Ready, of which its status does not say it."""
     found = _latest(await _warnings(round, f"involvedObject.uid={pod.metadata.uid}"))
     running = any(each.state.running for each in pod.status.container_statuses)
+    if not found and not pod.spec.node_name:
+        found = cause("Unschedulable", f"its pod has no node yet: no scheduler {pod.spec.scheduler_name!r} answers")
     return (await _missing_right(round, pod) if running else Trouble()) or found
 
 

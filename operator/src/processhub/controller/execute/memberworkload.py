@@ -119,7 +119,7 @@ async def _template(
         checked.last_good, checked.digest, checked.generation = template, digest, hub.metadata.generation
 
     if checked.generation != hub.metadata.generation:
-        await round.steps.take(_TEMPLATE, check)
+        await round.steps.take(_TEMPLATE, lambda: round.steps.answer(_TEMPLATE, check))
     return checked.last_good
 
 

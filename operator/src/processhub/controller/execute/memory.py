@@ -11,6 +11,7 @@ from processhub.api.reasons import Reason
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.execute.membertroubles import Looks
 from processhub.controller.execute.ownedobjects import OwnedMemory
+from processhub.controller.rounds.pendingrequests import PendingRequests
 from processhub.controller.rounds.steps import Failures
 from processhub.core.acceptance import Refusal
 
@@ -69,6 +70,7 @@ class ExecuteMemory:
 
     def __init__(self) -> None:
         self.failures: Failures = {}
+        self.unanswered = PendingRequests()
         self.owned = OwnedMemory()
         self.template = CheckedTemplate()
         self.looks: Looks = {}
@@ -82,3 +84,8 @@ class ExecuteMemory:
         self.tls_required = False  # Whether members refuse requests without TLS.
         self.marks_due = 0.0  # Marks of slices and Leases are not put back again before this.
         self.slice_buckets: Buckets[str, TokenBucket] = Buckets(lambda: TokenBucket(*SLICE_WRITES))  # By name.
+
+    def close(self) -> None:
+        """End what is under way beside the rounds."""
+        self.unanswered.close()
+        self.template_checks.close()

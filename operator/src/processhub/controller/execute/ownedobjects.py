@@ -3,7 +3,7 @@
 It takes over those of an earlier Hub of its name, and no others (docs/protocol.md, rule 14).
 
 An object is applied when its manifest has changed, when the watch shows a change after the last apply, and every five
-minutes.
+minutes. A round awaits the answers for a moment only, for an admission webhook may hold them (unanswered.py).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from processhub.controller.objects.access import access
 from processhub.controller.objects.authorities import authorities_map
 from processhub.controller.objects.disruption import disruption_budget
 from processhub.controller.objects.network import network_policy, services
+from processhub.controller.rounds.pendingrequests import UnansweredError
 from processhub.controller.rounds.round import Round
 from processhub.controller.settings import OperatorSettings
 from processhub.controller.store.ownedwatch import ABSENT, OWNED_KINDS, Mark, mark_of
@@ -117,13 +118,18 @@ class OwnedObjects:
         objects, now = self._memory.objects, self._round.now()
         for title in objects.keys() - {_title(manifest) for manifest in manifests}:
             del objects[title]
+            self._round.steps.unanswered.drop(title)
         refusals: dict[str, Refused] = {}
         for manifest in manifests:
-            kept = objects.setdefault(_title(manifest), _Kept())
+            if manifest["kind"] in WORKLOADS and self._awaits_first_answer():
+                continue  # Its pods need the other objects.
+            title = _title(manifest)
+            kept = objects.setdefault(title, _Kept())
             await self._keep(manifest, kept, now)
-            self._round.again_in(max(0.05, kept.due - now))
+            if title not in self._round.steps.unanswered:
+                self._round.again_in(max(0.05, kept.due - now))
             if kept.refusal is not None:
-                refusals[_title(manifest)] = kept.refusal
+                refusals[title] = kept.refusal
                 if not isinstance(kept.refusal, ApiError | BeingDeletedError):
                     break
         return refusals
@@ -160,25 +166,35 @@ class OwnedObjects:
             return
         await self._client.apply(kind, namespace, name, manifest, manager=MANAGER, dry_run=True)
 
+    def _awaits_first_answer(self) -> bool:
+        unanswered = self._round.steps.unanswered
+        return any(title in unanswered and not kept.digest for title, kept in self._memory.objects.items())
+
     async def _keep(self, manifest: Manifest, kept: _Kept, now: float) -> None:
-        digest, seen = fingerprint(manifest), self._look(manifest)
-        foreign = kept.digest != "" and seen is not None and seen != kept.mark
-        repairs = foreign and kept.repairs.take(now)
-        if digest == kept.digest and not repairs and now < kept.due:
-            if foreign:
+        steps, title = self._round.steps, _title(manifest)
+        with contextlib.suppress(UnansweredError):
+            await steps.answer(title)  # about what the manifest was in an earlier round
+            digest, seen = fingerprint(manifest), self._look(manifest)
+            foreign = kept.digest != "" and seen is not None and seen != kept.mark
+            repairs = foreign and kept.repairs.take(now)
+            if digest != kept.digest or repairs or now >= kept.due:
+                await steps.answer(title, lambda: self._put(manifest, kept, digest, foreign=foreign))
+            elif foreign:
                 self._slow_down(manifest, kept, now)
-            return
+
+    async def _put(self, manifest: Manifest, kept: _Kept, digest: str, *, foreign: bool) -> None:
+        clock = self._round.now
         try:
-            await self._apply(manifest, kept, digest, now, foreign=foreign)
+            await self._apply(manifest, kept, digest, foreign=foreign)
         except ConflictError as error:
             log.info("%s changed while it was applied; again: %s", _title(manifest), error.message)
-            kept.due = now + _CONFLICT_SECONDS
+            kept.due = clock() + _CONFLICT_SECONDS
         except NamespaceTerminatingError:
             raise
         except (ApiError, NameConflictError) as error:
-            kept.refuse(digest, self._look(manifest), error, now)
+            kept.refuse(digest, self._look(manifest), error, clock())
 
-    async def _apply(self, manifest: Manifest, kept: _Kept, digest: str, now: float, *, foreign: bool) -> None:
+    async def _apply(self, manifest: Manifest, kept: _Kept, digest: str, *, foreign: bool) -> None:
         """Apply one manifest to the object as it was read. If the object has changed since, the API server refuses."""
         title, namespace, name = _title(manifest), self._hub.metadata.namespace, manifest["metadata"]["name"]
         kind = OWNED_KINDS[manifest["kind"]]
@@ -191,7 +207,7 @@ class OwnedObjects:
             metadata = msgspec.convert(present["metadata"], ObjectMeta)
             if metadata.deletion_timestamp is None and (uid := earlier_uid(self._hub, metadata)):
                 await self._of_earlier_hub(manifest["kind"], metadata, uid)
-                kept.due = now + _CONFLICT_SECONDS
+                kept.due = self._round.now() + _CONFLICT_SECONDS
                 return
             _check_owner(self._hub, manifest["kind"], present)
             before = mark_of(metadata)
@@ -204,7 +220,7 @@ class OwnedObjects:
         after = mark_of(answer.metadata)
         if foreign and before != after:
             self._emit(said)
-        kept.applied(digest, after, now)
+        kept.applied(digest, after, self._round.now())
 
     async def _of_earlier_hub(self, kind: str, metadata: ObjectMeta, uid: str) -> None:
         """Take over an object of an earlier Hub of this name. A workload is deleted, with the Pods that it made.

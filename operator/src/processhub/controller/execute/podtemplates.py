@@ -51,7 +51,11 @@ async def ask_about_templates(round: Round, memory: ExecuteMemory) -> AskedTempl
         elif _is_unchecked(round, checks, known):
             edited.setdefault(known.wanted.workload, []).append((known, entry))
     groups = GroupTemplates(round, checks)
-    templates = [*(_template(*same[0]) for same in edited.values()), *groups.edited()]
+    templates = [
+        EditedTemplate(digest, known.spec, known.child, known.child.id, entry)
+        for digest, ((known, entry), *_) in edited.items()
+    ]
+    templates += groups.edited()
     awaited = {children[name].wanted.workload for name in checks.due if name in children}
     awaited |= {known.digest for known in checks.groups.values()}
     answers = await verdicts(round, memory, templates, awaited)
@@ -75,18 +79,6 @@ def take_verdicts(round: Round, memory: ExecuteMemory, asked: AskedTemplates) ->
     asked.groups.take(asked.answers)
     for due in checks.due.values():
         round.again_in(max(0.0, due - round.now()))
-
-
-def _template(known: KnownChild, entry: Assignment) -> EditedTemplate:
-    assert known.spec.pod is not None
-    return EditedTemplate(
-        digest=known.wanted.workload,
-        workload=known.spec.pod,
-        restart_policy=known.spec.restart_policy,
-        owner=known.child,
-        child_id=known.child.id,
-        entry=entry,
-    )
 
 
 def _due(round: Round, checks: TemplateChecks) -> list[str]:

@@ -311,8 +311,7 @@ class SliceWriter:
         metadata = present.metadata
         return await self._client.patch(
             SLICES,
-            metadata.namespace,
-            metadata.name,
+            *metadata.key,
             [
                 {"op": "test", "path": "/metadata/uid", "value": metadata.uid},
                 {"op": "test", "path": "/metadata/generation", "value": metadata.generation},

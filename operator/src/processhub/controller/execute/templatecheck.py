@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from processhub.api.child import Child, PodWorkload
+from processhub.api.child import Child, ChildSpec
 from processhub.api.childset import ChildSet
 from processhub.api.hub import Hub
 from processhub.api.reasons import Reason
@@ -30,16 +30,15 @@ _QUOTA_USED_UP = "exceeded quota: "  # In the message. The Pod that runs counts,
 _ANY_NODE = "node"  # The check finds no node for the Pod.
 
 
-class EditedTemplate(msgspec.Struct, frozen=True, kw_only=True):
+class EditedTemplate(msgspec.Struct, frozen=True):
     """An edited template, by one of the children that have a former one on record.
 
-    ``digest``: the hash of the edited workload. ``owner``: the object that has the template. ``entry``: what the child
-    has on record.
+    ``digest``: the hash of the edited workload. ``spec``: that of the child as edited. ``owner``: the object that has
+    the template. ``entry``: what the child has on record.
     """
 
     digest: str
-    workload: PodWorkload
-    restart_policy: str
+    spec: ChildSpec
     owner: Child | ChildSet | Hub
     child_id: str
     entry: Assignment
@@ -84,10 +83,12 @@ def _result(task: asyncio.Task[Refusal | None]) -> Refusal | None:
 
 async def _check(round: Round, template: EditedTemplate, memory: ExecuteMemory) -> Refusal | None:
     """Why the Pod of the template can't be created, or None."""
-    entry = msgspec.structs.replace(template.entry, workload=template.digest, restart_policy=template.restart_policy)
+    workload, policy = template.spec.pod, template.spec.restart_policy
+    assert workload is not None
+    entry = msgspec.structs.replace(template.entry, workload=template.digest, restart_policy=policy)
     place = PodPlace(child_id=template.child_id, member="member", node=_ANY_NODE, entry=entry)
     try:
-        manifest = child_pod(round.hub, template.owner, place, template.workload, tls=memory.tls_required)
+        manifest = child_pod(round.hub, template.owner, place, workload, tls=memory.tls_required)
     except (AttributeError, TypeError) as error:  # The schema allows any object as a template.
         return invalid(f"spec.pod.template is not a PodTemplateSpec: {error}")
     metadata = manifest["metadata"]

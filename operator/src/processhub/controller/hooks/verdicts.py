@@ -18,6 +18,7 @@ import msgspec
 
 from processhub.api.child import ChildEnvVar, Exec, Workload
 from processhub.api.meta import brief
+from processhub.api.nulls import without_nulls
 from processhub.api.wording import wrong_json
 from processhub.controller.hooks.webhook import TEXT_BYTES, HookError
 from processhub.controller.observe.admission import StartCandidate
@@ -57,17 +58,25 @@ class HookVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def parse_answer(body: bytes | Mapping[str, Any] | None) -> HookVerdict:
     """Parse the answer of a webhook (its body) or of a Python handler (its result). Raises HookError."""
-    if body is None or body == b"":
-        return HookVerdict()
     try:
         # The result of a function may contain anything, so it is converted to JSON and back.
         text = body if isinstance(body, bytes) else msgspec.json.encode(body)
-        answer = msgspec.json.decode(text, type=HookVerdict)
+        given = msgspec.json.decode(text) if text.strip() else None
+        if given is None:
+            return HookVerdict()
+        answer = msgspec.convert(_without_nulls(given), HookVerdict)
     except msgspec.DecodeError as error:
         raise _unreadable(wrong_json(error, text, HookVerdict)) from error
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise _unreadable(_not_encoded(error)) from error
     return msgspec.structs.replace(answer, reason=brief(answer.reason, TEXT_BYTES))
+
+
+def _without_nulls(given: Any) -> Any:
+    """The answer without its null fields, which many programs write for what is not set, but with ``allow``."""
+    if not isinstance(given, dict) or given.get("allow", True) is None:
+        return given
+    return without_nulls(given, HookVerdict)
 
 
 def _unreadable(why: str) -> HookError:

@@ -8,6 +8,7 @@ import aiohttp
 
 from processhub.api.hooks import Webhook
 from processhub.api.meta import brief
+from processhub.cluster.errors import reason_of
 from processhub.controller.hooks.hubevent import CloudEventText
 
 ANSWER_BYTES = 64 * 1024
@@ -50,7 +51,7 @@ async def post(session: aiohttp.ClientSession, webhook: Webhook, event: CloudEve
     except TimeoutError as error:
         raise HookError(f"no answer within {webhook.timeout_seconds} s", retry=True) from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
-        raise HookError(f"can't be reached: {error}", retry=True) from error
+        raise HookError(f"can't be reached: {reason_of(error)}", retry=True) from error
     except (aiohttp.ClientError, ValueError, asyncio.LimitOverrunError) as error:
         raise HookError(f"not called: {error}") from error
 

@@ -78,7 +78,7 @@ def child_pod(
             spec[kind] = [_with_variables(container, variables) for container in spec[kind]]
     volumes = [volume for volume in spec.get("volumes") or () if volume.get("name") != TOKEN_VOLUME["name"]]
     spec["volumes"] = [*volumes, _with_authorities(hub) if tls else TOKEN_VOLUME]
-    spec.setdefault("restartPolicy", _RESTARTS[RestartPolicy(place.entry.restart_policy)])
+    spec["restartPolicy"] = spec.get("restartPolicy") or _RESTARTS[RestartPolicy(place.entry.restart_policy)]
     gates = [gate for gate in spec.get("schedulingGates") or () if gate.get("name") != GATE_SOLE]
     spec["schedulingGates"] = [*gates, {"name": GATE_SOLE}]
     spec["affinity"] = _on_node(spec.get("affinity") or {}, place.node)

@@ -45,6 +45,21 @@ _SAFE_TO_EVICT = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes"
 _PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 _HANDLERS = frozenset(("exec", "grpc", "httpGet", "tcpSocket"))  # of a probe, which has one of them
 _ACCOUNT_FIELDS = ("serviceAccountName", "serviceAccount")  # the second is the deprecated name of the first
+_UNSET = (None, None)
+# The agent's variables by which a member knows itself. The others may be set by the template.
+_IDENTITY = frozenset(
+    (
+        "HUB_NAME",
+        "HUB_NAMESPACE",
+        "HUB_UID",
+        "HUB_MEMBER",
+        "POD_NAME",
+        "POD_UID",
+        "POD_IP",
+        "NODE_NAME",
+        "PROCESSHUB_PORT",
+    )
+)
 _AGENTS_OWN = {
     "image": "name the image that children run in in spec.members.image",
     "command": "it is the agent's; name the programs of children in Child objects",
@@ -84,13 +99,17 @@ def pod_template(hub: Hub, settings: OperatorSettings) -> dict[str, Any]:
     if image := spec.members.image or settings.member_defaults.image:
         _inject(base["spec"], image)
     merged: dict[str, Any] = base
+    passed_on: set[str] = set()
     for template, path in ((settings.member_defaults.template, _DEFAULTS), (spec.members.template, TEMPLATE)):
         merged = merge(merged, template, path)
         _check_agent(template, path, spec.members.port)
         _check_account(template, path)
+        passed_on |= _own_variables(template, path, base["spec"]["containers"][0]["env"])
     # The user's template may add labels, but not remove those that the hub's selector and policies need.
     merged["metadata"]["labels"].update(labels)
     _set_grace(merged["spec"])
+    if passed_on:
+        _variables(merged["spec"]).append({"name": "PROCESSHUB_PASSED_ON", "value": ",".join(sorted(passed_on))})
     return merged
 
 
@@ -103,10 +122,16 @@ def _account(hub: Hub) -> dict[str, Any]:
 
 def _set_grace(pod: dict[str, Any]) -> None:
     """Give the agent the grace period as merged: within it all children must have ended."""
-    (agent,) = (container for container in pod["containers"] if container["name"] == "agent")
     grace = pod.get("terminationGracePeriodSeconds", _KUBERNETES_GRACE_SECONDS)
-    others = [variable for variable in agent["env"] if variable["name"] != GRACE_VARIABLE]
-    agent["env"] = [*others, {"name": GRACE_VARIABLE, "value": str(grace)}]
+    env = _variables(pod)
+    others = [variable for variable in env if variable["name"] != GRACE_VARIABLE]
+    env[:] = [*others, {"name": GRACE_VARIABLE, "value": str(grace)}]
+
+
+def _variables(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """The environment variables of the container ``agent``."""
+    (found,) = (container["env"] for container in pod["containers"] if container["name"] == "agent")
+    return found  # type: ignore[no-any-return]
 
 
 def merge(base: Any, over: Any, path: str = "") -> Any:
@@ -154,8 +179,9 @@ def _merged_map(base: Mapping[str, Any], over: Mapping[str, Any], path: str) -> 
 def _key(item: Mapping[str, Any], keys: tuple[str, ...], path: str) -> tuple[Any, ...]:
     """The key of a list's item: the values of the fields by which the API server merges that list."""
     return tuple(
-        _of_kind(item.get(name, _KEY_DEFAULTS.get(name)), *_KEY_KINDS.get(name, (str, "a text")), f"{path}.{name}")
+        _of_kind(given, *_KEY_KINDS.get(name, (str, "a text")), f"{path}.{name}")
         for name in keys
+        for given in (_KEY_DEFAULTS.get(name) if item.get(name) is None else item[name],)
     )
 
 
@@ -178,12 +204,38 @@ def _check_agent(template: Any, path: str, agents_port: int) -> None:
             if container.get(name):
                 raise TemplateError(f"{path}.spec.containers[agent].{name} can't be set: {instead}")
         for port in container.get("ports") or ():
-            its_own = port["containerPort"] == agents_port and port.get("protocol", "TCP") == "TCP"
+            its_own = port["containerPort"] == agents_port and (port.get("protocol") or "TCP") == "TCP"
             if its_own and port.get("name", "http") != "http":
                 raise TemplateError(
                     f"{path}.spec.containers[agent].ports[{agents_port}] is the agent's own, with the name http; give"
                     " yours another number, or the agent's in spec.members.port"
                 )
+
+
+def _own_variables(template: Any, path: str, own: list[dict[str, Any]]) -> set[str]:
+    """The variables of the agent that a template names too, so that children have them.
+
+    Raises TemplateError if it gives one another value: the member would take itself for another.
+    """
+    values = {variable["name"]: _value(variable) for variable in own if variable["name"] in _IDENTITY}
+    named: set[str] = set()
+    for container in ((template or {}).get("spec") or {}).get("containers") or ():
+        for variable in (container.get("env") or ()) if container["name"] == "agent" else ():
+            name = variable["name"]
+            if name in values and _value(variable) not in (values[name], _UNSET):
+                raise TemplateError(
+                    f"{path}.spec.containers[agent].env[{name}] can't be set: it is the agent's own; give yours another"
+                    " name"
+                )
+            named |= {name} & values.keys()
+    return named
+
+
+def _value(variable: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The value of an environment variable, and the field or other source that it is read from."""
+    source = variable.get("valueFrom")
+    field = source.get("fieldRef") if isinstance(source, Mapping) else None
+    return variable.get("value"), field.get("fieldPath") if isinstance(field, Mapping) else source
 
 
 def _of_kind(value: Any, kind: Any, words: str, path: str) -> Any:

@@ -227,8 +227,7 @@ def _seems_gone(member: Member, copies: bool) -> bool:
     """Whether the children of this member may move to others, or with ``copies`` their active role."""
     judged_so = member.phase is Phase.GONE or (copies and member.judgement.restarting)
     return judged_so and any(
-        known.assignments or known.unproven or known.uncertain or known.present.spec.activation
-        for known in member.slices
+        known.assignments or known.ending or known.uncertain or known.present.spec.activation for known in member.slices
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Set
+from functools import partial
 from types import MappingProxyType
 
 import msgspec
@@ -150,9 +151,7 @@ def _uid(copy: MemberCopy) -> str:
 
 
 def _placed(own: list[MemberCopy], refusal: Refusal | None, unplaced: Unplaced | None, generation: int) -> Condition:
-    def condition(holds: bool, reason: str, message: str) -> Condition:
-        return condition_of("Placed", holds, reason, message, generation)
-
+    condition = partial(condition_of, "Placed", generation=generation)
     on_record = [copy for copy in own if copy.entry is not None and not copy.entry.wait]
     if unplaced is not None:
         return condition(False, unplaced.reason, unplaced.message)
@@ -174,9 +173,7 @@ def _ready(
     generation: int,
     troubles: Mapping[str, Trouble],
 ) -> Condition:
-    def condition(holds: bool, reason: str, message: str) -> Condition:
-        return condition_of("Ready", holds, reason, message, generation)
-
+    condition = partial(condition_of, "Ready", generation=generation)
     runs = bool(nodes) and nodes[0].state == State.RUNNING
     if unplaced is not None and not runs and (unplaced.reason is Reason.PARTITIONED or is_refused(unplaced)):
         return condition(False, unplaced.reason, unplaced.message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from processhub.api.reasons import Reason
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError, ConflictError, InvalidError, NotFoundError
 from processhub.cluster.kinds import CHILDREN, metadata_of
+from processhub.cluster.tasks import wait_for_event
 from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.report.child import with_others_conditions
 from processhub.controller.report.deferredwrites import ChildKey, DeferredWrites
@@ -80,9 +80,7 @@ class ChildStatuses:
         while True:
             if throttled and (rest := max(self._throttled.values(), default=0.0) - loop.time()) > 0:
                 self._calm.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(rest):
-                        await self._calm.wait()
+                await wait_for_event(self._calm, rest)
                 continue
             if not self._waiting:
                 self._wake.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Set
-from functools import cached_property
+from functools import cached_property, partial
 
 import msgspec
 
@@ -256,9 +256,7 @@ def _abnormal(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], rea
 
 
 def _ready(seen: SeenSet, tally: Tally, unplaced: Mapping[str, Unplaced], desired: int, generation: int) -> Condition:
-    def condition(holds: bool, reason: str, message: str) -> Condition:
-        return condition_of("Ready", holds, reason, message, generation)
-
+    condition = partial(condition_of, "Ready", generation=generation)
     refusal, running = seen.refusal, tally.count(State.RUNNING)
     children = counted(desired, "child", "children")
     if refusal is not None and (refusal.reason is Reason.SUSPENDED or running < desired):

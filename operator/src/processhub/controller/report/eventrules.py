@@ -123,7 +123,7 @@ def _emit_deferred(events: EventRecorder, hub: Hub, observation: Observation, pl
             if known is None or kept is None or not place.entry.to:
                 continue
             why = kept.text or "it does not want to be moved now"
-            message = f"stays on {place.member} instead of moving to {goes_to(place)}: {why}"
+            message = f"stays on {place.member} instead of moving to {goes_to(place.entry)}: {why}"
             events.about_child(hub, known.child, EventReason.MOVE_DEFERRED, message, warning=bool(kept.text))
 
 

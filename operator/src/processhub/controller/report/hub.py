@@ -305,6 +305,8 @@ def _ready(
         if not wanted:
             scaled_away = hub.spec.members.mode == "Replicas" and hub.spec.members.replicas == 0
             message = f"the hub has no members{': spec.members.replicas is 0' if scaled_away else ' yet'}"
+            if scaled_away and not desired and trouble is None:
+                return condition_of("Ready", True, GroupReason.MEMBERS_READY, message, generation)
         if trouble is not None:
             message += f"; {trouble[1]}"
         return condition_of("Ready", False, GroupReason.MEMBERS_NOT_READY, message, generation)

@@ -36,7 +36,8 @@ class Work(msgspec.Struct, frozen=True):
     """What a round of a hub left to do.
 
     ``template``: the digest of the pod template that members shall have, or "". ``failing``: a step failed, and is not
-    reported yet. ``admitted``: Child's object name → what was stored for the latest write of a static child.
+    reported yet, or it has no answer yet. ``admitted``: Child's object name → what was stored for the latest write of a
+    static child.
     """
 
     observation: Observation
@@ -60,7 +61,8 @@ def of_hub(hub: Hub, ready: Condition, trouble: tuple[str, str] | None, work: Wo
     if (why := _stopped_demand(hub, work.observation)) is not None:
         return stalled(GroupReason.ROLLOUT_STOPPED, why, generation)
     if work.failing:
-        return reconciling(Reason.UPDATING, "a request to the API server failed, and is sent again", generation)
+        message = "a request to the API server has no answer yet, or failed and is sent again"
+        return reconciling(Reason.UPDATING, message, generation)
     if leaving:
         message = f"{listed(leaving, _NAMED)} {'is' if len(leaving) == 1 else 'are'} being removed"
         return reconciling(Reason.UPDATING, message, generation)

@@ -10,6 +10,7 @@ import msgspec
 from processhub.api.hub import Hub
 from processhub.cluster.client import Client
 from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.pendingrequests import PendingRequests
 from processhub.controller.rounds.steps import Failures, Steps
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
@@ -53,8 +54,19 @@ class Round(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         self.requeue.again_in(seconds)
 
 
-def begin_round(client: Client, store: Store, hub: Hub, term: int, events: EventRecorder, failures: Failures) -> Round:
-    """Begin a round of the hub. ``failures`` are of the steps of earlier rounds; this round keeps them up to date."""
+def begin_round(
+    client: Client,
+    store: Store,
+    hub: Hub,
+    term: int,
+    events: EventRecorder,
+    failures: Failures,
+    unanswered: PendingRequests,
+) -> Round:
+    """Begin a round of the hub.
+
+    ``failures`` and ``unanswered`` are of the steps of earlier rounds; this round keeps them up to date.
+    """
     requeue = Requeue()
     return Round(
         client=client,
@@ -64,6 +76,6 @@ def begin_round(client: Client, store: Store, hub: Hub, term: int, events: Event
         term=term,
         now=asyncio.get_running_loop().time,
         events=events,
-        steps=Steps(failures, events, hub, requeue.again_in),
+        steps=Steps(failures, events, hub, requeue.again_in, unanswered),
         requeue=requeue,
     )

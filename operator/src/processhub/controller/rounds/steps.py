@@ -33,12 +33,15 @@ from processhub.controller import metrics
 from processhub.controller.errors import DeposedError, NameConflictError
 from processhub.controller.objects.template import TemplateError
 from processhub.controller.rounds.events import EventRecorder
+from processhub.controller.rounds.pendingrequests import PendingRequests, UnansweredError
 
 T = TypeVar("T")
 LONGEST_SECONDS = 30.0  # Between two tries of a request that is refused, at most.
 _FIRST_REFUSED, _FIRST_UNAVAILABLE = 1.0, 0.2  # Seconds until the second try; doubled with each try.
 _LONGEST_UNAVAILABLE = 5.0  # Between two tries during an outage of the API server, at most.
 _OUTAGE_SECONDS = 5.0  # An outage of the API server is reported only after this time.
+_PATIENCE_SECONDS = 1.0  # For which one round waits for answers that a later round may take up.
+_LOOK_SECONDS = 0.5  # Until the next round looks for such an answer.
 _SENTENCE_MAX = 800  # Characters of one failure's text.
 _NAMED = 3  # Failures that one message names.
 _EVENTS_MAX = 5  # Events on a Hub in one round.
@@ -72,10 +75,22 @@ Subject = Child | ChildSet | Hub | None  # None stands for the Hub.
 
 
 class Steps:
-    """The steps of one round of one hub. ``again_in(seconds)`` is called for each that is to be retried."""
+    """The steps of one round of one hub. ``again_in(seconds)`` is called for each that is to be retried.
 
-    def __init__(self, failures: Failures, events: EventRecorder, hub: Hub, again_in: Callable[[float], None]) -> None:
+    ``unanswered``: the requests of earlier rounds that are still under way.
+    """
+
+    def __init__(
+        self,
+        failures: Failures,
+        events: EventRecorder,
+        hub: Hub,
+        again_in: Callable[[float], None],
+        unanswered: PendingRequests | None = None,
+    ) -> None:
         self._failures, self._events, self._hub, self._again_in = failures, events, hub, again_in
+        self.unanswered = unanswered or PendingRequests()
+        self._patience, self._awaits = _PATIENCE_SECONDS, False
         self._taken: set[str] = set()
         self._news: list[tuple[Failure, Subject]] = []
 
@@ -118,6 +133,8 @@ class Steps:
             result = await work()
         except (NamespaceTerminatingError, DeposedError):
             raise
+        except UnansweredError:
+            return otherwise
         except (ApiError, NameConflictError, TemplateError) as error:
             self._fail(what, error, about, longest)
             return otherwise
@@ -130,6 +147,22 @@ class Steps:
         if self._failures.pop(what, None) is not None:
             log.info("hub %s/%s: no longer so: %s", *self._hub.metadata.key, what)
         return result
+
+    async def answer(self, what: str, work: Callable[[], Awaitable[T]] | None = None) -> T | None:
+        """The result of ``work``, or of that of an earlier round which is still under way; None if there is neither.
+
+        This round awaits it for a moment only. Raises what the work raises, and UnansweredError.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            return await self.unanswered.result(what, work, max(0.0, self._patience))
+        except UnansweredError:
+            self._awaits = True
+            self._again_in(_LOOK_SECONDS)
+            raise
+        finally:
+            self._patience -= clock() - began
 
     def waits(self, what: str) -> bool:
         """Whether this step failed a short time ago, and is not retried in this round."""
@@ -169,8 +202,8 @@ class Steps:
 
     @property
     def failing(self) -> bool:
-        """Whether a step of this round failed, reported or not."""
-        return any(what in self._taken for what in self._failures)
+        """Whether a step of this round failed, reported or not, or has no answer yet."""
+        return self._awaits or any(what in self._taken for what in self._failures)
 
     def trouble(self) -> tuple[str, str] | None:
         """The reason and message of the present failures for the Hub's condition, or None."""

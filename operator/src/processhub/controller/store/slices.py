@@ -148,46 +148,30 @@ class KnownSlice:
             return changed | self.assignments.keys() | self.reports.keys() | reported
         return changed | reported
 
-    def prove(self, holder: str) -> set[str]:
-        """Drop the removals that the member has proven, and return their ids (docs/protocol.md, rule 7).
+    def prove(self, holder: str) -> None:
+        """Forget the removals that the member has acknowledged. From then on its reports say what has not ended.
 
-        ``holder``: the holder of the member's Lease.
+        ``holder``: the holder of the member's Lease (docs/protocol.md, rule 7).
         """
         status = self.present.status
-        if not self.unproven or status.holder != holder:
-            return set()
-        proven = {
-            child_id
-            for child_id, generation in self.unproven.items()
-            if generation is not None and status.observed_generation >= generation and self._ended(child_id)
-        }
-        for child_id in proven:
-            del self.unproven[child_id]
-        return proven
+        if self.unproven and status.holder == holder:
+            observed = status.observed_generation
+            self.unproven = {
+                child_id: generation
+                for child_id, generation in self.unproven.items()
+                if generation is None or generation > observed
+            }
 
     def _is_quiet(self, child_id: str) -> bool:
         """Whether the entry on record is no order to be active."""
         entry = self.assignments.get(child_id)
         return entry is not None and (entry.role == Role.PASSIVE or entry.wait)
 
-    def _ended(self, child_id: str) -> bool:
-        """Whether the status shows that the removed or active incarnation has ended: its (uid, epoch) is gone.
-
-        What the member has started by itself since is another one: an entry is removed only when its member has read it
-        (docs/protocol.md, rule 31).
-        """
-        report, entry = self.reports.get(child_id), self.assignments.get(child_id)
-        if report is None:
-            return child_id not in self.present.status.reports
-        if entry is None and report.view:
-            return True
-        return entry is not None and (report.uid, report.epoch) == (entry.uid, entry.epoch)
-
     def possibly_running(self, holder: str) -> set[str]:
         """The ids that may run on the member, or be active there, without an entry of this slice that says so.
 
-        These are the ids that this leader noted, and those that the member reports. A leader that came after the write
-        has only the reports.
+        These are the ids that this leader has noted until the member acknowledged that, and those that the member
+        reports. A leader that came after the write has only the reports.
         """
         ids = self.unproven.keys() | self.uncertain.keys()
         if self.present.status.holder == holder:
@@ -195,8 +179,8 @@ class KnownSlice:
         return ids
 
     def _reported_beside(self) -> set[str]:
-        """The ids whose report is of a run that no entry of this slice orders so."""
-        ids = set()
+        """The ids whose report can't be read, or is of a run that no entry of this slice orders so."""
+        ids = self.present.status.reports.keys() - self.reports.keys()
         for child_id, report in self.reports.items():
             entry = self.assignments.get(child_id)
             if (

@@ -33,7 +33,7 @@ import msgspec
 
 from processhub.api.reasons import Role
 from processhub.core.model.snapshot import MemberView, OnRecord
-from processhub.registry.grammar import Given, HandoverOrder, Kept
+from processhub.registry.grammar import Assignment, Given, HandoverOrder, Kept
 
 
 class Step(Enum):
@@ -59,9 +59,9 @@ def order_for(target: OnRecord, *, must: bool) -> str:
     return HandoverOrder(target.member, target.entry.epoch, must).format()
 
 
-def goes_to(place: OnRecord) -> str:
+def goes_to(entry: Assignment) -> str:
     """The member that a source's entry names in its order, or "" if it has no order."""
-    return HandoverOrder.parse(place.entry.to).member if place.entry.to else ""
+    return HandoverOrder.parse(entry.to).member if entry.to else ""
 
 
 def next_step(source: OnRecord, source_member: MemberView | None, target: OnRecord) -> Next:
@@ -99,7 +99,7 @@ def handed_over(running: list[OnRecord]) -> tuple[OnRecord, OnRecord] | None:
     """The source and the target of a committed handover, or None if there is none."""
     for source in running:
         for target in running:
-            if target.entry.state and goes_to(source) == target.member:
+            if target.entry.state and goes_to(source.entry) == target.member:
                 return source, target
     return None
 

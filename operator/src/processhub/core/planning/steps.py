@@ -112,10 +112,11 @@ class ChildSteps(PlanBuilder):
     # Steps for one child.
 
     def begin_move(self, child: DesiredChild, source: str, target: str, why: str) -> bool:
-        """Put the waiting entry on ``target``. Once it is on record, the source gets its order.
+        """Put the waiting entry on ``target``, and order the handover if the migration strategy has one.
 
         Returns False if the child was on ``target``, and its removal there is not acknowledged: by what that member
         keeps of its former stay it would start with a state that is older than the child (docs/protocol.md, rule 20).
+        If the source's entry changes for another reason in this plan, it gets the order in the next round.
         """
         if child.id in self.changes.get(target, ()) or self.proofs.may_run(child.id, target):
             self.budget.put_off()
@@ -127,6 +128,8 @@ class ChildSteps(PlanBuilder):
             return True
         if end := self.end_of(child, there, ordered=self.snapshot.move_requests.get(child.id) == target):
             self.put(target, child.id, msgspec.structs.replace(entry, ended=end))
+        elif child.id not in self.changes.get(source, ()) and self.mode(child, source, target) is MigrationMode.HOT:
+            self._order(child, there, OnRecord(target, entry))
         return True
 
     def end_of(self, child: DesiredChild, place: OnRecord, *, ordered: bool = False) -> str:
@@ -384,7 +387,8 @@ class ChildSteps(PlanBuilder):
                 self._give_up_move(child, source, target)
             return
         # An order that was given is completed: only then is there a state that could be lost.
-        hot = goes_to(source) == target.member or self.mode(child, source.member, target.member) is MigrationMode.HOT
+        ordered = goes_to(source.entry) == target.member
+        hot = ordered or self.mode(child, source.member, target.member) is MigrationMode.HOT
         source_member = self.members.get(source.member)
         following = next_step(source, source_member, target) if hot else Next(Step.COLD)
         match following.step:

@@ -1,0 +1,34 @@
+"""What operator and agents do where etcd is restored to an earlier time while they run."""
+
+from __future__ import annotations
+
+import pytest
+from memoryrequests import Key
+
+from .stories import Story, hub, tell
+
+pytestmark = pytest.mark.no_cover
+
+
+def test_an_agent_does_not_start_what_its_slice_has_again_by_a_restore() -> None:
+    """Its report was stored over the restored slice, which had the entry of a child that had left meanwhile.
+
+    The answer had a lower generation than the slice that the agent knew, and its next owner ran it.
+    """
+
+    async def story(told: Story) -> None:
+        world = told.world
+        own = [run.child_id for run in world.checks.runs if run.member == "hub-0"]
+        leaving, staying = own[:2]
+        world.edit(Key("children", "ns", leaving), {"metadata": {"annotations": {"processhub.dev/move-to": "hub-1"}}})
+        await told.until(lambda: told.entry_on("hub-0", leaving) is None, every=0.0005)
+        removed = int(world.server.get("registryslices", "hub.hub-0.0")["metadata"]["resourceVersion"])
+        await told.until(lambda: (run := told.run(leaving)) is not None and run.member == "hub-1", every=0.0005)
+
+        world.restore(removed - 1, others=30)
+        run = told.run(staying)
+        assert run is not None
+        run.crash()
+        await told.until(lambda: told.run(leaving) is None, every=0.0005)
+
+    tell(hub(), 6, story)
