@@ -254,7 +254,7 @@ MUTANTS = {
     ),
     "reports-unread": Mutant(
         "what a member reports beside its entries may run there (docs/protocol.md, rule 7)",
-        KnownSlice, "possibly_running", lambda *_: set(), 4,
+        KnownSlice, "possibly_running", lambda *_: set(), 8,
     ),
     "removal-ignored": Mutant(
         "an agent stops what has no entry (docs/protocol.md, rule 7)", Child, "set_desired", _keep_running
@@ -264,7 +264,7 @@ MUTANTS = {
         Epochs, "__init__", _epochs_of_no_term, 2,
     ),
     "status-marked-once": Mutant(
-        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 24
+        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 16
     ),
     "end-forgotten": Mutant(
         "a child that has ended for good is not started by its next member (docs/protocol.md, rule 34)",
@@ -282,7 +282,7 @@ MUTANTS = {
         "an edit of tags restarts no process (docs/protocol.md, rule 3)", PlanBuilder, "refreshed", _refreshed_anew, 8
     ),
     "place-lost": Mutant(
-        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 8
+        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 18
     ),
 }  # fmt: skip
 
