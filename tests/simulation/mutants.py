@@ -228,15 +228,15 @@ MUTANTS = {
         members, "judge", _judge_early, 2,
     ),
     "order-unanswered": Mutant(
-        "an order to move a child is answered", MoveRequests, "record_results", _nothing, 2
+        "an order to move a child is answered", MoveRequests, "record_results", _nothing, 8
     ),
     "edit-unseen": Mutant(
         "an agent restarts a child whose workload has changed (docs/protocol.md, rule 6)",
-        DesiredRun, "same_run", lambda *_: True, 1,
+        DesiredRun, "same_run", lambda *_: True, 6,
     ),
     "deletions-unseen": Mutant(
         "what is deleted while a watch is cut is noticed (docs/protocol.md, rule 4)",
-        Informer, "_event", _event_of_the_living,
+        Informer, "_event", _event_of_the_living, 5,
     ),
     "state-kept": Mutant(
         "a crash restart never gets a state that came by a handover (docs/protocol.md, rule 20)",
@@ -255,7 +255,7 @@ MUTANTS = {
     ),
     "reports-unread": Mutant(
         "what a member reports beside its entries may run there (docs/protocol.md, rule 7)",
-        KnownSlice, "possibly_running", lambda *_: set(), 2,
+        KnownSlice, "possibly_running", lambda *_: set(), 8,
     ),
     "removal-ignored": Mutant(
         "an agent stops what has no entry (docs/protocol.md, rule 7)", Child, "set_desired", _keep_running
@@ -269,21 +269,21 @@ MUTANTS = {
     ),
     "end-forgotten": Mutant(
         "a child that has ended for good is not started by its next member (docs/protocol.md, rule 34)",
-        ChildSteps, "end_of", lambda *_, **__: "",
+        ChildSteps, "end_of", lambda *_, **__: "", 3,
     ),
     "started-anywhere": Mutant(
         "only the member that the view names for an id starts it (docs/protocol.md, rule 27)",
-        Activations, "find_or_start", _start_here, 7,
+        Activations, "find_or_start", _start_here, 11,
     ),
     "reports-unrecorded": Mutant(
         "what members have started is put on record (docs/protocol.md, rule 31)",
         reconcile, "with_recorded", lambda plan, *_: plan, 7,
     ),
     "edit-restarts": Mutant(
-        "an edit of tags restarts no process (docs/protocol.md, rule 3)", PlanBuilder, "refreshed", _refreshed_anew, 3
+        "an edit of tags restarts no process (docs/protocol.md, rule 3)", PlanBuilder, "refreshed", _refreshed_anew, 8
     ),
     "place-lost": Mutant(
-        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 8
+        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 18
     ),
 }  # fmt: skip
 

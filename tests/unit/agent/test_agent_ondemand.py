@@ -6,7 +6,7 @@ The member of these tests is hub-1, without processes; hub-2 is another one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from processhub.api.slice import MAX_ASKS, Activation, Settings, ViewMember
 from processhub.core.model.activation import View, chosen_member
 from processhub.registry.grammar import Assignment, Report, format_assignment
 
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 ON_DEMAND = Settings(lease_seconds=WAITS, request_seconds=WAITS, on_demand=True)
 ENTRY = format_assignment(Assignment(uid="h", epoch=0, workload=DIGEST, on_demand=True))
 MEMBERS = ("hub-1", "hub-2")
@@ -127,48 +128,37 @@ async def test_a_request_for_a_new_child_of_a_suspended_hub_is_answered_at_once(
     assert world.asks.ids == ()
 
 
-@pytest.mark.parametrize("world", [Settings(lease_seconds=1, request_seconds=1, on_demand=True)], indirect=True)
-async def test_a_request_that_waited_too_long_asks_no_more_and_says_what_it_waited_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def unknown(_: object) -> None:
-        return None
-
-    monkeypatch.setattr(UnplacedIds, "_read", lambda *_: unknown(_))
-    with pytest.raises(Problem) as late:
-        await call(world)
-
-    assert (late.value.status, late.value.kind) == (503, "no_owner")
-    assert late.value.detail.endswith(": the operator has not placed it")
-    assert world.asks.ids == ()
+FAILED = Report(
+    uid="s", epoch=3, state="Failed", reason="CommandNotFound", message="command x: No such file or directory"
+)
 
 
 @pytest.mark.parametrize("world", [Settings(lease_seconds=1, request_seconds=1, on_demand=True)], indirect=True)
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("on_record", "said"),
     [
-        ({"wait": True, "asleep": True}, "it is suspended, by its own spec.suspend or by its hub's"),
-        ({}, "it is Failed on member hub-2: CommandNotFound, command x: No such file or directory"),
+        (None, ": the operator has not placed it"),
+        ({"wait": True, "asleep": True}, " s: it is suspended, by its own spec.suspend or by its hub's"),
+        ({}, " s: it is Failed on member hub-2: CommandNotFound, command x: No such file or directory"),
     ],
-    ids=["suspended", "failed"],
+    ids=["not placed", "suspended", "failed"],
 )
-async def test_a_request_for_a_child_on_record_says_why_that_does_not_run(
-    world: World, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any], said: str
+async def test_a_request_that_waited_too_long_asks_no_more_and_says_what_it_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, on_record: dict[str, Any] | None, said: str
 ) -> None:
-    async def unknown(_: object) -> None:
-        return None
+    async def unknown(*_: object) -> None: ...
 
-    monkeypatch.setattr(UnplacedIds, "_read", lambda *_: unknown(_))
-    world.put("hub-1", view=view())
-    report = Report(
-        uid="s", epoch=3, state="Failed", reason="CommandNotFound", message="command x: No such file or directory"
-    )
-    world.put("hub-2", Assignment(uid="s", epoch=3, workload=DIGEST, **state), report)
+    monkeypatch.setattr(UnplacedIds, "_read", unknown)
+    if on_record is not None:
+        world.put("hub-1", view=view())
+        world.put("hub-2", Assignment(uid="s", epoch=3, workload=DIGEST, **on_record), FAILED)
 
     with pytest.raises(Problem) as late:
         await call(world)
 
-    assert late.value.detail.endswith(f" s: {said}")
+    assert (late.value.status, late.value.kind) == (503, "no_owner")
+    assert late.value.detail.endswith(said)
+    assert world.asks.ids == ()
 
 
 async def test_nobody_is_asked_while_a_view_is_open_or_closes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +221,22 @@ async def test_an_id_counts_once_while_it_moves(world: World) -> None:
 _API = "/apis/processhub.dev/v1alpha1/namespaces/n"
 
 
+async def missing(_: web.Request) -> web.Response:
+    return web.json_response({"reason": "NotFound"}, status=404)
+
+
+async def nothing(_: web.Request) -> web.Response:
+    return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
+
+
+def api_server(by_name: Handler = missing, search: Handler = nothing) -> web.Application:
+    """An API server that is asked for a Child by its name, and for Children and ChildSets by a field."""
+    app = web.Application()
+    app.add_routes([web.get(f"{_API}/children/{{name}}", by_name)])
+    app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
+    return app
+
+
 @asynccontextmanager
 async def unplaced_ids(app: web.Application, folder: Path) -> AsyncIterator[UnplacedIds]:
     """The look-ups of a member whose hub has no slices, at this API server."""
@@ -268,7 +274,7 @@ async def test_without_on_demand_an_id_is_unknown_unless_an_object_has_it(
     async def read(request: web.Request) -> web.Response:
         asked.append(request.match_info["name"])
         if there != "a":
-            return web.json_response({"reason": "NotFound"}, status=404)
+            return await missing(request)
         return web.json_response(item("a", "children"))
 
     async def search(request: web.Request) -> web.Response:
@@ -277,10 +283,7 @@ async def test_without_on_demand_an_id_is_unknown_unless_an_object_has_it(
         items = [item("own", kind)] if kind == there else []
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
 
-    app = web.Application()
-    app.add_routes([web.get(f"{_API}/children/{{name}}", read)])
-    app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
-    async with unplaced_ids(app, tmp_path) as unplaced:
+    async with unplaced_ids(api_server(read, search), tmp_path) as unplaced:
         asks = Asks()
         with asks.ask(child_id) as ask:
             looking = [asyncio.create_task(unplaced.expect(child_id, ask)) for _ in range(10)]
@@ -301,20 +304,14 @@ async def test_look_ups_of_many_ids_take_few_connections_and_have_a_bound(
     monkeypatch.setattr(ondemand, "_LOOKING_MAX", 50)
     at_once, answer = [0, 0], asyncio.Event()
 
-    async def read(_: web.Request) -> web.Response:
+    async def read(request: web.Request) -> web.Response:
         at_once[0] += 1
         at_once[1] = max(at_once)
         await answer.wait()
         at_once[0] -= 1
-        return web.json_response({"reason": "NotFound"}, status=404)
+        return await missing(request)
 
-    async def empty(_: web.Request) -> web.Response:
-        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
-
-    app = web.Application()
-    app.add_routes([web.get(f"{_API}/children/{{name}}", read)])
-    app.add_routes([web.get(f"{_API}/{kind}", empty) for kind in ("children", "childsets")])
-    async with unplaced_ids(app, tmp_path) as unplaced:
+    async with unplaced_ids(api_server(read), tmp_path) as unplaced:
         asks = Asks()
 
         async def look(child_id: str) -> Problem:
@@ -337,18 +334,12 @@ async def test_the_name_of_a_child_that_is_sent_for_an_id_is_said_to_be_one(tmp_
     async def by_name(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if name not in ("device-7", "stray"):
-            return web.json_response({"reason": "NotFound"}, status=404)
+            return await missing(request)
         spec = {"hub": "hub", "id": "device/7"} if name == "device-7" else {"hub": "other"}
         metadata = {"name": name, "namespace": "n", "uid": "u", "resourceVersion": "1"}
         return web.json_response({"metadata": metadata, "spec": {**spec, "exec": {"command": ["x"]}}})
 
-    async def nothing(_: web.Request) -> web.Response:
-        return web.json_response({"metadata": {"resourceVersion": "1"}, "items": []})
-
-    app = web.Application()
-    app.add_routes([web.get(f"{_API}/children/{{name}}", by_name)])
-    app.add_routes([web.get(f"{_API}/{kind}", nothing) for kind in ("children", "childsets")])
-    async with unplaced_ids(app, tmp_path) as unplaced:
+    async with unplaced_ids(api_server(by_name), tmp_path) as unplaced:
         said = []
         for child_id in ("device-7", "stray", "nobody", "no/body"):
             with Asks().ask(child_id) as ask, pytest.raises(Problem) as unknown:
@@ -376,9 +367,7 @@ async def test_a_look_up_without_an_answer_holds_no_request_for_long(
         await tried.wait()
         return web.Response()
 
-    app = web.Application()
-    app.add_routes([web.get(f"{_API}/children/{{name}}", silent)])
-    async with unplaced_ids(app, tmp_path) as unplaced, asyncio.timeout(WAITS):
+    async with unplaced_ids(api_server(silent, silent), tmp_path) as unplaced, asyncio.timeout(WAITS):
         asks = Asks()
 
         assert await unplaced.why("a") == ""
@@ -396,18 +385,12 @@ async def test_an_id_is_looked_up_again_where_the_api_server_is_busy(
     monkeypatch.setattr(ondemand, "_RETRY_AFTER", 0.01)
     answers = [429, 503, 200]
 
-    async def missing(_: web.Request) -> web.Response:
-        return web.json_response({"reason": "NotFound"}, status=404)
-
     async def search(request: web.Request) -> web.Response:
         code = answers.pop(0) if request.path.endswith("/children") else 200
         text = {"message": "storage is (re)initializing"}
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": [], **text}, status=code)
 
-    app = web.Application()
-    app.add_routes([web.get(f"{_API}/children/{{name}}", missing)])
-    app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
-    async with unplaced_ids(app, tmp_path) as unplaced:
+    async with unplaced_ids(api_server(search=search), tmp_path) as unplaced:
         asks = Asks()
         with asks.ask("a") as ask, pytest.raises(Problem) as unknown:
             await unplaced.expect("a", ask)
@@ -424,9 +407,7 @@ async def test_a_request_that_waits_for_a_child_of_a_set_says_why_it_waits(tmp_p
         items = [many] if request.path.endswith("/childsets") else []
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
 
-    app = web.Application()
-    app.add_routes([web.get(f"{_API}/{kind}", search) for kind in ("children", "childsets")])
-    async with unplaced_ids(app, tmp_path) as unplaced:
+    async with unplaced_ids(api_server(search=search), tmp_path) as unplaced:
         assert await unplaced.why("a") == "CapacityExceeded, 1 of 2 children is …"
 
 

@@ -59,7 +59,7 @@ def reporter_of(server: Server) -> StatusReporter:
         lambda: server.held,
         lambda: 1,
         Metrics(),
-        lambda _: None,
+        lambda item: reporter.slice_changed(item, item.metadata.name),
         lambda: False,
         lambda: 1,
     )

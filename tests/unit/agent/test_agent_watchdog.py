@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -116,6 +117,12 @@ class Agent:
         self._heard += self._inbox.read()
         return next((said for said in self._heard if (said["ev"], said["key"]) == (event, key)), None)
 
+    def await_end(self, key: str) -> None:
+        """Wait until the process of this key is reported as ended, and not a moment longer."""
+        while not self.hear("exited", key):
+            readable, _, _ = select.select([self.socket], [], [], 40)
+            assert readable, f"no word of the end of {key}"
+
     def ends(self) -> list[str]:
         """Return the keys of the processes that are reported as ended, in order."""
         return [said["key"] for said in self._heard if said["ev"] == "exited"]
@@ -186,7 +193,7 @@ async def test_a_daemon_during_an_exec_is_not_taken_for_a_stray_process(agent: A
 
     for number in range(200):
         agent.spawn("exit 0", f"other-{number}")
-        await until(lambda key=f"other-{number}": agent.hear("exited", key), "another's end")
+        agent.await_end(f"other-{number}")
         assert alive(daemon)
 
 

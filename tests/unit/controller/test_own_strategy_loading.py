@@ -111,23 +111,29 @@ def test_if_the_strategy_raises_children_are_placed_by_hash_and_none_moves() -> 
     assert hub.where() == {"a": by_hash, "b": "hub-1"}
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the example package, and one that can't be used."""
-    packages = Path(installed(tmp_path))
-    monkeypatch.syspath_prepend(packages)
+    packages = Path(installed(tmp_path_factory.mktemp("installed")))
     broken = packages / "broken-1.dist-info"
     broken.mkdir()
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
     (broken / "entry_points.txt").write_text(
         f"[{DISTRIBUTION}]\nNowhere = no_such_module:Nothing\nText = string:digits\nModulo = by_region:ByRegion\n"
     )
+    return packages
+
+
+@pytest.fixture
+def _found(packages: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python finds the packages."""
+    monkeypatch.syspath_prepend(packages)
     extensions.own_strategies.cache_clear()
-    yield packages
+    yield
     extensions.own_strategies.cache_clear()
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("_found")
 def test_entry_points_are_loaded_and_failing_ones_have_a_reason() -> None:
     own = extensions.own_strategies()
 
@@ -144,7 +150,7 @@ def test_entry_points_are_loaded_and_failing_ones_have_a_reason() -> None:
     }
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("_found")
 def test_the_example_ranks_by_region() -> None:
     strategy = extensions.own_strategies().distribution["ByRegion"]
     hub = PlannedHub(4, hub_spec(strategy="ByRegion"))

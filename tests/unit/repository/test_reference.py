@@ -57,16 +57,20 @@ def test_a_field_without_a_description_is_rejected() -> None:
         Kind(broken, {}).page()
 
 
-def test_a_value_without_a_text_is_rejected() -> None:
-    package = python.load()
-    package["api.reasons.Role"].members["ACTIVE"].docstring = None
+@pytest.fixture(scope="module")
+def package() -> Any:
+    return python.load()
+
+
+def test_a_value_without_a_text_is_rejected(package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package["api.reasons.Role"].members["ACTIVE"], "docstring", None)
 
     with pytest.raises(NotDescribedError, match=r"api\.reasons\.Role\.ACTIVE has no text"):
         vocabulary.page(package)
 
 
-def test_public_names_are_shown_as_users_import_them() -> None:
-    page = python.Page(python.load(), "Title", "Intro")
+def test_public_names_are_shown_as_users_import_them(package: Any) -> None:
+    page = python.Page(package, "Title", "Intro")
     page.classes("strategies.Distribution", "strategies.Child", "client.hub.Hub", "client.errors.ChildError")
 
     assert "from processhub.strategies import Distribution" in page.text()
@@ -76,8 +80,8 @@ def test_public_names_are_shown_as_users_import_them() -> None:
     assert "Hub.attached" not in page.text()
 
 
-def test_a_class_is_shown_with_the_methods_of_its_base() -> None:
-    page = python.Page(python.load(), "Title", "Intro")
+def test_a_class_is_shown_with_the_methods_of_its_base(package: Any) -> None:
+    page = python.Page(package, "Title", "Intro")
     page.classes("client.hub.Hub")
 
     assert "#### Hub.connect" in page.text()
