@@ -12,7 +12,7 @@ from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.execute.membertroubles import Looks
 from processhub.controller.execute.ownedobjects import OwnedMemory
 from processhub.controller.rounds.steps import Failures
-from processhub.controller.rounds.unanswered import Unanswered
+from processhub.controller.rounds.unanswered import OpenRequests
 from processhub.core.acceptance import Refusal
 
 _CHECKS_AT_ONCE = 16
@@ -70,7 +70,7 @@ class ExecuteMemory:
 
     def __init__(self) -> None:
         self.failures: Failures = {}
-        self.unanswered = Unanswered()
+        self.unanswered = OpenRequests()
         self.owned = OwnedMemory()
         self.template = CheckedTemplate()
         self.looks: Looks = {}

@@ -11,7 +11,7 @@ from processhub.api.hub import Hub
 from processhub.cluster.client import Client
 from processhub.controller.rounds.events import EventRecorder
 from processhub.controller.rounds.steps import Failures, Steps
-from processhub.controller.rounds.unanswered import Unanswered
+from processhub.controller.rounds.unanswered import OpenRequests
 from processhub.controller.store.hubstate import HubState
 from processhub.controller.store.informers import Store
 
@@ -61,7 +61,7 @@ def begin_round(
     term: int,
     events: EventRecorder,
     failures: Failures,
-    unanswered: Unanswered,
+    unanswered: OpenRequests,
 ) -> Round:
     """Begin a round of the hub.
 

@@ -33,7 +33,7 @@ from processhub.controller import metrics
 from processhub.controller.errors import DeposedError, NameConflictError
 from processhub.controller.objects.template import TemplateError
 from processhub.controller.rounds.events import EventRecorder
-from processhub.controller.rounds.unanswered import Unanswered, UnansweredError
+from processhub.controller.rounds.unanswered import OpenRequests, UnansweredError
 
 T = TypeVar("T")
 LONGEST_SECONDS = 30.0  # Between two tries of a request that is refused, at most.
@@ -86,10 +86,10 @@ class Steps:
         events: EventRecorder,
         hub: Hub,
         again_in: Callable[[float], None],
-        unanswered: Unanswered | None = None,
+        unanswered: OpenRequests | None = None,
     ) -> None:
         self._failures, self._events, self._hub, self._again_in = failures, events, hub, again_in
-        self.unanswered = unanswered or Unanswered()
+        self.unanswered = unanswered or OpenRequests()
         self._patience, self._awaits = _PATIENCE_SECONDS, False
         self._taken: set[str] = set()
         self._news: list[tuple[Failure, Subject]] = []

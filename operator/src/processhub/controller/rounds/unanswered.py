@@ -17,7 +17,7 @@ class UnansweredError(Exception):
     """The request is under way."""
 
 
-class Unanswered:
+class OpenRequests:
     """The requests of one hub that are under way, by what each is for."""
 
     def __init__(self) -> None:
