@@ -146,6 +146,19 @@ def test_a_folder_without_anything_to_plan_is_a_mistake(
     assert said in capsys.readouterr().err
 
 
+def test_an_export_with_the_objects_of_static_children_is_planned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(files(tmp_path, [{}, {}], children=[{"id": "child-1", "exec": SLEEP}]))
+    hub, own, static = yaml.safe_load_all(path.read_text())
+    static["metadata"]["ownerReferences"] = [{"kind": "Hub", "name": "my-hub", "uid": "u", "controller": True}]
+    path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": [hub, own, static]}))
+
+    assert main(["plan", "-f", str(path), "-o", "name"]) == 0
+
+    assert capsys.readouterr().out == "child-0\nchild-1\n"
+
+
 def test_an_id_of_a_set_and_of_a_child_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = with_set(tmp_path, children=[{"id": "many-1"}], replicas=2)
 

@@ -109,6 +109,15 @@ def is_foreign(found: dict[str, Any]) -> bool:
     return others or kind == "RegistrySlice"
 
 
+def is_of_hub(found: dict[str, Any]) -> bool:
+    """Whether it is the object of a static child, as in an export: spec.children of its Hub has that child."""
+    metadata = found.get("metadata")
+    owners = metadata.get("ownerReferences") if isinstance(metadata, dict) else None
+    return any(
+        owner.get("kind") == "Hub" and owner.get("controller") for owner in owners or () if isinstance(owner, dict)
+    )
+
+
 def check_kind(where: str, found: dict[str, Any], *kinds: str) -> str:
     """The object's kind, one of ``kinds``. Raises UsageError."""
     kind, version = found.get("kind"), found.get("apiVersion")
