@@ -11,6 +11,7 @@ import yaml
 from clihub import HUB, with_cluster
 from onethread import Cluster
 
+from processhub.api.meta import API_VERSION
 from processhub.cli import start
 from processhub.cli.errors import DONE
 from processhub.cli.main import main
@@ -131,3 +132,19 @@ def test_a_plan_leaves_objects_of_other_kinds_out_and_says_so(capsys: pytest.Cap
     printed = capsys.readouterr()
     assert sorted(printed.out.split()) == ["a", "web-0", "web-1"]
     assert printed.err == "left out of the plan: ConfigMap, Namespace\n"
+
+
+def test_the_children_of_an_exported_hub_are_planned_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """``kubectl get hub,child -o yaml`` has the object of a static child beside the entry that it was made from."""
+    owner = {"apiVersion": API_VERSION, "kind": "Hub", "name": "shop", "uid": "h"}
+    workload = {"exec": {"command": ["sleep"]}}
+    of_hub = {"metadata": {"name": "shop", "uid": "h"}, "spec": {"children": [{"id": "static", **workload}]}}
+    made = {"metadata": {"name": "static", "ownerReferences": [owner]}, "spec": {"hub": "shop", **workload}}
+    own = {"metadata": {"name": "own"}, "spec": {"hub": "shop", **workload}}
+    items = [{"kind": "Hub", **of_hub}, {"kind": "Child", **made}, {"kind": "Child", **own}]
+    exported = {"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": API_VERSION, **item} for item in items]}
+    Path("all.json").write_text(json.dumps(exported))
+
+    assert main(["plan", "-f", "all.json", "-o", "name"]) == 0
+
+    assert sorted(capsys.readouterr().out.split()) == ["own", "static"]

@@ -55,6 +55,12 @@ def is_of_others(found: dict[str, Any]) -> bool:
     return bool(found.get("kind") and found.get("apiVersion")) and group != API_VERSION.partition("/")[0]
 
 
+def is_static(where: str, found: dict[str, Any]) -> bool:
+    """Whether this is a Child that an operator has made for an entry of a Hub's spec.children."""
+    owners = _metadata(where, found).get("ownerReferences")
+    return any(isinstance(owner, dict) and owner.get("kind") == "Hub" for owner in owners or ())
+
+
 def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
     """The spec of a Child manifest, with its id; a bare spec is returned unchanged. Raises UsageError."""
     if _is_bare(found):

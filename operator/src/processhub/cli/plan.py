@@ -9,7 +9,7 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents, is_of_others, named_object, set_specs
+from processhub.cli.files import check_kind, child_spec, documents, is_of_others, is_static, named_object, set_specs
 from processhub.cli.output import in_order, out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
@@ -71,7 +71,7 @@ def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[Chil
                 hubs[hub.metadata.name] = hub
             elif kind == "ChildSet":
                 children += set_specs(where, found)
-            else:
+            elif not is_static(where, found):  # which the Hub's own spec.children has
                 children.append(parse_child(child_spec(where, found), where))
     if others:
         say(f"left out of the plan: {', '.join(sorted(others))}")
