@@ -269,7 +269,7 @@ class Server:
     @contextlib.contextmanager
     def _held(self, request: web.BaseRequest) -> Iterator[None]:
         """Count the request's body among those that wait here. Raises Problem 429 if they would take too much."""
-        size = BODY_MAX if request.content_length is None else min(request.content_length, BODY_MAX)
+        size = room_for(request)
         if self._bodies + size > _BODIES_MAX:
             what = f"requests of {_BODIES_MAX >> 20} MiB wait at member {self._env.member} already; try again later"
             raise Problem(429, "busy", what, _RETRY_AFTER)
@@ -350,6 +350,13 @@ def _request(
     return web.BaseRequest(
         message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=BODY_MAX
     )
+
+
+def room_for(request: web.BaseRequest) -> int:
+    """The bytes that the body of the request may take here. A compressed one may take the most that any may."""
+    if request.content_length is None or "Content-Encoding" in request.headers:
+        return BODY_MAX
+    return min(request.content_length, BODY_MAX)
 
 
 def _passed_on(request: web.BaseRequest) -> dict[str, str]:
