@@ -26,6 +26,7 @@ from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request, Response
 from processhub.agent.requests import openapi
 from processhub.agent.requests.access import Access
+from processhub.agent.requests.bodies import read_json, room_for
 from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
@@ -91,7 +92,13 @@ class Server:
             )
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
-        server = web.Server(self._answer, request_factory=_request, access_log=None, handler_cancellation=True)
+        server = web.Server(
+            self._answer,
+            request_factory=_request,
+            access_log=None,
+            handler_cancellation=True,
+            auto_decompress=False,  # a stream passes compressed bodies on as they are
+        )
         runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=1.0)
         self._ports = Ports(runner, served.tls, served.env.port)
 
@@ -257,7 +264,7 @@ class Server:
         else:
             with self._held(request):
                 await send_continue(request)
-                own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
+                own = Request(kind, await read_json(request), request.content_type, headers)
                 if to == "all":
                     return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
                 answer = await self._router.send(child_id, own)
@@ -352,13 +359,6 @@ def _request(
     )
 
 
-def room_for(request: web.BaseRequest) -> int:
-    """The bytes that the body of the request may take here. A compressed one may take the most that any may."""
-    if request.content_length is None or "Content-Encoding" in request.headers:
-        return BODY_MAX
-    return min(request.content_length, BODY_MAX)
-
-
 def _passed_on(request: web.BaseRequest) -> dict[str, str]:
     """The headers that are passed on to the child, in lower case."""
     given = request.headers
@@ -369,15 +369,6 @@ def _passed_on(request: web.BaseRequest) -> dict[str, str]:
     return found
 
 
-async def _body(request: web.BaseRequest) -> bytes:
-    """The body of a request. Most bodies have come with the headers, and are not waited for."""
-    if request.content.is_eof():
-        body: bytes = request.content.read_nowait()
-        if len(body) <= BODY_MAX:
-            return body
-    return await request.read()
-
-
 async def _fetch(request: web.BaseRequest) -> bytes:
     """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
     try:
@@ -386,17 +377,6 @@ async def _fetch(request: web.BaseRequest) -> bytes:
             return await request.read()
     except web.RequestPayloadError as error:
         raise OSError(str(error)) from error
-
-
-def _json_body(body: bytes) -> bytes:
-    try:
-        msgspec.json.decode(body)
-        return body
-    except msgspec.DecodeError:
-        pass
-    except RecursionError:
-        raise Problem(400, "bad_request", "the body is nested too deeply") from None
-    raise Problem(400, "bad_request", 'the body is not JSON; send a JSON value, for example {"op": "get"}')
 
 
 def _decoded(encoded: str) -> str:
