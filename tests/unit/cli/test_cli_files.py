@@ -148,3 +148,12 @@ def test_the_children_of_an_exported_hub_are_planned_once(capsys: pytest.Capture
     assert main(["plan", "-f", "all.json", "-o", "name"]) == 0
 
     assert sorted(capsys.readouterr().out.split()) == ["own", "static"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_windows_are_read(encoding: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("all.yaml").write_bytes(f"# ü{NULLS}".replace("\n", "\r\n").encode(encoding))
+
+    assert main(["plan", "-f", "all.yaml", "-o", "name"]) == 0
+
+    assert sorted(capsys.readouterr().out.split()) == ["a", "web-0", "web-1"]

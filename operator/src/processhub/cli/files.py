@@ -36,7 +36,8 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from documents(str(file))
         return
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        # The YAML reader finds out the encoding: Windows' PowerShell writes UTF-16.
+        text = sys.stdin.read() if path == "-" else Path(path).read_bytes()
     except FileNotFoundError:
         raise UsageError(f"file {path} not found") from None
     except (OSError, UnicodeDecodeError) as error:
