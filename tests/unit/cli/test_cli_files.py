@@ -157,3 +157,20 @@ def test_files_of_windows_are_read(encoding: str, capsys: pytest.CaptureFixture[
     assert main(["plan", "-f", "all.yaml", "-o", "name"]) == 0
 
     assert sorted(capsys.readouterr().out.split()) == ["a", "web-0", "web-1"]
+
+
+def test_a_plan_is_for_one_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+    items = [
+        {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+        for namespace, child in (("prod", "a"), ("test", "b"))
+        for kind, name, spec in (
+            ("Hub", "shop", {}),
+            ("Child", child, {"hub": "shop", "exec": {"command": ["sleep"]}}),
+        )
+    ]
+    Path("all.yaml").write_text(yaml.safe_dump_all(items))
+
+    assert main(["plan", "-f", "all.yaml", "-o", "name"]) == 2
+    assert "the files have objects of different namespaces: prod, test" in capsys.readouterr().err
+    assert main(["plan", "-f", "all.yaml", "-o", "name", "-n", "prod"]) == 0
+    assert capsys.readouterr().out == "a\n"

@@ -9,7 +9,16 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents, is_of_others, is_static, named_object, set_specs
+from processhub.cli.files import (
+    check_kind,
+    child_spec,
+    documents,
+    in_namespace,
+    is_of_others,
+    is_static,
+    named_object,
+    set_specs,
+)
 from processhub.cli.output import in_order, out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
@@ -22,7 +31,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
     """Print what adding or removing members would do, or where the files' children would go; returns the exit code."""
     refused: dict[str, ChildError] = {}
     if files:
-        hub, children = read_files(files, target.hub)
+        hub, children = read_files(files, target.hub, target.namespace)
         good, refused = check_mapping({spec.id: spec for spec in (*hub.spec.children, *children)}, hub)
         snapshot = from_files(hub, good.values())
         if add or remove:
@@ -55,26 +64,22 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
     return FAILED if refused else DONE
 
 
-def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[ChildSpec]]:
+def read_files(paths: tuple[str, ...], name: str | None, namespace: str | None) -> tuple[Hub, list[ChildSpec]]:
     """The files' hub (the named one, if there are several) and its children. Raises UsageError, InvalidChild."""
     hubs: dict[str, Hub] = {}
     children: list[ChildSpec] = []
-    others: set[str] = set()
-    for path in paths:
-        for where, found in documents(path):
-            if is_of_others(found):
-                others.add(str(found["kind"]))
-                continue
-            kind = check_kind(where, found, "Hub", "Child", "ChildSet")
-            if kind == "Hub":
-                hub = named_object(where, found, Hub)
-                hubs[hub.metadata.name] = hub
-            elif kind == "ChildSet":
-                children += set_specs(where, found)
-            elif not is_static(where, found):  # which the Hub's own spec.children has
-                children.append(parse_child(child_spec(where, found), where))
-    if others:
+    manifests = [manifest for path in paths for manifest in documents(path)]
+    if others := {str(found["kind"]) for _, found in manifests if is_of_others(found)}:
         say(f"left out of the plan: {', '.join(sorted(others))}")
+    for where, found in in_namespace([each for each in manifests if not is_of_others(each[1])], namespace):
+        kind = check_kind(where, found, "Hub", "Child", "ChildSet")
+        if kind == "Hub":
+            hub = named_object(where, found, Hub)
+            hubs[hub.metadata.name] = hub
+        elif kind == "ChildSet":
+            children += set_specs(where, found)
+        elif not is_static(where, found):  # which the Hub's own spec.children has
+            children.append(parse_child(child_spec(where, found), where))
     if name is None and len(hubs) == 1:
         name = next(iter(hubs))
     if name is None or name not in hubs:
