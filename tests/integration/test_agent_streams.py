@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -192,3 +193,21 @@ async def test_websockets_are_passed_on_and_closed_with_1012_at_the_end_of_the_e
 
         for socket in sockets:
             assert (await socket.receive()).data == 1012
+
+
+async def test_compressed_bodies_reach_the_child_whole(
+    member: Member, agents: tuple[Agent, Agent], caller: Caller
+) -> None:
+    compressed = {"Content-Encoding": "gzip"}
+    async with session_of(member) as session:
+        for agent in agents:
+            await answers(caller, agent)
+            async with session.put(url(agent, "x"), data=gzip.compress(b"x" * 1000), headers=compressed) as answer:
+                seen = await answer.json()
+            assert (seen["body"], seen["headers"]["Content-Encoding"]) == (1000, "gzip"), "the child's server undoes it"
+
+            call = f"http://{agent.ip}:8080/v1/children/python/call"
+            async with session.post(call, data=gzip.compress(b'{"op": "add"}'), headers=compressed) as answer:
+                assert answer.status == 200
+            async with session.post(call, data=b'{"op": "add"}', headers=compressed) as answer:
+                assert (answer.status, (await answer.json())["code"]) == (400, "bad_request")

@@ -11,6 +11,7 @@ import yaml
 from clihub import HUB, with_cluster
 from onethread import Cluster
 
+from processhub.api.meta import API_VERSION
 from processhub.cli import start
 from processhub.cli.errors import DONE
 from processhub.cli.main import main
@@ -110,3 +111,29 @@ def test_children_of_several_files_and_of_a_folder_are_started(
 
     with_cluster(tmp_path, monkeypatch, test)
     assert capsys.readouterr().out == "a created\nb created\nc created\nd created\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_files_of_windows_are_read(encoding: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("all.yaml").write_bytes(f"# ü{NULLS}".replace("\n", "\r\n").encode(encoding))
+
+    assert main(["plan", "-f", "all.yaml", "-o", "name"]) == 0
+
+    assert sorted(capsys.readouterr().out.split()) == ["a", "web-0", "web-1"]
+
+
+def test_a_plan_is_for_one_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+    items = [
+        {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+        for namespace, child in (("prod", "a"), ("test", "b"))
+        for kind, name, spec in (
+            ("Hub", "shop", {}),
+            ("Child", child, {"hub": "shop", "exec": {"command": ["sleep"]}}),
+        )
+    ]
+    Path("all.yaml").write_text(yaml.safe_dump_all(items))
+
+    assert main(["plan", "-f", "all.yaml", "-o", "name"]) == 2
+    assert "the files have objects of different namespaces: prod, test" in capsys.readouterr().err
+    assert main(["plan", "-f", "all.yaml", "-o", "name", "-n", "prod"]) == 0
+    assert capsys.readouterr().out == "a\n"

@@ -14,6 +14,7 @@ from memoryapi import Key
 from memoryrequests import Refused
 from onethread import Cluster
 
+from processhub.api.naming import LABEL_COMPONENT
 from processhub.cli import explain, listing, moves, plan, quorum, show, start, status, stop, target, top
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, CliError, UsageError
 from processhub.cli.shared import Target
@@ -482,3 +483,24 @@ def test_a_member_that_is_not_there_is_named_when_a_child_is_started_for_it(
             await start_on("d", "hub-O")
 
     with_cluster(tmp_path, monkeypatch, test, distribution={"strategy": "Guided"})
+
+
+def test_the_pod_of_a_pod_child_is_its_own_in_every_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: Printed
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        pod = {"template": {"spec": {"containers": [{"name": "main", "image": "app"}]}}}
+        cluster.api.create("children", {"metadata": {"name": "a"}, "spec": {"hub": "hub", "pod": pod}})
+
+        def own() -> list[str]:
+            labelled = {key.name: item["metadata"].get("labels", {}) for key, item in cluster.api.objects.items()}
+            return [name for name, labels in labelled.items() if labels.get(LABEL_COMPONENT) == "child"]
+
+        await cluster.until(lambda: bool(own()), "its Pod is there")
+        await show.where("a", HUB)
+        assert [row[2] for row in printed.rows()] == own()
+        for verb in (show.where, show.lookup):
+            await verb("a", JSON)
+            assert [node["pod"] for node in json.loads(printed.text())["nodes"]] == own()
+
+    with_cluster(tmp_path, monkeypatch, test)

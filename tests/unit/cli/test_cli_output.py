@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from processhub.api.meta import API_VERSION
 from processhub.api.naming import natural_order
 from processhub.cli import kubectlcomplete
 from processhub.cli.errors import DONE
@@ -171,3 +174,17 @@ def test_a_child_that_has_completed_while_it_was_waited_for_is_not_called_create
     assert report(result, Output.TABLE, wait=wait) == DONE
 
     assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("output", ["json", "yaml"])
+def test_data_for_programs_can_be_read_whatever_the_terminals_encoding(output: str, tmp_path: Path) -> None:
+    """A pipe on Windows has the code page of the system."""
+    spec = {"members": {"replicas": 1}, "children": [{"id": "tökyö/東京", "exec": {"command": ["x"]}}]}
+    hub = {"apiVersion": API_VERSION, "kind": "Hub", "metadata": {"name": "shop"}, "spec": spec}
+    (tmp_path / "hub.yaml").write_text(json.dumps(hub))
+
+    done = ended("plan", "-f", str(tmp_path / "hub.yaml"), "-o", output, stdout=subprocess.PIPE)
+
+    assert done.stdout.isascii()
+    assert [entry["id"] for entry in yaml.safe_load(done.stdout)["placed"]] == ["tökyö/東京"]
+    assert output == "yaml" or json.loads(done.stdout)

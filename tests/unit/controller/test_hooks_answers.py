@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any
 
@@ -45,7 +46,10 @@ def test_an_empty_verdict_allows_and_changes_nothing(body: Any) -> None:
 
 
 def test_a_denial_has_its_reason() -> None:
-    assert parse_answer(b'{"allow": false, "reason": "not today"}') == HookVerdict(allow=False, reason="not today")
+    denial = b'{"allow": false, "reason": "not today"}'
+
+    assert parse_answer(denial) == HookVerdict(allow=False, reason="not today")
+    assert parse_answer(codecs.BOM_UTF8 + denial) == parse_answer(denial), "as .NET may write it"
 
 
 def test_null_fields_of_an_answer_count_as_left_out() -> None:

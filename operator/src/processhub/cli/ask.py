@@ -12,7 +12,7 @@ from typing import Any
 
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, UsageError
-from processhub.cli.output import out, say, structured
+from processhub.cli.output import out, say, structured, takes_unicode
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import connection, resolve
 from processhub.client.hub import Hub
@@ -38,7 +38,7 @@ async def call(child_id: str, request: str, target: Target, *, timeout: str) -> 
     elif isinstance(answer, str):
         out(answer)
     else:
-        out(json.dumps(answer, ensure_ascii=False))
+        out(json.dumps(answer, ensure_ascii=not takes_unicode()))
     return DONE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +36,8 @@ def documents(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from documents(str(file))
         return
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        # The YAML reader finds out the encoding: Windows' PowerShell writes UTF-16.
+        text = sys.stdin.read() if path == "-" else Path(path).read_bytes()
     except FileNotFoundError:
         raise UsageError(f"file {path} not found") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -69,6 +70,16 @@ def namespace_of(manifests: Iterable[tuple[str, dict[str, Any]]], named: str | N
     if len(found) > 1:
         raise UsageError(f"the files have objects of different namespaces: {', '.join(sorted(found))}")
     return min(found, default=named)
+
+
+def in_namespace(
+    manifests: Sequence[tuple[str, dict[str, Any]]], named: str | None
+) -> Sequence[tuple[str, dict[str, Any]]]:
+    """The manifests of the named namespace, or all if they name no more than one. Raises UsageError."""
+    if named is None:
+        namespace_of(manifests, None)
+        return manifests
+    return [each for each in manifests if namespace_of((each,), None) in (None, named)]
 
 
 def set_specs(where: str, found: dict[str, Any]) -> list[ChildSpec]:

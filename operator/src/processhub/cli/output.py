@@ -70,11 +70,17 @@ def structured(value: Any, output: Output) -> None:
 
         dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
         # Reasons are enums, which YAML can't represent.
-        out(yaml.dump(msgspec.to_builtins(value), Dumper=dumper, sort_keys=False, allow_unicode=True).rstrip("\n"))
+        plain = msgspec.to_builtins(value)
+        out(yaml.dump(plain, Dumper=dumper, sort_keys=False, allow_unicode=takes_unicode()).rstrip("\n"))
         return
     import json
 
-    out(json.dumps(value, indent=4, ensure_ascii=False))
+    out(json.dumps(value, indent=4, ensure_ascii=not takes_unicode()))
+
+
+def takes_unicode() -> bool:
+    """Whether stdout takes any text. Otherwise JSON and YAML are written in ASCII, with their own escapes."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

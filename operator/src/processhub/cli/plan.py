@@ -9,7 +9,16 @@ from processhub.api.child import ChildSpec
 from processhub.api.hub import Hub
 from processhub.api.naming import natural_order
 from processhub.cli.errors import DONE, FAILED, UsageError
-from processhub.cli.files import check_kind, child_spec, documents, is_foreign, is_of_hub, named_object, set_specs
+from processhub.cli.files import (
+    check_kind,
+    child_spec,
+    documents,
+    in_namespace,
+    is_foreign,
+    is_of_hub,
+    named_object,
+    set_specs,
+)
 from processhub.cli.output import in_order, out, say, structured, table
 from processhub.cli.shared import Output, Target
 from processhub.cli.whatif import Forecast, at_rest, changed, forecast, from_cluster, from_files
@@ -22,7 +31,7 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
     """Print what adding or removing members would do, or where the files' children would go; returns the exit code."""
     refused: dict[str, ChildError] = {}
     if files:
-        hub, children = read_files(files, target.hub)
+        hub, children = read_files(files, target.hub, target.namespace)
         good, refused = check_mapping({spec.id: spec for spec in (*hub.spec.children, *children)}, hub)
         snapshot = from_files(hub, good.values())
         if add or remove:
@@ -55,27 +64,24 @@ async def plan(target: Target, *, add: int, remove: tuple[str, ...], files: tupl
     return FAILED if refused else DONE
 
 
-def read_files(paths: tuple[str, ...], name: str | None) -> tuple[Hub, list[ChildSpec]]:
+def read_files(paths: tuple[str, ...], name: str | None, namespace: str | None) -> tuple[Hub, list[ChildSpec]]:
     """The hub of the files and folders (the named one, if there are several) and its children.
 
     Objects of other kinds are named on stderr. Raises UsageError, InvalidChild.
     """
     hubs: dict[str, Hub] = {}
     children: list[ChildSpec] = []
-    others: Counter[str] = Counter()
-    for path in paths:
-        for where, found in documents(path):
-            if is_foreign(found):
-                others[str(found["kind"])] += 1
-                continue
-            kind = check_kind(where, found, "Hub", "Child", "ChildSet")
-            if kind == "Hub":
-                hub = named_object(where, found, Hub)
-                hubs[hub.metadata.name] = hub
-            elif kind == "ChildSet":
-                children += set_specs(where, found)
-            elif not is_of_hub(found):
-                children.append(parse_child(child_spec(where, found), where))
+    manifests = [manifest for path in paths for manifest in documents(path)]
+    others = Counter(str(found["kind"]) for _, found in manifests if is_foreign(found))
+    for where, found in in_namespace([each for each in manifests if not is_foreign(each[1])], namespace):
+        kind = check_kind(where, found, "Hub", "Child", "ChildSet")
+        if kind == "Hub":
+            hub = named_object(where, found, Hub)
+            hubs[hub.metadata.name] = hub
+        elif kind == "ChildSet":
+            children += set_specs(where, found)
+        elif not is_of_hub(found):
+            children.append(parse_child(child_spec(where, found), where))
     if others:
         kinds = listed([f"{kind} ({count})" for kind, count in sorted(others.items())])
         say(f"note: objects of other kinds are left out: {kinds}")

@@ -37,13 +37,13 @@ async def where(child_id: str, target: Target) -> int:
             placed = {member.name: member for member in session.living_hub().status.members}
             demand = session.living_hub().spec.on_demand is not None
             rows: list[tuple[str, ...]] = []
-            for node in record.nodes:
+            for node, shown in zip(record.nodes, (await _found(session, child_id, record))["nodes"], strict=True):
                 member = placed.get(node.name)
                 rows.append(
                     (
                         child_id,
                         node.name,
-                        await own_pod(session, child_id, record, node.name) or pod_of(session.living_hub(), node.name),
+                        shown["pod"],
                         member.node if member else "",
                         node.role,
                         node.state,
@@ -54,7 +54,7 @@ async def where(child_id: str, target: Target) -> int:
             header = ("ID", "MEMBER", "POD", "NODE", "ROLE", "STATE", "PID")
             table((*header, ON_DEMAND) if demand else header, rows)
         else:
-            structured(entry(child_id, record.nodes, session), target.output)
+            structured(await _found(session, child_id, record), target.output)
     return DONE
 
 
@@ -66,7 +66,7 @@ async def lookup(child_id: str, target: Target) -> int:
         if target.output is Output.NAME:
             out(await object_of(session, child_id))
         else:
-            nodes = entry(child_id, record.nodes, session)["nodes"]
+            nodes = (await _found(session, child_id, record))["nodes"]
             found = {"id": child_id, "uid": record.uid, "spec": record.spec.to_dict(), "nodes": nodes}
             with translated(f"child {child_id!r} can't be looked up"):
                 owner = await find_owner(session, child_id)
@@ -111,6 +111,14 @@ def pod_of(hub: HubObject, member: str) -> str:
     """The name of the member's pod: by the hub's status, else, in mode Replicas, the member's own; else empty."""
     known = next((one.pod for one in hub.status.members if one.name == member), "")
     return known or (member if hub.spec.members.mode == "Replicas" else "")
+
+
+async def _found(session: Session, child_id: str, record: Record) -> dict[str, Any]:
+    """The child as in ``entry``, with the pods that hold it: those of a pod child are its own."""
+    found = entry(child_id, record.nodes, session)
+    for node in found["nodes"]:
+        node["pod"] = await own_pod(session, child_id, record, node["name"]) or node["pod"]
+    return found
 
 
 async def own_pod(session: Session, child_id: str, record: Record, member: str) -> str:

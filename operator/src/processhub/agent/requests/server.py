@@ -27,6 +27,7 @@ from processhub.agent.registry.slicewatcher import SliceWatcher
 from processhub.agent.request import JSON, Request, Response
 from processhub.agent.requests import openapi
 from processhub.agent.requests.access import Access
+from processhub.agent.requests.bodies import read_json, room_for
 from processhub.agent.requests.forwarded import ForwardingSession
 from processhub.agent.requests.listener import Ports
 from processhub.agent.requests.router import Router
@@ -92,7 +93,13 @@ class Server:
             )
         )
         # A caller that hangs up withdraws its request, unless that was already handed to the child.
-        server = web.Server(self._answer, request_factory=_request, access_log=None, handler_cancellation=True)
+        server = web.Server(
+            self._answer,
+            request_factory=_request,
+            access_log=None,
+            handler_cancellation=True,
+            auto_decompress=False,  # a stream passes compressed bodies on as they are
+        )
         self._ports = Ports(server, served.tls, served.env.port)
 
     async def start(self) -> None:
@@ -257,7 +264,7 @@ class Server:
         else:
             with self._held(request):
                 await send_continue(request)
-                own = Request(kind, _json_body(await _body(request)), request.content_type, headers)
+                own = Request(kind, await read_json(request), request.content_type, headers)
                 if to == "all":
                     return _json({"members": await self._router.send_to_all(child_id, own)}, 202, answered=True)
                 answer = await self._router.send(child_id, own)
@@ -269,7 +276,7 @@ class Server:
     @contextlib.contextmanager
     def _held(self, request: web.BaseRequest) -> Iterator[None]:
         """Count the request's body among those that wait here. Raises Problem 429 if they would take too much."""
-        size = BODY_MAX if request.content_length is None else min(request.content_length, BODY_MAX)
+        size = room_for(request)
         if self._bodies + size > _BODIES_MAX:
             what = f"requests of {_BODIES_MAX >> 20} MiB wait at member {self._env.member} already; try again later"
             raise Problem(429, "busy", what, _RETRY_AFTER)
@@ -362,15 +369,6 @@ def _passed_on(request: web.BaseRequest) -> dict[str, str]:
     return found
 
 
-async def _body(request: web.BaseRequest) -> bytes:
-    """The body of a request. Most bodies have come with the headers, and are not waited for."""
-    if request.content.is_eof():
-        body: bytes = request.content.read_nowait()
-        if len(body) <= BODY_MAX:
-            return body
-    return await request.read()
-
-
 async def _fetch(request: web.BaseRequest) -> bytes:
     """Get the body from the member that routed the request here. Raises OSError if the member does not send it."""
     try:
@@ -379,17 +377,6 @@ async def _fetch(request: web.BaseRequest) -> bytes:
             return await request.read()
     except web.RequestPayloadError as error:
         raise OSError(str(error)) from error
-
-
-def _json_body(body: bytes) -> bytes:
-    try:
-        msgspec.json.decode(body)
-        return body
-    except msgspec.DecodeError:
-        pass
-    except RecursionError:
-        raise Problem(400, "bad_request", "the body is nested too deeply") from None
-    raise Problem(400, "bad_request", 'the body is not JSON; send a JSON value, for example {"op": "get"}')
 
 
 def _decoded(encoded: str) -> str:

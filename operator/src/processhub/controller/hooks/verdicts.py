@@ -11,6 +11,7 @@ An answer is a JSON object (from Python: a mapping). An empty answer allows. All
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def parse_answer(body: bytes | Mapping[str, Any] | None) -> HookVerdict:
     """Parse the answer of a webhook (its body) or of a Python handler (its result). Raises HookError."""
     try:
         # The result of a function may contain anything, so it is converted to JSON and back.
-        text = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        text = body.removeprefix(BOM_UTF8) if isinstance(body, bytes) else msgspec.json.encode(body)
         given = msgspec.json.decode(text) if text.strip() else None
         if given is None:
             return HookVerdict()

@@ -33,7 +33,8 @@ def new_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
+        auto_decompress=False,  # the size of an answer is limited, which that of its decompressed text would not be
+        headers={"Accept-Encoding": "identity"},
         trust_env=True,  # HTTPS_PROXY and NO_PROXY, as the chart's extraEnv sets them
     )
 
