@@ -43,6 +43,7 @@ class Calm:
         self._in_order = keeps and hands.rolls.present and self._spares_one()
         self._moves = self._in_order or (keeps and rng.random() < 0.6)
         self._left: dict[tuple[str, str], bytes] = {}  # a child and its uid → the state that it left last
+        self._up: set[Run] = set()  # those that are up for their agent: one that was stopped before is started again
         self._suspends = rng.random() < 0.5  # else members leave; a suspended child loses its place and state then
         # Members with LeastLoaded take children from each other by and by.
         quiet = spec["distribution"]["strategy"] != "LeastLoaded"
@@ -62,6 +63,7 @@ class Calm:
                 return
             await asyncio.sleep(1.0)
         self._world.trace.note("seed", "a calm turn begins")
+        self._up |= {run for run in self._world.checks.runs if isinstance(run, Run)}
         self._world.checks.followers.append(self._keeps_state if self._moves else self._runs_on)
 
     @property
@@ -100,7 +102,8 @@ class Calm:
                 )
         elif what == "is up":
             self._left.pop(key, None)
-        elif self._in_order and not run.runs and run.was_up and not run.was_asked:
+            self._up.add(run)
+        elif self._in_order and not run.runs and run in self._up and not run.was_asked:
             self._world.trace.break_promise(
                 f"child {run.child_id} ends on {run.where}, and was not asked for its state"
             )
