@@ -17,7 +17,7 @@ from .childpods import PodRun
 from .copies import all_active, copies_of, factor_of
 from .finishing import rests
 from .machines import Run
-from .naming import command_of, is_member, is_per_node, members_of
+from .naming import command_of, is_member, is_per_node, members_of, taking
 
 if TYPE_CHECKING:
     from .world import World
@@ -45,6 +45,14 @@ def unrest(world: World) -> list[str]:
             if world.workloads.rolls and key.plural == "pods" and is_member(pod) and world.workloads.is_outdated(pod)
         ),
     ]
+    entries = {
+        (item["spec"]["member"], child_id): parse_assignment(text)
+        for key, item in objects.items()
+        if key.plural == "registryslices"
+        for child_id, text in item["spec"]["entries"].items()
+    }
+    # A bound child that was resumed while its member is drained starts when that is undrained (docs/concepts.md).
+    drained = {child_id for (member, child_id), entry in entries.items() if entry.asleep and member not in taking(hub)}
     declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
     ids_of_sets = [child_id for key, item in objects.items() for child_id in ids_of(key, item)]
     contested = {child_id for child_id, count in Counter([*declared, *ids_of_sets]).items() if count > 1}
@@ -53,14 +61,9 @@ def unrest(world: World) -> list[str]:
             found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
     for key, item in objects.items():
         if ids := ids_of(key, item):
-            found += _set_unrest(item, [each for each in ids if each not in contested], runs, hub)
+            others = contested | drained if _is_bound(item) else contested
+            found += _set_unrest(item, [each for each in ids if each not in others], runs, hub)
             declared.update(dict.fromkeys(ids, item))
-    entries = {
-        (item["spec"]["member"], child_id): parse_assignment(text)
-        for key, item in objects.items()
-        if key.plural == "registryslices"
-        for child_id, text in item["spec"]["entries"].items()
-    }
     found += _hub_unrest(hub, {member for member, child_id in entries if _is_bound(declared.get(child_id, {}))})
     found += _demand_unrest(world, hub, declared, entries)
     demanded = {child_id for (_, child_id), entry in entries.items() if entry.uid == hub["metadata"]["uid"]}
