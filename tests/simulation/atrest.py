@@ -17,7 +17,7 @@ from .childpods import PodRun
 from .copies import all_active, copies_of, factor_of
 from .finishing import rests
 from .machines import Run
-from .naming import command_of, is_member, is_per_node, members_of, stopped_by_force
+from .naming import command_of, is_member, is_per_node, members_of, taking
 
 if TYPE_CHECKING:
     from .world import World
@@ -45,23 +45,24 @@ def unrest(world: World) -> list[str]:
             if world.workloads.rolls and key.plural == "pods" and is_member(pod) and world.workloads.is_outdated(pod)
         ),
     ]
-    declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
-    ids_of_sets = [child_id for key, item in objects.items() for child_id in ids_of(key, item)]
-    contested = {child_id for child_id, count in Counter([*declared, *ids_of_sets]).items() if count > 1}
-    for name, item in declared.items():
-        if name not in contested:
-            found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
     entries = {
         (item["spec"]["member"], child_id): parse_assignment(text)
         for key, item in objects.items()
         if key.plural == "registryslices"
         for child_id, text in item["spec"]["entries"].items()
     }
-    run_none = stopped_by_force(hub)
-    waiting = {child_id for member, child_id in entries if member in run_none or member not in members_of(hub)}
+    # A bound child that was resumed while its member is drained starts when that is undrained (docs/concepts.md).
+    drained = {child_id for (member, child_id), entry in entries.items() if entry.asleep and member not in taking(hub)}
+    declared = {key.name: item for key, item in objects.items() if key.plural == "children"}
+    ids_of_sets = [child_id for key, item in objects.items() for child_id in ids_of(key, item)]
+    contested = {child_id for child_id, count in Counter([*declared, *ids_of_sets]).items() if count > 1}
+    for name, item in declared.items():
+        if name not in contested:
+            found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
     for key, item in objects.items():
         if ids := ids_of(key, item):
-            found += _set_unrest(item, [each for each in ids if each not in contested], runs, hub, waiting)
+            others = contested | drained if _is_bound(item) else contested
+            found += _set_unrest(item, [each for each in ids if each not in others], runs, hub)
             declared.update(dict.fromkeys(ids, item))
     found += _hub_unrest(hub, {member for member, child_id in entries if _is_bound(declared.get(child_id, {}))})
     found += _demand_unrest(world, hub, declared, entries)
@@ -177,8 +178,7 @@ def _child_unrest(item: Json, runs: list[Run | PodRun], hub: Json) -> list[str]:
     return found
 
 
-def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json, waiting: set[str]) -> list[str]:
-    """``waiting``: the ids that are on record on a member that runs none."""
+def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json) -> list[str]:
     name, status, found = item["metadata"]["name"], item.get("status", {}), []
     if status.get("observedGeneration") != item["metadata"]["generation"]:
         found.append(f"the status of set {name} is of an earlier generation")
@@ -192,8 +192,6 @@ def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json,
     command = command_of(item["spec"]["template"])
     for child_id in ids:
         own = [run for run in runs if run.child_id == child_id]
-        if not own and _is_bound(item) and child_id in waiting:
-            continue  # The set's Ready says so, unless it has a reason of more weight.
         active = sum(run.role_now == "Active" for run in own)
         if not _fits(len(own), copies, item, hub) or active != _active_ones(hub, len(own)):
             found.append(f"child {child_id} of set {name} runs on {[run.where for run in own]}")

@@ -14,7 +14,7 @@ from .childpods import PodRun
 from .copies import keeps_copies
 from .edits import edits
 from .machines import Run
-from .naming import CHILDREN, DEMANDED, HUB
+from .naming import CHILDREN, DEMANDED, HUB, members_of
 from .world import World
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ class Calm:
         spec = world.server.objects[HUB]["spec"]
         copies = keeps_copies(world.server.objects[HUB])
         keeps = not copies and not hands.pods.share
-        self._in_order = keeps and hands.rolls.present
+        self._in_order = keeps and hands.rolls.present and self._spares_one()
         self._moves = self._in_order or (keeps and rng.random() < 0.6)
         self._left: dict[tuple[str, str], bytes] = {}  # a child and its uid → the state that it left last
+        self._up: set[Run] = set()  # those that are up for their agent: one that was stopped before is started again
         self._suspends = rng.random() < 0.5  # else members leave; a suspended child loses its place and state then
         # Members with LeastLoaded take children from each other by and by.
-        quiet = edits(seed) and spec["distribution"]["strategy"] != "LeastLoaded"
-        self.possible = self._in_order or (edits(seed) and self._moves) or quiet
+        quiet = spec["distribution"]["strategy"] != "LeastLoaded"
+        self.possible = self._in_order or (edits(seed) and not hands.rolls.present and (self._moves or quiet))
 
     def prepare(self) -> None:
         """Edit the Hub so that children hand over their state, if they are to be moved."""
@@ -62,6 +63,7 @@ class Calm:
                 return
             await asyncio.sleep(1.0)
         self._world.trace.note("seed", "a calm turn begins")
+        self._up |= {run for run in self._world.checks.runs if isinstance(run, Run)}
         self._world.checks.followers.append(self._keeps_state if self._moves else self._runs_on)
 
     @property
@@ -73,6 +75,12 @@ class Calm:
         if not self._moves:
             return (*hands.acts_on_operators(), *hands.edits.quiet_acts())
         return (*hands.acts_on_operators(), *hands.acts_that_move(suspend=self._suspends))
+
+    def _spares_one(self) -> bool:
+        """Whether the hub has its quorum without any one of its members."""
+        hub = self._world.server.objects[HUB]
+        required = hub.get("status", {}).get("quorum", {}).get("required", 0)
+        return bool(max(required, 1) < len(members_of(hub)))
 
     def _balance(self) -> str:
         status = self._world.server.objects[HUB].get("status", {})
@@ -94,7 +102,8 @@ class Calm:
                 )
         elif what == "is up":
             self._left.pop(key, None)
-        elif self._in_order and not run.runs and run.was_up and not run.was_asked:
+            self._up.add(run)
+        elif self._in_order and not run.runs and run in self._up and not run.was_asked:
             self._world.trace.break_promise(
                 f"child {run.child_id} ends on {run.where}, and was not asked for its state"
             )

@@ -41,6 +41,7 @@ class Checks:
         self._taken_over: set[tuple[str, int]] = set()  # child and epoch of each local takeover
         self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → the id and member that got it
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
+        self._epochs_again: set[tuple[str, int]] = set()  # id and epoch of each entry that was restored with etcd
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
         self._ups: dict[str, list[_Up]] = defaultdict(list)  # by id
         self._left: dict[bytes, int] = {}  # state → how many of the child's runs had been up when it was left
@@ -92,9 +93,12 @@ class Checks:
         """Take note that the hub is at rest: where it keeps one active copy, no other one is left."""
         self._many_active = all_active(hub)
 
-    def restored(self) -> None:
+    def restored(self, objects: Mapping[Key, Json]) -> None:
         """Take note that etcd is restored: what has happened since the backup is on no record (docs/protocol.md)."""
-        self._active.clear()  # an entry keeps the epoch that it had
+        for key, item in objects.items():
+            if key.plural == "registryslices":
+                entries = item["spec"]["entries"].items()
+                self._epochs_again |= {(child_id, parse_assignment(text).epoch) for child_id, text in entries}
         self.finished.forget_all()
 
     def deleted_by_hand(self, item: Json) -> None:
@@ -159,7 +163,7 @@ class Checks:
             self._trace.break_promise(f"child {run.child_id} has {len(active)} active owners: {places}")
         if run.role_now == "Active" and not self._many_active:
             highest = self._active.get(run.child_id, 0)
-            if run.epoch < highest:
+            if run.epoch < highest and (run.child_id, run.epoch) not in self._epochs_again:
                 self._trace.break_promise(f"child {run.child_id} is active with epoch {run.epoch}, after {highest}")
             self._active[run.child_id] = max(highest, run.epoch)
 

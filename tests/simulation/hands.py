@@ -15,10 +15,10 @@ from .demandhands import DemandHands
 from .edits import Edits
 from .kubelet import Pod
 from .machines import Run
-from .naming import CHILDREN, DEMANDED, HUB, LEADER, NODES, is_member
+from .naming import CHILDREN, DEMANDED, HUB, LEADER, NODES
 from .podhands import PodHands
 from .quorumhands import QuorumHands
-from .rollouts import RollHands, is_ready
+from .rollouts import RollHands
 from .world import World, add_condition
 
 _WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
@@ -118,7 +118,7 @@ class Hands:
     def acts_in_order(self) -> tuple[Act, ...]:
         """The acts of users that restart children, or members one by one."""
         others = ((4, self._create), (6, self._edit), (4, self._move), (2, self._change_set))
-        return (*others, (3, self._delete_in_order), *self.rolls.acts())
+        return (*others, (4, self._replace_in_order))
 
     def acts_beside_restores(self) -> tuple[Act, ...]:
         """The acts beside restores of etcd: none that starts an agent or the last replica of the operator."""
@@ -220,14 +220,14 @@ class Hands:
             self.world.trace.fault("admin", f"deletes pod {pod.name}")
             self.world.server.end(pod.key)
 
-    def _delete_in_order(self) -> None:
-        """Delete a pod while no other is away, as an eviction within a budget, or a roll-out, does."""
-        objects = self.world.server.objects
-        pods = [item for key, item in objects.items() if key.plural == "pods" and is_member(item)]
-        whole = all(is_ready(item) and "deletionTimestamp" not in item["metadata"] for item in pods)
-        if whole and len(pods) == len(self.world.members) and (pod := self._pod()) is not None:
-            self.world.trace.fault("admin", f"deletes pod {pod.name}")
-            self.world.server.end(pod.key)
+    def _replace_in_order(self) -> None:
+        """Have one pod replaced after the other, or one, while no other is away: an edit in between would take two."""
+        if self.world.workloads.whole and (pod := self._pod()) is not None:
+            if self.rng.random() < 0.4:
+                self.rolls.edit()
+            else:
+                self.world.trace.fault("admin", f"deletes pod {pod.name}")
+                self.world.server.end(pod.key)
 
     def _is_of_the_hub(self, key: Key) -> bool:
         objects = self.world.server.objects

@@ -56,6 +56,11 @@ def outdated_daemon(workload: Json, pods: Sequence[Json]) -> Json | None:
     return old[0] if old and not away and len(pods) == len(NODES) else None
 
 
+def is_there(workload: Json, pod: Json) -> bool:
+    """Whether the Pod is as the template says, and ready."""
+    return is_ready(pod) and not _ends(pod) and not is_outdated(workload, pod)
+
+
 def _ends(pod: Json) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
@@ -80,9 +85,10 @@ class RollHands:
 
     def acts(self) -> tuple[Act, ...]:
         """The acts, with their weights."""
-        return ((2, self._edit), (1, self._restart), (1, self._undo)) if self.present else ()
+        return ((2, self.edit), (1, self._restart), (1, self._undo)) if self.present else ()
 
-    def _edit(self) -> None:
+    def edit(self) -> None:
+        """Edit the template."""
         self._edits += 1
         self._set({"metadata": {"annotations": {"edit": str(self._edits)}}})
 

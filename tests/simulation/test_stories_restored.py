@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from memoryrequests import Key
 
@@ -32,3 +34,25 @@ def test_an_agent_does_not_start_what_its_slice_has_again_by_a_restore() -> None
         await told.until(lambda: told.run(leaving) is None, every=0.0005)
 
     tell(hub(), 6, story)
+
+
+def test_a_member_that_waits_after_a_restore_is_not_ready_and_takes_no_requests() -> None:
+    """It ran nothing for as long as that, and was Ready: requests waited there until it ended, and got no answer."""
+
+    async def story(told: Story) -> None:
+        world = told.world
+        version = world.server.version
+        await told.answered("d0", "hub-0")
+        await told.until(lambda: told.slices_of("d0"))
+        world.restore(version, others=30)
+        await told.until(lambda: not world.checks.runs)
+        container = told.pod("hub-0").container
+        assert container.process.runs
+        assert not container.ready
+        answers: list[str] = []
+        world.callers.call("d1", Random(1), answers.append, member="hub-0")
+        await told.until(lambda: answers, seconds=1)
+        assert answers[0].startswith("503 not_ready")
+
+    spec = hub(onDemand={"exec": {"command": ["x"]}}, migration={"onRestart": "Move"})
+    tell(spec, 2, story)

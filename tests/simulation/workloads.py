@@ -10,7 +10,7 @@ from memoryrequests import Key
 
 from .kubelet import Pod
 from .naming import NODES, is_member
-from .rollouts import REVISION, is_outdated, outdated_daemon, outdated_replica, revision_of
+from .rollouts import REVISION, is_outdated, is_there, outdated_daemon, outdated_replica, revision_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -40,6 +40,13 @@ class Workloads:
         """Whether a Pod is to be replaced."""
         workload = self._world.server.objects.get(self.key)
         return workload is not None and is_outdated(workload, pod)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all members are there, and none is to be replaced."""
+        workload, pods = self._world.server.objects.get(self.key), self._pods
+        complete = workload is not None and len(pods) == len(self._world.members)
+        return complete and all(is_there(workload, pod) for pod in pods)
 
     @property
     def _pods(self) -> list[Json]:

@@ -188,7 +188,7 @@ class World:
             note = {"annotations": {"note": str(number)}}
             self.server.update(Key("nodes", "", NODES[0]), lambda item, note=note: item["metadata"].update(note))
         self.network.forget()
-        self.checks.restored()
+        self.checks.restored(self.server.objects)
         for pod in self.running_pods:
             pod.report_again()
 

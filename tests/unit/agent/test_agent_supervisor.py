@@ -108,6 +108,21 @@ async def test_what_was_granted_to_another_holder_meanwhile_is_not_started_again
     assert launcher.started == ["a", "a"], "it was granted to this one"
 
 
+async def test_readiness_waits_for_no_child_that_is_leaving() -> None:
+    """One that is suspended meanwhile stays so for as long as it is suspended."""
+    supervisor, launcher = supervised()
+    entry = Assignment(uid="u-a", epoch=1, workload="w", to="hub-1:7")
+    leaving = dataclasses.replace(desired("a"), assignment=entry)
+
+    supervisor.set_desired({"a": leaving})
+    supervisor.advance()
+
+    assert supervisor.all_settled
+    supervisor.set_desired({"a": leaving, "b": desired("b")})
+    assert not supervisor.all_settled
+    assert launcher.started == ["b"]
+
+
 async def test_a_child_that_has_ended_elsewhere_is_reported_so_and_not_started() -> None:
     supervisor, launcher = supervised()
     end = Report(

@@ -21,7 +21,7 @@ from processhub.controller.observe.members import Member
 from processhub.controller.observe.quorumwatch import QuorumWatch
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_hub
-from processhub.core.model.membership import Phase
+from processhub.core.model.membership import Judgement, Phase
 from processhub.core.model.quorum import QuorumFacts, Verdict, quorum
 
 STATIC = PartitionTolerance(strategy="StaticQuorum", quorum_size=2)
@@ -208,6 +208,20 @@ def test_a_lease_that_is_held_but_not_renewed_restores_no_quorum() -> None:
     assert hub.look().partitioned
 
     hub.set("b")
+    assert hub.look().quorate
+
+
+def test_a_member_that_has_restarted_counts_before_it_has_its_entries_again() -> None:
+    """A roll-out deletes the pod of the next member as soon as this one is ready."""
+    hub = Watched(STATIC, "a", "b", "c")
+    assert hub.look().quorate
+    hub.set("c", Phase.GONE)
+    hub.set("b", Phase.HELD)
+    assert hub.look().partitioned
+
+    restarted = Judgement(Phase.GONE, False, False, None, "restarted", serving=True)
+    hub.set("c")
+    hub.members["c"] = msgspec.structs.replace(hub.members["c"], judgement=restarted)
     assert hub.look().quorate
 
 

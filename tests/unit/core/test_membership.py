@@ -109,6 +109,7 @@ def test_a_new_holder_of_entries_granted_to_an_earlier_one_shows_a_restart() -> 
     any_holder = of(holder="pod-a/n2", granted_to="")
 
     assert (restarted.phase, restarted.why) == (Phase.GONE, "restarted")
+    assert restarted.serving
     assert same.phase is Phase.LIVE
     assert any_holder.phase is Phase.LIVE
 

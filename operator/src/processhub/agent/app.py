@@ -79,7 +79,7 @@ class Agent:
     async def _serve_session(self, session: int) -> None:
         """Read the slices once more after the Lease was taken, and only then permit starts."""
         parts = self._parts
-        while session == self._around.lease.session:
+        while session == self._around.lease.session and not self._rewound:
             try:
                 await parts.slices.refresh()
             except ApiError as error:
@@ -120,8 +120,9 @@ class Agent:
         self._rewound = True
         seconds = self._parts.slices.settings.lease_seconds + REWOUND_SECONDS
         log.error("etcd was restored to an earlier time: all children end, and the agent begins anew in %g s", seconds)
-        self._parts.permit.close()
+        self._parts.permit.withdraw()
         self._parts.server.leave()
+        self._tasks.begin(self._parts.server.finish(_FINISH_SECONDS))
         self._tasks.begin(self._parts.reporter.flush(0))
         self._around.watchdog.close()
         self._loop.call_later(seconds, self._finish, EXIT_REWOUND)

@@ -27,6 +27,8 @@ class Health:
         """The reason why the member is not ready; "" if it is."""
         if not self._slices.ready:
             return "this member's slices are not read yet"
+        if self._permit.withdrawn:
+            return "etcd was restored to an earlier time: the agent begins anew in a while"
         if not self._permit.held:
             return "the member's Lease is not held"
         if self._tls.missing:

@@ -13,7 +13,7 @@ class Permit:
         self._lease, self._slices = lease, slices
         self._session = 0  # the session of the Lease in which the slices were read
         self.given_once = False
-        self.closing = False
+        self.closing = self.withdrawn = False
 
     def give(self, session: int) -> None:
         """Permit starts while the Lease is held in this session, in which the slices were read."""
@@ -23,17 +23,21 @@ class Permit:
         """Permit no further start: the agent is shutting down."""
         self.closing = True
 
+    def withdraw(self) -> None:
+        """Take the permit back for as long as this agent lives: it begins anew by what etcd was restored to."""
+        self.closing = self.withdrawn = True
+
     @property
     def held(self) -> bool:
         """Whether the Lease is held in the session in which the slices were read."""
-        return self._lease.held(self._session)
+        return not self.withdrawn and self._lease.held(self._session)
 
     def may_start(self, *, again: bool) -> bool:
         """Whether the Lease allows a start now; ``again``: of a child that this agent has run before.
 
         With Divergence such a child is restarted even during an outage. All other starts need a valid Lease.
         """
-        if again and self.given_once and not self._slices.settings.fence:
+        if again and self.given_once and not (self.withdrawn or self._slices.settings.fence):
             return True
         return self.held
 

@@ -140,9 +140,10 @@ class Supervisor:
 
     @property
     def all_settled(self) -> bool:
-        """Whether each child that may start has run or failed once."""
+        """Whether each child that may start has run or failed once, but for those that leave for another member."""
         return all(
-            child.settled or child.desired is None or not child.desired.startable for child in self.children.values()
+            child.settled or child.desired is None or not child.desired.startable or bool(child.desired.assignment.to)
+            for child in self.children.values()
         )
 
     def count(self) -> dict[str, int]:

@@ -46,7 +46,8 @@ class QuorumWatch:
         spec = hub.spec.partition_tolerance
         # A member whose Lease can't be read counts as it did: nothing is known of it.
         unread = {name for name, member in members.items() if member.unread}
-        live = {name for name, member in members.items() if member.phase is Phase.LIVE} | (self.live & unread)
+        live = {name for name, member in members.items() if member.phase is Phase.LIVE or member.judgement.serving}
+        live |= self.live & unread
         self.live = live
         renewing = {name for name in live if (lease := members[name].lease) is not None and lease.renewing}
         counted = renewing if self.partitioned else live

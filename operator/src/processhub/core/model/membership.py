@@ -55,13 +55,17 @@ class MemberFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Judgement(msgspec.Struct, frozen=True):
-    """A member's phase, whether it is to be emptied, and the seconds until it is judged again (None: at an event)."""
+    """A member's phase, whether it is to be emptied, and the seconds until it is judged again (None: at an event).
+
+    ``serving``: the agent of its present Pod holds the Lease, also where it has none of the member's entries yet.
+    """
 
     phase: Phase
     draining: bool
     restarting: bool
     recheck_seconds: float | None
     why: str
+    serving: bool = False
 
 
 def judge(facts: MemberFacts) -> Judgement:
@@ -75,14 +79,14 @@ def judge(facts: MemberFacts) -> Judgement:
 
     if facts.holder and not facts.holder_terminated and not expired:
         recheck = limit - facts.unrenewed_seconds
+        serving = not replaced and not facts.pod_deleting
         if facts.granted_to and facts.granted_to != facts.holder:
             # The grant may have been written after this holder had read its slices, and started their children.
             if not facts.answered:
-                return Judgement(Phase.HELD, draining, False, recheck, "its new agent has not answered yet")
+                return Judgement(Phase.HELD, draining, False, recheck, "its new agent has not answered yet", serving)
             if not facts.runs:
-                return Judgement(Phase.GONE, draining, False, None, "restarted")
-        serving = not replaced and not facts.pod_deleting
-        return Judgement(Phase.LIVE if serving else Phase.HELD, draining, False, recheck, "its Lease is held")
+                return Judgement(Phase.GONE, draining, False, None, "restarted", serving)
+        return Judgement(Phase.LIVE if serving else Phase.HELD, draining, False, recheck, "its Lease is held", serving)
 
     # The member is proven to run nothing. The question left is whether it restarts and Hold waits for it.
     seen_restarting = not facts.holder or facts.holder_terminated or replaced or facts.pod_deleting
