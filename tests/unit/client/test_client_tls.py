@@ -67,7 +67,8 @@ async def member(signer: KeyPair, folder: Path) -> AsyncIterator[None]:
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    listener = Listener(runner, tls, ADDRESS, PORT)
+    assert runner.server is not None
+    listener = Listener(runner.server, tls, ADDRESS, PORT)
     await listener.start()
     try:
         yield

@@ -3,7 +3,7 @@
 ``aiohttp.web`` has many more, such as applications and static files, which would take 1.3 MiB of each member.
 """
 
-from aiohttp.web_exceptions import HTTPException
+from aiohttp.web_exceptions import HTTPException, HTTPRequestEntityTooLarge
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response, StreamResponse
@@ -14,6 +14,7 @@ from aiohttp.web_ws import WebSocketResponse
 __all__ = [
     "BaseRequest",
     "HTTPException",
+    "HTTPRequestEntityTooLarge",
     "RequestHandler",
     "RequestPayloadError",
     "Response",

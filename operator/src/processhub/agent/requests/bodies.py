@@ -8,8 +8,8 @@ from __future__ import annotations
 import zlib
 
 import msgspec
-from aiohttp import web
 
+from processhub.agent import web
 from processhub.agent.peers.line import BODY_MAX
 from processhub.agent.problems import Problem
 
