@@ -27,6 +27,23 @@ def test_a_token_is_available_after_the_returned_wait_and_not_before() -> None:
     assert bucket.take(5.5)
 
 
+@given(
+    st.floats(0.01, 1000),
+    st.floats(0, 1e7),
+    st.lists(st.floats(0, 0.3, allow_subnormal=False), min_size=1, max_size=20),
+)
+def test_who_waits_as_long_as_it_is_told_gets_a_token_soon(rate: float, now: float, pauses: list[float]) -> None:
+    """Sums of floats are not exact. A wait that is less than the clock's last digit would never end."""
+    bucket = TokenBucket(rate, burst=1)
+    for pause in pauses:
+        waits = 0
+        while (wait := bucket.wait(now)) > 0:
+            now, waits = now + wait, waits + 1
+            assert waits <= 3
+        assert bucket.take(now)
+        now += pause
+
+
 def test_asking_for_the_wait_takes_no_token() -> None:
     bucket = TokenBucket(rate=1, burst=1)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 _KEPT = 1000  # number of buckets after which full ones are removed
+_ROUNDING = 1e-6  # tokens; to wait for less would take no time that a clock shows
 
 
 class _Bucket:
@@ -35,12 +36,13 @@ class TokenBucket(_Bucket):
     def wait(self, now: float) -> float:
         """The seconds until the next token; 0 if there is one. No token is taken."""
         self._refill(now)
-        return 0.0 if self._left >= 1 else (1 - self._left) / self._rate
+        missing = 1 - self._left
+        return missing / self._rate if missing > _ROUNDING else 0.0
 
     def take(self, now: float) -> bool:
         """Take a token if there is one; returns whether there was."""
         self._refill(now)
-        if self._left < 1:
+        if 1 - self._left > _ROUNDING:
             return False
         self._left -= 1
         return True
