@@ -3,7 +3,7 @@
 It takes over those of an earlier Hub of its name, and no others (docs/protocol.md, rule 14).
 
 An object is applied when its manifest has changed, when the watch shows a change after the last apply, and every five
-minutes. A round awaits the answers for a moment only, for an admission webhook may hold them (unanswered.py).
+minutes. A round awaits the answers for a moment only, for an admission webhook may hold them (pendingrequests.py).
 """
 
 from __future__ import annotations
