@@ -6,7 +6,7 @@ import pytest
 from a_round import a_round
 from aiohttp import web
 
-from builders import client_of, make_hub, make_lease, make_member
+from builders import client_of, make_hub, make_lease, make_member, make_slice
 from processhub.controller.execute.memberleases import retire
 from processhub.controller.execute.memory import ExecuteMemory
 from processhub.controller.store.hubstate import HubState
@@ -14,7 +14,7 @@ from processhub.core.model.membership import Phase
 
 
 def deletions() -> tuple[list[str], web.Application]:
-    """The names of the Leases that are deleted, and the API server that does so."""
+    """The names of the objects that are deleted, and the API server that does so."""
     requests: list[str] = []
 
     async def delete(request: web.Request) -> web.Response:
@@ -22,7 +22,9 @@ def deletions() -> tuple[list[str], web.Application]:
         return web.json_response({"kind": "Status", "status": "Success"})
 
     app = web.Application()
-    app.add_routes([web.delete("/apis/coordination.k8s.io/v1/namespaces/ns/leases/{name}", delete)])
+    leases = "/apis/coordination.k8s.io/v1/namespaces/ns/leases/{name}"
+    slices = "/apis/processhub.dev/v1alpha1/namespaces/ns/registryslices/{name}"
+    app.add_routes([web.delete(leases, delete), web.delete(slices, delete)])
     return requests, app
 
 
@@ -37,10 +39,25 @@ async def test_the_lease_of_a_surplus_member_without_pod_and_slices_stays_while_
     state.put_lease(make_lease("hub-7", "pod/1"), 0.0)
     member = make_member("hub-7", phase=phase, wanted=False, holder="pod/1")
     async with client_of(app) as client:
-        await retire(a_round(hub, state, client=client), ExecuteMemory(), {"hub-7": member})
+        await retire(a_round(hub, state, client=client), ExecuteMemory(), {"hub-7": member}, replicas=3)
 
     assert requests == deleted
     assert list(state.leases) == ["hub.hub-7"] * (not deleted)
+
+
+async def test_a_surplus_member_keeps_slice_and_lease_while_the_stateful_set_will_make_its_pod_again() -> None:
+    """A later member is kept for what is bound to it. Without slice and Lease the pod would never be ready."""
+    requests, app = deletions()
+    hub = make_hub()
+    state = HubState(hub.metadata.key)
+    state.put_lease(make_lease("hub-7", ""), 0.0)
+    for slices in ((make_slice(member="hub-7"),), ()):
+        member = make_member("hub-7", *slices, phase=Phase.GONE, wanted=False)
+        async with client_of(app) as client:
+            await retire(a_round(hub, state, client=client), ExecuteMemory(), {"hub-7": member}, replicas=9)
+
+    assert requests == []
+    assert list(state.leases) == ["hub.hub-7"]
 
 
 async def test_a_lease_that_was_never_read_is_forgotten_and_not_deleted() -> None:
@@ -52,7 +69,7 @@ async def test_a_lease_that_was_never_read_is_forgotten_and_not_deleted() -> Non
 
     requests, app = deletions()
     async with client_of(app) as client:
-        await retire(a_round(hub, state, client=client), ExecuteMemory(), {"hub-7": member})
+        await retire(a_round(hub, state, client=client), ExecuteMemory(), {"hub-7": member}, replicas=3)
 
     assert not state.leases
     assert requests == []

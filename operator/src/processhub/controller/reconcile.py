@@ -210,8 +210,9 @@ class Reconciler:
         take_verdicts(round, memory.execute, asked)
         observation, plan, views = self._plan(round, memory, members)
         plan = await self._execute(round, memory, pods, observation, plan, views)
-        await self._deal_with_orders(round, memory, observation, plan)
-        plan, refused = await self._keep_objects(round, memory, observation, plan)
+        replicas = replicas_of(round.hub, observation, plan)
+        await self._deal_with_orders(round, memory, observation, plan, replicas)
+        plan, refused = await self._keep_objects(round, memory, observation, plan, replicas)
         refusal = memory.refused_edit or refused
         reporting = msgspec.structs.replace(round, requeue=Requeue())
         self._report(reporting, memory, observation, plan, refusal, look())
@@ -252,21 +253,22 @@ class Reconciler:
         unplaced = {**plan.unplaced, **executed.unplaced, **pods.unplaced(), **observation.held}
         return msgspec.structs.replace(executed.plan, unplaced=unplaced)
 
-    async def _deal_with_orders(self, round: Round, memory: HubMemory, observation: Observation, plan: Plan) -> None:
+    async def _deal_with_orders(
+        self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, replicas: int
+    ) -> None:
         """Answer users' orders, and end what is over."""
         await MoveRequests(round, memory.observe.sets.applied_moves).record_results(observation, plan.move_results)
         await remove_ended_moves(round)
         await remove_ended_cancellations(round, memory.accepted)
         await remove_ended_stops(round)
         await Lifetimes(round, memory.execute, memory.report).delete_expired(observation)
-        await retire(round, memory.execute, observation.members)
+        await retire(round, memory.execute, observation.members, replicas)
         await end_quorum_reset(round, memory.observe.quorum)
 
     async def _keep_objects(
-        self, round: Round, memory: HubMemory, observation: Observation, plan: Plan
+        self, round: Round, memory: HubMemory, observation: Observation, plan: Plan, replicas: int
     ) -> tuple[Plan, Refusal | None]:
         """Keep the objects that the hub owns; returns the plan with the members' troubles, and what is refused."""
-        replicas = replicas_of(round.hub, observation, plan)
         authorities = self._keeper.trusted if self._keeper is not None else ""
         refused = await keep_members(round, self._settings, memory.execute, replicas, authorities)
         troubles = await member_troubles(round, memory.execute.looks, self._members(round, memory))

@@ -11,8 +11,9 @@ from functools import partial
 
 import msgspec
 
+from processhub.api.hub import Hub
 from processhub.api.kubernetes import Lease
-from processhub.api.naming import lease_name
+from processhub.api.naming import lease_name, member_ordinal
 from processhub.cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from processhub.cluster.kinds import LEASES, SLICES
 from processhub.controller.execute.memory import ExecuteMemory
@@ -53,27 +54,35 @@ async def _make_lease(round: Round, lease: Lease) -> None:
     round.store.put("leases", stored)
 
 
-async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Member]) -> None:
-    """Delete the slices and Leases of members that are gone for good, and slices that have become empty."""
+async def retire(round: Round, memory: ExecuteMemory, members: Mapping[str, Member], replicas: int) -> None:
+    """Delete the slices and Leases of members that are gone for good, and slices that have become empty.
+
+    ``replicas``: the size of the StatefulSet. It makes a pod below that again, whether its member is wanted or not.
+    """
     for member in members.values():
+        gone = not member.wanted and member.phase is Phase.GONE and member.pod is None
+        gone = gone and not _comes_back(round.hub, member.name, replicas)
         for known in member.slices:
             present, name = known.present, known.present.metadata.name
             empty = not present.spec.entries and not known.unproven and not known.uncertain
             acknowledged = known.acknowledged_by(member.holder) and not present.status.reports
-            retired = not member.wanted and member.phase is Phase.GONE and member.pod is None
             # An agent starts by slice 0. A creation without an answer may still be stored while its name is free.
             kept = (known.index == 0 and len(member.slices) > 1) or name in memory.unconfirmed_slices
             # A member that comes back may start children by it until it has read that the view closes.
             order = present.spec.order
             kept = kept or (order is not None and order.phase == ViewPhase.OPEN)
-            if not kept and ((retired and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
+            if not kept and ((gone and not present.spec.entries) or (known.index > 0 and empty and acknowledged)):
                 await round.steps.take(f"slice {name} can't be deleted", partial(_delete_slice, round, known))
         # Its slices and its Pod may have been deleted while it runs. Without a Lease it would count as gone.
-        gone = not member.wanted and member.phase is Phase.GONE and member.pod is None and not member.slices
         lease = round.state.leases.of_member(member.name)
-        if gone and lease is not None:
+        if gone and not member.slices and lease is not None:
             what = f"lease {lease.lease.metadata.name} can't be deleted"
             await round.steps.take(what, partial(_delete_lease, round, lease.lease))
+
+
+def _comes_back(hub: Hub, name: str, replicas: int) -> bool:
+    ordinal = member_ordinal(hub.metadata.name, name) if hub.spec.members.mode == "Replicas" else None
+    return ordinal is not None and ordinal < replicas
 
 
 async def _delete_slice(round: Round, known: KnownSlice) -> None:
