@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from memoryapi import Json
+from memoryrequests import Key
 
 from processhub.api.reasons import GroupReason
 
@@ -14,7 +15,7 @@ from .childpods import PodRun
 from .copies import keeps_copies
 from .edits import edits
 from .machines import Run
-from .naming import CHILDREN, DEMANDED, HUB, members_of
+from .naming import CHILDREN, DEMANDED, HUB, members_of, taking
 from .world import World
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Calm:
 
     Either the users' acts are such that all processes run on, or children are moved, edited and suspended, and none may
     lose the state that it has handed over. Nor may one where nothing has faults and members are replaced one by one:
-    each child is asked for its state then.
+    each child that is not bound to its member is asked for its state then.
     """
 
     def __init__(self, hands: Hands, world: World, seed: int) -> None:
@@ -77,14 +78,19 @@ class Calm:
         return (*hands.acts_on_operators(), *hands.acts_that_move(suspend=self._suspends))
 
     def _spares_one(self) -> bool:
-        """Whether the hub has its quorum without any one of its members."""
+        """Whether the hub has its quorum, and a member that takes children, without any one of its members."""
         hub = self._world.server.objects[HUB]
         required = hub.get("status", {}).get("quorum", {}).get("required", 0)
-        return bool(max(required, 1) < len(members_of(hub)))
+        return bool(required < len(members_of(hub)) and len(taking(hub)) > 1)
 
     def _balance(self) -> str:
         status = self._world.server.objects[HUB].get("status", {})
         return next((each["reason"] for each in status.get("conditions", ()) if each["type"] == "Balanced"), "")
+
+    def _is_bound(self, run: Run) -> bool:
+        """Whether a Child says that the child waits for its member, where nobody is asked for its state."""
+        child = self._world.server.objects.get(Key("children", "ns", run.child_id))
+        return bool(child is not None and child["spec"].get("pinned"))
 
     def _runs_on(self, run: Run | PodRun, what: str) -> None:
         if run.child_id not in DEMANDED:
@@ -103,7 +109,7 @@ class Calm:
         elif what == "is up":
             self._left.pop(key, None)
             self._up.add(run)
-        elif self._in_order and not run.runs and run in self._up and not run.was_asked:
+        elif self._in_order and not run.runs and run in self._up and not run.was_asked and not self._is_bound(run):
             self._world.trace.break_promise(
                 f"child {run.child_id} ends on {run.where}, and was not asked for its state"
             )
