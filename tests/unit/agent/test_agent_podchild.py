@@ -129,16 +129,21 @@ def entry(epoch: int, role: str) -> DesiredRun:
     return DesiredRun(assignment, WORKLOAD, "slice", 1, True)
 
 
-@pytest.mark.parametrize("pod_first", [False, True])
-async def test_a_copy_is_promoted_whichever_of_pod_and_entry_its_member_sees_first(pod_first: bool) -> None:
-    client = make_client()
-    starter = PodStarter(ENV, client, lambda watch: watch.close())
+async def running(role: str) -> tuple[PodStarter, Child]:
+    """A pod child in this role whose Pod is Ready, and what follows its Pod."""
+    starter = PodStarter(ENV, make_client(), lambda watch: watch.close())
     child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
     starter._informer.synced.set()
-    child.set_desired(entry(5, "Passive"))
+    child.set_desired(entry(5, role))
     await asyncio.sleep(0)
-    starter._informer._take(copy(5, "Passive", 1))
+    starter._informer._take(copy(5, role, 1))
     assert child.status.state == State.RUNNING
+    return starter, child
+
+
+@pytest.mark.parametrize("pod_first", [False, True])
+async def test_a_copy_is_promoted_whichever_of_pod_and_entry_its_member_sees_first(pod_first: bool) -> None:
+    starter, child = await running("Passive")
 
     def hears_of_the_pod() -> None:
         starter._informer._take(copy(10, "Active", 2))
@@ -159,13 +164,7 @@ async def test_a_copy_is_promoted_whichever_of_pod_and_entry_its_member_sees_fir
 
 async def test_a_child_whose_slice_was_out_of_sight_for_a_moment_follows_its_pod_again() -> None:
     """The operator knows of no stop, so it does not delete the Pod that the stopping run waits for."""
-    starter = PodStarter(ENV, make_client(), lambda watch: watch.close())
-    child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
-    starter._informer.synced.set()
-    child.set_desired(entry(5, "Active"))
-    await asyncio.sleep(0)
-    starter._informer._take(copy(5, "Active", 1))
-    assert child.status.state == State.RUNNING
+    _, child = await running("Active")
 
     child.set_desired(None)
     await asyncio.sleep(0)
@@ -177,13 +176,7 @@ async def test_a_child_whose_slice_was_out_of_sight_for_a_moment_follows_its_pod
 
 
 async def test_the_end_of_a_pod_is_seen_although_somebody_took_the_id_of_its_child_off() -> None:
-    starter = PodStarter(ENV, make_client(), lambda watch: watch.close())
-    child = Child("a", Alone(starter), Limits(), asyncio.get_running_loop())
-    starter._informer.synced.set()
-    child.set_desired(entry(5, "Active"))
-    await asyncio.sleep(0)
-    starter._informer._take(copy(5, "Active", 1))
-    assert child.status.state == State.RUNNING
+    starter, child = await running("Active")
 
     edited = copy(5, "Active", 2)
     del edited.metadata.annotations[ANNOTATION_CHILD_ID]

@@ -87,7 +87,7 @@ class PodStarter:
         return child_pod_names(self._env.hub, self._env.hub_uid, child_id, self._env.member)
 
     def pods(self, names: Iterable[str]) -> list[Pod]:
-        """Those of the Pods with these names that exist."""
+        """The Pods that have one of these names, and exist."""
         found = (self._informer.items.get((self._env.namespace, name)) for name in names)
         return [pod for pod in found if pod is not None]
 
