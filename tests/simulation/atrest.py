@@ -17,7 +17,7 @@ from .childpods import PodRun
 from .copies import all_active, copies_of, factor_of
 from .finishing import rests
 from .machines import Run
-from .naming import command_of, is_member, is_per_node, members_of, taking
+from .naming import command_of, is_bound, is_member, is_per_node, members_of, taking
 
 if TYPE_CHECKING:
     from .world import World
@@ -61,10 +61,10 @@ def unrest(world: World) -> list[str]:
             found += _child_unrest(item, [run for run in runs if run.child_id == name], hub)
     for key, item in objects.items():
         if ids := ids_of(key, item):
-            others = contested | drained if _is_bound(item) else contested
+            others = contested | drained if is_bound(item) else contested
             found += _set_unrest(item, [each for each in ids if each not in others], runs, hub)
             declared.update(dict.fromkeys(ids, item))
-    found += _hub_unrest(hub, {member for member, child_id in entries if _is_bound(declared.get(child_id, {}))})
+    found += _hub_unrest(hub, {member for member, child_id in entries if is_bound(declared.get(child_id, {}))})
     found += _demand_unrest(world, hub, declared, entries)
     demanded = {child_id for (_, child_id), entry in entries.items() if entry.uid == hub["metadata"]["uid"]}
     declared.update(dict.fromkeys(demanded, hub))
@@ -109,13 +109,7 @@ def _may_rest(name: str, objects: Mapping[Key, Json]) -> bool:
     if child is not None and (child["spec"].get("nodes") or rests(child)):
         return True
     own = [item for key, item in objects.items() if name in ids_of(key, item)] + ([child] if child is not None else [])
-    return any(item["spec"].get("template", item["spec"]).get("suspend") or _is_bound(item) for item in own)
-
-
-def _is_bound(item: Json) -> bool:
-    """Whether a Child or a ChildSet says that children stay with their member."""
-    spec = item.get("spec", {})
-    return bool(spec.get("template", spec).get("pinned"))
+    return any(item["spec"].get("template", item["spec"]).get("suspend") or is_bound(item) for item in own)
 
 
 def _hub_unrest(hub: Json, bound: set[str]) -> list[str]:
@@ -182,7 +176,7 @@ def _set_unrest(item: Json, ids: list[str], runs: list[Run | PodRun], hub: Json)
     name, status, found = item["metadata"]["name"], item.get("status", {}), []
     if status.get("observedGeneration") != item["metadata"]["generation"]:
         found.append(f"the status of set {name} is of an earlier generation")
-    if _is_bound(item) and _condition(item, "Ready").get("reason") == Reason.MEMBER_UNAVAILABLE:
+    if is_bound(item) and _condition(item, "Ready").get("reason") == Reason.MEMBER_UNAVAILABLE:
         return found  # Those whose members are left run, and the others wait.
     sleeps = item["spec"]["template"].get("suspend") or hub["spec"].get("suspend")
     copies, desired = (0, 0) if sleeps else (copies_of(hub), len(ids))
@@ -252,7 +246,7 @@ def _active_ones(hub: Json, runs: int) -> int:
 
 def _fits(runs: int, wanted: int, item: Json, hub: Json) -> bool:
     """Whether so many copies run. Copies of a bound child stay on a member that is drained, or wait for one."""
-    return runs == wanted or (wanted > 0 and _is_bound(item) and 1 <= runs <= max(factor_of(hub), wanted))
+    return runs == wanted or (wanted > 0 and is_bound(item) and 1 <= runs <= max(factor_of(hub), wanted))
 
 
 def _condition(item: Json, kind: str) -> Json:

@@ -15,7 +15,7 @@ from .childpods import PodRun
 from .copies import keeps_copies
 from .edits import edits
 from .machines import Run
-from .naming import CHILDREN, DEMANDED, HUB, members_of, taking
+from .naming import CHILDREN, DEMANDED, HUB, is_bound, members_of, taking
 from .world import World
 
 if TYPE_CHECKING:
@@ -87,10 +87,9 @@ class Calm:
         status = self._world.server.objects[HUB].get("status", {})
         return next((each["reason"] for each in status.get("conditions", ()) if each["type"] == "Balanced"), "")
 
-    def _is_bound(self, run: Run) -> bool:
+    def _stays(self, run: Run) -> bool:
         """Whether a Child says that the child waits for its member, where nobody is asked for its state."""
-        child = self._world.server.objects.get(Key("children", "ns", run.child_id))
-        return bool(child is not None and child["spec"].get("pinned"))
+        return is_bound(self._world.server.objects.get(Key("children", "ns", run.child_id), {}))
 
     def _runs_on(self, run: Run | PodRun, what: str) -> None:
         if run.child_id not in DEMANDED:
@@ -109,7 +108,7 @@ class Calm:
         elif what == "is up":
             self._left.pop(key, None)
             self._up.add(run)
-        elif self._in_order and not run.runs and run in self._up and not run.was_asked and not self._is_bound(run):
+        elif self._in_order and not run.runs and run in self._up and not run.was_asked and not self._stays(run):
             self._world.trace.break_promise(
                 f"child {run.child_id} ends on {run.where}, and was not asked for its state"
             )

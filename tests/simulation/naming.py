@@ -56,3 +56,9 @@ def taking(hub: Json) -> set[str]:
 def stopped_by_force(hub: Json) -> set[str]:
     """Return the members that are to run no child, not even one that is bound to them."""
     return {name for name, way in _drained(hub).items() if way == "force"}
+
+
+def is_bound(item: Json) -> bool:
+    """Whether a Child or a ChildSet says that children stay with their member."""
+    spec = item.get("spec", {})
+    return bool(spec.get("template", spec).get("pinned"))
