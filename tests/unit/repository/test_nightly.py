@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,12 @@ _ROW = re.compile(r"^\| `(?P<test>tests/[^`]+::[^`]+)` \| (?P<reason>\S.*) \|$",
 @functools.cache
 def marked() -> tuple[str, ...]:
     """Return path and name of each test with the marker, with the id if only some of its parameters have it."""
-    return tuple(_marked())
+    # Python 3.11 fails to build a syntax tree if what it collects meanwhile runs code, as a task's end does that logs.
+    gc.disable()
+    try:
+        return tuple(_marked())
+    finally:
+        gc.enable()
 
 
 def _marked() -> Iterator[str]:
