@@ -43,7 +43,7 @@ class Calm:
         keeps = not copies and not hands.pods.share
         self._in_order = keeps and hands.rolls.present and self._spares_one()
         self._moves = self._in_order or (keeps and rng.random() < 0.6)
-        self._left: dict[tuple[str, str], bytes] = {}  # a child and its uid → the state that it left last
+        self._left: dict[tuple[str, str], tuple[bytes, str]] = {}  # a child and its uid → what it left last, and where
         self._up: set[Run] = set()  # those that are up for their agent: one that was stopped before is started again
         self._suspends = rng.random() < 0.5  # else members leave; a suspended child loses its place and state then
         # Members with LeastLoaded take children from each other by and by.
@@ -88,8 +88,12 @@ class Calm:
         return next((each["reason"] for each in status.get("conditions", ()) if each["type"] == "Balanced"), "")
 
     def _stays(self, run: Run) -> bool:
-        """Whether a Child says that the child waits for its member, where nobody is asked for its state."""
-        return is_bound(self._world.server.objects.get(Key("children", "ns", run.child_id), {}))
+        """Whether a Child says that the child waits for its member, or is another one than the run's.
+
+        Nobody is asked for its state then.
+        """
+        child = self._world.server.objects.get(Key("children", "ns", run.child_id))
+        return child is not None and (is_bound(child) or child["metadata"]["uid"] != run.desired.assignment.uid)
 
     def _runs_on(self, run: Run | PodRun, what: str) -> None:
         if run.child_id not in DEMANDED:
@@ -100,7 +104,9 @@ class Calm:
             return
         key = run.child_id, run.uid
         if what.startswith("starts"):
-            left = self._left.get(key, run.state)
+            left, where = self._left.get(key, (run.state, run.where))
+            if self._in_order and where != run.where and self._stays(run):
+                return  # It was edited on a member that was to be replaced, and its state ended with that.
             if run.state != left:
                 self._world.trace.break_promise(
                     f"child {run.child_id} starts on {run.where} with {run.state!r}, and had left {left!r}"
@@ -113,6 +119,6 @@ class Calm:
                 f"child {run.child_id} ends on {run.where}, and was not asked for its state"
             )
         elif not run.runs and run.left:
-            self._left[key] = run.left
+            self._left[key] = run.left, run.where
         elif not run.runs and run.was_up:
             self._left.pop(key, None)

@@ -25,7 +25,7 @@ from processhub.controller.report.hubprogress import Work
 from processhub.controller.store.hubstate import HubState
 from processhub.core.acceptance import refuse_hub
 from processhub.core.model.plan import Plan
-from processhub.registry.grammar import Assignment, Report, format_assignment, is_on_demand
+from processhub.registry.grammar import Assignment, Report, format_assignment, is_on_demand, parse_assignment
 from processhub.registry.workloads import encode_workload
 
 CACHE = {"python": {"target": "m:Cache"}}
@@ -50,7 +50,7 @@ class Demanded:
 
     def has(self, child_id: str, state: str = State.RUNNING, epoch: int = 1, **more: Any) -> None:
         """Put a child on record, and have its member report it."""
-        entry = {name: more.pop(name) for name in ("restart_policy", "wait", "uid") if name in more}
+        entry = {name: more.pop(name) for name in ("restart_policy", "wait", "uid", "origin") if name in more}
         workload = more.pop("workload", digest_of(CACHE))
         self.entries[child_id] = Assignment(
             **{"uid": "h", "epoch": epoch, "workload": workload, "on_demand": True, **entry}
@@ -106,6 +106,17 @@ def test_an_ask_is_placed_from_the_member_that_was_asked() -> None:
 
     site.asks = ()
     assert site.wanted() == set(), "nobody waits for it any more"
+
+
+def test_a_later_leader_places_by_the_member_that_was_asked_first() -> None:
+    site = Demanded(distribution={"strategy": "NotLocal"})
+    site.asks = ("a",)
+    entry = site.look().snapshot.children["a"].entry(1)
+
+    later = Demanded(distribution={"strategy": "NotLocal"})
+    later.has("a", origin=parse_assignment(format_assignment(entry)).origin)
+
+    assert later.look().snapshot.children["a"].origin == "hub-0"
 
 
 def test_an_ask_makes_no_more_than_the_hub_may_have_and_starts_nothing_that_is_declared() -> None:

@@ -3,8 +3,8 @@
 An entry of ``spec.entries``, which the operator writes, has its fields separated by one space::
 
     <uid> <epoch> <role> <workload hash> [wait] [asleep] [run=<epoch>] [to=<member>:<epoch>[:must]] [state=<checksum>]
-        [restart=<policy>] [idle=<seconds>] [demand] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>] [ask=<digest>]
-        [ended=<report>]
+        [restart=<policy>] [idle=<seconds>] [demand] [origin=<member>] [tags=<t>,<t>] [meta=<k>:<v>,<k>:<v>]
+        [ask=<digest>] [ended=<report>]
 
 - ``wait``: the child is on record, but must not be started yet, as on the target of a move whose source still runs.
 - ``asleep`` (with ``wait``): the child waits because it is suspended. The entry keeps its place.
@@ -15,6 +15,7 @@ An entry of ``spec.entries``, which the operator writes, has its fields separate
 - ``state``: the checksum of the state that the copy is started with.
 - ``idle``: after so many seconds without a request the member reports the child Idle.
 - ``demand``: the child was started by a request.
+- ``origin`` (with ``demand``): the member that was asked first. The strategies Local and NotLocal go by it.
 - ``ask``: the digest of the child as its user wrote it, if a hook changed it. While that is unchanged, the entry is
   kept.
 - ``ended``: the report of a child that has ended for good and was moved since. The member reports the same end, and
@@ -140,6 +141,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     restart_policy: str = "Permanent"
     idle_seconds: int = 0
     on_demand: bool = False
+    origin: str = ""  # of a child on demand: the member that was asked first
     tags: tuple[str, ...] = ()
     metadata: tuple[tuple[str, str], ...] = ()
     asked: str = ""  # digest of the child before hooks changed it
@@ -210,6 +212,8 @@ def format_assignment(entry: Assignment) -> str:
         text += f" idle={entry.idle_seconds}"
     if entry.on_demand:
         text += _DEMAND
+    if entry.origin:
+        text += f" origin={entry.origin}"
     if entry.tags:
         text += " tags=" + ",".join(map(_encode, entry.tags))
     if entry.metadata:
@@ -313,6 +317,7 @@ _OPTIONS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "restart": ("restart_policy", str),
     "idle": ("idle_seconds", int),
     "demand": ("on_demand", _flag),
+    "origin": ("origin", str),
     "tags": ("tags", _tags),
     "meta": ("metadata", _pairs),
     "ask": ("asked", str),

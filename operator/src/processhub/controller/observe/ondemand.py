@@ -5,7 +5,7 @@ They have no objects. Their entries have the Hub's uid, and are followed as thos
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
@@ -33,15 +33,17 @@ class _InSlice(msgspec.Struct, frozen=True):
 
     ``epochs``: id → the epoch of its entry. ``idle``: those that their member reports idle. ``over``: those that are
     not started again by their restart policy. ``started``: id → when its present run was started (Unix time).
+    ``origins``: id → the member that was asked for it first.
     """
 
     epochs: Mapping[str, int]
     idle: frozenset[str]
     over: frozenset[str]
     started: Mapping[str, float]
+    origins: dict[str, str]
 
 
-_NONE = _InSlice({}, frozenset(), frozenset(), {})
+_NONE = _InSlice({}, frozenset(), frozenset(), {}, {})
 
 
 class _Copies:
@@ -103,7 +105,8 @@ class OnDemandWatch:
         else:
             self._since, self._timed = {}, False
         asked = _asked(round, members, views, copies)
-        self._known = known_on_demand(hub, (copies.keys() - ended) | asked.keys(), asked, self._known)
+        origins = ChainMap(asked, *(each.origins for each in found if each.origins))
+        self._known = known_on_demand(hub, (copies.keys() - ended) | asked.keys(), origins, self._known)
         return self._known
 
     def _expired(self, round: Round, ttl: int, ids: Mapping[str, int], started: Mapping[str, float]) -> set[str]:
@@ -145,6 +148,7 @@ def _in_slice(hub: Hub, member: Member, known: KnownSlice) -> _InSlice:
             frozenset(child_id for child_id, report in current.items() if report.reason == Reason.IDLE),
             frozenset(child_id for child_id, report in current.items() if _is_over(own[child_id], report)),
             {child_id: at for child_id, report in current.items() if (at := unix_time(report.started_at)) is not None},
+            {child_id: entry.origin for child_id, entry in own.items() if entry.origin},
         )
 
     return known.derived("on demand", (uid, known.other(reports)), compute)

@@ -179,8 +179,8 @@ def known_set(item: ChildSet, before: KnownSet | None) -> KnownSet:
 def known_on_demand(hub: Hub, ids: Set[str], origins: Mapping[str, str], before: KnownSet | None) -> KnownSet:
     """The children on demand of a Hub, which has a template.
 
-    ``origins``: of ids that members ask for, the member that was asked. What ``before`` has is kept, so that a round in
-    which few come or go costs little.
+    ``origins``: of ids that members ask for, or have asked for, the member that was asked first. What ``before`` has is
+    kept, so that a round in which few come or go costs little.
     """
     template = hub.spec.on_demand
     assert template is not None

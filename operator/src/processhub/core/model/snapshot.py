@@ -83,6 +83,7 @@ class DesiredChild(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             restart_policy=self.restart_policy,
             idle_seconds=self.idle_seconds,
             on_demand=self.on_demand,
+            origin=self.origin if self.on_demand else "",  # That of a declared child is in its object.
             tags=self.tags,
             metadata=self.metadata,
             asked=self.asked,
