@@ -24,6 +24,7 @@ from processhub.controller.engine import Engine
 from processhub.controller.hooks.receivers import HookReceivers
 from processhub.controller.report import childqueue
 from processhub.controller.report.childqueue import ChildKey, ChildStatuses
+from processhub.controller.report.refusedstatuses import RefusedStatuses
 from processhub.controller.settings import MemberNetwork, OperatorSettings
 from processhub.controller.store.informers import Store
 
@@ -217,7 +218,9 @@ async def test_child_statuses_are_throttled_while_a_hub_has_many_changes(
         return children[key], ChildStatus(id=key[1], member="hub-0")
 
     async with GatedClient(api.config) as client:
-        writer = ChildStatuses(client, Store(client, (namespace,), lambda _: None), latest)
+        writer = ChildStatuses(
+            client, Store(client, (namespace,), lambda _: None), latest, RefusedStatuses(lambda _: None)
+        )
         writer.throttle(hub, True)
         for key in children:
             writer.mark(key)
@@ -252,7 +255,9 @@ async def test_the_latest_status_of_a_child_is_written_last(api: Client, namespa
         def latest(_: ChildKey) -> tuple[Child, ChildStatus]:
             return child, ChildStatus(id="a", member=member, state="Running")
 
-        writer = ChildStatuses(client, Store(client, (namespace,), lambda _: None), latest)
+        writer = ChildStatuses(
+            client, Store(client, (namespace,), lambda _: None), latest, RefusedStatuses(lambda _: None)
+        )
         writer.mark((namespace, "a"))
         running = asyncio.create_task(writer.run())
         try:

@@ -16,7 +16,7 @@ from settling import settles
 from processhub.api.meta import find_condition
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
 from processhub.cluster.errors import ApiError
-from processhub.cluster.kinds import CHILDREN, LEASES, PODS, SLICES, untyped
+from processhub.cluster.kinds import CHILDREN, HUBS, LEASES, PODS, SLICES, Kind, untyped
 
 pytest_plugins = ("operatorworld",)
 QUOTAS = untyped("v1", "resourcequotas")
@@ -83,9 +83,11 @@ async def children(world: World) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def policy_against(world: World, operation: str, plural: str) -> AsyncIterator[None]:
+async def policy_against(
+    world: World, operation: str, plural: str, group: str = "processhub.dev"
+) -> AsyncIterator[None]:
     """Reject this operation on objects of this kind in the world's namespace during the block, by a policy."""
-    rule = {"apiGroups": ["processhub.dev"], "apiVersions": ["*"], "resources": [plural], "operations": [operation]}
+    rule = {"apiGroups": [group], "apiVersions": ["*"], "resources": [plural], "operations": [operation]}
     name, only = f"keep-{world.namespace}", {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
     spec = {
         "failurePolicy": "Fail",
@@ -335,3 +337,95 @@ async def test_a_hub_and_its_children_report_why_members_do_not_run(world: World
     hub = await world.hub_ready()
     assert [member.message for member in hub.status.members] == ["", ""]
     await world.ready("a")
+
+
+async def in_force(world: World, kind: Kind[Any], name: str, subresource: str | None = "status") -> None:
+    """Wait until a policy rejects updates of an object, which is some seconds after the policy was created."""
+
+    async def check() -> None:
+        refusal = ""
+        try:
+            await world.api.patch(kind, world.namespace, name, {}, subresource=subresource, dry_run=True)
+        except ApiError as error:
+            refusal = error.message
+        assert "are kept here" in refusal
+
+    await settles(check)
+
+
+async def test_a_member_whose_reports_a_policy_rejects_says_so(world: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await goes_on(world, "before")
+    async with policy_against(world, "UPDATE", "registryslices/status"):
+        names = (f"a-{number}" for number in itertools.count())
+
+        async def it_is_said() -> str:
+            """The policy is in force some seconds after it was created, and has the members' own words from then on."""
+            await world.child(name := next(names))
+            stalled = find_condition((await world.get_hub()).status.conditions, "Stalled")
+            assert stalled
+            assert stalled.reason == "Refused"
+            assert "what member hub-0 runs can't be reported: " in stalled.message
+            assert "registryslices/status are kept here" in stalled.message
+            return name
+
+        last = await settles(it_is_said)
+        ready = await world.condition(last, "Ready", "False", "Pending")
+        assert "what the member reports is refused; the Hub's condition Stalled has the cause" in ready.message
+        (member,) = (await world.get_hub()).status.members
+        assert "registryslices/status are kept here" in member.message
+        assert any("registryslices/status are kept here" in text for text in await world.told("hub", "Refused"))
+
+    await world.ready("before", last)
+    await has_no(world, "Stalled")
+    assert [member.message for member in (await world.get_hub()).status.members] == [""]
+
+
+async def test_statuses_that_a_policy_rejects_are_named_on_the_hub(world: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await goes_on(world, "before")
+    async with policy_against(world, "UPDATE", "children/status"):
+        await in_force(world, CHILDREN, "before")
+
+        await world.child("a")
+
+        stalled = await world.hub_condition("Stalled", "True", "Invalid")
+        assert "the status of child a can't be written: " in stalled.message
+        assert "children/status are kept here" in stalled.message
+        await world.running(["before", "a"])
+    await world.ready("a")
+    await has_no(world, "Stalled")
+
+
+async def test_an_event_names_the_policy_that_rejects_the_status_of_a_hub(world: World) -> None:
+    await world.hub(members={"replicas": 1})
+    async with policy_against(world, "UPDATE", "hubs/status"):
+        await in_force(world, HUBS, "hub")
+
+        await world.edit_hub(members={"replicas": 1, "maxChildren": 100})
+
+        async def it_is_told() -> None:
+            told = await world.told("hub", "Refused")
+            assert any("the status of hub hub can't be written: " in text for text in told), told
+            assert any("hubs/status are kept here" in text for text in told), told
+
+        await settles(it_is_told)
+        await world.child("a")
+        await world.running(["a"])
+    await world.hub_observed()
+
+
+async def test_a_member_whose_lease_a_policy_rejects_says_so(world: World) -> None:
+    await world.hub(members={"replicas": 1})
+    await goes_on(world, "a")
+    async with policy_against(world, "UPDATE", "leases", "coordination.k8s.io"):
+
+        async def it_is_said() -> None:
+            ready = find_condition((await world.get_hub()).status.conditions, "Ready")
+            assert ready
+            assert "hub-0: its Lease can't be renewed: " in ready.message, ready
+            assert "leases are kept here" in ready.message, ready
+
+        await settles(it_is_said)
+    await world.hub_ready()
+    await world.running(["a"])

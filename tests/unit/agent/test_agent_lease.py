@@ -12,6 +12,7 @@ from waiting import until
 from processhub.agent.env import Environment
 from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.lease.validity import Renewal, Validity
+from processhub.api.naming import ANNOTATION_REFUSED
 from processhub.api.slice import Settings
 
 DEADLINE = 40.0
@@ -79,6 +80,27 @@ class Clock:
 
     def set(self, stop_at: float, kill_at: float) -> None:
         self.fed = (stop_at, kill_at)
+
+
+async def test_renewals_say_why_reports_are_not_stored_until_they_are() -> None:
+    api = MemoryApi()
+    metadata = {"name": "h.h-0", "annotations": {ANNOTATION_REFUSED: "by an earlier agent", "other": "kept"}}
+    api.create("leases", {"metadata": metadata, "spec": {"holderIdentity": ""}})
+
+    async def connect() -> MemoryClient:
+        return MemoryClient(api, Wire())
+
+    def annotations() -> dict[str, str]:
+        return api.get("leases", "h.h-0")["metadata"]["annotations"]
+
+    keeper = LeaseKeeper(ENV, Settings(lease_seconds=1), NoDeadlines(), connect=connect, place=SameLoop())
+    keeper.start()
+    await until(lambda: annotations() == {"other": "kept"}, "the first write")
+    keeper.set_refused("slices are kept here")
+    await until(lambda: annotations().get(ANNOTATION_REFUSED) == "slices are kept here", "a renewal")
+    keeper.set_refused("")
+    await until(lambda: annotations() == {"other": "kept"}, "another renewal")
+    await keeper.release()
 
 
 def test_only_a_renewal_sent_after_the_expiry_starts_a_new_session() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,11 +19,13 @@ from processhub.agent.handover.reports import report_received
 from processhub.agent.metrics import Metrics
 from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
+from processhub.agent.reporting.refusals import Refusals
 from processhub.agent.reporting.reporter import StatusReporter
 from processhub.agent.reporting.reportwriter import WriterIdentity
 from processhub.api.reasons import Reason, RestartPolicy, State
 from processhub.api.slice import MAX_ENTRIES, Activation, RegistrySlice, SliceStatus
 from processhub.cluster.config import ConfigError
+from processhub.cluster.errors import ConflictError, ConnectionFailedError, ForbiddenError, UnavailableError
 from processhub.registry.grammar import Assignment, parse_report
 
 OPEN = Activation(view=7, phase="Open", holder="pod/nonce")
@@ -52,7 +55,7 @@ class Server:
         return self.slice
 
 
-def reporter_of(server: Server) -> StatusReporter:
+def reporter_of(server: Server, refused: Callable[[str], None] = lambda _: None) -> StatusReporter:
     writer = WriterIdentity(
         server,  # type: ignore[arg-type]
         *("pod/nonce", "", 8080),
@@ -62,6 +65,7 @@ def reporter_of(server: Server) -> StatusReporter:
         lambda item: reporter.slice_changed(item, item.metadata.name),
         lambda: False,
         lambda: 1,
+        refused=refused,
     )
     reporter = StatusReporter(writer)
     reporter.open()
@@ -81,6 +85,38 @@ async def test_a_status_that_was_not_written_for_any_reason_is_written_again(tro
 
     await until(lambda: "a" in server.status.reports, "the status")
     await reporter.flush(5)
+
+
+async def test_why_no_status_is_stored_is_told_until_one_is() -> None:
+    server, supervisor, told = Server(), supervised()[0], list[str]()
+    reporter = reporter_of(server, told.append)
+    server.generation, server.troubles = 1, [ForbiddenError(403, "Forbidden", "slices are\nkept " + "here" * 500)]
+    supervisor.set_desired({"a": desired("a")})
+
+    reporter.slice_changed(server.slice, "s", supervisor.children.values())
+
+    await until(lambda: len(told) == 2, "what is told")
+    assert told[0].startswith("slices are kept here")
+    assert len(told[0]) == 500
+    assert told[1] == ""
+    await reporter.flush(5)
+
+
+def test_a_short_outage_is_no_refusal_and_what_is_gone_is_not_refused() -> None:
+    told: list[str] = []
+    refusals, down = Refusals(told.append), UnavailableError(503, "Unavailable", "down")
+
+    refusals.failed("s.0", down, 10)
+    refusals.failed("s.0", down, 14)
+    refusals.failed("s.0", ConnectionFailedError("no answer"), 20)
+    refusals.failed("s.0", ConflictError(409, "Conflict", "changed"), 20)
+    assert told == []
+
+    refusals.failed("s.0", down, 15)
+    refusals.failed("s.1", ForbiddenError(403, "Forbidden", "no"), 15)
+    refusals.ended("s.0")
+    refusals.ended("s.1")
+    assert told == ["down", "no", ""]
 
 
 async def test_a_status_without_room_for_all_running_children_keeps_its_observed_generation() -> None:

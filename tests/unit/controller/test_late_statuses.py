@@ -16,6 +16,7 @@ from processhub.api.hub import Hub, HubStatus
 from processhub.cluster.errors import ApiError, ForbiddenError, UnavailableError
 from processhub.cluster.kinds import CHILDREN, HUBS
 from processhub.controller.report.childqueue import ChildStatuses
+from processhub.controller.report.refusedstatuses import RefusedStatuses
 from processhub.controller.report.statusrate import OF_HUBS
 from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.round import Requeue
@@ -69,7 +70,7 @@ def test_the_status_of_a_deleted_hub_does_not_land_on_its_successor() -> None:
 
     async def woken_by(there: Successor, hub: Hub, status: HubStatus) -> int:
         woken: list[HubKey] = []
-        writer = AppliedStatuses(there.client, there.store, woken.append, OF_HUBS)
+        writer = AppliedStatuses(there.client, there.store, woken.append, OF_HUBS, RefusedStatuses(lambda _: None))
         writer.report(("ns", "hub"), (hub,), lambda: {hub.metadata.uid: status}, Requeue())
         await asyncio.sleep(0.5)
         return len(woken)
@@ -81,7 +82,7 @@ def test_a_status_that_is_reported_during_a_write_wakes_the_hub_after_it() -> No
     async def main() -> None:
         there = Successor("hubs", {"kind": "Hub", "spec": {"members": {"replicas": 1}}})
         woken: list[HubKey] = []
-        writer = AppliedStatuses(there.client, there.store, woken.append, OF_HUBS)
+        writer = AppliedStatuses(there.client, there.store, woken.append, OF_HUBS, RefusedStatuses(lambda _: None))
 
         hub: Hub = await there.client.get(HUBS, "ns", "hub")
 
@@ -107,7 +108,12 @@ def test_the_status_of_a_deleted_child_does_not_land_on_its_successor(replaced: 
             there.replace()
         else:
             there.api.update(next(iter(there.api.objects)), lambda item: item["metadata"].update(labels={"a": "b"}))
-        statuses = ChildStatuses(there.client, there.store, lambda _: (first, ChildStatus(id="of the first")))
+        statuses = ChildStatuses(
+            there.client,
+            there.store,
+            lambda _: (first, ChildStatus(id="of the first")),
+            RefusedStatuses(lambda _: None),
+        )
         running = asyncio.create_task(statuses.run())
         statuses.mark(("ns", "hub"))
         await asyncio.sleep(0.5)
@@ -133,7 +139,9 @@ def test_a_status_that_is_refused_for_ever_is_tried_less_and_less_often(error: A
         api = MemoryApi()
         client = Refusing(api, Wire())
         rounds, waits = asyncio.Queue[HubKey](), Requeue()
-        writer = AppliedStatuses(client, Store(client, (), lambda _: None), rounds.put_nowait, OF_HUBS)
+        writer = AppliedStatuses(
+            client, Store(client, (), lambda _: None), rounds.put_nowait, OF_HUBS, RefusedStatuses(lambda _: None)
+        )
         began, count = asyncio.get_running_loop().time(), 0
         while asyncio.get_running_loop().time() < began + 90:
             writer.report(("ns", "hub"), (hub,), lambda: {hub.metadata.uid: HubStatus(ready_replicas=1)}, waits)

@@ -19,6 +19,7 @@ from processhub.cluster.client import Client
 from processhub.controller.execute.callrights import BINDING, CallRights
 from processhub.controller.execute.marks import label_pods
 from processhub.controller.report.childqueue import ChildStatuses
+from processhub.controller.report.refusedstatuses import RefusedStatuses
 from processhub.controller.rounds.steps import Failures
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
@@ -199,7 +200,9 @@ async def test_a_status_that_conflicts_is_written_again(site: tuple[Site, Client
     """The API server reports a conflict of a patch, too, if many write the object at once."""
     server, client = site
     status = ChildStatus(id="a", state="Failed", observed_generation=1)
-    writer = ChildStatuses(client, Store(client, (), lambda key: None), lambda key: (child("a"), status))
+    writer = ChildStatuses(
+        client, Store(client, (), lambda key: None), lambda key: (child("a"), status), RefusedStatuses(lambda _: None)
+    )
     server.troubles = [409, 409]
 
     running = asyncio.create_task(writer.run())

@@ -29,6 +29,7 @@ from processhub.controller.report.childset import tallies
 from processhub.controller.report.deferredwrites import HUB_BURST, HUB_RATE
 from processhub.controller.report.hub import MEMBERS_MAX, REGISTRY_BYTES, REGISTRY_MAX, hub_status, registry_of
 from processhub.controller.report.hubprogress import Work
+from processhub.controller.report.refusedstatuses import RefusedStatuses
 from processhub.controller.report.statusrate import OF_HUBS, OF_SETS, StatusRate
 from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.events import EventRecorder
@@ -237,7 +238,7 @@ def writer_of(server: Server, wanted: dict[str, ChildStatus]) -> ChildStatuses:
     def latest(key: tuple[str, str]) -> tuple[Child, ChildStatus]:
         return child(key[1], server.stored.get(key[1])), wanted[key[1]]
 
-    return ChildStatuses(client, store, latest)
+    return ChildStatuses(client, store, latest, RefusedStatuses(lambda _: None))
 
 
 @pytest.mark.no_cover
@@ -334,7 +335,9 @@ def test_crash_loops_of_sets_write_into_their_statuses_within_their_hubs_budget(
             }
         )
         client = cast("Client", sets)
-        writer = AppliedStatuses(client, Store(client, (), lambda _: None), lambda _: None, OF_SETS)
+        writer = AppliedStatuses(
+            client, Store(client, (), lambda _: None), lambda _: None, OF_SETS, RefusedStatuses(lambda _: None)
+        )
         names = list(sets.items)
 
         async def report(status: ChildSetStatus) -> None:
@@ -441,7 +444,7 @@ def test_a_child_whose_status_cannot_be_built_blocks_no_other() -> None:
             return child(key[1], server.stored.get(key[1])), status_of(1)
 
         client = cast("Client", server)
-        writer = ChildStatuses(client, Store(client, (), lambda _: None), latest)
+        writer = ChildStatuses(client, Store(client, (), lambda _: None), latest, RefusedStatuses(lambda _: None))
         running = asyncio.create_task(writer.run())
         for name in ("broken", "a"):
             writer.mark(("ns", name))

@@ -207,6 +207,7 @@ def _build_reporter(
             lambda: around.tls.report,
             lambda: asks.ids,
             slices.has_read,
+            around.lease.set_refused,
         )
     )
 

@@ -105,7 +105,6 @@ def reason_of(error: BaseException) -> str:
         text = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
         place = error.path if isinstance(error, UnixClientConnectorError) else f"{error.host}:{error.port}"
         return f"no connection to {place}: {text}"
-        return f"no connection to {error.host}:{error.port}: {text}"
     if isinstance(error, aiohttp.ClientHttpProxyError):  # its text has the password of the proxy
         proxy = error.request_info.real_url
         return f"the proxy {proxy.host}:{proxy.port} answered {error.status}: {error.message}"

@@ -169,6 +169,7 @@ class Reconciler:
         with _changes_of(round.state) as changed:
             round = msgspec.structs.replace(round, hub=hub, changed=changed)
             self._report(round, memory, last.observation, last.plan, last.refusal, members)
+        round.steps.end()
         round.again_in(last.due - round.now())
         judge_again(round, members.values())
         return round.requeue.after

@@ -109,6 +109,10 @@ class LeaseKeeper:
         """Send this usage with all further renewals."""
         self._record.usage = usage
 
+    def set_refused(self, why: str) -> None:
+        """Say with all further renewals why the member's reports are not stored; "": they are."""
+        self._record.refused = why
+
     def apply(self, settings: Settings) -> None:
         """Use changed settings from now on."""
         self._place.loop.call_soon_threadsafe(self._apply, settings)

@@ -9,7 +9,7 @@ import msgspec
 
 from processhub.agent.env import Environment
 from processhub.api.kubernetes import Lease
-from processhub.api.naming import ANNOTATION_LOAD, LABEL_HUB_UID, lease_name
+from processhub.api.naming import ANNOTATION_LOAD, ANNOTATION_REFUSED, LABEL_HUB_UID, lease_name
 from processhub.api.usage import Usage, format_usage
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ConflictError, NotFoundError
@@ -30,7 +30,9 @@ class LeaseRecord:
     def __init__(self, env: Environment) -> None:
         self.name = lease_name(env.hub, env.member)
         self.identity = f"{env.pod_uid}/{random.randbytes(4).hex()}"  # noqa: S311 no secret
-        self.usage: Usage | None = None  # is sent with each renewal, so it needs no write of its own
+        # These are sent with each renewal, so they need no write of their own.
+        self.usage: Usage | None = None
+        self.refused = ""  # why the member's reports are not stored
         self.held: Lease | None = None  # as this agent last wrote it; None: it must be read again
         self.rewound = False
         self._written = 0  # the resourceVersion of the last write
@@ -62,10 +64,13 @@ class LeaseRecord:
             spec = msgspec.structs.replace(
                 spec, acquire_time=now, lease_transitions=(lease.spec.lease_transitions or 0) + 1
             )
-        metadata = lease.metadata
+        annotations = dict(lease.metadata.annotations)
+        annotations.pop(ANNOTATION_REFUSED, None)
         if (usage := self.usage) is not None:
-            annotations = {**metadata.annotations, ANNOTATION_LOAD: format_usage(usage)}
-            metadata = msgspec.structs.replace(metadata, annotations=annotations)
+            annotations[ANNOTATION_LOAD] = format_usage(usage)
+        if refused := self.refused:
+            annotations[ANNOTATION_REFUSED] = refused
+        metadata = msgspec.structs.replace(lease.metadata, annotations=annotations)
         body = msgspec.structs.replace(lease, metadata=metadata, spec=spec)
         try:
             self.held = await client.replace(LEASES, self._env.namespace, self.name, body)

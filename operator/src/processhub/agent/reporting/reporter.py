@@ -21,13 +21,14 @@ from processhub.agent.children.child import Child
 from processhub.agent.children.report import reporting_slices
 from processhub.agent.reporting.noise import NoiseBudget
 from processhub.agent.reporting.pace import Pace
+from processhub.agent.reporting.refusals import Refusals
 from processhub.agent.reporting.reportwriter import ReportWriter, WriterIdentity
 from processhub.agent.reporting.slicereports import SliceReports
 from processhub.api.slice import RegistrySlice, SliceStatus, TlsReport, stored_bytes
-from processhub.cluster.errors import ApiError, NotFoundError
+from processhub.cluster.errors import ApiError, ForbiddenError, InvalidError, NotFoundError
 
 log = logging.getLogger(__name__)
-_RETRY_SECONDS = 0.5
+_RETRY_SECONDS, _RETRY_REFUSED_MAX = 0.5, 5.0  # after a write that was refused; doubled each time
 
 
 class StatusReporter:
@@ -35,7 +36,7 @@ class StatusReporter:
 
     def __init__(self, identity: WriterIdentity) -> None:
         self._identity = identity
-        self._budget = NoiseBudget(identity.members)
+        self._budget, self._refusals = NoiseBudget(identity.members), Refusals(identity.refused)
         self._statuses: dict[str, _SliceStatus] = {}
         self._open = False
 
@@ -46,9 +47,10 @@ class StatusReporter:
             if slice_status is not None:
                 slice_status.close()
                 del self._statuses[name]
+                self._refusals.ended(name)
             return
         if slice_status is None:
-            slice_status = self._statuses[name] = _SliceStatus(self._identity, self._budget)
+            slice_status = self._statuses[name] = _SliceStatus(self._identity, self._budget, self._refusals)
             slice_status.reports.dirty.update({child.id: child for child in children})
         slice_status.take(item, open_=self._open)
 
@@ -95,9 +97,10 @@ class StatusReporter:
 class _SliceStatus:
     """The writer of one slice's status."""
 
-    def __init__(self, identity: WriterIdentity, budget: NoiseBudget) -> None:
+    def __init__(self, identity: WriterIdentity, budget: NoiseBudget, refusals: Refusals) -> None:
         self.reports = SliceReports()
         self._identity, self._writer = identity, ReportWriter(identity, lambda: self._slice)
+        self._refusals, self._logged = refusals, ""  # the last error that was logged, "" after a success
         self._pace = Pace(budget, lambda: identity.busy() or self.reports.many_start or self.reports.only_wait)
         self._item: RegistrySlice | None = None
         self._said: SliceStatus | None = None  # the last status that this agent wrote
@@ -165,7 +168,7 @@ class _SliceStatus:
         await self._task
 
     async def _serve(self) -> None:
-        metrics = self._identity.metrics
+        metrics, pause = self._identity.metrics, _RETRY_SECONDS
         while not self._pace.over:
             pressing = await self._pace.due()
             if not self._identity.held():
@@ -181,14 +184,22 @@ class _SliceStatus:
                 self._said = status
                 self._check_stored()
                 metrics.count_write("written")
+                self._refusals.ended(self._slice.metadata.name)
+                self._logged, pause = "", _RETRY_SECONDS
             except NotFoundError:
                 log.info("a slice was deleted while its status was being written")
             except Exception as error:
                 metrics.count_write("failed")
-                known = isinstance(error, ApiError)
-                log.warning("status of slice not written: %s", error, exc_info=None if known else error)
+                name, known = self._slice.metadata.name, isinstance(error, ApiError)
+                if self._logged != str(error):
+                    self._logged = str(error)
+                    log.warning("status of slice %s not written: %s", name, error, exc_info=None if known else error)
+                if isinstance(error, ApiError):
+                    self._refusals.failed(name, error, asyncio.get_running_loop().time())
                 self._said = None
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(pause)
+                if isinstance(error, ForbiddenError | InvalidError):
+                    pause = min(2 * pause, _RETRY_REFUSED_MAX)
                 self._pace.again(pressing=pressing)
 
     def _check_stored(self) -> None:

@@ -22,7 +22,7 @@ class WriterIdentity:
     renewed. ``written(slice)`` receives each slice as it was stored. ``busy()`` is true while many children are about
     to change, whose changes should go into one write. ``members()`` is the number of the hub's members that have
     slices. ``tls()`` and ``asks()`` are reported in slice 0. ``has_read(name)``: whether all slices were read up to the
-    present spec of this one.
+    present spec of this one. ``refused(why)`` receives why no status is stored now; "" when one is again.
     """
 
     client: Client
@@ -38,6 +38,7 @@ class WriterIdentity:
     tls: Callable[[], TlsReport] = TlsReport
     asks: Callable[[], tuple[str, ...]] = tuple
     has_read: Callable[[str], bool] = bool
+    refused: Callable[[str], None] = lambda _: None
 
 
 class ReportWriter:

@@ -17,12 +17,12 @@ import msgspec
 
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import member_account
-from processhub.cluster.errors import ApiError
-from processhub.cluster.kinds import untyped
-from processhub.cluster.timestamps import utc_now
+from processhub.cluster.errors import ApiError, ForbiddenError, InvalidError, NotFoundError
+from processhub.cluster.kinds import LEASES, untyped
+from processhub.cluster.timestamps import now_micros, utc_now
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
-from processhub.core.model.podtrouble import Trouble, cause, trouble_of
+from processhub.core.model.podtrouble import REPORT_REFUSED, Trouble, cause, trouble_of
 
 _LOOKED_AT = 5  # Members of a hub whose Events are read. The others mostly have the same cause.
 _PATIENCE_SECONDS = 2.0  # A member that is not ready for a shorter time just starts.
@@ -54,7 +54,10 @@ Looks = dict[str, _Look]  # By member. Kept between the rounds of a hub.
 
 
 async def member_troubles(round: Round, looks: Looks, members: Mapping[str, Member]) -> dict[str, Trouble]:
-    """The members that are wanted and not ready, each with its cause as far as it is known."""
+    """The members that are wanted and not ready, each with its cause as far as it is known.
+
+    Members whose reports the API server refuses are among them, and are noted as failures of the round.
+    """
     unready = [member for member in members.values() if member.wanted and not member.ready]
     for name in looks.keys() - {member.name for member in unready}:
         del looks[name]
@@ -63,7 +66,12 @@ async def member_troubles(round: Round, looks: Looks, members: Mapping[str, Memb
     unexplained = [member for member in unready if not troubles[member.name]]
     if not round.hub.spec.suspend:
         await _look(round, looks, unexplained[:_LOOKED_AT])
-    return {name: trouble or (looks[name].found if name in looks else trouble) for name, trouble in troubles.items()}
+    found = {name: trouble or (looks[name].found if name in looks else trouble) for name, trouble in troubles.items()}
+    for member in members.values():
+        if why := member.refused:
+            round.steps.note(f"what member {member.name} runs can't be reported", ForbiddenError(403, "Forbidden", why))
+            found[member.name] = cause(REPORT_REFUSED, f"its report is refused: {why}")
+    return found
 
 
 async def _look(round: Round, looks: Looks, members: Sequence[Member]) -> None:
@@ -86,7 +94,9 @@ async def _look(round: Round, looks: Looks, members: Sequence[Member]) -> None:
 async def _find(round: Round, member: Member, look: _Look) -> None:
     """Look for the cause by Events and rights. If that fails, what was found before stands."""
     try:
-        look.found = await _trouble_of_pod(round, member.pod) if member.pod else await _unmade(round, member.name)
+        look.found = (
+            await _trouble_of_pod(round, member, member.pod) if member.pod else await _unmade(round, member.name)
+        )
     except ApiError as error:  # For example an operator that is newer than its ClusterRole.
         log.info("hub %s/%s: no cause is found for %s: %s", *round.hub.metadata.key, member.name, error.message)
 
@@ -102,13 +112,15 @@ async def _unmade(round: Round, name: str) -> Trouble:
     return _latest(own or found, "it has no pod: ")
 
 
-async def _trouble_of_pod(round: Round, pod: Pod) -> Trouble:
+async def _trouble_of_pod(round: Round, member: Member, pod: Pod) -> Trouble:
     """Why a Pod is not Ready, of which its status does not say it."""
     found = _latest(await _warnings(round, f"involvedObject.uid={pod.metadata.uid}"))
     running = any(each.state.running for each in pod.status.container_statuses)
     if not found and not pod.spec.node_name:
         found = cause("Unschedulable", f"its pod has no node yet: no scheduler {pod.spec.scheduler_name!r} answers")
-    return (await _missing_right(round, pod) if running else Trouble()) or found
+    if not running:
+        return found
+    return await _missing_right(round, pod) or await _refused_lease(round, member) or found
 
 
 async def _warnings(round: Round, fields: str) -> list[dict[str, Any]]:
@@ -132,6 +144,20 @@ def _when(event: dict[str, Any]) -> str:
     series = event.get("series") or {}
     times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
     return max(str(time)[:19] for time in (*times, event["metadata"].get("creationTimestamp")) if time)
+
+
+async def _refused_lease(round: Round, member: Member) -> Trouble:
+    """Why the API server stores no renewal of the member's Lease: a dry run of one by the operator says it."""
+    if member.lease is None:
+        return Trouble()
+    key = member.lease.lease.metadata.key
+    try:
+        await round.client.patch(LEASES, *key, {"spec": {"renewTime": now_micros()}}, dry_run=True)
+    except (ForbiddenError, InvalidError) as error:
+        return cause("LeaseRefused", f"its Lease can't be renewed: {error.message}")
+    except NotFoundError:
+        pass  # The round makes it again.
+    return Trouble()
 
 
 async def _missing_right(round: Round, pod: Pod) -> Trouble:

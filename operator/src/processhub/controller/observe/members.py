@@ -11,7 +11,13 @@ import msgspec
 
 from processhub.api.hub import Hub
 from processhub.api.kubernetes import KubernetesNode, Pod
-from processhub.api.naming import ANNOTATION_JOINING, ANNOTATION_LOAD, ANNOTATION_SETTLED, member_ordinal
+from processhub.api.naming import (
+    ANNOTATION_JOINING,
+    ANNOTATION_LOAD,
+    ANNOTATION_REFUSED,
+    ANNOTATION_SETTLED,
+    member_ordinal,
+)
 from processhub.api.usage import Usage, parse_usage
 from processhub.controller.concurrency import gather_all
 from processhub.controller.observe.nodefit import has_pod
@@ -96,6 +102,13 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     def usage(self) -> Usage | None:
         """The resources that the member's children use, as its agent reported them with the Lease, or None."""
         return parse_usage(self.lease.lease.metadata.annotations.get(ANNOTATION_LOAD, "")) if self.lease else None
+
+    @property
+    def refused(self) -> str:
+        """Why the API server does not store what the member reports, as its agent says with the Lease, or ""."""
+        if self.lease is None or self.phase is not Phase.LIVE:
+            return ""
+        return self.lease.lease.metadata.annotations.get(ANNOTATION_REFUSED, "")
 
     def reports_in(self, known: KnownSlice) -> Mapping[str, Report]:
         """The member's reports on the entries of one of its slices; none if it is gone, or a former Lease holder's.

@@ -19,6 +19,7 @@ from processhub.cluster.tokenbucket import Buckets, TokenBucket
 from processhub.controller.report.child import with_others_conditions
 from processhub.controller.report.deferredwrites import ChildKey, DeferredWrites
 from processhub.controller.report.kstatus import UNDER_WAY
+from processhub.controller.report.refusedstatuses import RefusedStatuses
 from processhub.controller.store.hubstate import HubKey
 from processhub.controller.store.informers import Store
 
@@ -35,16 +36,21 @@ class ChildStatuses:
     """Writes the latest status of each marked Child. ``latest`` computes it when the Child is next."""
 
     def __init__(
-        self, client: Client, store: Store, latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None]
+        self,
+        client: Client,
+        store: Store,
+        latest: Callable[[ChildKey], tuple[Child, ChildStatus] | None],
+        refused: RefusedStatuses,
     ) -> None:
-        self._client, self._store, self._latest = client, store, latest
+        self._client, self._store, self._latest, self._told = client, store, latest, refused
         self._waiting: dict[ChildKey, None] = {}  # In order, each once.
         self._writing: dict[ChildKey, bool] = {}  # Whether it was marked again meanwhile.
         self._wake = asyncio.Event()
         self._calm = asyncio.Event()
         self._buckets: Buckets[ChildKey, TokenBucket] = Buckets(lambda: TokenBucket(_CHILD_RATE, _CHILD_BURST))
         self._deferred_writes = DeferredWrites(self.mark)
-        self._refused: dict[ChildKey, float] = {}  # Seconds until a refused write is retried.
+        # Seconds until a refused write is retried, and the hub that says so.
+        self._refused: dict[ChildKey, tuple[float, HubKey]] = {}
         self._settling: dict[ChildKey, float] = {}  # Until when a start may stay unreported.
         self._held: dict[ChildKey, float] = {}  # Until when one of many children that move is skipped.
         self._throttled: dict[HubKey, float] = {}  # Until when each hub counts as one with many changes.
@@ -97,56 +103,69 @@ class ChildStatuses:
 
     async def _retrying(self, key: ChildKey) -> None:
         try:
-            await self._child(key)
-            self._refused.pop(key, None)
+            if await self._child(key):
+                self._accept(key)
         except NotFoundError as error:
-            self._refused.pop(key, None)
+            self._accept(key)
             log.debug("status of child %s not written: %s", key[1], error.message)
         except Exception as error:
             # Any error is caught here, as the statuses of all other Children wait behind this one.
-            seconds = min(2 * self._refused.get(key, _AGAIN_SECONDS / 2), _AGAIN_MAX)
-            self._refused[key] = seconds
-            known = isinstance(error, ApiError)
+            before, hub = self._refused.get(key) or (_AGAIN_SECONDS / 2, self._hub_of(key))
+            seconds = min(2 * before, _AGAIN_MAX)
+            self._refused[key] = seconds, hub
+            if known := isinstance(error, ApiError):
+                self._told.failed(hub, _title(key), error)
             text = "status of child %s not written, again in %g s: %s"
             log.warning(text, key[1], seconds, error, exc_info=None if known else error)
             asyncio.get_running_loop().call_later(seconds, self.mark, key)
 
-    async def _child(self, key: ChildKey) -> None:
+    def _hub_of(self, key: ChildKey) -> HubKey:
+        child = self._store.child(key)
+        return key[0], child.spec.hub if child is not None else ""
+
+    def _accept(self, key: ChildKey) -> None:
+        """Take that the Child's status is stored, or that there is none to write."""
+        if (refused := self._refused.pop(key, None)) is not None:
+            self._told.ended(refused[1], _title(key))
+
+    async def _child(self, key: ChildKey) -> bool:
+        """Write the status of a Child; False if it is put off."""
         loop = asyncio.get_running_loop()
         held = self._held.get(key)
         if held is not None and loop.time() < held:
-            return
+            return False
         self._held.pop(key, None)
         found = self._latest(key)
         if found is None:
             self._settling.pop(key, None)
-            return
+            return True
         child, status = found
         if status == child.status:
             self._settling.pop(key, None)
-            return
+            return True
         many_changes = self._throttled.get((key[0], child.spec.hub), 0.0) > loop.time()
         in_motion = any(node.state in UNDER_WAY for node in status.nodes)
         if many_changes and held is None and child.status.nodes and in_motion:
             self._held[key] = loop.time() + _MOTION_SECONDS
             loop.call_later(_MOTION_SECONDS, self.mark, key)
-            return
+            return False
         if _is_starting(status) and not child.status.nodes:
             until = self._settling.setdefault(key, loop.time() + _SETTLE_SECONDS)
             if loop.time() < until:
                 loop.call_later(until - loop.time(), self.mark, key)
-                return
+                return False
         self._settling.pop(key, None)
         bucket = self._buckets.of(key, loop.time())
         if not bucket.wait(loop.time()) and self._deferred_writes.defer(child, status):
-            return
+            return False
         if not bucket.take(loop.time()):
             loop.call_later(bucket.wait(loop.time()), self.mark, key)
-            return
+            return False
         if key in self._store.unread.children:
             await self._write_unread(child, status)
         else:
             self._store.put("children", await self._write_child(child, status))
+        return True
 
     async def _write_child(self, child: Child, status: ChildStatus) -> Child:
         """Write by PUT, which costs the API server a third less than a patch. After a conflict a patch is sent."""
@@ -175,6 +194,10 @@ class ChildStatuses:
         except InvalidError as error:
             log.warning("status of child %s, which can't be read, not written: %s", child.metadata.name, error.message)
         self._store.put_unread(msgspec.structs.replace(child, status=status))
+
+
+def _title(key: ChildKey) -> str:
+    return f"child {key[1]}"
 
 
 def _is_starting(status: ChildStatus) -> bool:

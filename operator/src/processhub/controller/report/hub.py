@@ -271,7 +271,7 @@ def _member(member: Member, children: int, trouble: Trouble | None) -> MemberSta
         port=agent_port(pod) if pod else AGENT_PORT,
         node=pod.spec.node_name if pod else "",
         ready=member.ready,
-        message=trouble.text if trouble and not member.ready else "",
+        message=trouble.text if trouble and (member.refused or not member.ready) else "",
         drained=member.drained,
         weight=member.weight,
         children=children,

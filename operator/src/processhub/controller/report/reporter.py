@@ -39,6 +39,7 @@ from processhub.controller.report.eventrules import emit
 from processhub.controller.report.hub import hub_status, refused_status, stalled_status
 from processhub.controller.report.hubprogress import Work
 from processhub.controller.report.memory import ReportMemory
+from processhub.controller.report.refusedstatuses import RefusedStatuses
 from processhub.controller.report.statusrate import OF_HUBS, OF_SETS
 from processhub.controller.report.writer import AppliedStatuses
 from processhub.controller.rounds.round import Requeue, Round
@@ -70,9 +71,10 @@ class Reporter:
     ) -> None:
         self._store, self._refusal_of, self._outdated = store, refusal_of, outdated
         self._observed: dict[HubKey, tuple[Observation, ReportMemory]] = {}
-        self._hubs = AppliedStatuses(client, store, wake, OF_HUBS)
-        self._sets = AppliedStatuses(client, store, wake, OF_SETS)
-        self._children = ChildStatuses(client, store, self._latest_child_status)
+        self._refused = RefusedStatuses(wake)
+        self._hubs = AppliedStatuses(client, store, wake, OF_HUBS, self._refused)
+        self._sets = AppliedStatuses(client, store, wake, OF_SETS, self._refused)
+        self._children = ChildStatuses(client, store, self._latest_child_status, self._refused)
 
     async def run(self) -> None:
         """Write the statuses of Children until cancelled."""
@@ -104,6 +106,7 @@ class Reporter:
         changed in this round are added to ``round.changed``.
         """
         key, changed = round.hub.metadata.key, round.changed
+        self._refused.note(key, round.steps)
         self._observed[key] = msgspec.structs.replace(observation, members=members), memory
         lives = {name: life_of(member) for name, member in members.items()}
         # A member that was lost is reported as lost, even if it is back by now, because its children went to others.
@@ -189,6 +192,7 @@ class Reporter:
         self._observed.pop(key, None)
         self._mark(key, state.children)
         self._hubs.forget(key)
+        self._refused.forget(key)
         self._refuse_sets(key, state, self._no_hub(key), requeue)
 
     def _latest_child_status(self, key: ChildKey) -> tuple[Child, ChildStatus] | None:

@@ -8,7 +8,7 @@ import msgspec
 
 from processhub.api.reasons import Reason
 from processhub.core.model.plan import Unplaced
-from processhub.core.model.podtrouble import Trouble, brief_of
+from processhub.core.model.podtrouble import REPORT_REFUSED, Trouble, brief_of
 
 _SEE = "the Hub's condition Ready has the cause"
 _STALLED = "the Hub's condition Stalled has the cause"
@@ -22,7 +22,7 @@ def with_troubles(
     The cause is one word: many thousand Children may say it, and their statuses are written again when it changes.
     ``stalled``: the reason of the Hub's condition Stalled if the members' pods can't even be asked for, else "".
     """
-    known = {name: trouble for name, trouble in troubles.items() if trouble}
+    known = {name: trouble for name, trouble in troubles.items() if trouble and trouble.brief != REPORT_REFUSED}
     if not known and not stalled:
         return dict(unplaced)
     said: dict[Unplaced, Unplaced] = {}
@@ -39,6 +39,8 @@ def with_troubles(
 def waits_for(member: str, trouble: Trouble | None) -> str:
     """The message of a child that is on record on a member that has not started it."""
     message = f"waiting for member {member} to start it"
+    if trouble and trouble.brief == REPORT_REFUSED:
+        return f"{message}; it may run: what the member reports is refused; {_STALLED}"
     return f"{message}, which is not ready: {trouble.brief}; {_SEE}" if trouble else message
 
 

@@ -16,6 +16,7 @@ from processhub.cluster.errors import ApiError, ConflictError, ConnectionFailedE
 from processhub.cluster.kinds import metadata_of
 from processhub.cluster.tasks import cancel_all
 from processhub.cluster.tokenbucket import Buckets, ByteBudget
+from processhub.controller.report.refusedstatuses import RefusedStatuses
 from processhub.controller.report.statusrate import Item, StatusPolicy, StatusRate
 from processhub.controller.rounds.round import Requeue
 from processhub.controller.store.hubstate import HubKey
@@ -32,9 +33,14 @@ class AppliedStatuses(Generic[Item]):
     """
 
     def __init__(
-        self, client: Client, store: Store, wake: Callable[[HubKey], None], policy: StatusPolicy[Item]
+        self,
+        client: Client,
+        store: Store,
+        wake: Callable[[HubKey], None],
+        policy: StatusPolicy[Item],
+        refused: RefusedStatuses,
     ) -> None:
-        self._client, self._store, self._wake, self._policy = client, store, wake, policy
+        self._client, self._store, self._wake, self._policy, self._refused = client, store, wake, policy, refused
         self._rates: dict[HubKey, dict[str, StatusRate[Item]]] = {}  # By uid; the one written last comes last.
         self._budgets: Buckets[HubKey, ByteBudget] = Buckets(policy.budget)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # By uid.
@@ -94,14 +100,14 @@ class AppliedStatuses(Generic[Item]):
     async def _write(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus, rate: StatusRate[Item]) -> None:
         uid, done = item.metadata.uid, False
         try:
-            done = await self._apply(item, status, rate)
+            done = await self._apply(hub, item, status, rate)
         finally:
             del self._tasks[uid]
             if not done or uid in self._missed:
                 self._wake(hub)
             self._missed.discard(uid)
 
-    async def _apply(self, item: Item, status: HubStatus | ChildSetStatus, rate: StatusRate[Item]) -> bool:
+    async def _apply(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus, rate: StatusRate[Item]) -> bool:
         """Write the status; returns whether it was stored."""
         kind, what = self._policy.kind, f"{item.kind.lower()} {item.metadata.name}"
         # The version, because the API server applies a status to whatever has the name, and does not compare the uid.
@@ -120,16 +126,21 @@ class AppliedStatuses(Generic[Item]):
                 answer = await self._client.apply(bare, *item.metadata.key, body, subresource="status")
                 self._store.put_unread(msgspec.structs.replace(item, metadata=answer.metadata, status=status))
                 rate.taken()
+                self._refused.ended(hub, what)
                 return True
             stored = await self._client.apply(kind, *item.metadata.key, body, subresource="status")
         except (NotFoundError, ConflictError) as error:
             log.info("status of %s not written: %s", what, error.message)
+            if isinstance(error, NotFoundError):
+                self._refused.ended(hub, what)
             return False
         except ApiError as error:
             if not isinstance(error, ConnectionFailedError | UnavailableError):
                 rate.refused(asyncio.get_running_loop().time())
             log.warning("status of %s not written: %s", what, error.message)
+            self._refused.failed(hub, what, error)
             return False
         rate.taken()
+        self._refused.ended(hub, what)
         self._store.put(kind.plural, stored)
         return True

@@ -9,6 +9,7 @@ from processhub.api.kubernetes import ContainerStatus, Pod, Terminated
 from processhub.api.meta import shortened
 
 TEXT_MAX = 400  # characters of a cause
+REPORT_REFUSED = "ReportRefused"  # the cause of a member that runs, and of which nothing is known
 _ON_ITS_WAY = ("", "ContainerCreating", "PodInitializing")  # reasons of containers that nothing has gone wrong with
 # The kubelet alternates between these two. One word for both keeps what depends on it from changing.
 _ONE_WORD = {"ErrImagePull": "ImagePullBackOff"}
