@@ -293,6 +293,8 @@ async def test_a_program_that_leaves_no_state_does_not_leave_the_one_that_it_was
         for epoch in (1, 2, 3):
             supervisor.set_desired({"a": desired(workload, epoch)})
             await until((tmp_path / f"up.{epoch}").exists, "its next run")
+            child = supervisor.children["a"]
+            await until(lambda: child.status.state == "Running", "that the agent knows it")  # noqa: B023
 
     assert (tmp_path / "found").read_text().split() == ["none", "state" if how == "reads" else "unread", found]
 
