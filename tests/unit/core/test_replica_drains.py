@@ -76,6 +76,18 @@ def test_a_pinned_copy_waits_for_its_lost_member_if_there_are_fewer_members_than
     assert hub.roles("a") == {"hub-1": Role.ACTIVE, "hub-0": Role.PASSIVE}
 
 
+def test_a_pinned_child_whose_members_are_all_gone_names_them() -> None:
+    hub = bound_twice("pinned")
+    lose(hub, "hub-0")
+    lose(hub, "hub-1")
+    hub.rest()
+
+    assert hub.roles("a").keys() <= {"hub-0", "hub-1"}
+    why = plan(hub.snapshot()).unplaced["a"]
+    assert why.reason is Reason.MEMBER_UNAVAILABLE
+    assert why.message == "members hub-1, hub-0 are not ready; started when one of them is"
+
+
 def test_a_copy_that_was_stopped_by_force_starts_again_once_it_has_ended() -> None:
     hub = bound_twice("guided")
     pods = with_pods(hub, "a")

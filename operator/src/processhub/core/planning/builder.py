@@ -371,7 +371,11 @@ def same_attributes(entry: Assignment, child: DesiredChild) -> bool:
     )
 
 
-def unavailable(name: str, *, emptied: bool = False) -> Unplaced:
-    """Why a child that is bound to the member does not run. ``emptied``: the member is emptied by force."""
-    why = "is emptied by force; started when it takes children again" if emptied else "is not ready; started when it is"
-    return Unplaced(Reason.MEMBER_UNAVAILABLE, f"member {name} {why}")
+def unavailable(*names: str, emptied: bool = False) -> Unplaced:
+    """Why a child that is bound to these members does not run. ``emptied``: the only one is emptied by force."""
+    if len(names) > 1:
+        message = f"members {listed(names)} are not ready; started when one of them is"
+    else:
+        why = "is emptied by force; started when it takes children again"
+        message = f"member {listed(names)} {why if emptied else 'is not ready; started when it is'}"
+    return Unplaced(Reason.MEMBER_UNAVAILABLE, message)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import msgspec
 
 from processhub.api.reasons import Reason, Role
-from processhub.core.listing import listed
 from processhub.core.model.membership import Phase
 from processhub.core.model.plan import STRANDED_GUIDED, Move, Unplaced
 from processhub.core.model.snapshot import DesiredChild, HubSnapshot, MemberView, OnRecord
@@ -181,8 +180,8 @@ class ReplicaPlanner(Roles):
         kept = self._without_surplus(child, kept, staying, move)
         staying = [place for place in staying if place in kept]
         self.give_roles(child, kept, places, move)
-        if kept and all(self.sleeps(child, place) and not self._is_woken(child, place) for place in kept):
-            self.unplaced[child.id] = unavailable(listed([place.member for place in kept]))
+        if kept and all(self._waits(child, place) for place in kept):
+            self.unplaced[child.id] = unavailable(*(place.member for place in kept))
         held = HeldCopies(child, tuple(kept), tuple(staying))
         if move is not None and move.step is CopyStep.ADD:
             self.lack_asked.append((held, move))
@@ -202,6 +201,11 @@ class ReplicaPlanner(Roles):
                 self.put(place.member, child.id, None)
             else:
                 self.put_to_sleep(child, place)
+
+    def _waits(self, child: DesiredChild, place: OnRecord) -> bool:
+        """Whether the copy does not run after this plan: it sleeps, or its member is gone."""
+        gone = self.members[place.member].phase is Phase.GONE
+        return gone or (self.sleeps(child, place) and not self._is_woken(child, place))
 
     def _is_woken(self, child: DesiredChild, place: OnRecord) -> bool:
         """Whether this plan starts the copy again."""
@@ -322,9 +326,8 @@ class ReplicaPlanner(Roles):
         if blocked := self.proofs.blocked(child.id):
             self.unplaced[child.id] = blocked
         elif not self.snapshot.formed or not any(takes(member) for member in self.snapshot.members):
-            names = listed(child.nodes)
             self.unplaced[child.id] = (
-                unavailable(names)
+                unavailable(*child.nodes)
                 if child.nodes
                 else Unplaced(Reason.NO_MEMBERS, "no member of the hub is ready; placed when one is")
             )
@@ -374,7 +377,7 @@ class ReplicaPlanner(Roles):
     def _no_place(self, child: DesiredChild) -> Unplaced:
         if child.nodes:
             full = [blocked for name in child.nodes if name in self.members and (blocked := self.full(name))]
-            return full[0] if full else unavailable(listed(child.nodes))
+            return full[0] if full else unavailable(*child.nodes)
         return self.strategy.why_not(child, self.placement_view(0)) or self.no_room(self.candidates(0))
 
     def _can_take(self, name: str, child_id: str) -> bool:
