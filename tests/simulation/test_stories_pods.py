@@ -116,6 +116,27 @@ def test_a_process_starts_only_when_the_pod_that_has_lost_its_labels_is_gone() -
     tell(hub(), 1, story, pods=True)
 
 
+def test_the_next_leader_finds_a_pod_whose_labels_cannot_be_put_back() -> None:
+    async def story(told: Story) -> None:
+        run, refused = pod_of(told), told.world.network.weather.refused
+        refused[run.pod.key.name] = 422
+        told.world.edit(run.pod.key, {"metadata": {"labels": dict.fromkeys(LABELS)}}, "admin")
+        await asyncio.sleep(1)
+        told.world.edit(CHILD, {"spec": {"pod": None, "exec": {"command": ["v"]}}})
+        await asyncio.sleep(1)
+        for operator in told.world.operators:
+            operator.process.kill()
+        await asyncio.sleep(_LONG)
+        assert told.run("c0") is run
+        assert f"of pod {run.pod.key.name} can't be put back: Invalid" in ready(told)["message"]
+
+        refused.clear()
+        await told.until(lambda: (now := told.run("c0")) and now.command == ("v",))
+        assert not run.runs
+
+    tell(hub(), 1, story, pods=True)
+
+
 @pytest.mark.parametrize("cut", [False, True])
 def test_a_pod_is_followed_again_when_its_slice_has_its_label_back(cut: bool) -> None:
     async def story(told: Story) -> None:

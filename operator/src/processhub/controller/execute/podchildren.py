@@ -88,7 +88,9 @@ class PodChildren:
         self._client, self._store, self._hub, self._state = round.client, round.store, round.hub, round.state
         self._copies = round.hub.spec.keeps_copies
         self._hub_labels = (round.hub.metadata.name, round.hub.metadata.uid)
-        self._blocked: dict[str, Unplaced] = {}  # By id, where another Pod is in the way.
+        # By id, where another Pod is in the way, and where the Pod can't be marked as the child's.
+        self._blocked: dict[str, Unplaced] = {}
+        self._unmarked: dict[str, Unplaced] = {}
         self._limit = asyncio.Semaphore(_AT_ONCE)
         self.changed: list[tuple[Pod, str]] = []  # Pods whose marks somebody changed, each with a sentence.
 
@@ -228,7 +230,7 @@ class PodChildren:
         for (child_id, _), (epoch, _, reason, text) in self._memory.refused_pods.items():
             if self._asks_for(child_id, epoch):
                 found[child_id] = Unplaced(reason, text)
-        return found
+        return found | self._unmarked
 
     def _asks_for(self, child_id: str, epoch: int) -> bool:
         """Whether the slices, with what this round wrote, ask for a Pod of this incarnation.
@@ -337,7 +339,10 @@ class PodChildren:
                 self._round.again_in(_CHANGED_SECONDS)
                 return
             except (ForbiddenError, InvalidError) as error:
-                self.changed.append((pod, f"{names} of pod {metadata.name} can't be put back: {error.message}"))
+                text = f"{names} of pod {metadata.name} can't be put back: {error.message}"
+                self.changed.append((pod, text))
+                until = f"{text}; the child stays as it is until they are, or the pod is gone"
+                self._unmarked[metadata.annotations[ANNOTATION_CHILD_ID]] = Unplaced(Reason.INVALID, until[:1000])
                 self._round.again_in(_REFUSED_SECONDS)
                 return
         self._store.put("pods", patched)

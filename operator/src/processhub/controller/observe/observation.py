@@ -104,7 +104,7 @@ def observe(facts: Facts) -> Observation:
     hub, state, members = facts.hub, facts.state, facts.members
     record = on_record(state, members if _reports_matter(hub, state) else {})
     wanted, refusals, chosen, sets = _wanted(facts, record)
-    uncertain = state.slices.uncertain() | facts.unconfirmed | facts.views.unread
+    uncertain = state.slices.uncertain() | facts.unconfirmed | facts.views.unread | _unmarked(state, record)
     orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, facts.applied_moves)}
     snapshot = HubSnapshot(
         spec=hub.spec,
@@ -148,6 +148,12 @@ def _reports_matter(hub: Hub, state: HubState) -> bool:
     # A handover that is under way continues after the hub's strategy was changed.
     handing = hub.spec.migration.hands_over or any(known.leaving for known in state.slices.values())
     return hub.spec.keeps_copies or handing
+
+
+def _unmarked(state: HubState, record: Mapping[str, tuple[OnRecord, ...]]) -> set[str]:
+    """The children on record with a Pod that no watch shows: only by their entries would the next leader find it."""
+    pods = (state.child_pods.get(name) for name in state.child_pods.unwatched)
+    return {pod.metadata.annotations[ANNOTATION_CHILD_ID] for pod in pods if pod is not None} & record.keys()
 
 
 def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:
