@@ -430,6 +430,10 @@ RARE = {
         "a Pod that has left the watch is read before it counts as gone (docs/protocol.md, rule 23)",
         Store, "_known_child_pod", _gone_from_the_watch,
     ),
+    "pod-unmarked": Mutant(
+        "no entry changes of a child whose Pod has lost its labels (docs/protocol.md, rule 23)",
+        observation, "_unmarked", lambda *_: set(),
+    ),
     "pod-off-the-record": Mutant(
         "an id stays on record while its Pod is there (docs/protocol.md, rule 30)",
         reconcile, "with_pods", lambda _snapshot, plan, *_: plan,

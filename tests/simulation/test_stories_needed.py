@@ -24,6 +24,7 @@ PAUSED = test_stories_fencing.test_an_agent_that_was_paused_starts_nothing_that_
 LOST_NODE = test_stories_pods.test_a_child_whose_pod_is_on_a_lost_node_starts_nowhere_else
 LEASE_LOST = test_stories_demand.test_a_member_whose_lease_was_lost_keeps_nothing_under_a_view_that_closes
 FOUND_BY: dict[str, Callable[[], None]] = {
+    "pod-unmarked": test_stories_pods.test_the_next_leader_finds_a_pod_whose_labels_cannot_be_put_back,
     "term-unnoted": EPOCHS_RISE,
     "term-not-raised": EPOCHS_RISE,
     "slices-unread": partial(PAUSED, "read"),
