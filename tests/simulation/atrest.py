@@ -201,7 +201,7 @@ def _demand_unrest(
     own = {place: entry for place, entry in entries.items() if entry.uid == uid}
     for (member, child_id), entry in own.items():
         runs = [run for run in world.checks.runs if run.child_id == child_id and run.member == member]
-        if child_id in declared:
+        if child_id in declared and _is(declared[child_id], "Accepted"):
             found.append(f"child {child_id} is declared, and is on record on {member} as one that a request started")
         if template is None:
             found.append(f"child {child_id} is on record on {member}, and the hub has no onDemand")
