@@ -224,7 +224,7 @@ def _demand_unrest(
         if (orders := hub["metadata"].get("annotations", {}).get(annotation)) is not None:
             found.append(f"the orders of {annotation} are not answered: {orders}")
     if template is not None:
-        found += _count_unrest(hub, entries, len(list(world.checks.runs)))
+        found += _count_unrest(hub, entries, len({run.child_id for run in world.checks.runs}))
     return found
 
 

@@ -41,6 +41,7 @@ class Checks:
         self._taken_over: set[tuple[str, int]] = set()  # child and epoch of each local takeover
         self._owner_of: dict[int, tuple[str, str]] = {}  # epoch → the id and member that got it
         self._active: dict[str, int] = {}  # id → the highest epoch that was active
+        self._since: dict[str, frozenset[str]] = {}  # child whose Pod a restore brought back → the agents of that time
         self._epochs_again: set[tuple[str, int]] = set()  # id and epoch of each entry that was restored with etcd
         self._run_before: set[tuple[str, str, int]] = set()  # agent, id and epoch of each start
         self._ups: dict[str, list[_Up]] = defaultdict(list)  # by id
@@ -93,12 +94,19 @@ class Checks:
         """Take note that the hub is at rest: where it keeps one active copy, no other one is left."""
         self._many_active = all_active(hub)
 
-    def restored(self, objects: Mapping[Key, Json]) -> None:
-        """Take note that etcd is restored: what has happened since the backup is on no record (docs/protocol.md)."""
+    def restored(self, objects: Mapping[Key, Json], pods: Mapping[str, int], agents: frozenset[str]) -> None:
+        """Take note that etcd is restored: what has happened since the backup is on no record (docs/protocol.md).
+
+        ``pods``: the children whose Pods are back, with their epochs; what the ``agents`` run may run on beside them.
+        """
         for key, item in objects.items():
             if key.plural == "registryslices":
                 entries = item["spec"]["entries"].items()
                 self._epochs_again |= {(child_id, parse_assignment(text).epoch) for child_id, text in entries}
+            elif key.plural == "hubs":
+                self._many_active |= all_active(item)
+        self._epochs_again |= pods.items()
+        self._since |= dict.fromkeys(pods, agents)
         self.finished.forget_all()
 
     def deleted_by_hand(self, item: Json) -> None:
@@ -154,7 +162,9 @@ class Checks:
         """Check that the child has one active owner at most, besides Pods that somebody deleted by force."""
         if not self._one_owner:
             return
+        beside = self._since.get(run.child_id, frozenset())
         own = [other for other in self.runs if other.child_id == run.child_id and not other.given_up]
+        own = [other for other in own if other.where not in beside]
         if self._many_active:
             own = [other for other in own if other.member == run.member]
         active = [other for other in own if other.role_now == "Active"]

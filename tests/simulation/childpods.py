@@ -127,18 +127,29 @@ class ChildPod:
         return f"10.1.0.{self.uid.removeprefix('uid-')}"
 
     def seen(self, item: Json) -> None:
-        """Take role and epoch of the object, which a downwardAPI volume shows to the process. Nothing takes both back.
+        """Take role and epoch of the object, which a downwardAPI volume shows to the process."""
+        before = self.role
+        self.take(item)
+        if self.role != before:
+            self.tell_role()
 
-        Somebody may have removed the annotations, and the process goes by what it has read.
-        """
+    def tell_role(self) -> None:
+        """Tell what follows the process that its role is another."""
+        if self.run is not None:
+            self.world.checks.pod_changed(self.run, f"is {self.role} now, of epoch {self.epoch}")
+
+    def take(self, item: Json) -> None:
+        """Take role and epoch of the object. Where somebody removed them, the process goes by what it has read."""
         annotations = item["metadata"].get("annotations", {})
         self.epoch = int(annotations.get(ANNOTATION_EPOCH) or self.epoch)
         self.started_with = int(run_of(annotations) or self.started_with)
-        role = annotations.get(ANNOTATION_ROLE) or self.role
-        if role != self.role:
-            self.role = role
-            if self.run is not None:
-                self.world.checks.pod_changed(self.run, f"is {role} now, of epoch {self.epoch}")
+        self.role = annotations.get(ANNOTATION_ROLE) or self.role
+
+    def restored(self, item: Json) -> None:
+        """Take all of the object as it is in a backup, and report of it anew."""
+        self.given_up = False
+        self.take(item)
+        self._kubelet.report_again()
 
     def evict(self) -> None:
         """End its process, as a kubelet whose node is short of memory does."""
@@ -203,6 +214,10 @@ class _Status:
         self.final: Json = {}  # the last status of a Pod that has ended
         self._restarts, self._again_at, self._up_at, self._started = 0, 0.0, 0.0, False
         self._reported: Json = {}
+
+    def report_again(self) -> None:
+        """Report anew, whatever was reported."""
+        self._reported = {}
 
     def look(self, item: Json) -> bool:
         """Run the container as the object asks. Returns whether the Pod has ended, and its object is to go."""
@@ -277,6 +292,27 @@ class ChildPods:
         self.lost.clear()
         self.no_images = self.full = False
 
+    def restored(self) -> dict[str, int]:
+        """Follow a restore of etcd: kubelets end what is in no backup, and start what had ended.
+
+        Returns the epochs of the children whose Pods start again, by id.
+        """
+        objects = self.world.server.objects.items()
+        backup = {item["metadata"]["uid"]: item for key, item in objects if _is_childs(key, item)}
+        before = {pod: pod.role for pod in self.all.values()}
+        back = [pod for pod in before if pod.run is None or pod.given_up]
+        for pod in before:
+            if pod.uid in backup:
+                pod.restored(backup[pod.uid])
+            else:
+                pod.given_up = True
+        for pod, role in before.items():
+            if pod.role != role:
+                pod.tell_role()
+        new = {uid: ChildPod(self, item) for uid, item in backup.items() if uid not in self.all}
+        self.all |= new
+        return {pod.child_id: pod.epoch for pod in (*back, *new.values()) if not pod.given_up}
+
     @property
     def present(self) -> Iterator[ChildPod]:
         """The Pods whose objects are there."""
@@ -302,7 +338,7 @@ class ChildPods:
             return
         item = after or before
         assert item is not None
-        if before is None and LABEL_CHILD in item["metadata"].get("labels", {}):
+        if before is None and _is_childs(key, item):
             self.all[item["metadata"]["uid"]] = ChildPod(self, item)
         elif (pod := self.all.get(item["metadata"]["uid"])) is not None:
             if after is not None:
@@ -311,8 +347,11 @@ class ChildPods:
                 self.world.trace.break_promise(f"the object of pod {pod.where} is deleted, and its process runs")
 
     def _refusal(self, key: Key, item: Json) -> str:
-        is_child = key.plural == "pods" and LABEL_CHILD in item["metadata"].get("labels", {})
-        return f'pods "{key.name}" is forbidden: {_NO_ROOM}' if is_child and self.full else ""
+        return f'pods "{key.name}" is forbidden: {_NO_ROOM}' if _is_childs(key, item) and self.full else ""
+
+
+def _is_childs(key: Key, item: Json) -> bool:
+    return key.plural == "pods" and LABEL_CHILD in item["metadata"].get("labels", {})
 
 
 class PodRequests:

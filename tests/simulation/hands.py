@@ -19,7 +19,7 @@ from .naming import CHILDREN, DEMANDED, HUB, LEADER, NODES
 from .podhands import PodHands
 from .quorumhands import QuorumHands
 from .rollouts import RollHands
-from .world import World, add_condition
+from .world import Operator, World, add_condition
 
 _WATCHES = tuple(f"watch of {plural}" for plural in ("leases", "pods", "registryslices", "children", "hubs"))
 
@@ -85,13 +85,13 @@ class Hands:
         self._acts = chosen or acts
         if demands:
             self._acts = (*self._acts, (15, self._demand.ask))
-        shares, self.quorum = CopyHands(self, world, seed), QuorumHands(self, world, seed)
+        self.shares, self.quorum = CopyHands(self, world, seed), QuorumHands(self, world, seed)
         self.rolls = RollHands(self, world, seed)
         self._acts = (
             *(*self._acts, *self.edits.acts()),
-            *(*shares.acts(), *self.quorum.acts(), *self.rolls.acts()),
+            *(*self.shares.acts(), *self.quorum.acts(), *self.rolls.acts()),
         )
-        if self.edits.copies or shares.present:
+        if self.edits.copies or self.shares.present:
             # Each copy finishes by itself, and one that is added is a new run. While nobody leads, a Pod that is
             # without its labels may lose them for good (docs/protocol.md).
             self._acts = [each for each in self._acts if each[1] not in (self._finish_child, self.pods.take_mark)]
@@ -120,14 +120,18 @@ class Hands:
         others = ((4, self._create), (6, self._edit), (4, self._move), (2, self._change_set))
         return (*others, (4, self._replace_in_order))
 
-    def acts_beside_restores(self) -> tuple[Act, ...]:
-        """The acts beside restores of etcd: none that starts an agent or the last replica of the operator."""
+    def acts_beside_restores(self, *, members: bool) -> tuple[Act, ...]:
+        """The acts beside restores of etcd: none that befalls the last replica of the operator.
+
+        ``members``: Pods of members are replaced.
+        """
+        operator = self.world.operators[0]
         acts: tuple[Act, ...] = (
             (2, self._stall),
             (2, self._cut_member),
             (1, self._pause_agent),
-            (1, self._pause_operator),
-            (1, self._cut_operator),
+            (1, lambda: self._pause(operator)),
+            (1, lambda: self._cut(operator)),
             (2, self._crash_child),
             (3, self._create),
             (3, self._edit),
@@ -136,6 +140,9 @@ class Hands:
             (3, self._delete),
             (2, self._replace_child),
             (2, self._change_set),
+            *(((2, self._delete_pod),) if members else ()),
+            *self.shares.acts(),
+            *self.pods.acts_beside_restores(),
         )
         return (*acts, (8, self._demand.ask), *self._demand.acts()) if self.names != CHILDREN else acts
 
@@ -195,7 +202,10 @@ class Hands:
             self.after(0.5, 40.0, lambda: process.resume(self.world.loop) if process.paused else None)
 
     def _pause_operator(self) -> None:
-        process = self.rng.choice(self.world.operators).process
+        self._pause(self.rng.choice(self.world.operators))
+
+    def _pause(self, operator: Operator) -> None:
+        process = operator.process
         if process.runs:
             self.world.trace.fault(process.name, "is paused")
             process.pause()
@@ -210,7 +220,9 @@ class Hands:
             self.after(1.0, 60.0, pod.mend)
 
     def _cut_operator(self) -> None:
-        operator = self.rng.choice(self.world.operators)
+        self._cut(self.rng.choice(self.world.operators))
+
+    def _cut(self, operator: Operator) -> None:
         self.world.trace.fault(operator.name, "is cut off")
         operator.wire.whole.clear()
         self.after(1.0, 40.0, operator.wire.whole.set)

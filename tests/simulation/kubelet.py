@@ -122,7 +122,7 @@ class Container:
         hub_uid = metadata["labels"]["processhub.dev/hub-uid"]
         env = Environment(
             "hub", "ns", hub_uid, self.member, metadata["name"], metadata["uid"], self.address, spec["nodeName"],
-            run_dir=folder / metadata["uid"], grace_seconds=float(spec["terminationGracePeriodSeconds"]),
+            run_dir=folder, grace_seconds=float(spec["terminationGracePeriodSeconds"]),
         )  # fmt: skip
 
         env.run_dir.mkdir(exist_ok=True)
@@ -165,11 +165,12 @@ class Container:
 
 
 class Pod:
-    """One pod of a member. Its kubelet checks it periodically."""
+    """One pod of a member. Its kubelet checks it periodically. ``again``: when a gone one was started again."""
 
-    def __init__(self, world: World, item: Json, node: str) -> None:
+    def __init__(self, world: World, item: Json, node: str, again: str = "") -> None:
         self.world, self.key = world, Key("pods", "ns", item["metadata"]["name"])
         self.uid, self.node, self.wire = item["metadata"]["uid"], node, Wire()
+        self._mark = self.uid.removeprefix("uid-") + again
         self.restarts, self._ended_at = 0, ""
         self.reachable = True  # its kubelet reaches the API server
         self.gone = False
@@ -201,10 +202,10 @@ class Pod:
         return item is None or item["metadata"]["uid"] != self.uid
 
     def _start(self, item: Json) -> Container:
-        name = f"{self.key.name}/{self.uid.removeprefix('uid-')}.{self.restarts}"
+        name = f"{self.key.name}/{self._mark}.{self.restarts}"
         self.world.trace.note(name, "its container starts")
         self._started_at = self._now()
-        container = Container(self.world, item, name, self.wire, self.world.folder)
+        container = Container(self.world, item, name, self.wire, self.world.folder / self._mark)
         container.process.skew = self.world.skews.get(self.node, 0.0)
         return container
 

@@ -15,6 +15,7 @@ from processhub.agent.app import Agent
 from processhub.agent.children.child import Child
 from processhub.agent.env import Environment
 from processhub.agent.handover.transfer import Handovers
+from processhub.agent.lease.keeper import LeaseKeeper
 from processhub.agent.lease.record import LeaseRecord
 from processhub.agent.lease.validity import Renewal, Validity
 from processhub.agent.permit import Permit
@@ -296,6 +297,10 @@ RARE = {
     "slices-unread": Mutant(
         "an agent that has taken the Lease reads its slices before it starts anything (docs/protocol.md, rule 9)",
         SliceWatcher, "refresh", _nothing,
+    ),
+    "back-at-once": Mutant(
+        "a pod that is back by a restore of etcd waits for what ran meanwhile (docs/protocol.md, rule 4)",
+        LeaseKeeper, "_max_wait", lambda *_: 0.0,
     ),
     "gone-slices-shown": Mutant(
         "nothing is started by what a slice once said that was gone when the list was read (docs/protocol.md, rule 9)",

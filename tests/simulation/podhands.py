@@ -53,6 +53,10 @@ class PodHands:
             (2, self.take_mark),
         ) if self.share else ()  # fmt: skip
 
+    def acts_beside_restores(self) -> tuple[tuple[int, Callable[[], None]], ...]:
+        """The same, but for marks: while nobody leads, a Pod that lacks one may lose it for good."""
+        return tuple(act for act in self.acts() if act[1] != self.take_mark)
+
     def _pod(self) -> ChildPod | None:
         pods = list(self._world.child_pods.present)
         return self._hands.rng.choice(pods) if pods else None

@@ -13,26 +13,31 @@ _APART_SECONDS = 60.0  # longer than agents take to begin anew
 
 
 def restores(seed: int) -> bool:
-    """Whether etcd is restored in a turn of this seed. A Pod that is in no backup may run on beside: they have none."""
-    return seed % 13 == 6 and seed // 2 % 2 == 0
+    """Whether etcd is restored in a turn of this seed; every other seed with copies that are all active has one."""
+    return seed % 13 == 6 or (seed % 13 == 4 and seed // 26 % 2 == 0)
+
+
+def replaces_members(seed: int) -> bool:
+    """Whether Pods of members are deleted in that turn."""
+    return seed // 13 % 3 == 0
 
 
 class Restores:
     """An administrator who takes backups and restores them.
 
     Not while a member is away: an agent that starts at the moment of a restore does not wait for what others run
-    (docs/protocol.md, rule 4). And only to a backup with the pods that there are.
+    (docs/protocol.md, rule 4).
     """
 
-    def __init__(self, hands: Hands, world: World) -> None:
-        self._hands, self._world = hands, world
+    def __init__(self, hands: Hands, world: World, seed: int) -> None:
+        self._hands, self._world, self._replaces = hands, world, replaces_members(seed)
         self._backups = [world.server.version]
         self._again_at = 0.0
 
     @property
     def acts(self) -> tuple[Act, ...]:
         """The acts of the turn, with their weights."""
-        return ((6, self._back_up), (3, self._restore), *self._hands.acts_beside_restores())
+        return ((6, self._back_up), (3, self._restore), *self._hands.acts_beside_restores(members=self._replaces))
 
     def _back_up(self) -> None:
         self._backups.append(self._world.server.version)

@@ -80,7 +80,7 @@ async def _run(seed: int, skipped: frozenset[int], trace: Trace, folder: Path) -
         if trace.violation is not None:
             break
     if trace.violation is None and restores(seed):
-        await turn(Restores(hands, world).acts)
+        await turn(Restores(hands, world, seed).acts)
         if demands(seed) and trace.violation is None:
             await all_asked(world, hands)
             await rest(world)

@@ -420,3 +420,26 @@ def test_a_stop_that_was_carried_out_in_one_slice_is_carried_out_in_the_others()
 
     redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
     tell(demand() | {"redundancy": redundancy}, 0, story)
+
+
+def test_a_stop_that_was_carried_out_in_the_slice_that_it_names_ends_the_older_copies_too() -> None:
+    """The order named the newest of two active copies. When that had left the record, the other one ran on."""
+
+    async def story(told: Story) -> None:
+        await told.answered("d")
+        await told.until(lambda: len(told.slices_of("d")) == 2)
+        epochs = {
+            key.name: parse_assignment(told.world.server.objects[key]["spec"]["entries"]["d"]).epoch
+            for key in told.slices_of("d")
+        }
+        older, newer = sorted(epochs, key=epochs.__getitem__)
+        told.world.network.weather.refused[older] = 422
+        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/stop": json.dumps({"d": epochs[newer]})}}})
+        await told.until(lambda: len(told.slices_of("d")) == 1)
+        await asyncio.sleep(10)
+        told.world.network.weather.refused.clear()
+
+        await told.until(lambda: not told.slices_of("d"))
+
+    redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActiveActive"}
+    tell(demand() | {"redundancy": redundancy}, 0, story)

@@ -13,6 +13,7 @@ from . import (
     test_stories_fencing,
     test_stories_gone,
     test_stories_pods,
+    test_stories_restored,
     test_stories_views,
 )
 from .mutants import RARE
@@ -28,6 +29,9 @@ FOUND_BY: dict[str, Callable[[], None]] = {
     "term-unnoted": EPOCHS_RISE,
     "term-not-raised": EPOCHS_RISE,
     "slices-unread": partial(PAUSED, "read"),
+    "back-at-once": (
+        test_stories_restored.test_a_pod_of_a_member_that_is_back_by_a_restore_waits_until_what_ran_meanwhile_has_ended
+    ),
     "gone-slices-shown": test_stories_fencing.test_an_agent_starts_nothing_by_what_a_slice_once_said_that_is_gone,
     "older-lists-believed": partial(PAUSED, "old"),
     "gone-unread": test_stories_fencing.test_a_member_whose_renewals_are_not_seen_is_not_gone,

@@ -36,6 +36,24 @@ def test_an_agent_does_not_start_what_its_slice_has_again_by_a_restore() -> None
     tell(hub(), 6, story)
 
 
+def test_a_pod_of_a_member_that_is_back_by_a_restore_waits_until_what_ran_meanwhile_has_ended() -> None:
+    """Its Lease named it as the holder. It took that at once, as a restarted container does, beside the next pod."""
+
+    async def story(told: Story) -> None:
+        world, former, version = told.world, told.pod("hub-0"), told.world.server.version
+        own = [run.child_id for run in world.checks.runs if run.member == "hub-0"]
+        assert own
+        world.server.end(former.key)
+        await told.until(lambda: former.gone and told.running("hub-0") == len(own))
+
+        told.pod("hub-0").cut()
+        world.restore(version, others=50)
+        back = next(pod for pod in world.running_pods if pod.uid == former.uid)
+        await told.until(lambda: any(run.where == back.container.process.name for run in world.checks.runs))
+
+    tell(hub(), 6, story)
+
+
 def test_a_member_that_waits_after_a_restore_is_not_ready_and_takes_no_requests() -> None:
     """It ran nothing for as long as that, and was Ready: requests waited there until it ended, and got no answer."""
 

@@ -74,6 +74,24 @@ class Workloads:
         if self.rolls and (outdated := outdated_replica(workload, self._pods)) is not None:
             self._delete(outdated, "statefulset")
 
+    def take_back(self) -> None:
+        """Start the containers of Pods that have gone and are back by a restore of etcd."""
+        world = self._world
+        running = {pod.uid for pod in world.running_pods}
+        for pod in self._pods:
+            metadata = pod["metadata"]
+            if metadata["uid"] in running:
+                continue
+            if "deletionTimestamp" in metadata:
+                world.loop.later(world.rng.uniform(0.1, 2.0), self._remove, metadata["uid"])
+            else:
+                world.pods.append(Pod(world, pod, pod["spec"]["nodeName"], f" again, at {world.loop.time():.0f}"))
+
+    def _remove(self, uid: str) -> None:
+        server = self._world.server
+        for key in [key for key, item in server.objects.items() if item["metadata"]["uid"] == uid]:
+            server.end(key, 0)
+
     def _delete(self, pod: Json, who: str) -> None:
         name: str = pod["metadata"]["name"]
         self._world.trace.note(who, f"deletes pod {name}")

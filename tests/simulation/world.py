@@ -179,7 +179,7 @@ class World:
             pod.mend()
 
     def restore(self, version: int, others: int = 0) -> None:
-        """Restore all objects as they were at this version; there are the same pods then.
+        """Restore all objects as they were at this version; kubelets end what they do not name, and start the others.
 
         ``others``: so much is written at once by others.
         """
@@ -188,9 +188,11 @@ class World:
             note = {"annotations": {"note": str(number)}}
             self.server.update(Key("nodes", "", NODES[0]), lambda item, note=note: item["metadata"].update(note))
         self.network.forget()
-        self.checks.restored(self.server.objects)
+        agents = frozenset(pod.container.process.name for pod in self.running_pods)
+        self.checks.restored(self.server.objects, self.child_pods.restored(), agents)
         for pod in self.running_pods:
             pod.report_again()
+        self.workloads.take_back()
 
     def cordon(self, node: str, *, unschedulable: bool) -> None:
         """Allow or forbid new pods on a node."""

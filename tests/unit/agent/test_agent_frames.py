@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 
 import pytest
@@ -55,6 +56,24 @@ def test_descriptors_stay_with_their_message(pair) -> None:
         (fd,) = inbox.take_fds(1)
         assert os.read(fd, 10) == b"%d" % number
         os.close(fd)
+
+
+def test_a_connection_is_given_up_when_descriptors_are_lost(pair) -> None:
+    """What came next had those of another message, or the process ended by an error that named none of this."""
+    outbox, inbox = Outbox(pair[0]), Inbox(pair[1])
+    outbox.send({"n": 1}, (os.open(os.devnull, os.O_RDONLY),))
+    outbox.send({"n": 2}, (os.open(os.devnull, os.O_RDONLY),))
+    free = os.dup(pair[0].fileno())
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        messages = inbox.read()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert messages == []
+    assert inbox.closed
 
 
 def test_the_peers_end_is_seen_after_its_last_message(pair) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -233,6 +235,45 @@ async def test_a_program_that_ends_at_once_was_started(agent: Agent) -> None:
 
     assert exited["status"] == 3
     assert agent.hear("started") is not None
+
+
+@contextlib.contextmanager
+def no_descriptors(pid: int) -> Iterator[None]:
+    """Let this process have no more descriptors than it has, for some time."""
+    used = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), hard))
+    yield
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_watchdog_without_descriptors_ends_no_child_and_reports_ends_later(agent: Agent) -> None:
+    agent.spawn("exec sleep 0.2")
+    agent.spawn("exec sleep 1000", key="2")
+    await until(lambda: agent.hear("started") and agent.hear("started", "2"), "the processes")
+
+    with no_descriptors(agent.process.pid):
+        ended = agent.hear("started")
+        assert ended is not None
+        await until(lambda: not alive(ended["pid"]), "the end of the first one")
+        agent.spawn("exec sleep 1000", key="3")
+        await until(lambda: agent.hear("failed", "3"), "the refusal of a third one")
+        assert not agent.hear("exited")
+
+    agent.await_end("1")
+    assert not agent.hear("exited", "2")
+
+
+async def test_a_watchdog_without_descriptors_leaves_no_process_when_it_ends(agent: Agent, tmp_path: Path) -> None:
+    agent.spawn(f"{TREE} wait")
+    last = await tree(tmp_path)
+
+    with no_descriptors(agent.process.pid):
+        agent.socket.close()
+        await until(lambda: agent.process.poll() is not None, "the watchdog's end")
+
+    assert not alive(last)
 
 
 async def test_a_child_does_not_outlive_a_watchdog_that_is_killed(agent: Agent) -> None:
@@ -572,6 +613,16 @@ def test_the_less_memory_is_left_the_sooner_it_is_checked_again(tmp_path: Path) 
     assert looks == sorted(looks, reverse=True)
     assert looks[0] <= 1000.25
     assert looks[-1] == 1000.02
+
+
+def test_a_limit_that_cannot_be_read_for_a_moment_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("100000000")
+    (tmp_path / "memory.current").write_text("99999999")
+    guard = MemoryGuard(tmp_path)
+    (tmp_path / "memory.max").rename(tmp_path / "away")
+
+    assert guard.is_short(0.0)
+    assert guard.limit == 100000000
 
 
 def test_without_a_cgroup_memory_is_not_watched(tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ class Leader(Checked):
         entry, uid = self.cached(state, index).entries[id_], member.status.uids[id_]
         if not uid or member.status.holder != known.lease.holder or "what is reported" in self.rules.without:
             return False
+        if state.operator.term > 1 and "what was reported before it led" in self.rules.without:
+            return False
         return entry is None or entry.uid != uid
 
     def _settled(self, state: State, index: int) -> bool:

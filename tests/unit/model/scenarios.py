@@ -52,7 +52,7 @@ SCENARIOS = {
     "three members, one joins, Move": Rules(members=3, ids=("a",), joiner=True, **_MOVE),
 }
 
-# Minutes each: ``python -m model`` in tests/unit. Together about 700,000 states.
+# Minutes each: ``python -m model`` in tests/unit. Together about 800,000 states.
 DEEP = {
     "slice write not answered, cut off, Move": Rules(**_MOVE, trouble={"unanswered": 1, "cut": 1}),
     "slice write not answered, cut off, Hold": Rules(**_HOLD, trouble={"unanswered": 1, "cut": 1}),
@@ -70,6 +70,7 @@ DEEP = {
     "clean stop, child re-created, Move": Rules(**_MOVE, trouble={"stop": 1, "recreate": 1}),
     "leader deposed, cut off, Hold": Rules(**_HOLD, trouble={"depose": 1, "cut": 1}),
     "leader deposed, cut off, Move": Rules(**_MOVE, trouble={"depose": 1, "cut": 1}),
+    "leader deposed, cut off, child re-created, Hold": Rules(**_HOLD, trouble={"depose": 1, "cut": 1, "recreate": 1}),
     "leader deposed, crash, Hold": Rules(**_HOLD, trouble={"depose": 1, "die": 1}),
     "leader deposed, crash, Move": Rules(**_MOVE, trouble={"depose": 1, "die": 1}),
     "running leader judged ended, drain and undrain, Hold": Rules(**_HOLD, trouble={"usurp": 1, "drain": 1}),
@@ -103,6 +104,7 @@ NEEDED = {
     "settling": Rules(trouble={"depose": 1, "recreate": 1}),
     "the present holder's word": Rules(trouble={"die": 1, "recreate": 1}),
     "what is reported": Rules(trouble={"recreate": 1}),
+    "what was reported before it led": Rules(trouble={"depose": 1, "recreate": 1}),
     "uncertain until read": Rules(trouble={"unanswered": 1, "drain": 1}),
     "written again": Rules(trouble={"unanswered": 1, "drain": 1}),
     "terms as listed": Rules(trouble={"unanswered": 1, "depose": 1, "recreate": 1}),

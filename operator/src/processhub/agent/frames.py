@@ -73,11 +73,12 @@ class Inbox:
     def read(self) -> list[Message]:
         """Read all messages that are complete, each with its payload as ``payload``.
 
-        ``closed`` is set when the peer has closed or the connection broke.
+        ``closed`` is set when the peer has closed or the connection broke, and when this process had no room for the
+        descriptors of a message.
         """
         while True:
             try:
-                data, ancillary, _, _ = self._sock.recvmsg(
+                data, ancillary, flags, _ = self._sock.recvmsg(
                     _CHUNK, socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
                 )
             except OSError as error:
@@ -88,6 +89,9 @@ class Inbox:
                     fds = array.array("i")
                     fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                     self._fds.extend(fds)
+            if flags & socket.MSG_CTRUNC:  # From now on nobody can tell which descriptors are of which message.
+                self.closed = True
+                return []
             if not data:
                 self.closed = True
                 break

@@ -29,6 +29,7 @@ from processhub.api.slice import Settings
 from processhub.api.usage import Usage
 from processhub.cluster.client import Client
 from processhub.cluster.errors import ApiError
+from processhub.cluster.informer import REWOUND_SECONDS
 from processhub.cluster.tasks import wait_for_event
 
 log = logging.getLogger(__name__)
@@ -186,12 +187,22 @@ class LeaseKeeper:
                     seen, since = mark, self._clock()
                     if holder and not self._record.same_pod(holder):
                         log.info("the Lease is held by %s; waiting until it is released or expires", holder)
-                max_wait = max(self._validity.settings.lease_seconds, lease.spec.lease_duration_seconds or 0) + 1
-                if not holder or self._record.same_pod(holder) or self._clock() - since > max_wait:
+                if self._clock() - since >= self._max_wait(lease, holder):
                     if await self._write(client, lease, taking=True):
                         return
                     continue
             await self._rest(_POLL_SECONDS)
+
+    def _max_wait(self, lease: Lease, holder: str) -> float:
+        """How long this agent waits for a Lease that this holder does not renew.
+
+        An earlier container of this pod has ended. If there was none, a restore of etcd has brought the pod back:
+        what the slices say may run elsewhere until it is noticed there too.
+        """
+        duration = max(self._validity.settings.lease_seconds, lease.spec.lease_duration_seconds or 0)
+        if not self._record.same_pod(holder):
+            return duration + 1 if holder else 0.0
+        return 0.0 if self._record.has_run else duration + REWOUND_SECONDS
 
     async def _renew(self, client: Client) -> bool:
         """Wait for a fifth of the Lease's duration and renew it; False if the Lease must be read again."""

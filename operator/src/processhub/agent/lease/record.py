@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 
@@ -25,6 +26,7 @@ class LeaseRecord:
 
     ``rewound`` is true from when the Lease was found to be older than this agent has written it. A consistent read is
     never older than a write that was answered before it, so etcd was restored to a time before that write.
+    ``has_run``: whether an agent of this pod has taken the Lease before.
     """
 
     def __init__(self, env: Environment) -> None:
@@ -37,6 +39,8 @@ class LeaseRecord:
         self.rewound = False
         self._written = 0  # the resourceVersion of the last write
         self._env = env
+        self._mark = env.run_dir / "lease"  # on a volume of the pod, which outlives the container
+        self.has_run = self._mark.exists()
 
     def same_pod(self, holder: str) -> bool:
         """Whether the holder is an earlier container of this pod. Its processes have ended with it."""
@@ -61,6 +65,8 @@ class LeaseRecord:
             lease.spec, holder_identity=self.identity, lease_duration_seconds=seconds, renew_time=now
         )
         if taking:
+            with contextlib.suppress(OSError):  # Without it the next agent waits longer.
+                self._mark.touch()
             spec = msgspec.structs.replace(
                 spec, acquire_time=now, lease_transitions=(lease.spec.lease_transitions or 0) + 1
             )

@@ -71,16 +71,16 @@ def own_children(skip: Container[int]) -> dict[int, str]:
     """The direct children of this process, without those in ``skip``, as ``{pid: state letter}``.
 
     Most kernels list a process's children in one file. Without that file (CONFIG_PROC_CHILDREN), all of /proc is read,
-    which takes some 10 µs for each process of the machine.
+    which takes some 10 µs for each process of the machine. Raises OSError, as where no descriptors are left.
     """
     me = os.getpid()
     try:
         with open(f"/proc/{me}/task/{me}/children", "rb") as file:
-            return {pid: _stat(pid)[0] for pid in map(int, file.read().split()) if pid not in skip}
+            pids = file.read().split()
     except FileNotFoundError:
-        pass
-    found = ((pid, _stat(pid)) for pid in all_pids() if pid not in skip)
-    return {pid: state for pid, (state, parent) in found if parent == me}
+        found = ((pid, _stat(pid)) for pid in all_pids() if pid not in skip)
+        return {pid: state for pid, (state, parent) in found if parent == me}
+    return {pid: _stat(pid)[0] for pid in map(int, pids) if pid not in skip}
 
 
 def all_pids() -> list[int]:
@@ -129,8 +129,10 @@ def end_all(seconds: float) -> None:
     """
     deadline, refused_since = boottime() + seconds, 0.0
     while _reap() and boottime() < deadline:
-        # A list and not a generator: each of them gets its signal.
-        refused = [not kill(pid) for pid in descendants(own_children(()))]
+        refused: list[bool] = []
+        with contextlib.suppress(OSError):  # The machine may have a descriptor again before the deadline.
+            # A list and not a generator: each of them gets its signal.
+            refused = [not kill(pid) for pid in descendants(own_children(()))]
         if not refused or not all(refused):
             refused_since = 0.0
         elif not refused_since:

@@ -84,6 +84,7 @@ class Watchdog:
         try:
             self._serve(wake)
         finally:
+            self._epoll.close()  # What is left is found by /proc, for which a descriptor is needed.
             end_all(_END_SECONDS)
 
     def _serve(self, wake: int) -> None:
@@ -221,7 +222,10 @@ class Watchdog:
             return
         if any(process.over_memory for process in self._processes.values()):
             return  # Something of it is left, whose memory is not free yet.
-        used = self._memory_used()
+        try:
+            used = self._memory_used()
+        except OSError:
+            return  # There is no descriptor to read /proc with, for the moment.
         process = self._by_pid[max(used, key=lambda pid: used[pid])]
         if self._signal(process, signal.SIGKILL):
             process.over_memory = used[process.pid], self._memory.limit
@@ -273,6 +277,17 @@ class Watchdog:
                 self._ending[process.key] = process
 
     def _sweep(self) -> None:
+        """Look at the tree if an end is awaited. Without a descriptor it can't be seen: then look again later."""
+        now = boottime()
+        if not self._ending or now < self._sweep_at:
+            return
+        with contextlib.suppress(OSError):
+            self._look()
+        # Reading all of /proc is slow if many processes run: it takes at most a fifth of the time.
+        spent = boottime() - now
+        self._sweep_at = now + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
+
+    def _look(self) -> None:
         """Kill the processes that left the groups of ended processes, and report ends of which nothing is left.
 
         An orphan comes to the watchdog when its parent ends, before that end can be seen here. If the orphan's mark
@@ -280,9 +295,6 @@ class Watchdog:
         without either belongs to no process and is killed, so that nothing runs unaccounted for. During an exec there
         is no mark to read for a moment, so that takes several looks.
         """
-        now = boottime()
-        if not self._ending or now < self._sweep_at:
-            return
         left: set[str] = set()
         guilty, unmarked = dict[int, set[str]](), dict[int, int]()
         for pid, state in own_children(self._by_pid).items():
@@ -305,9 +317,6 @@ class Watchdog:
         for process in list(self._ending.values()):
             if process.key not in left and process.group_gone():
                 self._over(process)
-        # Reading all of /proc is slow if many processes run: it takes at most a fifth of the time.
-        spent = boottime() - now
-        self._sweep_at = now + max(4 * spent, _SWEEP_AGAIN_SECONDS if self._ending else 0.0)
 
     def _key_of(self, pid: int) -> str:
         """The key of the process that an orphan comes from, by its mark, else by its session; "" if unknown."""

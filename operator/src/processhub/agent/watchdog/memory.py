@@ -32,7 +32,8 @@ class MemoryGuard:
 
     def is_short(self, now: float) -> bool:
         """Look, and return whether less than the reserve is free. ``now``: CLOCK_BOOTTIME seconds."""
-        self.limit = self._number("memory.max")  # it may be changed while the container runs
+        if text := self._text("memory.max"):  # It may be changed while the container runs.
+            self.limit = _number(text)
         free = self.limit - self._number("memory.current")
         reserve = max(_LEAST_RESERVE, int(self.limit * _RESERVE))
         if free < reserve:

@@ -177,11 +177,12 @@ def _stopped(hub: Hub, slices: Collection[KnownSlice]) -> set[str]:
 def is_run_of_order(hub: Hub, child_id: str, epoch: int, slices: Iterable[KnownSlice]) -> bool:
     """Whether what is on record of a child on demand is the run that an order to stop names by its epoch.
 
-    Its copies leave the record one slice after another. Passive ones alone are what is left of that run.
+    An order names the newest of the copies, and they leave the record one slice after another: an older one is what is
+    left of that run, as are passive ones alone.
     """
     entries = [known.assignments[child_id] for known in slices if child_id in known.assignments]
     own = [entry for entry in entries if entry.uid == hub.metadata.uid]
-    return any(entry.epoch == epoch for entry in own) or (
+    return any(entry.epoch <= epoch for entry in own) or (
         bool(own) and all(entry.role == Role.PASSIVE for entry in own)
     )
 
