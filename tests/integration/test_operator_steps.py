@@ -13,6 +13,7 @@ from namespaces import pods_may_be_created
 from operatorworld import CONFIG_MAPS, SLEEP, World, untouched
 from settling import settles
 
+from localcluster.layout import ClusterError
 from processhub.api.meta import find_condition
 from processhub.api.naming import LABEL_HUB, LABEL_HUB_UID
 from processhub.cluster.errors import ApiError
@@ -84,15 +85,18 @@ async def children(world: World) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def policy_against(
-    world: World, operation: str, plural: str, group: str = "processhub.dev"
+    world: World, operation: str, plural: str, group: str = "processhub.dev", unless: str = "false"
 ) -> AsyncIterator[None]:
-    """Reject this operation on objects of this kind in the world's namespace during the block, by a policy."""
+    """Reject this operation on objects of this kind in the world's namespace during the block, by a policy.
+
+    ``unless``: what is admitted all the same, in CEL.
+    """
     rule = {"apiGroups": [group], "apiVersions": ["*"], "resources": [plural], "operations": [operation]}
     name, only = f"keep-{world.namespace}", {"matchLabels": {"kubernetes.io/metadata.name": world.namespace}}
     spec = {
         "failurePolicy": "Fail",
         "matchConstraints": {"resourceRules": [rule]},
-        "validations": [{"expression": "false", "message": f"{plural} are kept here"}],
+        "validations": [{"expression": unless, "message": f"{plural} are kept here"}],
     }
     await world.api.create(POLICIES, None, {"metadata": {"name": name}, "spec": spec})
     bound = {"policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector": only}}
@@ -353,6 +357,22 @@ async def in_force(world: World, kind: Kind[Any], name: str, subresource: str | 
     await settles(check)
 
 
+async def in_force_for_members(world: World) -> None:
+    """Wait until the policy on Leases rejects an update by a user who is named like the hub's members."""
+    await world.api.create(LEASES, world.namespace, {"metadata": {"name": "probe"}})
+    like_members = ("--as", "probe:processhub-hub", "--as-group", "system:masters")
+
+    async def check() -> None:
+        said = ""
+        try:
+            await world.kubectl("label", "lease", "probe", "a=b", "--overwrite", "--dry-run=server", *like_members)
+        except ClusterError as error:
+            said = str(error)
+        assert "leases are kept here" in said
+
+    await settles(check)
+
+
 async def test_a_member_whose_reports_a_policy_rejects_says_so(world: World) -> None:
     await world.hub(members={"replicas": 1})
     await goes_on(world, "before")
@@ -415,10 +435,17 @@ async def test_an_event_names_the_policy_that_rejects_the_status_of_a_hub(world:
     await world.hub_observed()
 
 
-async def test_a_member_whose_lease_a_policy_rejects_says_so(world: World) -> None:
-    await world.hub(members={"replicas": 1})
-    await goes_on(world, "a")
-    async with policy_against(world, "UPDATE", "leases", "coordination.k8s.io"):
+@pytest.mark.parametrize("when", ["while it runs", "before it starts"])
+async def test_a_member_whose_lease_a_policy_rejects_says_so(world: World, when: str) -> None:
+    if when == "while it runs":
+        await world.hub(members={"replicas": 1})
+        await goes_on(world, "a")
+    others = "!request.userInfo.username.endsWith(':processhub-hub')"
+    async with policy_against(world, "UPDATE", "leases", "coordination.k8s.io", unless=others):
+        if when == "before it starts":
+            await in_force_for_members(world)
+            await world.hub(members={"replicas": 1}, ready=False)
+            await world.child("a")
 
         async def it_is_said() -> None:
             ready = find_condition((await world.get_hub()).status.conditions, "Ready")
@@ -429,3 +456,4 @@ async def test_a_member_whose_lease_a_policy_rejects_says_so(world: World) -> No
         await settles(it_is_said)
     await world.hub_ready()
     await world.running(["a"])
+    assert not (await world.slices())[0].status.lease_refused

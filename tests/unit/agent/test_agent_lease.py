@@ -11,9 +11,11 @@ from waiting import until
 
 from processhub.agent.env import Environment
 from processhub.agent.lease.keeper import LeaseKeeper
+from processhub.agent.lease.trouble import LeaseTrouble
 from processhub.agent.lease.validity import Renewal, Validity
 from processhub.api.naming import ANNOTATION_REFUSED
 from processhub.api.slice import Settings
+from processhub.cluster.errors import ForbiddenError, UnavailableError
 
 DEADLINE = 40.0
 ENV = Environment("h", "ns", "uid", "h-0", "h-0", "pod-uid", "127.0.0.1", "node")
@@ -101,6 +103,20 @@ async def test_renewals_say_why_reports_are_not_stored_until_they_are() -> None:
     keeper.set_refused("")
     await until(lambda: annotations() == {"other": "kept"}, "another renewal")
     await keeper.release()
+
+
+def test_only_what_the_api_server_refuses_is_told_until_the_lease_is_written() -> None:
+    told: list[str] = []
+    trouble = LeaseTrouble(told.append)
+
+    trouble.failed(TimeoutError())
+    trouble.failed(UnavailableError(503, "Unavailable", "down"))
+    assert (told, trouble.missed) == ([], 2)
+
+    for _ in range(2):
+        trouble.failed(ForbiddenError(403, "Forbidden", "leases are\nkept here"))
+    trouble.ended()
+    assert (told, trouble.missed) == (["leases are kept here", ""], 0)
 
 
 def test_only_a_renewal_sent_after_the_expiry_starts_a_new_session() -> None:

@@ -54,8 +54,18 @@ class Server:
         self.status = body["status"]
         return self.slice
 
+    async def patch(
+        self, kind: object, namespace: str, name: str, patch: dict[str, Any], *, subresource: str
+    ) -> RegistrySlice:
+        if self.troubles:
+            raise self.troubles.pop()
+        self.status = msgspec.structs.replace(self.status, lease_refused=patch["status"]["leaseRefused"])
+        return self.slice
 
-def reporter_of(server: Server, refused: Callable[[str], None] = lambda _: None) -> StatusReporter:
+
+def reporter_of(
+    server: Server, refused: Callable[[str], None] = lambda _: None, *, opened: bool = True
+) -> StatusReporter:
     writer = WriterIdentity(
         server,  # type: ignore[arg-type]
         *("pod/nonce", "", 8080),
@@ -68,7 +78,8 @@ def reporter_of(server: Server, refused: Callable[[str], None] = lambda _: None)
         refused=refused,
     )
     reporter = StatusReporter(writer)
-    reporter.open()
+    if opened:
+        reporter.open()
     return reporter
 
 
@@ -99,6 +110,25 @@ async def test_why_no_status_is_stored_is_told_until_one_is() -> None:
     assert told[0].startswith("slices are kept here")
     assert len(told[0]) == 500
     assert told[1] == ""
+    await reporter.flush(5)
+
+
+async def test_an_agent_that_never_held_the_lease_says_why_beside_what_its_holder_reports() -> None:
+    server = Server()
+    server.generation, server.status = 1, SliceStatus(holder="another", observed_generation=1)
+    reporter = reporter_of(server, opened=False)
+    server.troubles = [ForbiddenError(403, "Forbidden", "not now")]
+    reporter.slice_changed(server.slice, "s", ())
+
+    reporter.lease_refused("s", "leases are kept here")
+
+    await until(lambda: server.status.lease_refused, "the words")
+    assert server.status == SliceStatus(holder="another", observed_generation=1, lease_refused="leases are kept here")
+
+    reporter.lease_refused("s", "")
+    reporter.open()
+    await until(lambda: server.status.holder == "pod/nonce", "its own status")
+    assert not server.status.lease_refused
     await reporter.flush(5)
 
 

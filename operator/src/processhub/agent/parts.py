@@ -247,6 +247,7 @@ def _connect(parts: Parts, lease: LeaseKeeper, tls: MemberTls) -> None:
     parts.handovers.listen_to(supervisor.news)
     parts.meter.measured.listen(lease.set_usage)
     tls.changed.listen(lambda: parts.reporter.member_changed(slices.first_slice))
+    lease.refused.listen(lambda why: parts.reporter.lease_refused(slices.first_slice, why))
 
 
 def _observe(parts: Parts, around: Surroundings) -> None:

@@ -143,6 +143,7 @@ class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False, dict=Tru
 
     ``address`` is the IP of the member's pod, "" if unknown. ``port``: where the member accepts requests. ``asks``, in
     slice 0 only: the ids that requests wait for here and that the operator is to place on demand, sorted.
+    ``lease_refused``, in slice 0 only: why the API server does not store the member's Lease.
 
     ``running`` and ``entries`` are the stored form of ``reports``: the children that run well, and all others. Nobody
     reads them by themselves.
@@ -154,6 +155,7 @@ class SliceStatus(Wire, frozen=True, kw_only=True, omit_defaults=False, dict=Tru
     port: int = 8080
     tls: TlsReport = TlsReport()
     asks: tuple[str, ...] = ()
+    lease_refused: str = ""
     running: tuple[RunningGroup, ...] = ()
     entries: dict[str, str] = {}
 

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from processhub.agent.env import Environment
 from processhub.agent.lease.record import LeaseRecord
+from processhub.agent.lease.trouble import LeaseTrouble
 from processhub.agent.lease.validity import Deadlines, Renewal, Validity
 from processhub.agent.listeners import Listeners
 from processhub.agent.loopthread import LoopThread
@@ -61,7 +62,8 @@ class LeaseKeeper:
     ``taken`` notifies of the session when the Lease is taken. The session's number rises when the Lease is taken back
     after it had expired; it stays the same when a renewal in time was answered only after the expiry. ``other_holder``
     notifies of another holder. ``rewound`` notifies that etcd was restored to an earlier time. All notify on the thread
-    that made the keeper. The latest usage is sent with each renewal, so it needs no write of its own.
+    that made the keeper. ``refused`` notifies of why the API server refuses to store the Lease, "" when it does
+    store it. The latest usage is sent with each renewal, so it needs no write of its own.
 
     ``connect`` makes the client that is used only for the Lease. ``place`` is the loop of the Lease (None: one on a
     separate thread). ``clock`` is the clock of the deadlines, in seconds above 0.
@@ -80,12 +82,13 @@ class LeaseKeeper:
         self.taken: Listeners[int] = Listeners()
         self.other_holder: Listeners[str] = Listeners()
         self.rewound: Listeners[()] = Listeners()
-        self.renewals = self.failures = 0
+        self.refused: Listeners[str] = Listeners()
+        self.renewals = 0
         self._record, self._validity = LeaseRecord(env), Validity(settings, feed, clock)
         self._connect, self._clock = connect, clock
         self._beat = clock()  # time of the last progress of the Lease's loop, for /healthz
         self._main = asyncio.get_running_loop()
-        self._missed = 0  # failures since the last renewal
+        self._trouble = LeaseTrouble(lambda why: self._main.call_soon_threadsafe(self.refused.notify, why))
         self._place = place or LoopThread("lease")
         self._task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -101,6 +104,11 @@ class LeaseKeeper:
     def session(self) -> int:
         """The number of the session in which the Lease was taken; 0 before the first one."""
         return self._validity.session
+
+    @property
+    def failures(self) -> int:
+        """How many renewals have failed."""
+        return self._trouble.failures
 
     def start(self) -> None:
         """Start to take the Lease."""
@@ -153,8 +161,8 @@ class LeaseKeeper:
                     while await self._renew(client):
                         pass
             except ApiError as error:
-                self._missed += 1
-                if self._missed <= 2:
+                self._trouble.failed(error)
+                if self._trouble.missed <= 2:
                     log.warning("the member's Lease %s: %s; retrying", self._record.name, error.message)
             except Exception:
                 log.exception("the member's Lease %s can't be kept; retrying", self._record.name)
@@ -214,9 +222,9 @@ class LeaseKeeper:
             async with asyncio.timeout(interval):
                 return await self._write(client, self._record.held, taking=False)
         except (ApiError, TimeoutError) as error:
-            self.failures += 1
-            self._missed += 1
-            if self._missed == 1:
+            self._trouble.failures += 1
+            self._trouble.failed(error)
+            if self._trouble.missed == 1:
                 log.warning("the member's Lease could not be renewed: %s; retrying", error or "no answer in time")
             await self._rest(min(_RETRY_SECONDS, interval / 2))
             return False
@@ -227,9 +235,9 @@ class LeaseKeeper:
         if not await self._record.write(client, lease, seconds, taking=taking):
             return False
         self.renewals += 1
-        if self._missed:
-            log.info("the member's Lease is renewed again after %d failures", self._missed)
-            self._missed = 0
+        if self._trouble.missed:
+            log.info("the member's Lease is renewed again after %d failures", self._trouble.missed)
+            self._trouble.ended()
         renewal = self._validity.renew(began, seconds, taken=taking)
         if renewal is Renewal.ANEW:
             log.info("holding the member's Lease as %s", self.identity)

@@ -20,6 +20,7 @@ class Refusals:
 
     def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
+        self.lease = ""  # why the Lease is refused, for the status of slice 0
         self._since: dict[str, float] = {}  # by slice: the time of the first failure since the last success
         self._why: dict[str, str] = {}  # by slice
 

@@ -39,6 +39,7 @@ class StatusReporter:
         self._budget, self._refusals = NoiseBudget(identity.members), Refusals(identity.refused)
         self._statuses: dict[str, _SliceStatus] = {}
         self._open = False
+        self._telling: asyncio.Task[None] | None = None
 
     def slice_changed(self, item: RegistrySlice | None, name: str, children: Iterable[Child] = ()) -> None:
         """Take an own slice as it is now, or None if it was deleted. Its spec has already been applied."""
@@ -67,6 +68,15 @@ class StatusReporter:
         if self._open and (slice_status := self._statuses.get(first)) is not None:
             slice_status.kick()
 
+    def lease_refused(self, first: str, why: str) -> None:
+        """Report in slice 0 why the Lease is refused, or "" that it is not, also if this agent has never held it."""
+        self._refusals.lease = why
+        slice_status = self._statuses.get(first)
+        if slice_status is not None and self._open:
+            slice_status.kick()
+        elif slice_status is not None and self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell(slice_status))
+
     def asks_changed(self, first: str, urgent: bool) -> None:
         """Report for which ids this member asks, in its slice 0; at once where a request waits for that."""
         if self._open and (slice_status := self._statuses.get(first)) is not None:
@@ -83,8 +93,22 @@ class StatusReporter:
         for slice_status in self._statuses.values():
             slice_status.kick()
 
+    async def _tell(self, slice_status: _SliceStatus) -> None:
+        """Write why the Lease is refused beside the status of the agent that has held it before."""
+        told = ""
+        while not self._open and (why := self._refusals.lease) != told:
+            try:
+                await slice_status.tell(why)
+                told = why
+            except ApiError as error:
+                log.warning("slice 0 can't say why the Lease is refused: %s", error)
+                await asyncio.sleep(_RETRY_REFUSED_MAX)
+        self._telling = None
+
     async def flush(self, seconds: float) -> None:
         """Write all changes that are not written yet, for ``seconds`` at most, and stop writing."""
+        if self._telling is not None:
+            self._telling.cancel()
         if not self._open:
             return
         with contextlib.suppress(TimeoutError):
@@ -160,6 +184,10 @@ class _SliceStatus:
         if self._task is not None:
             self._task.cancel()
 
+    async def tell(self, why: str) -> None:
+        """Write why the Lease is refused, and nothing else: this agent does not hold it."""
+        await self._writer.tell(why)
+
     async def settle(self) -> None:
         """Write without waiting for tokens until nothing is left to write, then end."""
         self._pace.close()
@@ -226,5 +254,6 @@ class _SliceStatus:
             port=self._identity.port,
             tls=self._identity.tls() if index_0 else TlsReport(),
             asks=asks,
+            lease_refused=self._refusals.lease if index_0 else "",
         ).reporting(reports)
         return status, self.reports.object_bytes(status)

@@ -104,6 +104,12 @@ class ReportWriter:
         self._identity.written(stored)
         return stored.status
 
+    async def tell(self, why: str) -> None:
+        """Write why the member's Lease is refused. What the Lease's holder reports stays as it is."""
+        item = self._current()
+        patch = {"metadata": {"uid": item.metadata.uid}, "status": {"leaseRefused": why}}
+        await self._identity.client.patch(SLICES, *item.metadata.key, patch, subresource="status")
+
     def _check_holder(self, item: RegistrySlice) -> None:
         """Check that the status was not written by another holder since this agent wrote it.
 

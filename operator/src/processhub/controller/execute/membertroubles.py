@@ -17,9 +17,9 @@ import msgspec
 
 from processhub.api.kubernetes import Pod
 from processhub.api.naming import member_account
-from processhub.cluster.errors import ApiError, ForbiddenError, InvalidError, NotFoundError
-from processhub.cluster.kinds import LEASES, untyped
-from processhub.cluster.timestamps import now_micros, utc_now
+from processhub.cluster.errors import ApiError, ForbiddenError
+from processhub.cluster.kinds import untyped
+from processhub.cluster.timestamps import utc_now
 from processhub.controller.observe.members import Member
 from processhub.controller.rounds.round import Round
 from processhub.core.model.podtrouble import REPORT_REFUSED, Trouble, cause, trouble_of
@@ -120,7 +120,7 @@ async def _trouble_of_pod(round: Round, member: Member, pod: Pod) -> Trouble:
         found = cause("Unschedulable", f"its pod has no node yet: no scheduler {pod.spec.scheduler_name!r} answers")
     if not running:
         return found
-    return await _missing_right(round, pod) or await _refused_lease(round, member) or found
+    return await _missing_right(round, pod) or _refused_lease(member) or found
 
 
 async def _warnings(round: Round, fields: str) -> list[dict[str, Any]]:
@@ -146,18 +146,10 @@ def _when(event: dict[str, Any]) -> str:
     return max(str(time)[:19] for time in (*times, event["metadata"].get("creationTimestamp")) if time)
 
 
-async def _refused_lease(round: Round, member: Member) -> Trouble:
-    """Why the API server stores no renewal of the member's Lease: a dry run of one by the operator says it."""
-    if member.lease is None:
-        return Trouble()
-    key = member.lease.lease.metadata.key
-    try:
-        await round.client.patch(LEASES, *key, {"spec": {"renewTime": now_micros()}}, dry_run=True)
-    except (ForbiddenError, InvalidError) as error:
-        return cause("LeaseRefused", f"its Lease can't be renewed: {error.message}")
-    except NotFoundError:
-        pass  # The round makes it again.
-    return Trouble()
+def _refused_lease(member: Member) -> Trouble:
+    """Why the API server does not store the member's Lease, as its agent says."""
+    why = member.first.present.status.lease_refused if member.first is not None else ""
+    return cause("LeaseRefused", f"its Lease can't be renewed: {why}") if why else Trouble()
 
 
 async def _missing_right(round: Round, pod: Pod) -> Trouble:

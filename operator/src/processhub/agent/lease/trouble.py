@@ -1,0 +1,35 @@
+"""What goes wrong with the writes of a member's Lease."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from processhub.api.meta import brief
+from processhub.cluster.errors import ForbiddenError, InvalidError
+
+TEXT_BYTES = 500  # of what the API server says
+
+
+class LeaseTrouble:
+    """The failures since the last success, and why the Lease is refused. ``tell(why)`` is called when that changes."""
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self.failures = 0  # of renewals, in all
+        self.missed = 0  # since the last success
+        self._tell, self._why = tell, ""
+
+    def failed(self, error: Exception) -> None:
+        """Take a failure. Only one by which the API server refuses the write, now and later, is told."""
+        self.missed += 1
+        if isinstance(error, ForbiddenError | InvalidError):
+            self._say(brief(" ".join(error.message.split()), TEXT_BYTES))
+
+    def ended(self) -> None:
+        """Take that the Lease was written."""
+        self.missed = 0
+        self._say("")
+
+    def _say(self, why: str) -> None:
+        if why != self._why:
+            self._why = why
+            self._tell(why)
