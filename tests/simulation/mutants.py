@@ -215,7 +215,7 @@ def _gone_from_the_watch(self: Store, key: HubKey, known: Pod, new: Pod | None) 
 MUTANTS = {
     "lease-of-another-pod": Mutant(
         "an agent waits for the Lease that another pod of its member holds (docs/protocol.md, rule 9)",
-        LeaseRecord, "same_pod", lambda *_: True,
+        LeaseKeeper, "_max_wait", lambda *_: 0.0,
     ),
     "start-without-lease": Mutant(
         "without the Lease an agent starts nothing (docs/protocol.md, rule 9)", Permit, "held", True
@@ -300,7 +300,7 @@ RARE = {
     ),
     "back-at-once": Mutant(
         "a pod that is back by a restore of etcd waits for what ran meanwhile (docs/protocol.md, rule 4)",
-        LeaseKeeper, "_max_wait", lambda *_: 0.0,
+        LeaseRecord, "has_run", True,
     ),
     "gone-slices-shown": Mutant(
         "nothing is started by what a slice once said that was gone when the list was read (docs/protocol.md, rule 9)",

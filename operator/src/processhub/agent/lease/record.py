@@ -26,7 +26,6 @@ class LeaseRecord:
 
     ``rewound`` is true from when the Lease was found to be older than this agent has written it. A consistent read is
     never older than a write that was answered before it, so etcd was restored to a time before that write.
-    ``has_run``: whether an agent of this pod has taken the Lease before.
     """
 
     def __init__(self, env: Environment) -> None:
@@ -40,7 +39,11 @@ class LeaseRecord:
         self._written = 0  # the resourceVersion of the last write
         self._env = env
         self._mark = env.run_dir / "lease"  # on a volume of the pod, which outlives the container
-        self.has_run = self._mark.exists()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether an agent of this pod has taken the Lease before."""
+        return self._mark.exists()
 
     def same_pod(self, holder: str) -> bool:
         """Whether the holder is an earlier container of this pod. Its processes have ended with it."""
