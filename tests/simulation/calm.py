@@ -48,6 +48,7 @@ class Calm:
         self._suspends = rng.random() < 0.5  # else members leave; a suspended child loses its place and state then
         # Members with LeastLoaded take children from each other by and by.
         quiet = spec["distribution"]["strategy"] != "LeastLoaded"
+        self._origins = spec["distribution"]["strategy"] == "NotLocal"
         self.possible = self._in_order or (edits(seed) and not hands.rolls.present and (self._moves or quiet))
 
     def prepare(self) -> None:
@@ -58,7 +59,8 @@ class Calm:
     async def begin(self) -> None:
         """Wait for moves that were put off. From then on check each start and end of a process."""
         ends = self._world.loop.time() + _PUT_OFF_SECONDS
-        while self._balance() == GroupReason.REBALANCING:
+        # What only its origin could take waits on a member that is drained.
+        while self._balance() == GroupReason.REBALANCING and not self._origins:
             if self._world.loop.time() > ends:
                 self._world.trace.break_promise(f"moves are due {_PUT_OFF_SECONDS:g} s after the hub came to rest")
                 return
