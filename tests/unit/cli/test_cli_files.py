@@ -105,12 +105,17 @@ def test_children_of_several_files_and_of_a_folder_are_started(
         text = f"{CHILD.replace('shop', 'hub')}metadata: {{name: {path.stem}}}\n"
         path.write_text(json.dumps(yaml.safe_load(text)) if path.suffix == ".json" else text)
 
+    Path("b.txt").write_text(Path("b.txt").read_text().replace("{name: b}", "{name: b, labels: {team: x}}"))
+
     async def test(_: Cluster) -> None:
         order = start.Order(files=("a.yaml", "b.txt", "folder"))
         assert await start.start_children(order, HUB, on_failure="continue", wait=False, timeout="30s") == DONE
 
     with_cluster(tmp_path, monkeypatch, test)
-    assert capsys.readouterr().out == "a created\nb created\nc created\nd created\n"
+    said = capsys.readouterr()
+    assert said.out == "a created\nb created\nc created\nd created\n"
+    warning = "warning: b.txt, document 1: start leaves out metadata.labels; kubectl apply keeps them\n"
+    assert said.err == warning
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -61,6 +61,11 @@ def child_spec(where: str, found: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "id": spec.get("id") or _metadata(where, found).get("name") or ""}
 
 
+def marks_of(where: str, found: dict[str, Any]) -> list[str]:
+    """Which of labels and annotations the manifest has. Raises UsageError."""
+    return [name for name in ("labels", "annotations") if not _is_bare(found) and _metadata(where, found).get(name)]
+
+
 def namespace_of(manifests: Iterable[tuple[str, dict[str, Any]]], named: str | None) -> str | None:
     """The namespace that the manifests name, or ``named``. Raises UsageError if they name different ones."""
     spaces = (_metadata(where, each).get("namespace") for where, each in manifests if not _is_bare(each))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from processhub.api.naming import child_object_name
 from processhub.cli.durations import seconds
 from processhub.cli.errors import DONE, FAILED, TIMED_OUT, UsageError
-from processhub.cli.files import child_spec, documents, namespace_of
+from processhub.cli.files import child_spec, documents, marks_of, namespace_of
 from processhub.cli.output import in_order, named, out, quoted, say, structured
 from processhub.cli.shared import Output, Target
 from processhub.cli.target import opened
@@ -45,6 +45,9 @@ async def start_children(
     limit = seconds(timeout)
     manifests = tuple(chain.from_iterable(map(documents, order.files)))
     specs = specs_of(order, manifests)
+    for where, found in manifests:
+        if marks := marks_of(where, found):
+            say(f"warning: {where}: start leaves out metadata.{' and metadata.'.join(marks)}; kubectl apply keeps them")
     target = replace(target, hub=hub_of(specs, target.hub), namespace=namespace_of(manifests, target.namespace))
     async with opened(target, members=order.nodes, follow=wait or on_failure == "rollback") as session:
         try:
