@@ -18,6 +18,7 @@ from planned_hub import (
     drawn_onto,
     drawn_to,
     first_on,
+    hub_of,
     one_pod,
     resting,
 )
@@ -227,6 +228,26 @@ def test_with_nowhere_to_go_a_drain_waits() -> None:
     assert not planned.entries
     assert planned.pending_moves == sum(name == "hub-1" for name in home.values())
     assert hub.where() == home
+
+
+@pytest.mark.parametrize(
+    ("spec", "origin", "why"),
+    [
+        ({"max_children": 2}, "", "each ready member has its 2 children (spec.members.maxChildren); add members or raise"),
+        ({"strategy": "NotLocal"}, "hub-0", "only hub-0, its origin, is ready and has room, and the strategy is NotLocal"),
+    ],
+    ids=["full", "the origin alone"],
+)
+def test_a_drain_that_no_member_can_take_says_why(spec: dict[str, Any], origin: str, why: str) -> None:
+    hub = hub_of(**({"strategy": "ConsistentHashing"} | spec), members=2)
+    hub.want(child(f"c{number}", origin=origin) for number in range(4))
+    hub.rest()
+
+    hub.change("hub-1", draining=True)
+    planned = hub.rest()[-1]
+
+    assert planned.pending_moves == len(hub.on("hub-1")) > 0
+    assert planned.pending_why.startswith(why)
 
 
 @pytest.mark.parametrize("change", [{"wanted": False, "draining": True}, {"draining": True}], ids=["scaled", "drained"])

@@ -333,6 +333,8 @@ def _balanced(hub: Hub, plan: Plan, generation: int) -> Condition:
         return condition_of("Balanced", False, GroupReason.STRANDED, _why_stranded(hub, plan), generation)
     if plan.moving or plan.pending_moves:
         message = f"{counted(plan.moving, 'child', 'children')} moving, {plan.pending_moves} to be moved"
+        if plan.pending_why:
+            message += f": {plan.pending_why}"
         return condition_of("Balanced", False, GroupReason.REBALANCING, message, generation)
     return condition_of("Balanced", True, GroupReason.BALANCED, "", generation)
 

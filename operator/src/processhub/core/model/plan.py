@@ -49,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     last_placed: str = ""  # the member on which the newest child was placed
     next_epoch: int
     pending_moves: int = 0  # moves that are due to a join, a drain or a request, but exceed the budget of this round
+    pending_why: str = ""  # why one of them has no target
     moving: int = 0  # moves under way, including the new ones
     restarts: int = 0  # restarts in place of paced children
     pending_restarts: int = 0  # restarts that exceed the budget of this round

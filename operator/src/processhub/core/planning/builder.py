@@ -94,6 +94,7 @@ class PlanBuilder:
             last_placed=self.last_placed,
             next_epoch=self.next_epoch,
             pending_moves=self.budget.pending_moves,
+            pending_why=self.budget.why,
             moving=self.budget.moving,
             restarts=self.budget.restarts,
             pending_restarts=self.budget.pending_restarts,

@@ -10,6 +10,7 @@ class RoundBudget:
         self.left = left
         self.moving = 0  # moves under way, including the new ones
         self.pending_moves = 0
+        self.why = ""  # why one of them has no target, of which more budget is no cure
         self.restarts = self.pending_restarts = 0
 
     @property

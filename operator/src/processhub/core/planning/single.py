@@ -84,8 +84,16 @@ class SingleCopyPlanner(ChildSteps):
         for (child, source), index in zip(now, chosen.tolist(), strict=True):
             if index == NOWHERE:
                 self.budget.put_off()
+                self.budget.why = self.budget.why or self._why_it_stays(child, view)
             else:
                 self.begin_move(child, source, view.slots[index].name, f"{source} is drained")
+
+    def _why_it_stays(self, child: DesiredChild, view: PlacementView) -> str:
+        """Why no member takes a child of a member that is to be emptied."""
+        if not any(slot.open for slot in view.slots):
+            return "no other member is ready"
+        why = self.strategy.why_not(child, view) or self.no_room(self.candidates(0))
+        return why.message
 
     def rebalance(self) -> None:
         """Move children onto the joining members that outrank their present ones, within the budget."""
