@@ -11,7 +11,7 @@ from xdist.remote import Producer
 from scheduling import ClusterScheduling
 
 pytest.register_assert_rewrite("apiservers", "operatorworld", "operatorsite", "podworld", "settling")  # first
-pytest_plugins = ("controlplane",)
+pytest_plugins = ("controlplane", "nothingleft")
 
 # A change is tested with the same examples in each run; `make search` looks for others at random.
 # No example has its own deadline: on a busy machine one may take long without a reason in the code.

@@ -266,7 +266,7 @@ MUTANTS = {
         Epochs, "__init__", _epochs_of_no_term, 2,
     ),
     "status-marked-once": Mutant(
-        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 3
+        "a status that changes while it is written is written again", ChildStatuses, "mark", _mark_once, 4
     ),
     "end-forgotten": Mutant(
         "a child that has ended for good is not started by its next member (docs/protocol.md, rule 34)",
@@ -284,7 +284,7 @@ MUTANTS = {
         "an edit of tags restarts no process (docs/protocol.md, rule 3)", PlanBuilder, "refreshed", _refreshed_anew, 8
     ),
     "place-lost": Mutant(
-        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 18
+        "a suspended child stays put (docs/protocol.md, rule 8)", PlanBuilder, "loses_its_place", lambda *_: True, 33
     ),
 }  # fmt: skip
 

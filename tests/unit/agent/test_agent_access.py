@@ -16,6 +16,7 @@ from processhub.agent.env import Environment
 from processhub.agent.problems import Problem
 from processhub.agent.requests import access
 from processhub.agent.requests.access import Access
+from processhub.cluster.tasks import cancel_all
 
 WAITS = 20  # less than a request to the API server may take
 
@@ -153,4 +154,5 @@ async def test_unknown_tokens_leave_connections_for_the_members_own_requests(
         for task in strangers:
             task.cancel()
         await asyncio.gather(*strangers, return_exceptions=True)
+        await cancel_all(gate._checks.values())
     await runner.cleanup()

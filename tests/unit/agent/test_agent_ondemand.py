@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
-from test_agent_router import DIGEST, WAITS, WORKLOAD, World, other, until
+from test_agent_router import DIGEST, WAITS, WORKLOAD, World, other, until, world_of
 
 from builders import client_of
 from processhub.agent.env import Environment
@@ -66,9 +66,8 @@ def closing(number: int = 7) -> Activation:
 
 @pytest.fixture
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    world = World(tmp_path, getattr(request, "param", ON_DEMAND))
-    yield world
-    await world.peers.close()
+    async with world_of(tmp_path, getattr(request, "param", ON_DEMAND)) as world:
+        yield world
 
 
 def call(world: World, child_id: str = "a") -> asyncio.Task[Any]:

@@ -226,10 +226,12 @@ async def test_the_restarts_of_an_actor_whose_neighbour_blocks_are_not_its_own(
         blocks = supervisor.children[f"{number}"]
         await until(lambda: {calm.status.state, blocks.status.state} == {"Running"}, "both")  # noqa: B023
         assert blocks.run is not None
-        blocks.run.request(Request("cast", f'"{note}"'.encode()))
+        asked = blocks.run.request(Request("cast", f'"{note}"'.encode()))
         await until(note.exists, "that it blocks")
         supervisor.set_desired({f"{number}": None})
         await until(lambda: calm.history.restarts == number, "that its runner is killed")  # noqa: B023
+        with pytest.raises(OutcomeUnknownError, match="killed by SIGKILL"):
+            await asked
 
     await until(lambda: calm.status.state == "Running", "its restart")
     assert calm.history.backoff.next_delay() == 0.0, "the first of its own is immediate"

@@ -34,6 +34,7 @@ from processhub.agent.tls.identity import MemberTls
 from processhub.api.child import ChildSpec, Python
 from processhub.api.requests import ANSWER_HEADER
 from processhub.api.slice import Activation, Settings
+from processhub.cluster.client import Client
 from processhub.registry.grammar import Assignment, Report
 from processhub.registry.workloads import encode_workload
 
@@ -63,9 +64,8 @@ class Launcher:
 class World:
     """The member hub-1 without processes and without an API server."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, client: Client, settings: Settings) -> None:
         env = Environment("hub", "n", "h", "hub-1", "hub-1", "p", HERE, "node", run_dir=folder)
-        client = make_client()
         launcher, self.settings, self._version = Launcher(), settings, 0
         self.supervisor = supervisor_of({Python: launcher})
         children = self.supervisor.children
@@ -122,11 +122,19 @@ class World:
         self.slices._changed(self.slices.informer.items.pop(key), None)
 
 
+@asynccontextmanager
+async def world_of(folder: Path, settings: Settings) -> AsyncIterator[World]:
+    """Return the member during a block."""
+    async with make_client() as client:
+        world = World(folder, client, settings)
+        yield world
+        await world.peers.close()
+
+
 @pytest.fixture
 async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    world = World(tmp_path, getattr(request, "param", SETTINGS))
-    yield world
-    await world.peers.close()
+    async with world_of(tmp_path, getattr(request, "param", SETTINGS)) as world:
+        yield world
 
 
 @asynccontextmanager

@@ -77,6 +77,8 @@ class PortForward:
                     up.cancel()
         except (ApiError, aiohttp.ClientError, TypeError, OSError):
             writer.transport.abort()  # so that the user of the port sees a broken connection
+        except asyncio.CancelledError:
+            pass  # it is closed; asyncio of Python 3.11 logs an error if the task of a connection ends as cancelled
         finally:
             writer.close()
             self._links.discard(task)
