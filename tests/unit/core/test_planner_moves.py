@@ -233,8 +233,16 @@ def test_with_nowhere_to_go_a_drain_waits() -> None:
 @pytest.mark.parametrize(
     ("spec", "origin", "why"),
     [
-        ({"max_children": 2}, "", "each ready member has its 2 children (spec.members.maxChildren); add members or raise"),
-        ({"strategy": "NotLocal"}, "hub-0", "only hub-0, its origin, is ready and has room, and the strategy is NotLocal"),
+        (
+            {"max_children": 2},
+            "",
+            "each ready member has its 2 children (spec.members.maxChildren); add members or raise",
+        ),
+        (
+            {"strategy": "NotLocal"},
+            "hub-0",
+            "only hub-0, its origin, is ready and has room, and the strategy is NotLocal",
+        ),
     ],
     ids=["full", "the origin alone"],
 )
