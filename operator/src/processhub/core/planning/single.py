@@ -14,6 +14,7 @@ from processhub.core.model.snapshot import DesiredChild, MemberView, OnRecord
 from processhub.core.planning.builder import MAPPED, NOT_PLACED, PINNED, REFUSED, takes, unavailable
 from processhub.core.planning.steps import ChildSteps
 from processhub.core.strategies import HASH, Strategy
+from processhub.core.strategies.base import PlacementView
 from processhub.core.strategies.migration import MigrationMode
 
 
