@@ -91,7 +91,7 @@ def everything(state: HubState, *, restarting: bool, reported: bool) -> Mapping[
     count = sum(len(known.assignments) for known in state.slices.values())
     tally = tallies(SETS, members, count)["u"]
     return {
-        "record": on_record(state, members if reported else {}),
+        "record": on_record(state, members if reported else {}, 1),
         "registry": registry_of(members, count),
         "states": {each: tally.count(each) for each in State},
         "failed": [tally.described(child_id) for child_id in tally.failed],

@@ -122,7 +122,7 @@ def test_the_record_follows_each_slice(
     state, fresh = HubState((NAMESPACE, HUB)), HubState((NAMESPACE, HUB))
     for item in (before, other):
         state.put_slice(item)
-    on_record(state, {})
+    on_record(state, {}, 1)
 
     state.put_slice(after)
     for item in (after, other):
@@ -130,7 +130,7 @@ def test_the_record_follows_each_slice(
 
     for holder in ("x/1", "y/2"):
         members = {name: make_member(name, phase=Phase.LIVE, holder=holder) for name in reporting}
-        assert on_record(state, members) == on_record(fresh, members)
+        assert on_record(state, members, 1) == on_record(fresh, members, 1)
 
 
 def test_of_the_reports_of_a_former_holder_only_that_a_child_was_up_counts() -> None:
@@ -139,7 +139,7 @@ def test_of_the_reports_of_a_former_holder_only_that_a_child_was_up_counts() -> 
     report = Report(uid="u", epoch=3, state="Running", started_at="2026-01-01T00:00:00Z", kept="3:lost")
     state.put_slice(make_slice({"a": entry, "b": entry}, {"a": report}, holder="x/1"))
 
-    record = on_record(state, {"hub-0": make_member("hub-0", phase=Phase.GONE, holder="")})
+    record = on_record(state, {"hub-0": make_member("hub-0", phase=Phase.GONE, holder="")}, 1)
 
     assert record == {"a": (OnRecord("hub-0", entry, came_up=True),), "b": (OnRecord("hub-0", entry),)}
 
@@ -153,11 +153,11 @@ def test_the_end_of_a_child_counts_whoever_has_reported_it_for_its_own_entry() -
     reports = {"ended": ended, "failed": failed, "edited": earlier}
     entries = dict.fromkeys((*reports, "runs"), entry)
     state.put_slice(make_slice(entries, {"runs": Report(uid="u", epoch=3, state="Running")}, holder="x/1"))
-    on_record(state, {})
+    on_record(state, {}, 1)
     state.put_slice(make_slice(entries, reports, holder="x/1", resource_version="2"))
 
     for members in ({}, {"hub-0": make_member("hub-0", phase=Phase.GONE, holder="")}):
-        ends = {child_id: place.end for child_id, (place,) in on_record(state, members).items()}
+        ends = {child_id: place.end for child_id, (place,) in on_record(state, members, 1).items()}
         assert ends == {"ended": format_end(ended), "failed": format_end(failed), "edited": "", "runs": ""}
 
 

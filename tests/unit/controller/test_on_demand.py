@@ -47,6 +47,7 @@ class Demanded:
         self.reports: dict[str, Report] = {}
         self.asks: tuple[str, ...] = ()
         self.again_in: float | None = None
+        self.term = 1  # the leader's
 
     def has(self, child_id: str, state: str = State.RUNNING, epoch: int = 1, **more: Any) -> None:
         """Put a child on record, and have its member report it."""
@@ -63,7 +64,7 @@ class Demanded:
         status = msgspec.structs.replace(item.status, asks=self.asks)
         self.state.slices.put(msgspec.structs.replace(item, status=status))
         member = make_member("hub-0", self.state.slices[item.metadata.name], holder="p/1")
-        round = a_round(self.hub, self.state, now=lambda: now)
+        round = a_round(self.hub, self.state, now=lambda: now, term=self.term)
         found = observed_by(learn(round, self.memory, {"hub-0": member}))
         self.again_in = round.requeue.after
         return found
@@ -83,6 +84,17 @@ def test_what_is_on_record_under_the_hubs_uid_is_wanted_with_the_hubs_workload()
     wanted = found.snapshot.children["a"]
     assert (wanted.uid, wanted.workload, wanted.on_demand, wanted.idle_seconds) == ("h", digest_of(CACHE), True, 60)
     assert found.owner("a", "h") is site.hub
+
+
+def test_what_a_deposed_leader_has_created_late_is_on_no_record() -> None:
+    site = Demanded()
+    site.has("a")
+    site.term = 2
+
+    found = site.look()
+
+    assert not found.snapshot.record
+    assert not found.snapshot.children
 
 
 def test_an_edit_that_changes_only_the_kind_of_a_value_is_a_new_template() -> None:

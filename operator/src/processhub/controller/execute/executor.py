@@ -125,7 +125,7 @@ class Executor:
     async def _write(
         self, member: Member, changes: Mapping[str, Assignment | None], workloads: Mapping[str, str], joining: bool
     ) -> None:
-        if any(known.present.spec.term < self._round.term for known in member.slices):
+        if any(known.is_stale(self._round.term) for known in member.slices):
             return  # With this leader's term its agent would start the entries of a deposed leader.
         await self._steps.take(
             _cant_write(member.name),

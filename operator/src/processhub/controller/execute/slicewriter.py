@@ -112,7 +112,7 @@ class SliceWriter:
 
         Nothing was started from them (docs/protocol.md, rule 2).
         """
-        return [known for known in self._state.slices.values() if known.present.spec.term < self._term]
+        return [known for known in self._state.slices.values() if known.is_stale(self._term)]
 
     async def clear_stale_term(self, known: KnownSlice) -> None:
         """Empty a slice that a deposed leader created late. Raises ApiError."""

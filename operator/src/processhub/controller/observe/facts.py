@@ -32,6 +32,7 @@ from processhub.core.strategies import HASH, Strategy
 class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The input of an observation: one hub in one round.
 
+    - ``term``: the leader's.
     - ``refusals``, ``set_refusals``: by object name, why each Child and each ChildSet is not accepted, or None.
     - ``contested``: the ids that a ChildSet and another object ask for, each with these sets.
     - ``fingerprint``: the fingerprint of the present strategy and weights.
@@ -49,6 +50,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     hub: Hub
     state: HubState
+    term: int
     members: Mapping[str, Member]
     refusals: Mapping[str, Refusal | None]
     set_refusals: Mapping[str, Refusal | None]
@@ -110,6 +112,7 @@ def learn(
     return Facts(
         hub=hub,
         state=state,
+        term=round.term,
         members=members,
         refusals=refusals,
         set_refusals=set_refusals,

@@ -102,7 +102,7 @@ def observe(facts: Facts) -> Observation:
     What follows from one slice alone is kept with it until the slice changes.
     """
     hub, state, members = facts.hub, facts.state, facts.members
-    record = on_record(state, members if _reports_matter(hub, state) else {})
+    record = on_record(state, members if _reports_matter(hub, state) else {}, facts.term)
     wanted, refusals, chosen, sets = _wanted(facts, record)
     uncertain = state.slices.uncertain() | facts.unconfirmed | facts.views.unread | _unmarked(state, record)
     orders = {**_move_requests(state, chosen), **move_requests_of_sets(sets, facts.applied_moves)}
@@ -162,10 +162,15 @@ def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, 
     return {child_id: why for child_id in uncertain if child_id not in record}
 
 
-def on_record(state: HubState, reporting: Mapping[str, Member]) -> dict[str, tuple[OnRecord, ...]]:
-    """All entries of the hub's slices, by id, with the reports of the members in ``reporting``."""
+def on_record(state: HubState, reporting: Mapping[str, Member], term: int) -> dict[str, tuple[OnRecord, ...]]:
+    """All entries of the hub's slices, by id, with the reports of the members in ``reporting``.
+
+    What a deposed leader has created late counts for nothing: it is emptied in the round of this ``term``.
+    """
     record: dict[str, tuple[OnRecord, ...]] = {}
     for known in state.slices.values():
+        if known.is_stale(term):
+            continue
         member = reporting.get(known.present.spec.member)
         reports = Reports.NONE
         if member is not None:

@@ -92,7 +92,9 @@ class OnDemandWatch:
         if hub.spec.on_demand is None:
             self._known, self._copies, self._since = None, _Copies(), {}
             return None
-        slices = [(member, known) for member in members.values() for known in member.slices]
+        slices = [
+            (member, known) for member in members.values() for known in member.slices if not known.is_stale(round.term)
+        ]
         found = [_in_slice(hub, member, known) for member, known in slices]
         copies = self._copies.of(
             {known.present.metadata.name: each for (_, known), each in zip(slices, found, strict=True)}

@@ -75,6 +75,10 @@ class KnownSlice:
         assert self.object is not None
         return self.object
 
+    def is_stale(self, term: int) -> bool:
+        """Whether a leader that this one, of this term, has deposed created the slice: nothing was started from it."""
+        return self.present.spec.term < term
+
     @property
     def ending(self) -> set[str]:
         """The ids that are no longer on record here, and may still run."""
