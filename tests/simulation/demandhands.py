@@ -83,7 +83,13 @@ class DemandHands:
         """Take onDemand out of the hub, and soon put it back."""
         if (template := self._template()) is not None:
             self._world.edit(HUB, {"spec": {"onDemand": None}})
-            self._hands.after(0.5, 20.0, lambda: self._world.edit(HUB, {"spec": {"onDemand": template}}))
+            self._hands.after(0.5, 20.0, lambda: self._put_back(template))
+
+    def _put_back(self, template: Json) -> None:
+        hub = self._world.server.objects.get(HUB)
+        if hub is not None and hub["spec"]["partitionTolerance"]["strategy"] != "Divergence":
+            template = {**template, "onOwnerLost": "Wait"}  # Local needs Divergence.
+        self._world.edit(HUB, {"spec": {"onDemand": template}})
 
     def _template(self) -> Json | None:
         hub = self._world.server.objects.get(HUB)

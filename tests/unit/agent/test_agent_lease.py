@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import virtualtime
 from memoryapi import MemoryApi, MemoryClient, Wire
 from onethread import SameLoop
 from waiting import until
@@ -102,6 +103,29 @@ async def test_renewals_say_why_reports_are_not_stored_until_they_are() -> None:
     await until(lambda: annotations().get(ANNOTATION_REFUSED) == "slices are kept here", "a renewal")
     keeper.set_refused("")
     await until(lambda: annotations() == {"other": "kept"}, "another renewal")
+    await keeper.release()
+
+
+@virtualtime.timed
+async def test_a_renewal_without_an_answer_is_tried_again_at_once() -> None:
+    loop, api, wire, began = asyncio.get_running_loop(), MemoryApi(), Wire(), list[float]()
+    api.create("leases", {"metadata": {"name": "h.h-0"}, "spec": {"holderIdentity": ""}})
+
+    async def connect() -> MemoryClient:
+        began.append(loop.time())
+        return MemoryClient(api, wire)
+
+    keeper = LeaseKeeper(
+        ENV, Settings(lease_seconds=5), NoDeadlines(), connect=connect, place=SameLoop(), clock=loop.time
+    )
+    keeper.start()
+    await asyncio.sleep(1.5)
+    assert keeper.renewals == 2
+    wire.whole.clear()
+    await asyncio.sleep(1.6)
+
+    assert [round(at, 1) for at in began] == [0.0, 3.0], "a renewal was due at 2, and its answer at 3"
+    wire.whole.set()
     await keeper.release()
 
 

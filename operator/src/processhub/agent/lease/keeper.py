@@ -155,18 +155,21 @@ class LeaseKeeper:
 
     async def _keep(self) -> None:
         while True:
+            waited = False  # for an answer that did not come
             try:
                 async with await self._connect() as client:
                     await self._take(client)
                     while await self._renew(client):
                         pass
+                waited = self._trouble.timed_out
             except ApiError as error:
                 self._trouble.failed(error)
                 if self._trouble.missed <= 2:
                     log.warning("the member's Lease %s: %s; retrying", self._record.name, error.message)
             except Exception:
                 log.exception("the member's Lease %s can't be kept; retrying", self._record.name)
-            await self._rest(_RETRY_SECONDS)
+            if not waited:
+                await self._rest(_RETRY_SECONDS)
 
     async def _rest(self, seconds: float) -> None:
         self._hurry.clear()
@@ -226,7 +229,8 @@ class LeaseKeeper:
             self._trouble.failed(error)
             if self._trouble.missed == 1:
                 log.warning("the member's Lease could not be renewed: %s; retrying", error or "no answer in time")
-            await self._rest(min(_RETRY_SECONDS, interval / 2))
+            if not self._trouble.timed_out:
+                await self._rest(min(_RETRY_SECONDS, interval / 2))
             return False
 
     async def _write(self, client: Client, lease: Lease, *, taking: bool) -> bool:
