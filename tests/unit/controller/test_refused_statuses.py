@@ -35,6 +35,22 @@ async def test_the_first_and_the_last_refusal_wake_the_hub_which_names_three() -
     assert steps.trouble() is None
 
 
+async def test_the_refusal_of_an_object_that_is_gone_is_forgotten() -> None:
+    woken: list[object] = []
+    refused = RefusedStatuses(woken.append)
+    for name in ("childset a", "childset b", "child a"):
+        refused.failed(HUB, name, NO)
+
+    refused.keep(HUB, "childset", {"childset b"})
+
+    steps = a_round(make_hub(), HubState(HUB)).steps
+    refused.note(HUB, steps)
+    assert "childset a" not in (steps.trouble() or ("", ""))[1]
+    refused.keep(HUB, "childset", ())
+    refused.keep(HUB, "child", ())
+    assert woken == [HUB, HUB]
+
+
 def test_what_has_changed_or_is_gone_is_not_refused() -> None:
     woken: list[object] = []
     refused = RefusedStatuses(woken.append)

@@ -342,7 +342,9 @@ class PodChildren:
                 text = f"{names} of pod {metadata.name} can't be put back: {error.message}"
                 self.changed.append((pod, text))
                 until = f"{text}; the child stays as it is until they are, or the pod is gone"
-                self._unmarked[metadata.annotations[ANNOTATION_CHILD_ID]] = Unplaced(Reason.INVALID, until[:1000])
+                self._unmarked[metadata.annotations.get(ANNOTATION_CHILD_ID, "")] = Unplaced(
+                    Reason.INVALID, until[:1000]
+                )
                 self._round.again_in(_REFUSED_SECONDS)
                 return
         self._store.put("pods", patched)

@@ -153,7 +153,8 @@ def _reports_matter(hub: Hub, state: HubState) -> bool:
 def _unmarked(state: HubState, record: Mapping[str, tuple[OnRecord, ...]]) -> set[str]:
     """The children on record with a Pod that no watch shows: only by their entries would the next leader find it."""
     pods = (state.child_pods.get(name) for name in state.child_pods.unwatched)
-    return {pod.metadata.annotations[ANNOTATION_CHILD_ID] for pod in pods if pod is not None} & record.keys()
+    ids = {pod.metadata.annotations.get(ANNOTATION_CHILD_ID, "") for pod in pods if pod is not None}
+    return ids & record.keys()
 
 
 def _unanswered(uncertain: frozenset[str], record: Mapping[str, tuple[OnRecord, ...]]) -> dict[str, Unplaced]:

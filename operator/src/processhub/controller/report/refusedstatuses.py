@@ -6,7 +6,7 @@ the Hub, which is all there is if the Hub's own status is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from heapq import nsmallest
 
 from processhub.cluster.errors import ApiError
@@ -39,6 +39,11 @@ class RefusedStatuses:
         if errors is not None and errors.pop(what, None) is not None and not errors:
             del self._errors[hub]
             self._wake(hub)
+
+    def keep(self, hub: HubKey, kind: str, left: Collection[str]) -> None:
+        """Forget the objects of a kind, such as ``childset``, that are gone; ``left``: those that are not."""
+        for what in [each for each in self._errors.get(hub, ()) if each.startswith(f"{kind} ") and each not in left]:
+            self.ended(hub, what)
 
     def forget(self, hub: HubKey) -> None:
         """Forget a hub that is gone."""

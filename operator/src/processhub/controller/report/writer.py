@@ -41,6 +41,7 @@ class AppliedStatuses(Generic[Item]):
         refused: RefusedStatuses,
     ) -> None:
         self._client, self._store, self._wake, self._policy, self._refused = client, store, wake, policy, refused
+        self._word = policy.kind.plural.removesuffix("s")
         self._rates: dict[HubKey, dict[str, StatusRate[Item]]] = {}  # By uid; the one written last comes last.
         self._budgets: Buckets[HubKey, ByteBudget] = Buckets(policy.budget)
         self._tasks: dict[str, asyncio.Task[None]] = {}  # By uid.
@@ -61,6 +62,7 @@ class AppliedStatuses(Generic[Item]):
         """
         now = asyncio.get_running_loop().time()
         before = self._rates.pop(hub, {})
+        self._refused.keep(hub, self._word, {self._title(item) for item in items})
         if not items:
             return
         by_uid = {item.metadata.uid: item for item in items}
@@ -97,6 +99,9 @@ class AppliedStatuses(Generic[Item]):
         """End the writes that are under way."""
         await cancel_all(self._tasks.values())
 
+    def _title(self, item: Item) -> str:
+        return f"{self._word} {item.metadata.name}"
+
     async def _write(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus, rate: StatusRate[Item]) -> None:
         uid, done = item.metadata.uid, False
         try:
@@ -109,7 +114,7 @@ class AppliedStatuses(Generic[Item]):
 
     async def _apply(self, hub: HubKey, item: Item, status: HubStatus | ChildSetStatus, rate: StatusRate[Item]) -> bool:
         """Write the status; returns whether it was stored."""
-        kind, what = self._policy.kind, f"{item.kind.lower()} {item.metadata.name}"
+        kind, what = self._policy.kind, self._title(item)
         # The version, because the API server applies a status to whatever has the name, and does not compare the uid.
         # A conflict wakes the hub, whose next round has the present object.
         body = {
