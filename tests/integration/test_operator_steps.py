@@ -343,13 +343,13 @@ async def test_a_hub_and_its_children_report_why_members_do_not_run(world: World
     await world.ready("a")
 
 
-async def in_force(world: World, kind: Kind[Any], name: str, subresource: str | None = "status") -> None:
-    """Wait until a policy rejects updates of an object, which is some seconds after the policy was created."""
+async def in_force(world: World, kind: Kind[Any], name: str) -> None:
+    """Wait until a policy rejects updates of an object's status, which is some seconds after the policy was created."""
 
     async def check() -> None:
         refusal = ""
         try:
-            await world.api.patch(kind, world.namespace, name, {}, subresource=subresource, dry_run=True)
+            await world.api.patch(kind, world.namespace, name, {}, subresource="status", dry_run=True)
         except ApiError as error:
             refusal = error.message
         assert "are kept here" in refusal

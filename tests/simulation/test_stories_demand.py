@@ -401,6 +401,17 @@ def test_a_pod_on_a_lost_node_keeps_no_other_id_from_being_started() -> None:
     tell(demand() | {"migration": {"onRestart": "Move"}}, 6, story, pods=True)
 
 
+async def _stop_where_one_is_refused(told: Story, epoch: int, refused: str) -> None:
+    """Order the run of d to stop while writes of a slice are refused, and wait until no slice has it."""
+    told.world.network.weather.refused[refused] = 422
+    told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/stop": json.dumps({"d": epoch})}}})
+    await told.until(lambda: len(told.slices_of("d")) == 1)
+    await asyncio.sleep(10)
+    told.world.network.weather.refused.clear()
+
+    await told.until(lambda: not told.slices_of("d"))
+
+
 def test_a_stop_that_was_carried_out_in_one_slice_is_carried_out_in_the_others() -> None:
     """The order named the active copy. When that had left the record, the passive one was made active instead."""
 
@@ -410,13 +421,7 @@ def test_a_stop_that_was_carried_out_in_one_slice_is_carried_out_in_the_others()
         assert len(entries) == 2
         (passive,) = (name for name, text in entries.items() if " Passive " in text)
         epoch = next(parse_assignment(text).epoch for text in entries.values() if " Active " in text)
-        told.world.network.weather.refused[passive] = 422
-        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/stop": json.dumps({"d": epoch})}}})
-        await told.until(lambda: len(told.slices_of("d")) == 1)
-        await asyncio.sleep(10)
-        told.world.network.weather.refused.clear()
-
-        await told.until(lambda: not told.slices_of("d"))
+        await _stop_where_one_is_refused(told, epoch, passive)
 
     redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActivePassive"}
     tell(demand() | {"redundancy": redundancy}, 0, story)
@@ -433,13 +438,7 @@ def test_a_stop_that_was_carried_out_in_the_slice_that_it_names_ends_the_older_c
             for key in told.slices_of("d")
         }
         older, newer = sorted(epochs, key=epochs.__getitem__)
-        told.world.network.weather.refused[older] = 422
-        told.world.edit(HUB, {"metadata": {"annotations": {"processhub.dev/stop": json.dumps({"d": epochs[newer]})}}})
-        await told.until(lambda: len(told.slices_of("d")) == 1)
-        await asyncio.sleep(10)
-        told.world.network.weather.refused.clear()
-
-        await told.until(lambda: not told.slices_of("d"))
+        await _stop_where_one_is_refused(told, epochs[newer], older)
 
     redundancy = {"strategy": "Replication", "replicationFactor": 2, "replicationModel": "ActiveActive"}
     tell(demand() | {"redundancy": redundancy}, 0, story)

@@ -11,6 +11,10 @@ import aiohttp
 import msgspec
 from aiohttp.client_exceptions import UnixClientConnectorError
 
+from processhub.api.meta import brief
+
+_REFUSAL_BYTES = 500
+
 
 class ApiError(Exception):
     """The API server answered with an error; ``status`` is the HTTP code, ``reason`` the Status object's reason."""
@@ -29,6 +33,11 @@ class ApiError(Exception):
         may be while the API server works on the request.
         """
         return self.status == 0 or self.status == 408 or self.status >= 500
+
+    @property
+    def refusal(self) -> str:
+        """The API server's words in one line, cut where they are long, for a field of another object."""
+        return brief(" ".join(self.message.split()), _REFUSAL_BYTES)
 
 
 class NotFoundError(ApiError):

@@ -61,9 +61,9 @@ class LeaseKeeper:
 
     ``taken`` notifies of the session when the Lease is taken. The session's number rises when the Lease is taken back
     after it had expired; it stays the same when a renewal in time was answered only after the expiry. ``other_holder``
-    notifies of another holder. ``rewound`` notifies that etcd was restored to an earlier time. All notify on the thread
-    that made the keeper. ``refused`` notifies of why the API server refuses to store the Lease, "" when it does
-    store it. The latest usage is sent with each renewal, so it needs no write of its own.
+    notifies of another holder. ``rewound`` notifies that etcd was restored to an earlier time. ``refused`` notifies of
+    why the API server refuses to store the Lease, "" when it stores it again. All notify on the thread that made the
+    keeper. The latest usage is sent with each renewal, so it needs no write of its own.
 
     ``connect`` makes the client that is used only for the Lease. ``place`` is the loop of the Lease (None: one on a
     separate thread). ``clock`` is the clock of the deadlines, in seconds above 0.

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from processhub.api.meta import brief
 from processhub.cluster.errors import ForbiddenError, InvalidError
-
-TEXT_BYTES = 500  # of what the API server says
 
 
 class LeaseTrouble:
@@ -24,7 +21,7 @@ class LeaseTrouble:
         self.missed += 1
         self.timed_out = isinstance(error, TimeoutError)
         if isinstance(error, ForbiddenError | InvalidError):
-            self._say(brief(" ".join(error.message.split()), TEXT_BYTES))
+            self._say(error.refusal)
 
     def ended(self) -> None:
         """Take that the Lease was written."""

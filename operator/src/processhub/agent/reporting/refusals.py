@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from processhub.api.meta import brief
 from processhub.cluster.errors import ApiError, UnavailableError
 
 _OUTAGE_SECONDS = 5.0  # an API server that is overloaded or restarts for a shorter time has refused nothing
-_TEXT_BYTES = 500
 
 
 class Refusals:
@@ -31,7 +29,7 @@ class Refusals:
         since = self._since.setdefault(name, now)
         if isinstance(error, UnavailableError) and now - since < _OUTAGE_SECONDS:
             return
-        self._say(name, brief(" ".join(error.message.split()), _TEXT_BYTES))
+        self._say(name, error.refusal)
 
     def ended(self, name: str) -> None:
         """Take that a write was stored, or that the slice is gone."""

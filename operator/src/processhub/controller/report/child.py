@@ -111,8 +111,8 @@ def child_status(
 ) -> ChildStatus:
     """Compute the status of a Child; ``now`` (RFC 3339) is the time of conditions that changed.
 
-    ``troubles``: members that are not ready, with the cause. ``wanted``: the child as its latest spec asks for it, or
-    None if it asks for none.
+    ``troubles``: members that are not ready or can't report, with the cause. ``wanted``: the child as its latest spec
+    asks for it, or None if it asks for none.
     """
     own = [copy for copy in copies if (copy.entry or copy.report) is not None and _uid(copy) == child.metadata.uid]
     nodes = tuple(node_of(copy) for copy in own)

@@ -83,8 +83,8 @@ def hub_status(
 
     ``refusal``: why a part of the spec is not followed, but the last accepted one. ``trouble``: reason and message of
     the present failures. ``followed``: the generation of the spec that the round followed. All conditions except
-    Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready, with the cause.
-    ``note``: what is accepted and has no effect.
+    Accepted, Stalled and Reconciling have that generation. ``troubles``: members that are not ready or can't report,
+    with the cause. ``note``: what is accepted and has no effect.
     """
     observation, plan = work.observation, work.plan
     members = observation.members

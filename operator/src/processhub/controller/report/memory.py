@@ -40,7 +40,7 @@ class ReportMemory:
         self.lives: dict[str, Life] = {}  # By member, as in the round before.
         self.seen_live: set[str] = set()  # members
         self.away: dict[str, Away] = {}  # by member
-        self.troubles: Mapping[str, Trouble] = {}  # Members that are not ready, with the cause.
+        self.troubles: Mapping[str, Trouble] = {}  # Members that are not ready or can't report, with the cause.
         self.unplaced: dict[str, Unplaced] = {}  # by child's id
         self.refusals: Mapping[str, Refusal] = {}  # Child's object name → why it was refused in the round before.
         # Child's id → its object's uid, and when it was first seen to run, until its status has that.

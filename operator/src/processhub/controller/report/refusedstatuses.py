@@ -6,7 +6,7 @@ the Hub, which is all there is if the Hub's own status is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from heapq import nsmallest
 
 from processhub.cluster.errors import ApiError
@@ -24,7 +24,9 @@ class RefusedStatuses:
         self._errors: dict[HubKey, dict[str, ApiError]] = {}  # By hub and object, such as ``child a``.
 
     def failed(self, hub: HubKey, what: str, error: ApiError) -> None:
-        """Take that the status of an object was not stored. One that has changed meanwhile, or is gone, is no such."""
+        """Take that the status of an object was not stored: for an object that has changed or is gone, no refusal."""
+        if error.status == 404:
+            self.ended(hub, what)
         if error.status in (404, 409):
             return
         errors = self._errors.setdefault(hub, {})
@@ -40,10 +42,11 @@ class RefusedStatuses:
             del self._errors[hub]
             self._wake(hub)
 
-    def keep(self, hub: HubKey, kind: str, left: Collection[str]) -> None:
+    def keep(self, hub: HubKey, kind: str, left: Iterable[str]) -> None:
         """Forget the objects of a kind, such as ``childset``, that are gone; ``left``: those that are not."""
-        for what in [each for each in self._errors.get(hub, ()) if each.startswith(f"{kind} ") and each not in left]:
-            self.ended(hub, what)
+        if refused := [each for each in self._errors.get(hub, ()) if each.startswith(f"{kind} ")]:
+            for what in set(refused).difference(left):
+                self.ended(hub, what)
 
     def forget(self, hub: HubKey) -> None:
         """Forget a hub that is gone."""

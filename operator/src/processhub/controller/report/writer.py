@@ -62,7 +62,7 @@ class AppliedStatuses(Generic[Item]):
         """
         now = asyncio.get_running_loop().time()
         before = self._rates.pop(hub, {})
-        self._refused.keep(hub, self._word, {self._title(item) for item in items})
+        self._refused.keep(hub, self._word, map(self._title, items))
         if not items:
             return
         by_uid = {item.metadata.uid: item for item in items}
@@ -106,6 +106,8 @@ class AppliedStatuses(Generic[Item]):
         uid, done = item.metadata.uid, False
         try:
             done = await self._apply(hub, item, status, rate)
+            if done:
+                self._refused.ended(hub, self._title(item))
         finally:
             del self._tasks[uid]
             if not done or uid in self._missed:
@@ -131,13 +133,11 @@ class AppliedStatuses(Generic[Item]):
                 answer = await self._client.apply(bare, *item.metadata.key, body, subresource="status")
                 self._store.put_unread(msgspec.structs.replace(item, metadata=answer.metadata, status=status))
                 rate.taken()
-                self._refused.ended(hub, what)
                 return True
             stored = await self._client.apply(kind, *item.metadata.key, body, subresource="status")
         except (NotFoundError, ConflictError) as error:
             log.info("status of %s not written: %s", what, error.message)
-            if isinstance(error, NotFoundError):
-                self._refused.ended(hub, what)
+            self._refused.failed(hub, what, error)
             return False
         except ApiError as error:
             if not isinstance(error, ConnectionFailedError | UnavailableError):
@@ -146,6 +146,5 @@ class AppliedStatuses(Generic[Item]):
             self._refused.failed(hub, what, error)
             return False
         rate.taken()
-        self._refused.ended(hub, what)
         self._store.put(kind.plural, stored)
         return True

@@ -272,6 +272,10 @@ class PlanBuilder:
             "members or raise it",
         )
 
+    def no_place(self, child: DesiredChild, view: PlacementView) -> Unplaced:
+        """Why no member takes this child, by the strategy or for want of room."""
+        return self.strategy.why_not(child, view) or self.no_room(self.candidates(0))
+
     def placement_view(self, more: int) -> PlacementView:
         """The unfinished plan as the strategy sees it now, with room for ``more`` new children."""
         room = {candidate.name: candidate.room or 0 for candidate in self.candidates(more)}

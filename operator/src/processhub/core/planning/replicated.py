@@ -378,7 +378,7 @@ class ReplicaPlanner(Roles):
         if child.nodes:
             full = [blocked for name in child.nodes if name in self.members and (blocked := self.full(name))]
             return full[0] if full else unavailable(*child.nodes)
-        return self.strategy.why_not(child, self.placement_view(0)) or self.no_room(self.candidates(0))
+        return self.no_place(child, self.placement_view(0))
 
     def _can_take(self, name: str, child_id: str) -> bool:
         member = self.members.get(name)

@@ -93,8 +93,7 @@ class SingleCopyPlanner(ChildSteps):
         """Why no member takes a child of a member that is to be emptied."""
         if not any(slot.open for slot in view.slots):
             return "no other member is ready"
-        why = self.strategy.why_not(child, view) or self.no_room(self.candidates(0))
-        return why.message
+        return self.no_place(child, view).message
 
     def rebalance(self) -> None:
         """Move children onto the joining members that outrank their present ones, within the budget."""
